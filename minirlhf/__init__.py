@@ -1,0 +1,1 @@
+"""minirlhf: pretraining, SFT, reward models, PPO and their evaluation for a GPT, from scratch."""

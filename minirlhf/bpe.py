@@ -1,0 +1,194 @@
+"""Byte-pair encoding as pure functions: cut text into pieces, learn merges, apply them.
+
+Not here: vocabularies, special tokens and files; those are tokenizer.py. Here a word is a sequence of
+ids, a merge is a pair of ids, and the merge of rank r makes the id 256 + r.
+
+The idea, on the word `aaabdaaabac`: the commonest pair is (a, a), so Z = aa gives `ZabdZabac`. Now
+(Z, a) and (a, b) are equally common; (a, b) is the smaller pair of ids, so Y = ab gives `ZYdZYac`, and
+X = ZY gives `XdXac`. To encode a new word, the same merges are applied in the same order.
+
+A merge replaces its pair from left to right without overlap: aaa becomes Za, never aZ. Two facts follow
+for merges that were learned, and the tokenizer leans on both: no two merges spell the same token, and a
+word that is itself a token always encodes to that one token.
+
+Proved by tests/test_tokenizer.py, which holds a slow twin of each function.
+Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units", algorithm 1;
+the pieces are those of Radford et al. 2019 (GPT-2).
+"""
+
+import functools
+import heapq
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping
+
+Pair = tuple[int, int]
+
+# How text is cut into pieces; merges stay inside a piece. "gpt2-digits" makes every digit a piece of its
+# own, so that a model sees 12 + 34 in columns, not as whatever tokens the corpus made of 12 and 34.
+PATTERNS = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "gpt2-digits": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+}
+
+FIRST_MERGE_ID = 256
+LONG = 100         # ids; beyond it `apply_merges` needs the heap to stay near linear
+NEVER = 1 << 62    # "this pair does not merge": larger than every id
+
+
+def split(text: str, pattern: str) -> list[str]:
+    r"""The pieces of `text`, in order; joined they are the text again.
+
+        split("It's 12  apples!", "gpt2") == ["It", "'s", " 12", " ", " apples", "!"]
+
+    Python's `re` has no \p{L} or \p{N}, and none of its own classes will do: `[^\W\d_]` takes in ² ½ Ⅷ,
+    and `\s` the separators U+001C to U+001F. So a pattern is matched against the shape of the text, where
+    a character outside ASCII is replaced by an ASCII one of its class, and the pieces are cut from the text
+    at the same places.
+    """
+    if text.isascii():
+        return _compiled(pattern).findall(text)
+    shape = text.translate({ord(char): _stand_in(char) for char in set(text) if not char.isascii()})
+    return [text[match.start():match.end()] for match in _compiled(pattern).finditer(shape)]
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern:
+    r"""One of PATTERNS for ASCII only, where `re.ASCII` makes `\s` what White_Space holds of ASCII."""
+    inside_brackets = PATTERNS[pattern].replace(r"[^\s\p{L}\p{N}]", r"[^\sA-Za-z0-9]")
+    return re.compile(inside_brackets.replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", "[0-9]"), re.ASCII)
+
+
+def _stand_in(char: str) -> str:
+    r"""An ASCII character of the same class as `char`: letter \p{L}, number \p{N}, White_Space, or other."""
+    category = unicodedata.category(char)
+    if category[0] == "Z" or char == "\x85":
+        return "\t"  # not " ", which the patterns allow before a word
+    return {"L": "A", "N": "0"}.get(category[0], "!")  # "A" is in no contraction
+
+
+def learn_merges(words: Mapping[bytes, int], n_merges: int, min_count: int = 2) -> list[Pair]:
+    """The first `n_merges` merges of BPE, in rank order.
+
+    Each step merges the pair of neighbours with the highest count; among equals, the smallest pair of
+    ids. Neither depends on the order of the words, so the merges do not either. Stops early, with fewer
+    merges, when no pair is left that occurs `min_count` times.
+
+        learn_merges({b"aaabdaaabac": 1}, 3) == [(97, 97), (97, 98), (256, 257)]
+
+    words: how often each word occurs; the values of its bytes are its ids.
+
+    Counting all pairs anew for every merge would cost words × merges. Instead a merge visits only the
+    words that hold its pair, and corrects the counts of the pairs beside it.
+    """
+    symbols = [list(word) for word in words]
+    word_counts = list(words.values())
+    pair_counts: dict[Pair, int] = defaultdict(int)
+    words_with: dict[Pair, set[int]] = defaultdict(set)  # a superset: a word may since have lost the pair
+    for index, word in enumerate(symbols):
+        for pair in zip(word, word[1:]):
+            pair_counts[pair] += word_counts[index]
+            words_with[pair].add(index)
+
+    # A pair enters the heap once, when its newer id is made; from then on its count can only fall. So the
+    # heap holds upper bounds, and it is enough to refresh a count when it comes to the top.
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    merges: list[Pair] = []
+    while heap and len(merges) < n_merges:
+        bound, pair = heapq.heappop(heap)
+        if pair_counts[pair] < min_count:
+            continue
+        if pair_counts[pair] != -bound:
+            heapq.heappush(heap, (-pair_counts[pair], pair))
+            continue
+        new_id = FIRST_MERGE_ID + len(merges)
+        merges.append(pair)
+        created: set[Pair] = set()
+        for index in words_with.pop(pair):
+            for neighbours, change in _merge_word(symbols[index], pair, new_id):
+                pair_counts[neighbours] += change * word_counts[index]
+                if change > 0:
+                    words_with[neighbours].add(index)
+                    created.add(neighbours)
+        del pair_counts[pair]
+        for neighbours in created:
+            heapq.heappush(heap, (-pair_counts[neighbours], neighbours))
+    return merges
+
+
+def _merge_word(word: list[int], pair: Pair, new_id: int) -> list[tuple[Pair, int]]:
+    """Replace `pair` by `new_id` in `word`, in place; returns the changes (neighbours, +1 or -1) of counts.
+
+    Merging a b to Z in x a b y takes away (x, a) and (b, y), and brings (x, Z) and (Z, y). The pair
+    (a, b) itself is not reported: it occurs nowhere any more.
+    """
+    first, second = pair
+    changes = []
+    merged: list[int] = []
+    i, n = 0, len(word)
+    while i < n:
+        if word[i] == first and i + 1 < n and word[i + 1] == second:
+            if merged:
+                # In a b a b the (Z, a) that the first merge brought goes again with the second.
+                changes.append(((merged[-1], first), -1))
+                changes.append(((merged[-1], new_id), 1))
+            if i + 2 < n:
+                changes.append(((second, word[i + 2]), -1))
+                changes.append(((new_id, word[i + 2]), 1))
+            merged.append(new_id)
+            i += 2
+        else:
+            merged.append(word[i])
+            i += 1
+    word[:] = merged
+    return changes
+
+
+def apply_merges(ids: list[int], merge_ids: Mapping[Pair, int]) -> list[int]:
+    """`ids` with every merge applied, lowest rank first, and leftmost first within a rank.
+
+        apply_merges([97, 97, 97], {(97, 97): 256}) == [256, 97]
+
+    merge_ids: the id that each pair merges to; a lower id is a lower rank.
+    """
+    return _merge_long(ids, merge_ids) if len(ids) > LONG else _merge_short(ids, merge_ids)
+
+
+def _merge_short(ids: list[int], merge_ids: Mapping[Pair, int]) -> list[int]:
+    """Beside the ids stand what the pairs would merge to; merge the least of them. n², in tiny steps."""
+    ids = list(ids)
+    targets = [merge_ids.get(pair, NEVER) for pair in zip(ids, ids[1:])]
+    while targets and (new_id := min(targets)) != NEVER:
+        i = targets.index(new_id)
+        ids[i:i + 2] = [new_id]
+        del targets[i]
+        if i > 0:
+            targets[i - 1] = merge_ids.get((ids[i - 1], new_id), NEVER)
+        if i < len(targets):
+            targets[i] = merge_ids.get((new_id, ids[i + 1]), NEVER)
+    return ids
+
+
+def _merge_long(ids: list[int], merge_ids: Mapping[Pair, int]) -> list[int]:
+    """The same with a heap over a doubly linked list: n log n, so that "a" * 100_000 is no attack."""
+    ids = list(ids)
+    end = len(ids)
+    before, after = list(range(-1, end - 1)), list(range(1, end + 1))
+    heap = [(merge_ids[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in merge_ids]
+    heapq.heapify(heap)
+    while heap:
+        new_id, i = heapq.heappop(heap)
+        j = after[i]
+        # The pair at i may have changed or vanished since it was pushed; a vanished symbol has id -1.
+        if j == end or merge_ids.get((ids[i], ids[j])) != new_id:
+            continue
+        ids[i], ids[j] = new_id, -1
+        after[i] = after[j]
+        if after[i] < end:
+            before[after[i]] = i
+        for left, right in ((before[i], i), (i, after[i])):
+            if left >= 0 and right < end and (ids[left], ids[right]) in merge_ids:
+                heapq.heappush(heap, (merge_ids[ids[left], ids[right]], left))
+    return [symbol for symbol in ids if symbol >= 0]

@@ -1,0 +1,217 @@
+"""From files and records to ids, masks and batches.
+
+One renderer serves training and generation, so a model is prompted in the format it was trained on:
+
+    <|user|> 4 7 + 8 5 = <|assistant|> 1 3 2 <|endoftext|>
+                                       ^ ^ ^ ^^^^^^^^^^^^^   the loss stands on these
+
+Segments are encoded apart and their ids joined, so that mask boundaries are exact and text can never
+become a special token. A document is `<|endoftext|> text <|endoftext|>` with a loss on every token but
+the first: pretraining is SFT with every token in the mask. Proved by tests/test_data.py.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirlhf.files import UserError
+from minirlhf.tokenizer import Tokenizer
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids, and for each whether the model is trained to predict it. mask[0] is False."""
+
+    ids: list[int]
+    mask: list[bool]
+
+
+def read_records(path: str | Path) -> list[dict]:
+    """The records of a .jsonl file, or one {"text": ...} of any other (.txt) file.
+
+    Raises UserError naming the file and line for what cannot be read, and for an empty file.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+    if not text.strip():
+        raise UserError(f"{path}: no data in it")
+    if path.suffix != ".jsonl":
+        return [{"text": text}]
+    records = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which cuts at U+2028 in a string
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}: a JSON object is wanted, this is a {type(record).__name__}")
+        check_record(record, f"{path}, line {number}")
+        records.append(record)
+    return records
+
+
+def check_record(record: dict, where: str) -> None:
+    """Raises UserError unless the record has `text`, `messages`, or `prompt` (and a `response` if any)."""
+    for key in ("text", "prompt", "response"):
+        if key in record and not isinstance(record[key], str):
+            raise UserError(f"{where}: {key!r} must be a string, it is {record[key]!r:.40}")
+    if record.get("prompt") == "":
+        raise UserError(f"{where}: the prompt is empty")
+    if "messages" in record:
+        messages = record["messages"]
+        if not isinstance(messages, list) or not messages:
+            raise UserError(f"{where}: 'messages' must be a list that is not empty")
+        for message in messages:
+            role = message.get("role") if isinstance(message, dict) else None
+            if role not in ROLES or not isinstance(message.get("content"), str):
+                raise UserError(f"{where}: a message needs a 'role' of {', '.join(ROLES)} and a text 'content'")
+    elif "text" not in record and "prompt" not in record:
+        raise UserError(f"{where}: no 'text', 'prompt' or 'messages'; found {', '.join(record) or 'nothing'}")
+
+
+def messages_of(record: dict) -> list[dict]:
+    """A record's conversation; a prompt and response are one of two turns, a prompt alone of one."""
+    if "messages" in record:
+        return record["messages"]
+    turns = [{"role": "user", "content": record["prompt"]}]
+    if "response" in record:
+        turns.append({"role": "assistant", "content": record["response"]})
+    return turns
+
+
+def render(record: dict, tokenizer: Tokenizer) -> Example:
+    """The conversation as ids, with a loss on every assistant turn and the EOS that ends it."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for message in messages_of(record):
+        spoken = message["role"] == "assistant"
+        content = tokenizer.encode(message["content"]) + [tokenizer.eos_id] * spoken
+        ids += [tokenizer.special_ids[f"<|{message['role']}|>"], *content]
+        mask += [False] + [spoken] * len(content)
+    return Example(ids, mask)
+
+
+def render_prompt(record: dict, tokenizer: Tokenizer) -> list[int]:
+    """What the model is given to answer: the conversation up to its last assistant turn, and the cue.
+
+    A strict prefix of `render(record)` where the record ends in an assistant turn.
+    """
+    messages = messages_of(record)
+    if messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    prefix = render({"messages": messages}, tokenizer).ids if messages else []
+    return prefix + [tokenizer.special_ids["<|assistant|>"]]
+
+
+def reference_of(record: dict) -> str:
+    """The text to compare an answer with: `reference`, else the response or last assistant turn, or ''."""
+    last = messages_of(record)[-1]
+    return str(record.get("reference", last["content"] if last["role"] == "assistant" else ""))
+
+
+def document_examples(text: str, tokenizer: Tokenizer, context: int) -> list[Example]:
+    """A document as examples of at most `context` ids, in which every token but the first EOS is a target once.
+
+    A document longer than the context is cut into windows; each later window starts with the last
+    token of the one before, as context without a loss.
+    """
+    ids = [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    starts = range(0, len(ids) - 1, context - 1)
+    windows = [ids[start : start + context] for start in starts]
+    return [Example(window, [False] + [True] * (len(window) - 1)) for window in windows]
+
+
+def fit_context(examples: Iterable[Example], context: int) -> tuple[list[Example], int]:
+    """The examples that fit the context and have something to learn, and how many do not.
+
+    Cutting would lose the EOS or the prompt, and teach the model to ramble: what is too long is left
+    out, and the caller says how much that is.
+    """
+    examples = list(examples)
+    kept = [e for e in examples if len(e.ids) <= context and any(e.mask)]
+    return kept, len(examples) - len(kept)
+
+
+def split_of(key: str, validation: int = 5) -> str:
+    """'validation' for that percentage of keys, else 'train': by a hash of the key, so for good."""
+    bucket = int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()) % 100
+    return "validation" if bucket < validation else "train"
+
+
+@dataclass
+class Batch:
+    """Examples side by side, the padding on the right. Inputs and targets are shifted here, once."""
+
+    inputs: Tensor  # (B, T) int64
+    targets: Tensor  # (B, T) int64, the token behind each input
+    mask: Tensor  # (B, T) bool, True where the loss stands
+
+
+def collate(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
+    """Pad to the longest and shift by one: position t predicts token t + 1."""
+    width = max(len(e.ids) for e in examples)
+    ids = np.zeros((len(examples), width), dtype=np.int64)  # (B, T + 1)
+    mask = np.zeros((len(examples), width), dtype=bool)  # (B, T + 1)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = example.ids
+        mask[row, : len(example.mask)] = example.mask
+    whole, where = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    return Batch(whole[:, :-1], whole[:, 1:], where[:, 1:])
+
+
+def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices sorted by length and cut so that no part holds more than `tokens` padded tokens.
+
+    Rows of like length stand together, so little is spent on padding. Every index appears once; a row
+    longer than `tokens` is a part of its own.
+    """
+    parts: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if parts and lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= tokens:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return parts
+
+
+class Mixture:
+    """Batches from several data sets, a pure function of (seed, step): to resume, the step is enough.
+
+    Each set is gone through in epochs, every example once an epoch, in an order drawn anew each time.
+    """
+
+    def __init__(self, sets: dict[str, tuple[Sequence, float]], seed: int) -> None:
+        """sets: name -> (examples, rows a step). Rows may be fractional: 2.5 gives 2 and 3 in turn."""
+        self.sets = sets
+        self.seed = seed
+
+    def step(self, step: int) -> list:
+        """The examples of optimizer step `step`, counted from 0."""
+        batch: list = []
+        for which, (examples, rows) in enumerate(self.sets.values()):
+            for position in range(int(step * rows), int((step + 1) * rows)):
+                epoch, place = divmod(position, len(examples))
+                batch.append(examples[epoch_order(self.seed, which, epoch, len(examples))[place]])
+        return batch
+
+
+@lru_cache(maxsize=64)
+def epoch_order(seed: int, which: int, epoch: int, n: int) -> np.ndarray:
+    """The order of data set number `which`, of n examples, in an epoch: (n,) int."""
+    return np.random.default_rng([seed, which, epoch]).permutation(n)

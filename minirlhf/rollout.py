@@ -1,0 +1,144 @@
+"""From prompts to what a policy-gradient step needs: sampled responses, scored by reward, policy and reference.
+
+    column      0 1 2 3 4 | 0 1 2 3          P = 5 prompt columns, R = 4 response columns
+    ids         . . a b c | x y E .          E is the EOS that the policy sampled
+    mask                  | 1 1 1 0
+    log π, V            * | * *              hidden state t − 1 scores token t: columns P − 1 … P + R − 2
+    reward                | r r r+score      r = −β (log π − log ref); the score stands on the EOS
+
+Proved by tests/test_rollout.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minirlhf.algos import entropy, token_logprobs
+from minirlhf.data import messages_of, micro_batches, render_prompt
+from minirlhf.files import UserError
+from minirlhf.generation import Generation, generate
+from minirlhf.model import GPT, ScalarHead
+from minirlhf.runtime import autocast
+from minirlhf.tokenizer import Tokenizer
+
+Reward = Callable[[str, str, dict], float]
+
+
+@dataclass
+class Rollout:
+    """B responses and what is known of each token, (B, R), 0 where mask is False."""
+
+    prompt_ids: Tensor  # (B, P) int64, left-padded
+    prompt_mask: Tensor  # (B, P) bool
+    ids: Tensor  # (B, R) int64, right-padded
+    mask: Tensor  # (B, R) bool, EOS included
+    sampled_logprobs: Tensor  # (B, R) by the sampler, with its cache
+    logprobs: Tensor  # (B, R) by the pass that training repeats: π_old
+    ref_logprobs: Tensor  # (B, R) of the frozen reference
+    values: Tensor  # (B, R) V of the state before each token
+    scores: Tensor  # (B,) what the reward function said
+    ended: Tensor  # (B,) bool, True where EOS was sampled
+
+    def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
+        """Some of the rows, without the columns that are padding in all of them."""
+        index = torch.as_tensor(index, device=self.ids.device)
+        P = int(self.prompt_mask[index].sum(1).max())
+        R = int(self.mask[index].sum(1).max())
+        picked = {}
+        for f in dataclasses.fields(self):
+            x = getattr(self, f.name)[index]
+            picked[f.name] = x if x.dim() == 1 else x[:, -P:] if f.name.startswith("prompt") else x[:, :R]
+        return Rollout(**picked)
+
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and response, a row."""
+        return (self.prompt_mask.sum(1) + self.mask.sum(1)).tolist()
+
+
+def spread(flat: Tensor, mask: Tensor) -> Tensor:
+    """(N,) numbers of the N True places of mask (B, R), row by row -> (B, R), 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+
+
+def score_tokens(
+    model: GPT, value_head: ScalarHead | None, rows: Rollout | Generation, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(log π, V, H) of each response token, (B, R) float32, from one pass over prompt and response.
+
+    log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head.
+    The head of the model is put on real response tokens alone.
+    """
+    ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
+    key_mask = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
+    hidden = model(ids[:, :-1], key_mask[:, :-1])  # (B, P + R - 1, C)
+    hidden = hidden[:, rows.prompt_ids.shape[1] - 1 :][rows.mask]  # (N, C)
+    logits = model.logits(hidden) / temperature  # (N, V)
+    logprobs = token_logprobs(logits, rows.ids[rows.mask])  # (N,)
+    with torch.no_grad():
+        H = entropy(logits)  # (N,)
+    values = value_head(hidden).float() if value_head is not None else torch.zeros_like(logprobs)  # (N,)
+    return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
+
+
+def call_reward(reward: Reward, prompt: str, response: str, record: dict) -> float:
+    """The reward as a finite float. Raises UserError naming the prompt where the function raises or returns none."""
+    where = f"for prompt {prompt[-60:]!r} and response {response[:60]!r}"
+    try:
+        value = float(reward(prompt, response, record))
+    except Exception as error:  # a user's function may raise anything
+        raise UserError(f"the reward raised {type(error).__name__}: {error} {where}") from error
+    if value - value != 0:
+        raise UserError(f"the reward is {value} {where}: return a finite number")
+    return value
+
+
+def prompt_text(record: dict) -> str:
+    """What the user said last: the prompt as a reward function sees it."""
+    return [m["content"] for m in messages_of(record) if m["role"] == "user"][-1]
+
+
+def collect(
+    policy: GPT,
+    value_head: ScalarHead,
+    reference: GPT,
+    tokenizer: Tokenizer,
+    records: Sequence[dict],
+    reward_of: Callable[[dict], Reward],
+    seeds: Sequence[int],
+    max_new: int,
+    temperature: float,
+    missing_eos: float,
+    dtype: torch.dtype,
+    micro_tokens: int = 8192,
+) -> Rollout:
+    """Sample a response to each record and score it.
+
+    reward_of(record) is the record's reward function. A response that never ended scores
+    `missing_eos` whatever it says: the reward of half a text is not the reward of the text.
+    The policy's log-probs are computed again by the pass that training repeats, in training's dtype,
+    so that π / π_old is exactly 1 before the first step; the sampler's are kept to measure the gap.
+    """
+    prompts = [render_prompt(record, tokenizer) for record in records]
+    g = generate(policy, prompts, max_new, tokenizer.eos_id, seeds, temperature)
+    scores = [
+        call_reward(reward_of(record), prompt_text(record), tokenizer.decode(ids), record) if ended else missing_eos
+        for record, ids, ended in zip(records, g.responses(), g.ended.tolist())
+    ]
+    device, nothing = g.ids.device, torch.zeros_like(g.logprobs)  # (B, R)
+    rollout = Rollout(
+        *(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, nothing, nothing.clone(), nothing.clone()),
+        scores=torch.tensor(scores, device=device),
+        ended=g.ended,
+    )
+    with torch.no_grad(), autocast(device, dtype):
+        for index in micro_batches(rollout.lengths(), micro_tokens):
+            part = rollout.rows(index)
+            R = part.ids.shape[1]
+            rollout.logprobs[index, :R], rollout.values[index, :R], _ = score_tokens(
+                policy, value_head, part, temperature
+            )
+            rollout.ref_logprobs[index, :R], _, _ = score_tokens(reference, None, part, temperature)
+    return rollout

@@ -1,0 +1,248 @@
+"""What every script needs around the algorithm: command line, device, numbers' type, log, interruption.
+
+Options are dataclass fields; type, default and help come from the field, groups from the class.
+Wrong use ends in one line on stderr and exit status 2. Proved by tests/test_runtime.py.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import platform
+import signal
+import sys
+import time
+import typing
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minirlhf.files import UserError
+
+
+class Diverged(Exception):
+    """Training ran into non-finite losses or gradients several steps in a row."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came, and what is needed to go on has been saved."""
+
+
+def option(default, help: str):
+    """A dataclass field that is a command-line option."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how it runs."""
+
+    seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    dtype: str = option("auto", "of the matrix products in training: auto, float32 or bfloat16; weights stay float32")
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch")
+
+    def set_up(self) -> tuple[torch.device, torch.dtype]:
+        """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
+        if self.threads > 0:
+            torch.set_num_threads(self.threads)
+        torch.manual_seed(self.seed)
+        return choose_device(self.device), choose_dtype(self.dtype, choose_device(self.device))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; auto is CUDA where there is one. Raises UserError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only cpu and cuda are supported")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of that name; auto is bfloat16 where the hardware multiplies it, else float32. Raises UserError."""
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # without it, many times slower
+        return torch.bfloat16 if fast else torch.float32
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype {name}: not one of auto, float32, bfloat16")
+    return getattr(torch, name)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Matrix products in `dtype`, everything that sums in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with errors of one line, and the nearest option beside an unknown one."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(message)
+
+
+def parse(description: str, *classes: type, argv: list[str] | None = None) -> list:
+    """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
+
+    A field `n_rows: int` is the option --n-rows; a bool is a switch with a --no- form; a tuple takes
+    several words. Flags win over the file, the file over the defaults. Raises UserError.
+    """
+    fields = {f.name: f for cls in classes for f in dataclasses.fields(cls)}
+    parser = OneLineParser(description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
+    for cls in classes:
+        group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
+        for name, f in ((f.name, f) for f in dataclasses.fields(cls)):
+            shown = f.default if f.default not in (None, (), "") else "none"
+            text = f"{f.metadata.get('help', '')} (default: {' '.join(shown) if isinstance(shown, tuple) else shown})"
+            keywords: dict = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+            if f.type is bool:
+                keywords["action"] = argparse.BooleanOptionalAction
+            elif typing.get_origin(f.type) is tuple:
+                keywords |= {"nargs": "*", "metavar": "X"}
+            else:
+                keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
+            group.add_argument(f"--{name.replace('_', '-')}", **keywords)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(unknown_option(unknown[0], [f"--{name.replace('_', '-')}" for name in fields]))
+    values = vars(given)
+    if config := values.pop("config", None):
+        values = read_config(Path(config), fields) | values
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
+
+
+def unknown_option(word: str, known: list[str]) -> str:
+    """The message for an option that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(word.split("=")[0], known, 1)
+    return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
+
+
+def read_config(path: Path, fields: dict) -> dict:
+    """The options in a JSON file, checked against the fields' types. Raises UserError."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"--config {path}: not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"--config {path}: a JSON object is wanted")
+    for name, value in list(raw.items()):
+        if name not in fields:
+            raise UserError(f"--config {path}: {unknown_option(name, list(fields))}")
+        kind = fields[name].type
+        good = list if typing.get_origin(kind) is tuple else (int, float) if kind is float else kind
+        if not isinstance(value, good) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"--config {path}: {name} is {value!r}, not {getattr(kind, '__name__', kind)}")
+        raw[name] = float(value) if kind is float else value
+    return raw
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main: what the user can mend ends in one line and status 2, no traceback."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(fail(str(error), 2))
+    except Diverged as error:
+        sys.exit(fail(str(error), 1))
+    except (Interrupted, KeyboardInterrupt) as error:
+        sys.exit(fail(str(error) or "interrupted", 130))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: `| head`
+        sys.exit(1)
+
+
+def fail(message: str, status: int) -> int:
+    """Print one line on stderr."""
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+class Stop:
+    """Ctrl-C and SIGTERM set `asked`, so that a loop ends between two steps and saves. A second one kills."""
+
+    def __enter__(self) -> "Stop":
+        self.asked = False
+        self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class Log:
+    """One line a step in log.jsonl, and a bar with the figures that matter on the terminal.
+
+    Lines of steps that a resumed run will do again are dropped, so that each step stands there once.
+    """
+
+    def __init__(self, path: Path, name: str, total: int, start: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = []
+        if start and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
+        # On a terminal the bar redraws; in a log file a line every few seconds is enough.
+        every = 0.1 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(total=total, initial=start, desc=name, mininterval=every, dynamic_ncols=True)
+
+    def step(self, record: dict, **shown: float) -> None:
+        """Write the record (it has a "step"), advance the bar and show the figures named."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()}, refresh=False)
+        self._bar.update(1)
+
+    def close(self) -> None:
+        """Close the file and leave the bar standing."""
+        self._bar.close()
+        self._file.close()
+
+
+def environment() -> dict:
+    """Versions and machine, for run.json."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Clock:
+    """Wall seconds, with those spent before a resume."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._start = time.perf_counter() - before
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._start

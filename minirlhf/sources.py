@@ -1,0 +1,113 @@
+"""Where records come from: tasks that the package generates, or files of the user's own.
+
+    --task reviews,arithmetic:2      generated tasks, here with twice as many rows of arithmetic
+    --data pairs.jsonl corpus.txt    records with prompt and response (or messages), and raw text
+
+Either way a script gets documents, records and rewards, and need not know which it was.
+Proved by tests/test_sources.py.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from minirlhf.data import messages_of, read_records, split_of
+from minirlhf.files import UserError
+from minirlhf.rollout import Reward
+from minirlhf.tasks import TASKS
+
+OWN = "data"  # the name under which a user's own records appear beside the tasks
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set: its weight in the mixture and its parts."""
+
+    name: str
+    weight: float
+    documents: list[str]
+    train: list[dict]
+    validation: list[dict]
+
+
+def parse_tasks(words: str) -> dict[str, float]:
+    """"reviews,arithmetic:2" -> {"reviews": 1.0, "arithmetic": 2.0}. Raises UserError."""
+    weights: dict[str, float] = {}
+    for word in words.split(","):
+        name, _, weight = word.strip().partition(":")
+        if name not in TASKS:
+            raise UserError(f"--task {words}: no task {name!r}; there are {', '.join(TASKS)}")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise UserError(f"--task {words}: weight {weight!r} of {name} is not a number") from None
+        if not 0 < weights[name] < inf:
+            raise UserError(f"--task {words}: weight {weight} of {name} must be above 0")
+    return weights
+
+
+def task_sources(weights: dict[str, float], n: int, seed: int) -> list[Source]:
+    """The training side of generated tasks: n documents and n records each, 200 records for validation."""
+    return [
+        Source(
+            name,
+            weight,
+            TASKS[name].documents(n, seed),
+            TASKS[name].records("train", n, seed),
+            TASKS[name].records("validation", 200, seed),
+        )
+        for name, weight in weights.items()
+    ]
+
+
+def file_source(paths: Sequence[str]) -> Source:
+    """The user's own files; 5 % of the records, chosen by a hash of the prompt, are for validation.
+
+    Where there is no raw text, the records' own texts stand in for it.
+    """
+    records = [record for path in paths for record in read_records(path)]
+    documents = [record["text"] for record in records if "text" in record]
+    pairs = [r for r in records if "text" not in r and any(m["role"] == "assistant" for m in messages_of(r))]
+    if not documents:
+        documents = ["\n".join(m["content"] for m in messages_of(record)) for record in pairs]
+    if not documents:
+        raise UserError(f"{', '.join(paths)}: prompts without responses, and no text: nothing to train on")
+    split = {"train": [], "validation": []}
+    for record in pairs:
+        split[split_of(str([m["content"] for m in messages_of(record)[:-1]]))].append(record)
+    return Source(OWN, 1.0, documents, split["train"], split["validation"])
+
+
+def load_reward(spec: str) -> Reward:
+    """The function `fn` of the Python file in "my_reward.py:fn". Raises UserError."""
+    path, _, name = spec.rpartition(":")
+    if not path or not Path(path).is_file():
+        raise UserError(f"--reward {spec}: give FILE.py:FUNCTION; there is no file {path or spec!r}")
+    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"--reward {spec}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything
+        raise UserError(f"--reward {spec}: {path} raised {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise UserError(f"--reward {spec}: no function {name!r} in {path}; found {', '.join(found) or 'none'}")
+    return function
+
+
+def reward_of_task(record: dict) -> Reward:
+    """The reward function of a generated record's task."""
+    return TASKS[record["task"]].reward
+
+
+def texts_of(sources: Sequence[Source]) -> list[str]:
+    """All text a model will read or write, to train a tokenizer on."""
+    texts = [text for source in sources for text in source.documents]
+    return texts + [m["content"] for source in sources for record in source.train for m in messages_of(record)]
+
+

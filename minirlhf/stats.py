@@ -1,0 +1,341 @@
+"""Intervals and paired tests: is model B better than model A, by how much, and how sure is that?
+
+The unit is the prompt: average several samples of one prompt first, and compare both models on the same
+prompts. Everything random is a function of `seed`. Undefined results are nan and say why; an item that is
+not finite makes the result undefined and is never dropped.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+
+# z(0.975) + z(0.8): the shift, in standard errors, that a two-sided 5% test detects 80% of the time.
+POWER_FACTOR = 2.8015852181
+EXACT_LIMIT = 16  # up to this many prompts all 2^n swaps are enumerated
+_CHUNK = 2**20  # resampled items held in memory at once
+
+
+def _beta_cdf(x: float, a: float, b: float) -> float:
+    """Regularised incomplete beta function I_x(a, b).
+
+    Continued fraction of Numerical Recipes, section 6.4, evaluated by Lentz's method; it converges fast
+    for x below (a + 1)/(a + b + 2), and I_x(a, b) = 1 − I_{1−x}(b, a) serves the rest.
+    """
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_cdf(1 - x, b, a)
+    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 100_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for numerator in (even, odd):
+            c, d = 1 + numerator / c, 1 / (1 + numerator * d)
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return math.exp(a * math.log(x) + b * math.log1p(-x) - log_beta) * fraction / a
+
+
+def _bisect(increasing: Callable[[float], float], low: float, high: float) -> float:
+    """The root of an increasing function between low and high, to the last bit."""
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if increasing(middle) < 0 else (low, middle)
+    return middle
+
+
+def t_quantile(p: float, df: float) -> float:
+    """Quantile of Student's t for 0.5 <= p < 1, by bisection on P(|t| > q) = I_{df/(df+q²)}(df/2, 1/2)."""
+
+    def excess(q: float) -> float:
+        return 2 * (1 - p) - _beta_cdf(df / (df + q * q), df / 2, 0.5)
+
+    high = 1.0
+    while excess(high) < 0:
+        high *= 2
+    return _bisect(excess, 0.0, high)
+
+
+def wilson(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion k/n; k may count a tie as a half. nan for n = 0.
+
+        (p̂ + z²/2n ± z √(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n)        Source: Wilson 1927.
+    """
+    if n == 0:
+        return math.nan, math.nan
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p = k / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At p = 0 and 1 the bound is exact; rounding must not leave 1e-18 or less than 1 there.
+    low = 0.0 if k == 0 else (centre - half) / (1 + z * z / n)
+    high = 1.0 if k == n else (centre + half) / (1 + z * z / n)
+    return low, high
+
+
+def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact binomial interval for a proportion: it covers with at least `level`. nan for n = 0.
+
+    Its upper end at level 0.9 is the one-sided 95% bound, the thing to print for "0 of n unsafe".
+    Source: Clopper and Pearson 1934; P(X >= k) = I_p(k, n − k + 1).
+    """
+    if n == 0:
+        return math.nan, math.nan
+    tail = (1 - level) / 2
+    low = 0.0 if k == 0 else _bisect(lambda p: _beta_cdf(p, k, n - k + 1) - tail, 0.0, 1.0)
+    high = 1.0 if k == n else _bisect(lambda p: _beta_cdf(p, k + 1, n - k) - (1 - tail), 0.0, 1.0)
+    return low, high
+
+
+def standard_error(x: Sequence[float]) -> float:
+    """s / √n with the unbiased variance (n − 1); nan for n < 2."""
+    x = np.asarray(x, dtype=float)
+    return float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) >= 2 else math.nan
+
+
+def clustered_se(x: Sequence[float], clusters: Sequence, correction: bool = True) -> float:
+    """Standard error of the mean of items that come in clusters (samples of one prompt).
+
+        SE² = Σ_c (Σ_{i∈c} (x_i − x̄))² / n²        times C/(C − 1) with correction
+
+    x: (n,).  clusters: (n,) the cluster of each item. nan for fewer than two clusters.
+    Source: Miller 2024, section 2.2.
+    """
+    x = np.asarray(x, dtype=float)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    n_clusters = len(np.bincount(index))
+    if n_clusters < 2:
+        return math.nan
+    sums = np.bincount(index, x - x.mean())  # (C,)
+    factor = n_clusters / (n_clusters - 1) if correction else 1.0
+    return float(np.sqrt(factor * (sums**2).sum()) / len(x))
+
+
+def t_interval(x: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval for a mean, x̄ ± t_{n−1} s/√n; nan for n < 2."""
+    x = np.asarray(x, dtype=float)
+    if len(x) < 2:
+        return math.nan, math.nan
+    half = t_quantile((1 + level) / 2, len(x) - 1) * standard_error(x)
+    return float(x.mean() - half), float(x.mean() + half)
+
+
+def _resample_counts(n: int, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Bootstrap weights in chunks (b, n): how often each of n items is drawn in n draws with replacement."""
+    rows = max(1, _CHUNK // n)
+    for start in range(0, n_resamples, rows):
+        b = min(rows, n_resamples - start)
+        draws = rng.integers(0, n, (b, n)) + n * np.arange(b)[:, None]  # (b, n)
+        yield np.bincount(draws.ravel(), minlength=b * n).reshape(b, n).astype(float)
+
+
+def _swaps(n: int, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Which pairs to swap, in chunks (b, n) of 0 and 1: every one of the 2^n ways if n <= EXACT_LIMIT, else
+    n_resamples random ones."""
+    total = 2**n if n <= EXACT_LIMIT else n_resamples
+    rows = max(1, _CHUNK // n)
+    for start in range(0, total, rows):
+        b = min(rows, total - start)
+        if n <= EXACT_LIMIT:
+            yield ((start + np.arange(b))[:, None] >> np.arange(n) & 1).astype(float)
+        else:
+            yield rng.integers(0, 2, (b, n)).astype(float)
+
+
+def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    x: Sequence[float], n_resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval for the mean over prompts. x: (n,), one value a prompt. nan for n < 2.
+
+    Source: Efron and Tibshirani 1993, section 13.3.
+    """
+    x = np.asarray(x, dtype=float)
+    if len(x) < 2 or not np.isfinite(x).all():
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    means = [weights @ x / len(x) for weights in _resample_counts(len(x), n_resamples, rng)]
+    return _percentiles(np.concatenate(means), level)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired comparison: metric(a) − metric(b) over n prompts. nan, with the reason, where undefined."""
+
+    n: int
+    difference: float
+    standard_error: float  # s/√n for means, the bootstrap's standard deviation for corpus metrics
+    t_interval: tuple[float, float]  # nan for corpus metrics
+    bootstrap_interval: tuple[float, float]
+    p_value: float  # two-sided permutation test
+    minimum_detectable_effect: float  # at this n, 5% two-sided, 80% power
+    prompts_needed: float  # to detect a true difference of the size seen; inf if none was seen
+    undefined: str = ""  # the reason, if the comparison is undefined
+
+
+def minimum_detectable_effect(sd: float, n: int) -> float:
+    """The true mean difference found 80% of the time at 5% two-sided: 2.80 sd / √n, sd of the differences.
+    nan for sd = 0: differences that are all equal tell nothing about the next one."""
+    return POWER_FACTOR * sd / math.sqrt(n) if sd > 0 else math.nan
+
+
+def prompts_needed(sd: float, effect: float) -> float:
+    """Prompts for a minimum detectable effect of |effect|: (2.80 sd / effect)², rounded up; inf for an
+    effect of 0, else nan for sd = 0."""
+    if effect == 0:
+        return math.inf
+    return float(math.ceil((POWER_FACTOR * sd / effect) ** 2)) if sd > 0 else math.nan
+
+
+def _undefined(n: int, reason: str) -> Difference:
+    nan = math.nan
+    return Difference(n, nan, nan, (nan, nan), (nan, nan), nan, nan, nan, reason)
+
+
+def paired_corpus(
+    stats_a: np.ndarray,
+    stats_b: np.ndarray,
+    metric: Callable[[np.ndarray], np.ndarray],
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    level: float = 0.95,
+) -> Difference:
+    """Compares two systems on a corpus metric that is a function of summed sufficient statistics.
+
+    Interval: percentile bootstrap, both systems on the same resampled prompts. p-value: approximate
+    randomisation; under the null the two rows of a prompt are exchangeable, so swap them at random,
+
+        p = (1 + #{|Δ*| >= |Δ|}) / (B + 1)        or, for n <= 16, the exact share over all 2^n swaps.
+
+    Δ* needs no centring: swapping already has mean 0. Bootstrap Δ* minus their mean give no valid test.
+    stats_a, stats_b: (n, d), a row per prompt, the same prompts.  metric: (B, d) sums -> (B,) scores,
+    for example overlap.bleu_from_statistics.
+    Source: Koehn 2004 (bootstrap); Riezler and Maxwell 2005 (approximate randomisation).
+    """
+    a, b = np.asarray(stats_a, dtype=float), np.asarray(stats_b, dtype=float)
+    if a.shape != b.shape or a.ndim != 2:
+        raise ValueError(f"paired statistics must be two (n, d) arrays, got {a.shape} and {b.shape}")
+    n = len(a)
+    bad = int((~np.isfinite(a) | ~np.isfinite(b)).any(axis=1).sum())
+    if n < 2:
+        return _undefined(n, "fewer than 2 prompts")
+    if bad:
+        return _undefined(n, f"{bad} of {n} prompts have a value that is not finite")
+    rng = np.random.default_rng(seed)
+    sum_a, sum_b = a.sum(axis=0, keepdims=True), b.sum(axis=0, keepdims=True)  # (1, d)
+    difference = float((metric(sum_a) - metric(sum_b))[0])
+    bootstrap = np.concatenate([
+        metric(weights @ a) - metric(weights @ b) for weights in _resample_counts(n, n_resamples, rng)
+    ])  # (B,)
+    moved = ((swap @ (b - a)) for swap in _swaps(n, n_resamples, rng))
+    permuted = np.abs(np.concatenate([metric(sum_a + m) - metric(sum_b - m) for m in moved]))  # (B,)
+    if not (np.isfinite(difference) and np.isfinite(bootstrap).all() and np.isfinite(permuted).all()):
+        return _undefined(n, "the metric is not finite on the corpus or on some resample of it")
+    # Equal differences reached by another order of summation differ in the last bits: they must count.
+    tolerance = 1e-9 * max(permuted.max(), abs(difference))
+    extreme = int((permuted >= abs(difference) - tolerance).sum())
+    se = float(bootstrap.std(ddof=1))
+    return Difference(
+        n,
+        difference,
+        standard_error=se,
+        t_interval=(math.nan, math.nan),
+        bootstrap_interval=_percentiles(bootstrap, level),
+        p_value=extreme / len(permuted) if n <= EXACT_LIMIT else (1 + extreme) / (1 + len(permuted)),
+        minimum_detectable_effect=minimum_detectable_effect(se * math.sqrt(n), n),
+        prompts_needed=prompts_needed(se * math.sqrt(n), difference),
+    )
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], seed: int = 0, n_resamples: int = 10_000, level: float = 0.95
+) -> Difference:
+    """Compares two systems on a per-prompt score: mean of d_i = a_i − b_i, with its t interval as well.
+
+    The p-value is that of the sign-flip test, which is the swap of paired_corpus applied to a mean.
+    a, b: (n,), the scores on the same prompts in the same order.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"paired scores must be two (n,) arrays, got {a.shape} and {b.shape}")
+    with np.errstate(invalid="ignore"):  # inf − inf is nan, and reported as such
+        d = a - b  # (n,)
+    one = np.ones_like(d)
+    stats_d, stats_0 = np.column_stack([d, one]), np.column_stack([0 * one, one])  # (n, 2): sum and count
+    result = paired_corpus(stats_d, stats_0, lambda s: s[:, 0] / s[:, 1], seed, n_resamples, level)
+    if result.undefined:
+        return result
+    sd = float(d.std(ddof=1))
+    return replace(
+        result,
+        standard_error=standard_error(d),
+        t_interval=t_interval(d, level),
+        minimum_detectable_effect=minimum_detectable_effect(sd, len(d)),
+        prompts_needed=prompts_needed(sd, result.difference),
+    )
+
+
+def verdict(difference: Difference, higher_is_better: bool = True, alpha: float = 0.05) -> str:
+    """What the comparison shows of a against b: "better", "worse", "no difference shown" or "undefined".
+
+    The p-value decides and the sign of the difference says which way; among several primary metrics, put
+    the p-value that holm returns into the Difference first. "No difference shown" is not "equal": print
+    the minimum detectable effect beside it.
+    """
+    if math.isnan(difference.p_value):
+        return "undefined"
+    if difference.p_value > alpha or difference.difference == 0:
+        return "no difference shown"
+    return "better" if (difference.difference > 0) == higher_is_better else "worse"
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided p-value of the sign test; on the discordant pairs of two classifiers it is McNemar's
+    exact test. Ties do not enter. 2 P(X <= min) for X ~ Binomial(wins + losses, 1/2), at most 1."""
+    k, n = min(wins, losses), wins + losses
+    return min(1.0, 2 * _beta_cdf(0.5, n - k, k + 1)) if n else 1.0
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Wins, ties and losses of one system against another over N prompts, a tie counted as half a win."""
+
+    wins: int
+    ties: int
+    losses: int
+    rate: float  # (W + T/2) / N
+    standard_error: float
+    interval: tuple[float, float]
+    p_value: float  # sign test without the ties
+
+
+def win_rate(wins: int, ties: int, losses: int, level: float = 0.95) -> WinRate:
+    """Win rate (W + T/2)/N with Wilson's interval, which the ties make conservative and which, unlike ± SE,
+    stays inside [0, 1] and does not shrink to a point when one side wins every time. nan for N = 0."""
+    scores = np.repeat([1.0, 0.5, 0.0], [wins, ties, losses])  # (N,)
+    n = len(scores)
+    rate, p_value = (float(scores.mean()), sign_test(wins, losses)) if n else (math.nan, math.nan)
+    interval = wilson(wins + ties / 2, n, level)
+    return WinRate(wins, ties, losses, rate, standard_error(scores), interval, p_value)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given: max over j <= i of min(1, (m − j + 1) p_(j)).
+
+    Reject where the adjusted value is at most alpha: the chance of any false rejection in the family is
+    then at most alpha. An undefined p (nan) stays nan and still counts in m.  Source: Holm 1979.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)  # nan last
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, (len(p) - np.arange(len(p))) * p[order]))
+    return adjusted

@@ -1,0 +1,21 @@
+"""Generated tasks: text, prompts, references and exact rewards, made from a seed and nothing else.
+
+Each task is a module with the same names:
+
+    NAME: str                            the key in TASKS and the "task" of every record
+    MAX_NEW: int                         a response budget in BPE tokens, the end token included
+    EVAL_SPLITS: tuple[str, ...]         the held-out splits; "train" comes besides
+    records(split, n, seed)              n dicts with "task", "prompt", "response" and what the reward
+                                         needs; in a held-out split no prompt occurs twice
+    documents(n, seed)                   n raw texts for pretraining, from the training side only
+    reward(prompt, response, record)     in [0, 1]; the signature that a user's own reward has
+    score(prompt, response, record)      quantities to average over an evaluation, by name
+
+The text before `response` is exactly `prompt`; neither begins or ends in white space.
+"""
+
+from types import ModuleType
+
+from minirlhf.tasks import arithmetic, reviews, sentiment, translation
+
+TASKS: dict[str, ModuleType] = {task.NAME: task for task in (reviews, sentiment, arithmetic, translation)}

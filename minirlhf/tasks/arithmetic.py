@@ -1,0 +1,76 @@
+"""Addition: `47+85=` -> `132`, with held-out pairs, a held-out operand range, and longer operands.
+
+    train, validation, test    two operands of 0..99, by a hash of the unordered pair, so that the
+                               mirror image of a held-out sum is held out too
+    test_range                 the left operand in 40..49, the right one in 40..99
+    test_long                  both operands in 100..999
+
+In the first three the left operand is never in 40..49, and the right one only beside a left one under
+40: so test_range shares no unordered pair with them, yet the model has seen every digit in every place
+of the right operand and could know what a 4 is worth there.
+"""
+
+import random
+from functools import lru_cache
+
+from minirlhf.tasks.splits import check_split, sample_distinct, split_of
+
+NAME = "arithmetic"
+MAX_NEW = 8
+EVAL_SPLITS = ("validation", "test", "test_range", "test_long")
+
+_HELD_OUT_RANGE = range(40, 50)
+_LONG = range(100, 1000)
+
+
+@lru_cache(maxsize=None)
+def pairs(split: str) -> tuple[tuple[int, int], ...]:
+    """All operand pairs (left, right) of a split but test_long, which has too many to list.
+
+    Raises ValueError for an unknown split.
+    """
+    check_split(split, ("train", *EVAL_SPLITS[:3]))
+    low = _HELD_OUT_RANGE.start
+    if split == "test_range":
+        return tuple((a, b) for a in _HELD_OUT_RANGE for b in range(low, 100))
+    return tuple(
+        (a, b)
+        for a in range(100) if a not in _HELD_OUT_RANGE
+        for b in range(100) if b not in _HELD_OUT_RANGE or a < low
+        if split_of(f"{NAME} {min(a, b)}+{max(a, b)}") == split
+    )
+
+
+def records(split: str, n: int, seed: int) -> list[dict]:
+    """n records with "answer"; pairs repeat in train and are distinct elsewhere.
+
+    Raises ValueError for an unknown split, or if the held-out split has fewer than n pairs.
+    """
+    check_split(split, ("train", *EVAL_SPLITS))
+    rng = random.Random(f"{NAME} {split} {seed}")
+    if split == "train":
+        chosen = rng.choices(pairs(split), k=n)
+    elif split == "test_long":
+        numbers = sample_distinct(range(len(_LONG) ** 2), n, rng, split)
+        chosen = [(_LONG[i // len(_LONG)], _LONG[i % len(_LONG)]) for i in numbers]
+    else:
+        chosen = sample_distinct(pairs(split), n, rng, split)
+    return [
+        {"task": NAME, "prompt": f"{a}+{b}=", "response": str(a + b), "answer": str(a + b)} for a, b in chosen
+    ]
+
+
+def documents(n: int, seed: int) -> list[str]:
+    """n equations such as `47+85=132`, of training pairs only."""
+    rng = random.Random(f"{NAME} documents {seed}")
+    return [f"{a}+{b}={a + b}" for a, b in rng.choices(pairs("train"), k=n)]
+
+
+def reward(prompt: str, response: str, record: dict) -> float:
+    """1.0 if the response, white space around it aside, is the answer, else 0.0."""
+    return float(response.strip() == record["answer"])
+
+
+def score(prompt: str, response: str, record: dict) -> dict[str, float]:
+    """{"exact"}: the reward."""
+    return {"exact": reward(prompt, response, record)}

@@ -1,0 +1,64 @@
+"""Sentiment: a review followed by ` sentiment:` -> `positive`, `neutral` or `negative`.
+
+The label is the sign of (positive slots - negative slots) in the review, which the grammar of
+`reviews` knows exactly. The split goes by a hash of the review text.
+"""
+
+import random
+
+from minirlhf.tasks import reviews
+from minirlhf.tasks.splits import check_split
+
+NAME = "sentiment"
+MAX_NEW = 8
+EVAL_SPLITS = ("validation", "test")
+LABELS = ("positive", "neutral", "negative")
+
+
+def label(classes: list[int]) -> str:
+    """The label of a review whose slots have these classes, each 1, 0 or -1."""
+    total = sum(classes)
+    return "positive" if total > 0 else "negative" if total < 0 else "neutral"
+
+
+def records(split: str, n: int, seed: int) -> list[dict]:
+    """n records with "label"; no review occurs twice in a held-out split.
+
+    Reviews are drawn until n fall on the split's side. The grammar has more than 10**12 of them, so
+    memory ends before they do. Raises ValueError for an unknown split.
+    """
+    check_split(split, ("train", *EVAL_SPLITS))
+    rng = random.Random(f"{NAME} {split} {seed}")
+    subjects, out, seen = reviews.subjects("train"), [], set()
+    while len(out) < n:
+        text, classes = reviews.sample(rng.choice(subjects), rng)
+        if reviews.text_split(text) != split or (split != "train" and text in seen):
+            continue
+        seen.add(text)
+        answer = label(classes)
+        out.append({"task": NAME, "prompt": f"{text} sentiment:", "response": answer, "label": answer})
+    return out
+
+
+def documents(n: int, seed: int) -> list[str]:
+    """n reviews, none of them one that a held-out split of this task can ask about."""
+    return reviews.documents(n, seed)
+
+
+def parse_label(response: str) -> str | None:
+    """The label that the response is, white space around it aside; None if it is anything else."""
+    answer = response.strip()
+    return answer if answer in LABELS else None
+
+
+def reward(prompt: str, response: str, record: dict) -> float:
+    """1.0 if the response is the record's label and nothing more, else 0.0."""
+    return float(parse_label(response) == record["label"])
+
+
+def score(prompt: str, response: str, record: dict) -> dict[str, float]:
+    """{"accuracy", "unparsable"}: the reward, and 1.0 where the response is no label at all."""
+    return {
+        "accuracy": reward(prompt, response, record),
+        "unparsable": float(parse_label(response) is None),
+    }

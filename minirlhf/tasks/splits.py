@@ -1,0 +1,29 @@
+"""Which split an item belongs to, decided by a hash of the item itself.
+
+Membership needs no stored lists and cannot drift: the same item is on the same side in every run, on
+every machine, in every task that asks. A linear hash will not do in place of blake2b: with two operands
+it can coincide with a digit of their sum, and then the held-out answers are ones that never occur in train.
+"""
+
+import hashlib
+import random
+from typing import Sequence
+
+
+def split_of(key: str) -> str:
+    """Returns "train" (80 % of all keys), "validation" (10 %) or "test" (10 %)."""
+    bucket = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 100
+    return "train" if bucket < 80 else "validation" if bucket < 90 else "test"
+
+
+def check_split(split: str, known: Sequence[str]) -> None:
+    """Raises ValueError that lists the splits a task has, unless `split` is one of them."""
+    if split not in known:
+        raise ValueError(f"unknown split {split!r}: this task has {', '.join(known)}")
+
+
+def sample_distinct(items: Sequence, n: int, rng: random.Random, split: str) -> list:
+    """n different items in random order. Raises ValueError when there are fewer than n."""
+    if n > len(items):
+        raise ValueError(f"asked for {n} distinct prompts of the {split} split, which has {len(items)}")
+    return rng.sample(items, n)

@@ -1,0 +1,360 @@
+"""Perplexity, classification, diversity, calibration, best-of-n against published and exact values."""
+
+import json
+import math
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minirlhf import metrics
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
+KIRK = [text.split() for text in ("i am going", "i am going", "lets go i i")]
+CONFIDENCE = [0.1, 0.2, 0.35, 0.35, 0.6, 0.7, 0.8, 0.85, 0.9, 1.0]
+CORRECT = [0, 0, 0, 1, 1, 1, 1, 0, 1, 1]
+LOGITS = np.array([[2, 0, 0], [3, 1, 0], [0, 4, 0], [1, 0, 5], [2, 2.5, 0], [0, 0, 3]])
+LABELS = np.array([0, 1, 1, 2, 0, 2])
+
+
+def nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    logits = np.asarray(logits, dtype=float)
+    return np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]
+
+
+@pytest.mark.parametrize("scored, expected", [(3, 1.8925808106), (2, 1.5032147244)])
+def test_perplexity_of_known_logits(scored, expected):
+    losses = nll([[0, 1, 2], [2, 1, 0], [0, 0, 0]], [2, 0, 1])[:scored]
+    assert metrics.perplexity(losses.sum(), scored) == pytest.approx(expected, abs=1e-9)
+
+
+def test_uniform_model_has_the_vocabulary_size_as_perplexity():
+    assert metrics.perplexity(7 * math.log(50), 7) == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    "nll_sums, tokens, expected", [([10, 12], [10, 4], 4.8135197411), ([8, 6], [8, 2], 4.055200)]
+)
+def test_corpus_perplexity_divides_sums_and_is_no_mean_over_texts_or_batches(nll_sums, tokens, expected):
+    assert metrics.perplexity(sum(nll_sums), sum(tokens)) == pytest.approx(expected, abs=1e-6)
+    per_text = metrics.perplexity(np.array(nll_sums), np.array(tokens))
+    assert list(per_text) == pytest.approx([math.exp(s / t) for s, t in zip(nll_sums, tokens)])
+    assert np.mean(per_text) > expected + 0.5
+
+
+def test_bits_per_byte_counts_utf8_bytes():
+    text = "今天天气很好。 The cat sat."
+    n_bytes = len(text.encode())
+    assert metrics.bits_per_byte(20, n_bytes) == pytest.approx(0.8486441417, abs=1e-9)
+    assert metrics.bits_per_byte(20, len(text)) == pytest.approx(1.4426950409, abs=1e-9)
+    assert metrics.perplexity(20, n_bytes) == pytest.approx(1.8008077138, abs=1e-9)
+
+
+def test_perplexity_without_tokens_is_nan_and_of_the_impossible_is_inf():
+    assert math.isnan(metrics.perplexity(0.0, 0)) and math.isnan(metrics.perplexity(1.0, 0))
+    assert math.isnan(metrics.bits_per_byte(1.0, 0))
+    assert metrics.perplexity(math.inf, 3) == metrics.perplexity(1e6, 1) == math.inf
+
+
+def test_exact_match_ignores_outer_whitespace_only():
+    assert metrics.exact_match(" 42\n", ["41", "42"])
+    assert not metrics.exact_match("4 2", ["42"]) and not metrics.exact_match("A", ["a"])
+    assert not metrics.exact_match(None, ["None"])
+
+
+@pytest.mark.parametrize("zero_division", [0, 1])
+@pytest.mark.parametrize("average", ["micro", "macro", "weighted"])
+@pytest.mark.parametrize("name", GOLDEN["clf"])
+def test_averages_equal_sklearn(name, average, zero_division):
+    case = GOLDEN["clf"][name]
+    report = metrics.precision_recall_f1(case["y_true"], case["y_pred"], case["labels"], zero_division)
+    assert getattr(report, average) == pytest.approx(case[f"{average}_zd{zero_division}"], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", GOLDEN["clf"])
+def test_accuracy_and_confusion_matrix_equal_sklearn(name):
+    case = GOLDEN["clf"][name]
+    assert metrics.accuracy(case["y_true"], case["y_pred"]) == pytest.approx(case["accuracy"])
+    _, matrix = metrics.confusion_matrix(case["y_true"], case["y_pred"], case["labels"])
+    assert matrix.tolist() == case["confusion"]
+
+
+def test_binary_class_scores_equal_sklearn():
+    case = GOLDEN["clf"]["bin"]
+    report = metrics.precision_recall_f1(case["y_true"], case["y_pred"])
+    of_class_1 = report.precision[1], report.recall[1], report.f1[1]
+    assert of_class_1 == pytest.approx((case["precision"], case["recall"], case["f1"]), abs=1e-9)
+    assert list(report.support) == [4, 4]
+
+
+@pytest.mark.parametrize("zero_division", [0, 1, math.nan])
+def test_f1_of_a_class_predicted_but_never_true_is_zero_whatever_zero_division(zero_division):
+    report = metrics.precision_recall_f1([0, 0, 1, 1], [0, 2, 1, 1], zero_division=zero_division)
+    assert (report.precision[2], report.f1[2]) == (0, 0)
+    assert report.recall[2] == pytest.approx(zero_division, nan_ok=True)
+
+
+def test_unparsable_predictions_are_a_class_of_their_own_and_wrong():
+    y_true, y_pred = ["no", "yes", "yes", "no"], ["no", "yes", None, None]
+    assert metrics.accuracy(y_true, y_pred) == 0.5
+    labels, matrix = metrics.confusion_matrix(y_true, y_pred)
+    assert labels == ["no", "yes", "∅"]
+    assert matrix.tolist() == [[1, 0, 1], [0, 1, 1], [0, 0, 0]]
+    report = metrics.precision_recall_f1(y_true, y_pred, labels=["no", "yes"])
+    assert report.unparsable_rate == 0.5
+    assert list(report.precision) == [1, 1] and list(report.recall) == [0.5, 0.5]
+    assert report.micro == pytest.approx((1, 0.5, 2 / 3))
+
+
+def test_an_unparsable_true_label_is_an_error_and_no_lucky_hit():
+    with pytest.raises(ValueError, match="true labels"):
+        metrics.accuracy([1, None], [1, None])
+
+
+def test_labels_of_unequal_length_are_an_error():
+    with pytest.raises(ValueError, match="2 true labels but 1"):
+        metrics.accuracy([1, 0], [1])
+
+
+def test_classification_without_items_is_nan():
+    assert math.isnan(metrics.accuracy([], []))
+    for labels in (None, ["a", "b"]):
+        report = metrics.precision_recall_f1([], [], labels)
+        assert np.isnan([report.micro, report.macro, report.weighted]).all()
+
+
+def test_order_of_items_and_names_of_classes_have_no_influence():
+    rng = np.random.default_rng(0)
+    y_true, y_pred = rng.integers(0, 4, (2, 60))
+    order, names = rng.permutation(60), np.array(["d", "a", "c", "b"])
+    report = metrics.precision_recall_f1(y_true, y_pred)
+    other = metrics.precision_recall_f1(names[y_true][order], names[y_pred][order])
+    for average in ("micro", "macro", "weighted"):
+        assert getattr(report, average) == pytest.approx(getattr(other, average))
+
+
+def test_macro_f1_from_summed_statistics_is_macro_f1():
+    rng = np.random.default_rng(1)
+    y_true, y_pred = rng.integers(0, 3, (2, 40))
+    rows = metrics.classification_statistics(y_true, y_pred, labels=[0, 1, 2])
+    halves = np.stack([rows[:20].sum(axis=0), rows[20:].sum(axis=0), rows.sum(axis=0)])
+    expected = [
+        metrics.precision_recall_f1(y_true[part], y_pred[part], labels=[0, 1, 2]).macro[2]
+        for part in (slice(20), slice(20, 40), slice(40))
+    ]
+    assert list(metrics.macro_f1_from_statistics(halves)) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zero_division", [0.0, 1.0, math.nan])
+def test_random_labels_have_sklearns_scores(zero_division):
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    for trial in range(100):
+        n_classes = rng.integers(2, 6)
+        y_true, y_pred = rng.integers(0, n_classes, (2, rng.integers(1, 12)))
+        labels = [None, [0, 1], [4, 1, 0]][trial % 3]
+        ours = metrics.precision_recall_f1(y_true, y_pred, labels, zero_division)
+        for average in (None, "micro", "macro", "weighted"):
+            expected = sklearn_metrics.precision_recall_fscore_support(
+                y_true, y_pred, labels=labels, average=average, zero_division=zero_division
+            )[:3]
+            mine = getattr(ours, average) if average else (ours.precision, ours.recall, ours.f1)
+            np.testing.assert_allclose(mine, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n, expected", [(1, 0.5), (2, 5 / 7), (3, 0.75), (4, 1.0)])
+def test_distinct_n_is_unique_over_all_ngrams(n, expected):
+    assert metrics.distinct_n(KIRK, n) == pytest.approx(expected)
+
+
+def test_an_order_without_ngrams_is_nan_and_not_zero():
+    """Counting it as 0 turns the mean over n = 1..5 of these texts from 0.741 into 0.593."""
+    scores = [metrics.distinct_n(KIRK, n) for n in range(1, 6)]
+    assert math.isnan(scores[-1])
+    assert np.nanmean(scores) == pytest.approx(0.7410714286)
+    assert math.isnan(metrics.expectation_adjusted_distinct(KIRK, 5, 20))
+    assert math.isnan(metrics.seq_rep_n(["a", "b"], 4))
+    assert math.isnan(metrics.unigram_entropy([[]]))
+    assert math.isnan(metrics.self_bleu(["alone"]))
+    assert math.isnan(metrics.duplicate_rate([]))
+
+
+@pytest.mark.parametrize("n, expected", [(1, 0.6230326797), (2, 0.8287401683)])
+def test_expectation_adjusted_distinct_of_known_texts(n, expected):
+    assert metrics.expectation_adjusted_distinct(KIRK, n, 20) == pytest.approx(expected, abs=1e-9)
+
+
+def test_expectation_adjusted_distinct_of_uniform_tokens_is_one_at_every_length():
+    rng = np.random.default_rng(0)
+    for length in (50, 500):
+        samples = [list(rng.integers(0, 100, length)) for _ in range(400)]
+        scores = [metrics.expectation_adjusted_distinct([tokens], 1, 100) for tokens in samples]
+        assert np.mean(scores) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("miller_madow, expected", [(False, 1.4708084763), (True, 1.6708084763)])
+def test_unigram_entropy_of_known_texts(miller_madow, expected):
+    assert metrics.unigram_entropy(KIRK, miller_madow) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("max_order, expected", [(4, 39.8716879959), (2, 55.4759212088)])
+def test_self_bleu_of_known_texts(max_order, expected):
+    texts = ["the cat sat on the mat", "the cat sat on a mat", "a dog ran in the park"]
+    assert metrics.self_bleu(texts, max_order=max_order) == pytest.approx(expected, abs=1e-9)
+
+
+def test_self_bleu_of_equal_texts_is_100_in_any_script():
+    assert metrics.self_bleu(["the cat sat on the mat"] * 3) == pytest.approx(100)
+    assert metrics.self_bleu(["我喜欢机器学习"] * 2) == pytest.approx(100)
+
+
+def test_repetition_and_duplicates_of_known_texts():
+    assert metrics.seq_rep_n(["a", "b"] * 4) == pytest.approx(0.6)
+    assert metrics.duplicate_rate(["a", "b", "a", "a"]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("n_bins, expected", [(5, 0.225), (1, 0.015), (10, 0.225), (15, 0.245)])
+def test_expected_calibration_error_of_known_data(n_bins, expected):
+    assert metrics.expected_calibration_error(CONFIDENCE, CORRECT, n_bins) == pytest.approx(expected)
+
+
+def test_adaptive_and_maximum_calibration_error_and_brier_of_known_data():
+    assert metrics.expected_calibration_error(CONFIDENCE, CORRECT, 5, True) == pytest.approx(0.205)
+    assert metrics.maximum_calibration_error(CONFIDENCE, CORRECT, 5) == pytest.approx(0.4)
+    assert metrics.brier_score(CONFIDENCE, CORRECT) == pytest.approx(0.16175)
+
+
+def test_reliability_bins_equal_sklearns_calibration_curve():
+    bins = metrics.reliability_bins(CONFIDENCE, CORRECT, 5)
+    assert list(bins.accuracy) == pytest.approx([0, 0.5, 1, 1, 2 / 3])
+    assert list(bins.confidence) == pytest.approx([0.15, 0.35, 0.6, 0.75, 0.9166666667])
+    assert list(bins.count) == [2, 2, 1, 2, 3]
+
+
+@pytest.mark.parametrize("confidence, correct, expected", [([0], [1], 1), ([0.95, 1], [1, 0], 0.475)])
+def test_confidences_of_exactly_0_and_1_have_a_bin(confidence, correct, expected):
+    assert metrics.expected_calibration_error(confidence, correct) == pytest.approx(expected)
+
+
+def test_confidence_on_an_edge_belongs_to_the_bin_below():
+    for n_bins in (3, 7, 10, 49):
+        for k in range(1, n_bins):
+            bins = metrics.reliability_bins([k / n_bins, k / n_bins - 1e-3], [1, 0], n_bins)
+            assert list(bins.count) == [2]
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_calibration_of_tied_confidences_does_not_depend_on_their_order(equal_mass):
+    rng = np.random.default_rng(0)
+    confidence, correct = rng.integers(0, 4, 50) / 4, rng.integers(0, 2, 50)
+    expected = metrics.expected_calibration_error(confidence, correct, 7, equal_mass)
+    for _ in range(5):
+        order = rng.permutation(50)
+        shuffled = metrics.expected_calibration_error(confidence[order], correct[order], 7, equal_mass)
+        assert shuffled == pytest.approx(expected)
+
+
+def test_calibration_of_nothing_is_nan_and_of_impossible_confidence_an_error():
+    assert math.isnan(metrics.expected_calibration_error([], []))
+    assert math.isnan(metrics.maximum_calibration_error([], []))
+    assert math.isnan(metrics.brier_score([], []))
+    for confidence in (1.1, -0.1, math.nan):
+        with pytest.raises(ValueError, match="confidence"):
+            metrics.expected_calibration_error([confidence], [1])
+
+
+def test_brier_score_binary_and_multiclass():
+    """The multiclass sum is not halved, so for two classes it is twice the binary score."""
+    y, s = GOLDEN["prob"]["y"], np.array(GOLDEN["prob"]["s"])
+    assert metrics.brier_score(s, y) == pytest.approx(GOLDEN["prob"]["brier"])
+    assert metrics.brier_score(np.column_stack([1 - s, s]), y) == pytest.approx(2 * GOLDEN["prob"]["brier"])
+
+
+def test_random_confidences_have_sklearns_calibration_and_brier():
+    calibration = pytest.importorskip("sklearn.calibration")
+    brier_score_loss = pytest.importorskip("sklearn.metrics").brier_score_loss
+    rng = np.random.default_rng(0)
+    for n_bins in (2, 5, 13):
+        confidence, correct = rng.random(200), rng.integers(0, 2, 200)
+        accuracy, mean = calibration.calibration_curve(correct, confidence, n_bins=n_bins)
+        bins = metrics.reliability_bins(confidence, correct, n_bins)
+        np.testing.assert_allclose([bins.accuracy, bins.confidence], [accuracy, mean])
+        theirs = brier_score_loss(correct, confidence)
+        assert metrics.brier_score(confidence, correct) == pytest.approx(theirs)
+
+
+def test_fitted_temperature_of_known_logits_minimises_the_nll():
+    temperature = metrics.fit_temperature(LOGITS, LABELS)
+    assert temperature == pytest.approx(1.257426, abs=1e-6)
+    assert nll(LOGITS, LABELS).mean() == pytest.approx(0.5981573, abs=1e-7)
+    best = nll(LOGITS / temperature, LABELS).mean()
+    assert best == pytest.approx(0.5815345, abs=1e-7)
+    for other in (temperature * 0.99, temperature * 1.01):
+        assert nll(LOGITS / other, LABELS).mean() > best
+
+
+def test_temperature_scales_with_the_logits_and_ignores_their_offset():
+    temperature = metrics.fit_temperature(LOGITS, LABELS)
+    assert metrics.fit_temperature(50 * LOGITS + 7, LABELS) == pytest.approx(50 * temperature)
+    assert metrics.fit_temperature(LOGITS / 50, LABELS) == pytest.approx(temperature / 50)
+
+
+def test_temperature_without_a_minimum_is_its_limit():
+    assert metrics.fit_temperature(LOGITS, LOGITS.argmax(axis=1)) == 0
+    assert metrics.fit_temperature(LOGITS, LOGITS.argmin(axis=1)) == math.inf
+    assert math.isnan(metrics.fit_temperature(np.ones((2, 3)), [0, 1]))
+    assert math.isnan(metrics.fit_temperature(np.empty((0, 3)), np.empty(0, dtype=int)))
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():
+    assert metrics.pass_at_k(10, 3, 5) == pytest.approx(0.9166666667, abs=1e-9)
+    for n, c, k in [(5, 0, 2), (5, 5, 1), (6, 2, 3), (7, 4, 7)]:
+        subsets = list(combinations([1] * c + [0] * (n - c), k))
+        assert metrics.pass_at_k(n, c, k) == pytest.approx(np.mean([max(subset) for subset in subsets]))
+
+
+@pytest.mark.parametrize("n, c, k", [(5, 6, 1), (5, 2, 6), (5, 2, 0), (5, -1, 1)])
+def test_impossible_pass_at_k_is_an_error(n, c, k):
+    with pytest.raises(ValueError):
+        metrics.pass_at_k(n, c, k)
+
+
+def test_expected_best_of_n_shows_over_optimisation():
+    proxy, gold = [0.1, 0.9, 0.4, 0.7, 0.3], [1, 2, 5, 4, 3]
+    scores = [metrics.expected_best_of_n(proxy, gold, n) for n in range(1, 6)]
+    assert scores == pytest.approx([3.0, 3.3, 2.9, 2.4, 2.0])
+
+
+def test_expected_best_of_n_is_the_mean_over_all_subsets_with_ties_broken_evenly():
+    rng = np.random.default_rng(0)
+    proxy, gold = rng.integers(0, 3, 7), rng.normal(size=7)
+    for n in range(1, 8):
+        favourites = []
+        for subset in map(list, combinations(range(7), n)):
+            best = proxy[subset].max()
+            favourites.append(np.mean(gold[[i for i in subset if proxy[i] == best]]))
+        assert metrics.expected_best_of_n(proxy, gold, n) == pytest.approx(np.mean(favourites))
+
+
+def test_best_of_more_than_the_samples_is_an_error():
+    for n in (0, 3):
+        with pytest.raises(ValueError):
+            metrics.expected_best_of_n([1, 2], [1, 2], n)
+
+
+@pytest.mark.parametrize(
+    "n, bound, exact",
+    [(2, 0.1931471806, 0.1406384674), (4, 0.6362943611, 0.5597505604), (16, 1.8350887222, 1.4696447797)]
+    + [(64, 3.1745080834, None), (1, 0.0, 0.0)],
+)
+def test_best_of_n_kl_bound_lies_above_the_exact_kl_of_a_discrete_reward(n, bound, exact):
+    """Exact: for p = (.5, .3, .2) in rising order of reward, the best of n has the cdf F^n."""
+    assert metrics.best_of_n_kl_bound(n) == pytest.approx(bound, abs=1e-9)
+    p = np.array([0.5, 0.3, 0.2])
+    best = np.diff(p.cumsum() ** n, prepend=0)
+    kl = (best * np.log(best / p)).sum()
+    assert kl <= metrics.best_of_n_kl_bound(n) + 1e-12
+    if exact is not None:
+        assert kl == pytest.approx(exact, abs=1e-9)

@@ -1,0 +1,441 @@
+"""Intervals and paired tests: published values, exact enumeration, metamorphic properties, error rates."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minirlhf import stats
+from minirlhf.metrics import classification_statistics, macro_f1_from_statistics, perplexity
+from minirlhf.overlap import bleu_from_statistics, bleu_statistics, corpus_bleu
+
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
+PAIRED_A, PAIRED_B = (np.array(GOLDEN["paired"][name]) for name in "ab")
+PROMPTS = GOLDEN["bleu"]["corpus5"]["hyps"]
+TARGETS = GOLDEN["bleu"]["corpus5"]["ref_streams"][0]
+
+
+def corpus_perplexity(sums: np.ndarray) -> np.ndarray:
+    """Metric on statistics (NLL, tokens)."""
+    return perplexity(sums[:, 0], sums[:, 1])
+
+
+def bleu_rows(hypotheses: list[str], targets: list[str]) -> np.ndarray:
+    return np.array([bleu_statistics(hyp, [target]) for hyp, target in zip(hypotheses, targets)])
+
+
+def random_bleu_rows(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Statistics of n segments of 4 to 12 tokens whose n-gram matches fall off geometrically."""
+    length = rng.integers(4, 13, n)
+    totals = length[:, None] - np.arange(4)
+    matches = [rng.binomial(total, 0.6 ** np.arange(1, 5)) for total in totals]
+    return np.column_stack([length, length, matches, totals])
+
+
+@pytest.mark.parametrize("df", GOLDEN["t975"])
+def test_t_quantile_equals_published_table(df):
+    assert stats.t_quantile(0.975, int(df)) == pytest.approx(GOLDEN["t975"][df], abs=1e-8)
+
+
+def test_t_quantile_is_the_closed_form_for_1_and_2_degrees_and_normal_for_many():
+    for p in (0.5, 0.6, 0.9, 0.995, 0.99999):
+        assert stats.t_quantile(p, 1) == pytest.approx(math.tan(math.pi * (p - 0.5)), rel=1e-9, abs=1e-9)
+        expected = (2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p)))
+        assert stats.t_quantile(p, 2) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert stats.t_quantile(0.975, 10**7) == pytest.approx(1.959963984540054, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", GOLDEN["wilson"])
+def test_wilson_interval_equals_published_values(name):
+    k, n = map(int, name.split("/"))
+    assert stats.wilson(k, n) == pytest.approx(GOLDEN["wilson"][name], abs=1e-9)
+
+
+def test_clopper_pearson_bounds_zero_unsafe_events_in_300():
+    low, high = stats.clopper_pearson(0, 300, level=0.9)
+    assert (low, high) == (0, pytest.approx(0.0099360819, abs=1e-9))
+
+
+@pytest.mark.parametrize("k, n", [(1, 8), (7, 10), (55, 100), (299, 300)])
+def test_clopper_pearson_puts_half_of_alpha_into_each_binomial_tail(k, n):
+    low, high = stats.clopper_pearson(k, n)
+
+    def at_most(m: int, p: float) -> float:
+        return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(m + 1))
+
+    assert 1 - at_most(k - 1, low) == pytest.approx(0.025, rel=1e-6)
+    assert at_most(k, high) == pytest.approx(0.025, rel=1e-6)
+
+
+@pytest.mark.parametrize("interval", [stats.wilson, stats.clopper_pearson])
+def test_proportion_intervals_mirror_and_stay_within_0_and_1(interval):
+    for n in (1, 7, 40):
+        for k in range(n + 1):
+            low, high = interval(k, n)
+            assert 0 <= low <= k / n <= high <= 1
+            assert interval(n - k, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    assert all(map(math.isnan, interval(0, 0)))
+
+
+def test_t_interval_of_the_paired_golden():
+    d = PAIRED_A - PAIRED_B
+    half = GOLDEN["t975"]["7"] * GOLDEN["paired"]["se"]
+    mean = GOLDEN["paired"]["mean_diff"]
+    assert stats.t_interval(d) == pytest.approx((mean - half, mean + half), abs=1e-9)
+    assert stats.standard_error(d) == pytest.approx(GOLDEN["paired"]["se"], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "x, uncorrected, corrected",
+    [
+        ([1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], 0.25, 0.2886751346),
+        ([1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1], 0.1381926996, 0.1595711846),
+    ],
+)
+def test_clustered_standard_error_of_known_data(x, uncorrected, corrected):
+    clusters = np.repeat(["a", "b", "c", "d"], 3)
+    assert stats.clustered_se(x, clusters, correction=False) == pytest.approx(uncorrected, abs=1e-9)
+    assert stats.clustered_se(x, clusters) == pytest.approx(corrected, abs=1e-9)
+
+
+def test_clustered_standard_error_of_clusters_of_one_is_the_ordinary_one():
+    x = np.random.default_rng(0).normal(size=30)
+    assert stats.clustered_se(x, range(30)) == pytest.approx(stats.standard_error(x))
+    order = np.random.default_rng(1).permutation(30)
+    clusters = np.arange(30) // 3
+    assert stats.clustered_se(x[order], clusters[order]) == pytest.approx(stats.clustered_se(x, clusters))
+
+
+def test_fewer_than_two_items_have_no_spread():
+    assert math.isnan(stats.standard_error([1.0]))
+    assert math.isnan(stats.clustered_se([1.0, 2.0], ["a", "a"]))
+    for interval in (stats.t_interval, stats.bootstrap_interval):
+        assert all(map(math.isnan, interval([1.0]))) and all(map(math.isnan, interval([])))
+
+
+@pytest.mark.parametrize("interval", [stats.t_interval, stats.bootstrap_interval])
+def test_an_item_that_is_nan_makes_the_interval_nan(interval):
+    assert all(map(math.isnan, interval([1.0, 2.0, math.nan])))
+
+
+def test_bootstrap_interval_of_a_large_sample_is_the_normal_one():
+    """And so it has not shrunk with the number of resamples (a standard error of the wrong thing)."""
+    x = np.random.default_rng(0).exponential(size=500)
+    half = 1.96 * stats.standard_error(x)
+    low, high = stats.bootstrap_interval(x)
+    assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.1 * half)
+
+
+def test_bootstrap_interval_of_two_items_is_their_range():
+    """Of the resamples of {0, 1} a quarter are all 0 and a quarter all 1."""
+    assert stats.bootstrap_interval([0.0, 1.0]) == (0, 1)
+
+
+def test_results_are_a_function_of_the_seed():
+    x = np.random.default_rng(0).normal(size=40)
+    assert stats.bootstrap_interval(x, seed=1) == stats.bootstrap_interval(x, seed=1)
+    assert stats.bootstrap_interval(x, seed=1) != stats.bootstrap_interval(x, seed=2)
+    assert stats.paired_difference(x, 0 * x, seed=1) == stats.paired_difference(x, 0 * x, seed=1)
+
+
+def test_chunks_of_resamples_do_not_change_the_result(monkeypatch):
+    x = np.random.default_rng(0).normal(size=40)
+    whole = stats.bootstrap_interval(x), stats.paired_difference(x, 0 * x)
+    monkeypatch.setattr(stats, "_CHUNK", 1000)
+    assert stats.bootstrap_interval(x) == pytest.approx(whole[0], abs=1e-12)
+    assert stats.paired_difference(x, 0 * x).p_value == whole[1].p_value
+
+
+def test_paired_difference_of_the_golden():
+    result = stats.paired_difference(PAIRED_A, PAIRED_B)
+    golden = GOLDEN["paired"]
+    assert result.n == 8 and result.undefined == ""
+    assert result.difference == pytest.approx(golden["mean_diff"], abs=1e-12)
+    assert result.standard_error == pytest.approx(golden["se"], abs=1e-12)
+    assert result.p_value == 28 / 256 == golden["p_signflip_exact"]
+    low, high = result.t_interval
+    assert (high - result.difference) / result.standard_error == pytest.approx(GOLDEN["t975"]["7"], abs=1e-8)
+    assert result.difference - low == pytest.approx(high - result.difference)
+    sd = golden["se"] * math.sqrt(8)
+    assert result.minimum_detectable_effect == pytest.approx(2.8015852181 * golden["se"])
+    assert result.prompts_needed == math.ceil((2.8015852181 * sd / golden["mean_diff"]) ** 2)
+
+
+def test_exact_p_value_is_the_share_of_all_sign_flips():
+    rng = np.random.default_rng(0)
+    for n in (2, 5, 9):
+        d = rng.integers(-3, 4, n) / 10  # many exact ties, which rounding must not break
+        flipped = [abs(np.dot(signs, 10 * d)) for signs in product([-1, 1], repeat=n)]
+        expected = np.mean(np.array(flipped) >= abs((10 * d).sum()) - 1e-6)
+        assert stats.paired_difference(d + 0.7, 0 * d + 0.7, n_resamples=10).p_value == expected
+
+
+def test_sampled_p_value_agrees_with_the_exact_one(monkeypatch):
+    d = np.random.default_rng(3).normal(0.4, 1, 14)
+    exact = stats.paired_difference(d, 0 * d).p_value
+    monkeypatch.setattr(stats, "EXACT_LIMIT", 0)
+    assert stats.paired_difference(d, 0 * d).p_value == pytest.approx(exact, abs=0.015)
+
+
+def test_sampled_p_value_is_never_zero():
+    one = np.ones(40)
+    assert stats.paired_difference(one, 0 * one, n_resamples=99).p_value == 1 / 100
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_identical_systems_differ_by_exactly_nothing(n):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=n)
+    ppl_rows = np.column_stack([rng.exponential(30, n), rng.integers(5, 40, n)])
+    for result in (
+        stats.paired_difference(scores, scores.copy()),
+        stats.paired_corpus(ppl_rows, ppl_rows.copy(), corpus_perplexity),
+        stats.paired_corpus(random_bleu_rows(np.random.default_rng(1), n),
+                            random_bleu_rows(np.random.default_rng(1), n), bleu_from_statistics),
+    ):
+        assert (result.difference, result.bootstrap_interval, result.p_value) == (0, (0, 0), 1)
+        assert stats.verdict(result) == "no difference shown"
+        assert result.prompts_needed == math.inf and math.isnan(result.minimum_detectable_effect)
+
+
+@pytest.mark.parametrize("n", [8, 30])
+def test_swapping_the_systems_mirrors_the_result(n):
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(0.3, 1, n), rng.normal(size=n)
+    rows_a, rows_b = random_bleu_rows(rng, n), random_bleu_rows(rng, n)
+    for there, back in (
+        (stats.paired_difference(a, b), stats.paired_difference(b, a)),
+        (stats.paired_corpus(rows_a, rows_b, bleu_from_statistics),
+         stats.paired_corpus(rows_b, rows_a, bleu_from_statistics)),
+    ):
+        assert back.difference == pytest.approx(-there.difference)
+        assert back.bootstrap_interval == pytest.approx([-end for end in there.bootstrap_interval[::-1]])
+        assert back.p_value == there.p_value
+        assert back.minimum_detectable_effect == pytest.approx(there.minimum_detectable_effect)
+
+
+def test_order_of_prompts_and_common_offset_have_no_influence():
+    order = np.array([3, 1, 7, 0, 5, 2, 6, 4])
+    result = stats.paired_difference(PAIRED_A, PAIRED_B)
+    shuffled = stats.paired_difference(PAIRED_A[order] + 5, PAIRED_B[order] + 5)
+    assert shuffled.difference == pytest.approx(result.difference)
+    assert shuffled.p_value == result.p_value
+    assert shuffled.t_interval == pytest.approx(result.t_interval)
+
+
+def test_corpus_difference_is_that_of_the_corpus_metric_and_not_a_mean_over_segments():
+    worse = ["the the the", *PROMPTS[1:]]
+    result = stats.paired_corpus(
+        bleu_rows(PROMPTS, TARGETS), bleu_rows(worse, TARGETS), bleu_from_statistics
+    )
+    targets = [[target] for target in TARGETS]
+    expected = corpus_bleu(PROMPTS, targets) - corpus_bleu(worse, targets)
+    assert result.difference == pytest.approx(expected)
+    assert all(map(math.isnan, result.t_interval))
+    rows = np.array([[10.0, 10], [12, 4]]), np.array([[0.0, 10], [0, 4]])
+    result = stats.paired_corpus(*rows, corpus_perplexity)
+    assert result.difference == pytest.approx(4.8135197411 - 1, abs=1e-9)
+
+
+def test_corpus_p_value_is_the_share_of_all_swaps_of_whole_rows():
+    rng = np.random.default_rng(5)
+    a = np.column_stack([rng.exponential(30, 7), rng.integers(5, 40, 7)])
+    b = np.column_stack([rng.exponential(40, 7), rng.integers(5, 40, 7)])
+    observed = abs(corpus_perplexity(a.sum(0)[None]) - corpus_perplexity(b.sum(0)[None]))
+    extreme = []
+    for swap in product([False, True], repeat=7):
+        pick = np.array(swap)[:, None]
+        left, right = np.where(pick, b, a).sum(0)[None], np.where(pick, a, b).sum(0)[None]
+        extreme.append(abs(corpus_perplexity(left) - corpus_perplexity(right)) >= observed * (1 - 1e-9))
+    assert stats.paired_corpus(a, b, corpus_perplexity).p_value == np.mean(extreme)
+
+
+def test_corpus_bootstrap_resamples_the_same_prompts_for_both_systems():
+    """Systems that differ by a constant on prompts of very unequal difficulty have a narrow interval."""
+    nll = np.random.default_rng(0).exponential(20, 60)
+    rows_a, rows_b = np.column_stack([nll + 1, 0 * nll + 10]), np.column_stack([nll, 0 * nll + 10])
+    result = stats.paired_corpus(rows_a, rows_b, lambda sums: sums[:, 0] / sums[:, 1])
+    assert result.bootstrap_interval == pytest.approx((0.1, 0.1))
+    assert result.standard_error == pytest.approx(0, abs=1e-9)
+
+
+def test_corpus_comparison_of_a_mean_is_the_paired_difference():
+    """Bootstrap and permutation use the same draws; only rounding differs."""
+    rng = np.random.default_rng(2)
+    a, b, one = rng.normal(size=30), rng.normal(size=30), np.ones(30)
+    corpus = stats.paired_corpus(
+        np.column_stack([a, one]), np.column_stack([b, one]), lambda sums: sums[:, 0] / sums[:, 1]
+    )
+    means = stats.paired_difference(a, b)
+    assert corpus.difference == pytest.approx(means.difference)
+    assert corpus.p_value == means.p_value
+    assert corpus.bootstrap_interval == pytest.approx(means.bootstrap_interval)
+    assert corpus.standard_error == pytest.approx(means.standard_error, rel=0.05)
+
+
+def test_macro_f1_of_two_classifiers_is_compared_through_its_statistics():
+    truth = ["a", "b", "c"] * 20
+    good, bad = list(truth), ["a"] * 50 + [None] * 10
+    rows = [classification_statistics(truth, answers, ["a", "b", "c"]) for answers in (good, bad)]
+    result = stats.paired_corpus(*rows, macro_f1_from_statistics, n_resamples=500)
+    assert stats.verdict(result) == "better" and result.difference > 0.5
+
+
+@pytest.mark.parametrize(
+    "a, b, reason",
+    [
+        ([], [], "fewer than 2"),
+        ([1.0], [0.0], "fewer than 2"),
+        ([1.0, math.nan, 2.0], [0.0, 0.0, 0.0], "1 of 3"),
+        ([1.0, math.inf, 2.0], [0.0, math.inf, 0.0], "1 of 3"),
+    ],
+)
+def test_undefined_comparisons_say_so_and_drop_nothing(a, b, reason):
+    result = stats.paired_difference(a, b)
+    assert reason in result.undefined and result.n == len(a)
+    assert math.isnan(result.difference) and math.isnan(result.p_value)
+    assert stats.verdict(result) == "undefined"
+
+
+def test_corpus_metric_undefined_on_a_resample_is_undefined():
+    rows = np.array([[1.0, 1], [0, 0], [0, 0]])
+    result = stats.paired_corpus(rows, rows, corpus_perplexity)
+    assert "resample" in result.undefined and stats.verdict(result) == "undefined"
+
+
+@pytest.mark.parametrize("compare", [stats.paired_difference, lambda a, b: stats.paired_corpus(a, b, np.sum)])
+def test_unpaired_input_is_an_error(compare):
+    with pytest.raises(ValueError, match="paired"):
+        compare([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    "difference, p_value, higher_is_better, expected",
+    [
+        (1.0, 0.01, True, "better"),
+        (-1.0, 0.01, True, "worse"),
+        (1.0, 0.01, False, "worse"),
+        (-1.0, 0.01, False, "better"),
+        (1.0, 0.06, True, "no difference shown"),
+        (1.0, math.nan, True, "undefined"),
+    ],
+)
+def test_verdict_needs_significance_and_reads_the_sign(difference, p_value, higher_is_better, expected):
+    result = replace(stats.paired_difference(PAIRED_A, PAIRED_B), difference=difference, p_value=p_value)
+    assert stats.verdict(result, higher_is_better) == expected
+
+
+def rejection_rate(compare, n_trials: int) -> float:
+    return float(np.mean([compare(trial).p_value <= 0.05 for trial in range(n_trials)]))
+
+
+def test_sign_flip_test_rejects_a_true_null_in_5_percent():
+    """Skewed paired scores, exchangeable within a prompt; 2000 trials have a standard error of 0.005."""
+    rng = np.random.default_rng(0)
+
+    def compare(trial: int) -> stats.Difference:
+        difficulty = rng.exponential(2, 25)
+        a, b = difficulty + rng.exponential(1, (2, 25))
+        return stats.paired_difference(a, b, seed=trial, n_resamples=199)
+
+    assert 0.03 <= rejection_rate(compare, 2000) <= 0.07
+
+
+def test_corpus_bleu_test_rejects_a_true_null_in_5_percent():
+    rng = np.random.default_rng(1)
+
+    def compare(trial: int) -> stats.Difference:
+        return stats.paired_corpus(
+            random_bleu_rows(rng, 30), random_bleu_rows(rng, 30), bleu_from_statistics, trial, n_resamples=199
+        )
+
+    assert 0.03 <= rejection_rate(compare, 1000) <= 0.07
+
+
+def test_intervals_miss_the_true_mean_in_5_percent():
+    rng = np.random.default_rng(2)
+    missed = {stats.t_interval: 0, stats.bootstrap_interval: 0}
+    for trial in range(1000):
+        x = rng.normal(3, 1, 40)
+        intervals = {stats.t_interval: stats.t_interval(x),
+                     stats.bootstrap_interval: stats.bootstrap_interval(x, 400, seed=trial)}
+        for kind, (low, high) in intervals.items():
+            missed[kind] += not low <= 3 <= high
+    assert all(0.03 <= count / 1000 <= 0.08 for count in missed.values())
+
+
+def test_minimum_detectable_effect_is_found_80_percent_of_the_time():
+    effect = stats.minimum_detectable_effect(sd=1.0, n=40)
+    rng = np.random.default_rng(3)
+    found = [0 < stats.t_interval(x)[0] for x in rng.normal(effect, 1, (1000, 40))]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.04)
+
+
+def test_minimum_detectable_effect_and_prompts_needed_of_known_cases():
+    assert stats.minimum_detectable_effect(0.5, 100) == pytest.approx(0.1400792609, abs=1e-9)
+    assert stats.prompts_needed(0.5, 0.1) == stats.prompts_needed(0.5, -0.1) == 197
+    assert stats.prompts_needed(0.5, 0) == math.inf
+    assert math.isnan(stats.prompts_needed(0, 0.1)) and math.isnan(stats.minimum_detectable_effect(0, 9))
+
+
+@pytest.mark.parametrize(
+    "wins, losses, expected", [(15, 5, 0.0413894653), (8, 2, 0.109375), (3, 0, 0.25), (0, 0, 1)]
+)
+def test_sign_test_equals_exact_mcnemar(wins, losses, expected):
+    assert stats.sign_test(wins, losses) == stats.sign_test(losses, wins)
+    assert stats.sign_test(wins, losses) == pytest.approx(expected, abs=1e-9)
+
+
+def test_sign_test_is_the_binomial_sum():
+    for n in (1, 2, 9, 40, 400):
+        for k in {0, 1, n // 3, n // 2}:
+            expected = min(1, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+            assert stats.sign_test(k, n - k) == pytest.approx(expected, rel=1e-9)
+
+
+def test_win_rate_counts_a_tie_as_half_a_win():
+    result = stats.win_rate(30, 10, 20)
+    assert result.rate == pytest.approx(0.5833333333)
+    assert result.standard_error == pytest.approx(0.0584240618, abs=1e-9)
+    assert result.interval == stats.wilson(35, 60)
+    assert result.p_value == stats.sign_test(30, 20)
+
+
+def test_win_rate_mirrors_and_keeps_an_interval_when_one_side_wins_every_time():
+    there, back = stats.win_rate(9, 4, 2), stats.win_rate(2, 4, 9)
+    assert there.rate == pytest.approx(1 - back.rate)
+    assert there.interval == pytest.approx((1 - back.interval[1], 1 - back.interval[0]))
+    assert stats.win_rate(10, 0, 0).interval == pytest.approx((0.7224672001, 1))
+    nothing = stats.win_rate(0, 0, 0)
+    assert math.isnan(nothing.rate) and math.isnan(nothing.p_value) and math.isnan(nothing.interval[0])
+
+
+def test_holm_of_known_p_values_in_the_order_given():
+    assert list(stats.holm([0.001, 0.02, 0.03, 0.2])) == pytest.approx([0.004, 0.06, 0.06, 0.2])
+    assert list(stats.holm([0.2, 0.03, 0.001, 0.02])) == pytest.approx([0.2, 0.06, 0.004, 0.06])
+    assert list(stats.holm([0.9, 0.8])) == [1, 1]
+    assert len(stats.holm([])) == 0
+
+
+def test_an_undefined_p_value_stays_nan_and_counts_in_the_family():
+    adjusted = stats.holm([0.01, math.nan, 0.04])
+    assert list(adjusted) == pytest.approx([0.03, math.nan, 0.08], nan_ok=True)
+
+
+def test_special_functions_and_tests_equal_scipy():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p, df = rng.uniform(0.5, 0.99999), float(rng.integers(1, 2000))
+        assert stats.t_quantile(p, df) == pytest.approx(scipy_stats.t.ppf(p, df), rel=1e-8, abs=1e-8)
+        n = int(rng.integers(1, 500))
+        k = int(rng.integers(0, n + 1))
+        binomial = scipy_stats.binomtest(k, n)
+        assert stats.sign_test(k, n - k) == pytest.approx(binomial.pvalue, rel=1e-9)
+        for ours, method in ((stats.wilson, "wilson"), (stats.clopper_pearson, "exact")):
+            theirs = binomial.proportion_ci(0.9, method=method)
+            assert ours(k, n, 0.9) == pytest.approx((theirs.low, theirs.high), abs=1e-9)

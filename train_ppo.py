@@ -1,0 +1,93 @@
+"""Improve a fine-tuned model by reinforcement learning: PPO, or plain policy gradient.
+
+python train_ppo.py                                          out/sft -> out/ppo on the tasks it was trained on
+python train_ppo.py --algo reinforce                         REINFORCE with a baseline
+python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts and reward
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf import checkpoint
+from minirlhf.data import Mixture, read_records, render_prompt
+from minirlhf.files import UserError
+from minirlhf.model import ScalarHead
+from minirlhf.ppo import PPOConfig, train
+from minirlhf.runtime import Machine, environment, option, parse, run_script
+from minirlhf.sources import load_reward, parse_tasks, reward_of_task
+from minirlhf.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data."""
+
+    task: str = option("", "generated tasks, with weights: a,b:2; none: those that --init was trained on")
+    prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
+    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record); replaces the task's")
+    examples: int = option(20_000, "prompts that are generated for a task")
+    init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
+    out: str = option("out/ppo", "checkpoint folder to write")
+    resume: bool = option(False, "go on where the run in --out stopped")
+
+
+def main() -> None:
+    """Wire checkpoint, prompts, reward and loop together."""
+    data, config, machine = parse(__doc__.splitlines()[0], Data, PPOConfig, Machine)
+    device, dtype = machine.set_up()
+    policy, tokenizer = checkpoint.load(data.init)
+    parent = checkpoint.read_json(Path(data.init) / "run.json") if (Path(data.init) / "run.json").exists() else {}
+    if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
+        raise UserError(f"{data.init}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
+
+    sets: dict[str, tuple[list[dict], float]] = {}
+    weights: dict[str, float] = {}
+    if data.prompts:
+        if not data.reward:
+            raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
+        sets["data"] = ([r for path in data.prompts for r in read_records(path)], config.batch)
+        max_new = config.max_new or 64
+    else:
+        weights = parse_tasks(data.task) if data.task else parent.get("tasks", {})
+        if not weights:
+            raise UserError(f"{data.init} was not trained on a generated task: give --task, or --prompts and --reward")
+        for name, weight in weights.items():
+            records = TASKS[name].records("train", data.examples, machine.seed)
+            sets[name] = (records, config.batch * weight / sum(weights.values()))
+        max_new = config.max_new or max(TASKS[name].MAX_NEW for name in weights)
+    for name, (records, rows) in sets.items():
+        sets[name] = (prompts_that_fit(records, tokenizer, policy.config.context, name), rows)
+    reward = load_reward(data.reward) if data.reward else None
+
+    out = Path(data.out)
+    policy.to(device)
+    value_head, cost = train(
+        policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
+        config, max_new, machine.seed, dtype, out, data.resume,
+    )  # fmt: skip
+    run = {"data": dataclasses.asdict(data), "training": dataclasses.asdict(config), "seed": machine.seed}
+    run |= {"tasks": weights, "max_new": max_new, "stage": config.algo, "cost": cost}
+    run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
+    save_value_head(out, value_head)
+    checkpoint.save(out, policy, tokenizer, run)
+    print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")
+
+
+def prompts_that_fit(records: list[dict], tokenizer, context: int, name: str) -> list[dict]:
+    """The records whose prompt leaves room for an answer. Raises UserError if none does."""
+    kept = [r for r in records if "text" not in r and len(render_prompt(r, tokenizer)) < context]
+    if len(kept) < len(records):
+        print(f"{name}: {len(records) - len(kept)} of {len(records)} prompts left out, longer than the context {context}")
+    if not kept:
+        raise UserError(f"{name}: no prompt of {len(records)} records fits the model's context of {context} tokens")
+    return kept
+
+
+def save_value_head(folder: Path, head: ScalarHead) -> None:
+    """Keep the critic beside the policy."""
+    checkpoint.write_atomic(folder / "value_head.safetensors", checkpoint.dump_safetensors(head.state_dict()))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,135 @@
+"""Pretrain a base model on raw text, then fine-tune it on prompts and responses (SFT).
+
+python train_sft.py                                   four generated tasks -> out/base, out/sft
+python train_sft.py --task reviews                    one of them
+python train_sft.py --data pairs.jsonl corpus.txt     your own
+python train_sft.py --data pairs.jsonl --init DIR     your own, from a checkpoint (GPT-2, say)
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf import checkpoint
+from minirlhf.data import Example, Mixture, document_examples, fit_context, render
+from minirlhf.files import UserError
+from minirlhf.model import GPT, GPTConfig
+from minirlhf.runtime import Machine, environment, option, parse, run_script
+from minirlhf.sft import FitConfig, fit
+from minirlhf.sources import Source, file_source, parse_tasks, task_sources, texts_of
+from minirlhf.tokenizer import SPECIALS, Tokenizer
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data."""
+
+    task: str = option("reviews,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
+    data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
+    examples: int = option(20_000, "records that are generated for a task")
+    init: str = option("", "start from this checkpoint folder and skip pretraining")
+    out: str = option("out", "folder that receives base/ and sft/")
+    resume: bool = option(False, "go on where the run in --out stopped")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Model, where none is given by --init."""
+
+    layers: int = option(4, "transformer blocks")
+    heads: int = option(4, "attention heads")
+    width: int = option(128, "size of the embedding")
+    context: int = option(128, "longest sequence, in tokens")
+    vocab: int = option(1024, "size of the tokenizer that is trained: 260 is bytes and the special tokens")
+    dropout: float = option(0.0, "in training")
+    attention: str = option("manual", "manual (the one to read), or sdpa: torch's kernel, the same numbers")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training."""
+
+    base_steps: int = option(400, "optimizer steps of pretraining")
+    steps: int = option(1000, "optimizer steps of SFT")
+    batch: int = option(32, "rows of each data set in a step, times its weight")
+    base_lr: float = option(2e-3, "peak learning rate of pretraining")
+    lr: float = option(2e-3, "peak learning rate of SFT")
+    warmup: int = option(50, "steps of rising learning rate")
+    weight_decay: float = option(0.01, "AdamW's, on matrices")
+    max_norm: float = option(1.0, "the gradient is clipped to this norm")
+    micro_tokens: int = option(4096, "padded tokens a forward pass: memory against speed, not the result")
+    eval_every: int = option(200, "steps between validations")
+    save_every: int = option(500, "steps between saved states")
+
+
+def main() -> None:
+    """Wire data, tokenizer, model and loop together."""
+    data, model_options, training, machine = parse(__doc__.splitlines()[0], Data, Model, Training, Machine)
+    device, dtype = machine.set_up()
+    if data.data:
+        sources = [file_source(data.data)]
+    else:
+        sources = task_sources(parse_tasks(data.task), data.examples, machine.seed)
+    out = Path(data.out)
+    run = {"data": dataclasses.asdict(data), "seed": machine.seed, "environment": environment()}
+    run |= {"training": dataclasses.asdict(training), "dtype": str(dtype), "device": str(device)}
+    run |= {"tasks": {} if data.data else parse_tasks(data.task), "data_hash": data_hash(sources)}
+
+    def train(model: GPT, sets: dict, validation: list[Example], steps: int, lr: float, name: str) -> None:
+        config = FitConfig(
+            steps=steps, lr=lr, warmup=min(training.warmup, steps), weight_decay=training.weight_decay,
+            max_norm=training.max_norm, micro_tokens=training.micro_tokens,
+            eval_every=training.eval_every, save_every=training.save_every, seed=machine.seed,
+        )  # fmt: skip
+        batches = Mixture(sets, machine.seed)
+        folder = out / name
+        cost = fit(model, batches.step, validation, config, device, dtype, folder, name, data.resume)
+        checkpoint.save(folder, model, tokenizer, run | {"stage": name, "cost": cost})
+        print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
+
+    if data.init:
+        model, tokenizer = checkpoint.load(data.init)
+        tokenizer.add_specials([name for name in SPECIALS if name not in tokenizer.special_ids])
+        if tokenizer.vocab_size > model.config.vocab_size:
+            model.grow_vocabulary(tokenizer.vocab_size)
+        model.to(device)
+    else:
+        try:
+            tokenizer = Tokenizer.train(texts_of(sources), model_options.vocab)
+            names = ("context", "layers", "heads", "width", "dropout", "attention")
+            shape = {name: getattr(model_options, name) for name in names}
+            model = GPT(GPTConfig(tokenizer.vocab_size, **shape)).to(device)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        sets, validation = {}, []
+        for source in sources:
+            examples = [e for text in source.documents for e in document_examples(text, tokenizer, model.config.context)]
+            held_out = max(1, len(examples) // 50)
+            sets[source.name] = (examples[held_out:] or examples, training.batch * source.weight)
+            validation += examples[:held_out][:200]
+        train(model, sets, validation, training.base_steps, training.base_lr, "base")
+
+    sets, validation = {}, []
+    for source in sources:
+        examples, left_out = fit_context((render(r, tokenizer) for r in source.train), model.config.context)
+        if left_out:
+            print(f"{source.name}: {left_out} of {len(source.train)} records left out, longer than --context")
+        if examples:
+            sets[source.name] = (examples, training.batch * source.weight)
+            validation += fit_context((render(r, tokenizer) for r in source.validation), model.config.context)[0]
+    if not sets:
+        print("no prompts and responses in the data: no SFT")
+        return
+    train(model, sets, validation, training.steps, training.lr, "sft")
+
+
+def data_hash(sources: list[Source]) -> str:
+    """SHA-256 of all records, so that a report can say which data a model has seen."""
+    content = json.dumps([dataclasses.asdict(source) for source in sources], sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+if __name__ == "__main__":
+    run_script(main)
