@@ -91,7 +91,7 @@ def test_no_document_of_any_task_is_a_held_out_review_of_sentiment():
         assert {reviews.text_split(text) for text in task.documents(3000, 1)} == {"train"}
     # Short reviews are so few that two draws must meet, were they not kept apart.
     short = {r["prompt"].removesuffix(" sentiment:") for r in sentiment.records("test", 3000, 0)}
-    assert short.isdisjoint(sentiment.documents(30000, 1))
+    assert short.isdisjoint(sentiment.documents(15000, 1))
 
 
 def test_records_and_documents_depend_on_the_seed_alone_not_on_the_process():
@@ -102,9 +102,10 @@ def test_records_and_documents_depend_on_the_seed_alone_not_on_the_process():
         " for t in TASKS.values()]\n"
         "print(hashlib.sha256(json.dumps(out).encode()).hexdigest())\n"
     )
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     digests = {
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True,
-                       env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}).stdout
+                       env=os.environ | path | {"PYTHONHASHSEED": seed}).stdout
         for seed in ("0", "1", "2")
     }
     here = [[t.records(s, 50, 7) for s in ("train", *t.EVAL_SPLITS)] + t.documents(50, 7)
@@ -152,7 +153,8 @@ def test_the_held_out_shares_are_near_a_tenth():
 
 
 def test_no_unordered_operand_pair_is_in_two_splits():
-    seen = {s: {tuple(sorted(p)) for p in arithmetic.pairs(s)} for s in ("train", *arithmetic.EVAL_SPLITS[:3])}
+    splits = ("train", *arithmetic.EVAL_SPLITS[:3])
+    seen = {s: {tuple(sorted(p)) for p in arithmetic.pairs(s)} for s in splits}
     for one, other in product(seen, repeat=2):
         assert one == other or seen[one].isdisjoint(seen[other])
     assert all(operands(r) in seen["train"] for r in arithmetic.records("train", 3000, 0))
@@ -206,8 +208,8 @@ def test_a_label_is_parsed_exactly(text, label):
 
 
 def test_the_translation_is_one_to_one():
-    pairs = [(r["prompt"], r["response"]) for seed in (0, 1) for r in translation.records("train", 30000, seed)]
-    assert len(set(pairs)) > 50000
+    pairs = [(r["prompt"], r["response"]) for r in translation.records("train", 50000, 0)]
+    assert len(set(pairs)) > 45000
     assert len({e for e, _ in pairs}) == len({c for _, c in pairs}) == len(set(pairs))
 
 
@@ -277,7 +279,8 @@ def enumerate_tiny() -> dict[str, float]:
         for template, form_p in g.forms.items():
             fields = re.findall(r"{(\w+)}", template)
             options = [list(free[f].items()) if f in free else
-                       [(w, (0.7 if c == mood else 0.15) / len(ws)) for c, ws in g.slots[f].items() for w in ws]
+                       [(w, (0.7 if c == mood else 0.15) / len(words))
+                        for c, words in g.slots[f].items() for w in words]
                        for f in fields]
             for choice in product(*options):
                 text = re.sub(r"{\w+}", "%s", template) % tuple(word for word, _ in choice)
@@ -300,10 +303,10 @@ def test_log_probability_and_entropy_equal_enumeration_on_a_tiny_grammar():
 
 
 def test_the_sampler_draws_from_the_law_that_log_probability_states():
-    texts, rng, n = enumerate_tiny(), random.Random(0), 20000
+    texts, rng, n = enumerate_tiny(), random.Random(0), 15000
     drawn = Counter(reviews.sample("kind thing", rng, TINY)[0] for _ in range(n))
     assert set(drawn) <= set(texts)
-    likely = [t for t, p in texts.items() if p * n > 20]
+    likely = [t for t, p in texts.items() if p * n > 15]
     assert len(likely) > 40
     chi2 = sum((drawn[t] - texts[t] * n) ** 2 / (texts[t] * n) for t in likely)
     assert chi2 < len(likely) + 5 * math.sqrt(2 * len(likely))
@@ -326,9 +329,11 @@ def test_parse_returns_the_classes_that_were_drawn():
 
 
 @pytest.mark.parametrize("text", [
-    "", " ", ".", "the food was great", "the food was great. ", " the food was great.", "the food was great..",
-    "The food was great.", "the food was great.\n", "the plot was great.", "the food was great!",
-    "the  food was great.", "the food was great.the food was great.", "the food was great.  the food was bad.",
+    "", " ", ".", "the food was great", "the food was great. ", " the food was great.",
+    "the food was great..", "The food was great.", "the food was great.\n", "the plot was great.",
+    "the food was great!",
+    "the  food was great.", "the food was great.the food was bad.",
+    "the food was great.  the food was bad.",
     "the food was really.", "the food was great and the food was great.", "the food was . great.",
     "the food was great and the soup was bad.", "i would gladly watch it again.",
     "the food was great. the food was great. the food was great. the food was great.",

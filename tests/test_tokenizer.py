@@ -232,7 +232,7 @@ def test_long_pieces_take_near_linear_time():
 
     ratios = []
     for _ in range(3):
-        ratios.append(min(seconds(40_000) for _ in range(5)) / min(seconds(20_000) for _ in range(5)))
+        ratios.append(min(seconds(10_000) for _ in range(5)) / min(seconds(5_000) for _ in range(5)))
         if ratios[-1] < 3:
             return
     pytest.fail(f"t(2n) / t(n) was {ratios}")
@@ -270,7 +270,7 @@ def test_every_digit_is_a_piece_of_its_own_in_gpt2_digits():
 @pytest.mark.parametrize("char", "²½Ⅷ٣")
 def test_superscripts_fractions_and_roman_numerals_are_numbers(char):
     r"""\p{N} holds No and Nl, which `[^\W\d_]` would take for letters."""
-    assert split(f"a{char}b {char}{char}", "gpt2") == ["a", char, "b", f" {char}{char}"]
+    assert split(f"a{char}b {char}{char}!", "gpt2") == ["a", char, "b", f" {char}{char}", "!"]
 
 
 @pytest.mark.parametrize("char", "\x1c\x1d\x1e\x1f")
@@ -312,11 +312,11 @@ def test_docstring_examples():
 
 
 @pytest.mark.parametrize("kind", ["trained", "gpt2"])
-def test_round_trip_of_text(kind, request):
+def test_round_trip_of_text(kind, corpus, request):
     """decode(encode(text)) is the text, for awkward strings, the whole BMP and samples beyond it."""
     tokenizer = request.getfixturevalue(kind)
     planes = [chr(c) for c in (*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 97))]
-    for text in (*TRICKY, "".join(planes), " ".join(planes[::7])):
+    for text in (*TRICKY, corpus, "".join(planes), " ".join(planes[::7])):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -414,7 +414,8 @@ def test_add_specials_appends_and_keeps_what_exists():
     tokenizer = Tokenizer(specials=[EOS])
     assert tokenizer.add_specials(iter([EOS, "<|user|>"])) == [256, 257]
     assert tokenizer.vocab_size == 258
-    assert tokenizer.decode(tokenizer.encode("<|user|>", allow_special=True)) == "<|user|>"
+    assert tokenizer.encode("a<|user|>", allow_special=True) == [64, 257]
+    assert tokenizer.decode([64, 257]) == "a<|user|>"
 
 
 @pytest.mark.parametrize("name", ["", "a", "aa", "Ġ"])
@@ -520,7 +521,8 @@ def test_files_that_cannot_be_represented_are_refused(path, value, message, trai
     assert "Tokenizer.train" in str(error.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"version": "1.0"}', b"[" * 10**5],
+@pytest.mark.parametrize("data",
+                         [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"version": "1.0"}', b"[" * 100_000],
                          ids=["empty", "cut", "not UTF-8", "list", "null", "no model", "deep"])
 def test_damaged_files_are_refused(data, tmp_path):
     """Truncated JSON, wrong encodings and other JSON end in a one-line ValueError that names the file."""

@@ -1,0 +1,129 @@
+"""Compare models on held-out prompts: base, SFT and PPO, with intervals and verdicts.
+
+python evaluate.py                                         out/base, out/sft, out/ppo on their tasks -> out/eval
+python evaluate.py --prompt "47+85="                       what each model answers
+python evaluate.py --data mine.jsonl --models a=DIR b=DIR  your own prompts and models
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf import checkpoint
+from minirlhf.data import read_records, render_prompt
+from minirlhf.evaluation import metric_table, reference_nll, sample_items
+from minirlhf.files import UserError, write_atomic
+from minirlhf.generation import generate
+from minirlhf.report import compare, one_line, side_by_side, table
+from minirlhf.runtime import Machine, environment, option, parse, run_script
+from minirlhf.sources import load_reward, parse_tasks, reward_of_task
+from minirlhf.tasks import TASKS
+
+VERSION = 1  # of report.json
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation."""
+
+    models: tuple[str, ...] = option(("base=out/base", "sft=out/sft", "ppo=out/ppo"), "name=folder of each model")
+    reference: str = option("sft", "the model that the last is compared with, and the reference of the KL")
+    task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
+    data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label")
+    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
+    prompts: int = option(200, "held-out prompts of each test set")
+    samples: int = option(4, "responses to each at temperature 1, besides the greedy one")
+    max_new: int = option(64, "longest response in tokens, for --data and --prompt")
+    show: int = option(2, "samples to print of each test set, side by side")
+    prompt: str = option("", "only print what each model answers to this")
+    out: str = option("out/eval", "folder for report.json and items.jsonl")
+
+
+def main() -> None:
+    """Wire checkpoints, prompts, metrics and report together."""
+    options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
+    device, _ = machine.set_up()
+    folders = dict(pair.partition("=")[::2] for pair in options.models)
+    if "" in folders.values() or len(folders) < len(options.models):
+        raise UserError(f"--models {' '.join(options.models)}: give each as name=folder, each name once")
+    if options.models == Evaluation.models:  # whatever of the default three there is
+        folders = {k: v for k, v in folders.items() if Path(v).is_dir()} or folders
+    models = {name: checkpoint.load(folder) for name, folder in folders.items()}
+    for model, _ in models.values():
+        model.to(device).eval()
+    if options.prompt:
+        for name, (model, tokenizer) in models.items():
+            ids = render_prompt({"prompt": options.prompt}, tokenizer)
+            g = generate(model, [ids], options.max_new, tokenizer.eos_id, [machine.seed], temperature=0)
+            print(f"{name}: {one_line(tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
+        return
+
+    reference = options.reference if options.reference in models else next(iter(models))
+    runs = {name: read_run(folder) for name, folder in folders.items()}
+    start = time.perf_counter()
+    report: dict = {"version": VERSION, "reference": reference, "seed": machine.seed, "tasks": {}}
+    report |= {"settings": dataclasses.asdict(options), "environment": environment()}
+    report["models"] = {
+        name: {"folder": folder, "sha256": sha256(folder), "cost": runs[name].get("cost")}
+        for name, folder in folders.items()
+    }
+    lines = []
+    for title, records, reward_of, max_new in test_sets(options, runs, machine.seed):
+        items, nll = {}, {}
+        for name, (model, tokenizer) in models.items():
+            items[name] = sample_items(
+                model, models[reference][0], tokenizer, records, reward_of, max_new, options.samples, machine.seed
+            )
+            nll[name] = reference_nll(model, tokenizer, records)
+        rows = compare(metric_table(items, nll, records), reference, machine.seed)
+        report["tasks"][title] = {"prompts": len(records), "samples": options.samples, "metrics": rows}
+        lines += [json.dumps({"set": title, "model": m} | x, ensure_ascii=False) for m in items for x in items[m]]
+        print(f"\n{table(title, rows, list(models), reference)}")
+        if options.show:
+            print(f"\n{side_by_side(items, options.show, machine.seed)}")
+    report["seconds"] = time.perf_counter() - start
+    print("\ntraining cost")
+    for name, run in runs.items():
+        if cost := run.get("cost"):
+            print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
+    write_atomic(Path(options.out) / "items.jsonl", "".join(line + "\n" for line in lines).encode())
+    checkpoint.write_json(Path(options.out) / "report.json", report)
+    print(f"\n± and [ ]: 95 %, bootstrap over prompts. Written: {options.out}/report.json, items.jsonl")
+
+
+def test_sets(options: Evaluation, runs: dict[str, dict], seed: int) -> list[tuple]:
+    """(title, records, reward_of or None, max_new) of each set of held-out prompts. Raises UserError."""
+    reward = load_reward(options.reward) if options.reward else None
+    of = (lambda record: reward) if reward else None
+    if options.data:
+        records = [r for path in options.data for r in read_records(path) if "text" not in r]
+        if not records:
+            raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
+        return [("data", records, of, options.max_new)]
+    trained = [name for run in runs.values() for name in run.get("tasks", {})]
+    names = parse_tasks(options.task or ",".join(dict.fromkeys(trained))) if options.task or trained else {}
+    if not names:
+        raise UserError("the models were not trained on a generated task: give --task, or --data")
+    return [
+        (name if split == "test" else f"{name}, {split[5:]}", TASKS[name].records(split, options.prompts, seed),
+         of or reward_of_task, TASKS[name].MAX_NEW)
+        for name in names for split in TASKS[name].EVAL_SPLITS if split.startswith("test")
+    ]  # fmt: skip
+
+
+def read_run(folder: str) -> dict:
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
+    path = Path(folder) / "run.json"
+    return checkpoint.read_json(path) if path.exists() else {}
+
+
+def sha256(folder: str) -> str:
+    """Of the weights, so that two names for one model are found out."""
+    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    run_script(main)

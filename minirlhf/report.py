@@ -1,0 +1,103 @@
+"""The comparison as people read it: a table for the terminal, and report.json for programs.
+
+Every metric carries the value and 95 % interval of each model, and the paired difference between the
+last model and the reference with its interval, p-value and verdict. Proved by tests/test_report.py.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from minirlhf.evaluation import Metric
+from minirlhf.stats import corpus_interval, paired_corpus, verdict
+
+RESAMPLES = 2000
+
+
+def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[dict]:
+    """Each metric as a plain dict: values and intervals of all models, each one's difference from the reference.
+
+    NaN becomes None, so that the JSON is JSON.
+    """
+    rows = []
+    for metric in metrics:
+        row: dict = {"metric": metric.name, "direction": metric.direction, "models": {}, "differences": {}}
+        for model, statistics in metric.statistics.items():
+            value = float(metric.combine(statistics.sum(0, keepdims=True))[0])
+            low, high = corpus_interval(statistics, metric.combine, RESAMPLES, seed)
+            row["models"][model] = {"value": plain(value), "low": plain(low), "high": plain(high)}
+            if model == reference or reference not in metric.statistics:
+                continue
+            d = paired_corpus(statistics, metric.statistics[reference], metric.combine, seed, RESAMPLES)
+            row["differences"][model] = {
+                "value": plain(d.difference),
+                "low": plain(d.bootstrap_interval[0]),
+                "high": plain(d.bootstrap_interval[1]),
+                "p": plain(d.p_value),
+                "n": d.n,
+                "minimum_detectable": plain(d.minimum_detectable_effect),
+                "verdict": word(verdict(d, metric.direction >= 0), metric.direction),
+            } | ({"undefined": d.undefined} if d.undefined else {})
+        rows.append(row)
+    return rows
+
+
+def word(verdict: str, direction: int) -> str:
+    """A verdict on a quantity that is neither good nor bad says higher or lower."""
+    return {"better": "higher", "worse": "lower"}.get(verdict, verdict) if direction == 0 else verdict
+
+
+def plain(x: float) -> float | None:
+    """The number, or None where it is undefined."""
+    return float(x) if math.isfinite(x) else None
+
+
+def number(x: float | None, signed: bool = False) -> str:
+    """Four significant figures or so, at most 7 characters; a dash where undefined."""
+    if x is None:
+        return "-"
+    digits = 3 if abs(x) < 10 else 2 if abs(x) < 100 else 1 if abs(x) < 10_000 else 0
+    return f"{x:+.{digits}f}" if signed else f"{x:.{digits}f}"
+
+
+def table(title: str, rows: Sequence[dict], models: Sequence[str], reference: str) -> str:
+    """The rows as text: a column a model, value ± half its interval, and last − reference with verdict."""
+    last = models[-1]
+    width = max(len(row["metric"]) for row in rows)
+    head = f"{title:<{width}}" + "".join(f"{name:>15}" for name in models)
+    compared = last != reference and len(models) > 1
+    lines = [head + (f"  {last + ' - ' + reference + ' [95 %]':<26}verdict" if compared else "")]
+    for row in rows:
+        line = f"{row['metric']:<{width}}"
+        for name in models:
+            cell = row["models"][name]
+            spread = "" if cell["low"] is None else f" ±{number((cell['high'] - cell['low']) / 2)}"
+            line += f"{number(cell['value']) + spread:>15}"
+        if compared:
+            d = row["differences"][last]
+            interval = f"[{number(d['low'], True)}, {number(d['high'], True)}]" if d["low"] is not None else ""
+            line += f"  {number(d['value'], True):>7} {interval:<18}{d['verdict']}"
+        lines.append(line.rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def side_by_side(items: dict[str, list[dict]], wanted: int, seed: int) -> str:
+    """Some prompts, chosen at random by the seed, with each model's first sample."""
+    first = {name: {x["index"]: x for x in rows if x["sample"] == 0} for name, rows in items.items()}
+    indices = sorted(next(iter(first.values())))
+    chosen = sorted(np.random.default_rng(seed).choice(indices, min(wanted, len(indices)), replace=False).tolist())
+    width = max(map(len, first))
+    lines = []
+    for index in chosen:
+        lines.append(f"> {one_line(next(iter(first.values()))[index]['prompt'])}")
+        for name, rows in first.items():
+            x = rows[index]
+            reward = f"{x['scores']['reward']:.2f} " if "reward" in x["scores"] else ""
+            lines.append(f"  {name:<{width}} {reward}| {one_line(x['response'])}{'' if x['stop'] == 'eos' else ' …'}")
+    return "\n".join(lines)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters, which could rearrange a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)
