@@ -54,15 +54,16 @@ def main() -> None:
     models = {name: checkpoint.load(folder) for name, folder in folders.items()}
     for model, _ in models.values():
         model.to(device).eval()
+    runs = {name: read_run(folder) for name, folder in folders.items()}
+    chat = {name: run.get("stage") != "base" for name, run in runs.items()}  # a base model knows no roles
     if options.prompt:
         for name, (model, tokenizer) in models.items():
-            ids = render_prompt({"prompt": options.prompt}, tokenizer)
+            ids = render_prompt({"prompt": options.prompt}, tokenizer, chat[name])
             g = generate(model, [ids], options.max_new, tokenizer.eos_id, [machine.seed], temperature=0)
             print(f"{name}: {one_line(tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
         return
 
     reference = options.reference if options.reference in models else next(iter(models))
-    runs = {name: read_run(folder) for name, folder in folders.items()}
     start = time.perf_counter()
     report: dict = {"version": VERSION, "reference": reference, "seed": machine.seed, "tasks": {}}
     report |= {"settings": dataclasses.asdict(options), "environment": environment()}
@@ -71,14 +72,15 @@ def main() -> None:
         for name, folder in folders.items()
     }
     lines = []
-    for title, records, reward_of, max_new in test_sets(options, runs, machine.seed):
+    for title, records, reward_of, reward_name, max_new in test_sets(options, runs, machine.seed):
         items, nll = {}, {}
         for name, (model, tokenizer) in models.items():
             items[name] = sample_items(
-                model, models[reference][0], tokenizer, records, reward_of, max_new, options.samples, machine.seed
-            )
-            nll[name] = reference_nll(model, tokenizer, records)
-        rows = compare(metric_table(items, nll, records), reference, machine.seed)
+                model, models[reference][0], tokenizer, records, reward_of, max_new, options.samples, machine.seed,
+                chat[name],
+            )  # fmt: skip
+            nll[name] = reference_nll(model, tokenizer, records, chat[name])
+        rows = compare(metric_table(items, nll, records, reward_name), reference, machine.seed)
         report["tasks"][title] = {"prompts": len(records), "samples": options.samples, "metrics": rows}
         lines += [json.dumps({"set": title, "model": m} | x, ensure_ascii=False) for m in items for x in items[m]]
         print(f"\n{table(title, rows, list(models), reference)}")
@@ -95,21 +97,21 @@ def main() -> None:
 
 
 def test_sets(options: Evaluation, runs: dict[str, dict], seed: int) -> list[tuple]:
-    """(title, records, reward_of or None, max_new) of each set of held-out prompts. Raises UserError."""
+    """(title, records, reward_of or None, its name, max_new) of each set of held-out prompts. Raises UserError."""
     reward = load_reward(options.reward) if options.reward else None
     of = (lambda record: reward) if reward else None
     if options.data:
         records = [r for path in options.data for r in read_records(path) if "text" not in r]
         if not records:
             raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
-        return [("data", records, of, options.max_new)]
+        return [("data", records, of, "", options.max_new)]
     trained = [name for run in runs.values() for name in run.get("tasks", {})]
     names = parse_tasks(options.task or ",".join(dict.fromkeys(trained))) if options.task or trained else {}
     if not names:
         raise UserError("the models were not trained on a generated task: give --task, or --data")
     return [
         (name if split == "test" else f"{name}, {split[5:]}", TASKS[name].records(split, options.prompts, seed),
-         of or reward_of_task, TASKS[name].MAX_NEW)
+         of or reward_of_task, "" if of else TASKS[name].REWARD, TASKS[name].MAX_NEW)
         for name in names for split in TASKS[name].EVAL_SPLITS if split.startswith("test")
     ]  # fmt: skip
 

@@ -95,19 +95,23 @@ def messages_of(record: dict) -> list[dict]:
     return turns
 
 
-def render(record: dict, tokenizer: Tokenizer) -> Example:
-    """The conversation as ids, with a loss on every assistant turn and the EOS that ends it."""
-    ids: list[int] = []
-    mask: list[bool] = []
+def render(record: dict, tokenizer: Tokenizer, chat: bool = True) -> Example:
+    """The conversation as ids, with a loss on every assistant turn and the EOS that ends it.
+
+    chat=False is for a base model, which has never seen a role token: the bare texts, as in a document.
+    """
+    ids = [] if chat else [tokenizer.eos_id]
+    mask = [False] * len(ids)
     for message in messages_of(record):
         spoken = message["role"] == "assistant"
+        cue = [tokenizer.special_ids[f"<|{message['role']}|>"]] if chat else []
         content = tokenizer.encode(message["content"]) + [tokenizer.eos_id] * spoken
-        ids += [tokenizer.special_ids[f"<|{message['role']}|>"], *content]
-        mask += [False] + [spoken] * len(content)
+        ids += cue + content
+        mask += [False] * len(cue) + [spoken] * len(content)
     return Example(ids, mask)
 
 
-def render_prompt(record: dict, tokenizer: Tokenizer) -> list[int]:
+def render_prompt(record: dict, tokenizer: Tokenizer, chat: bool = True) -> list[int]:
     """What the model is given to answer: the conversation up to its last assistant turn, and the cue.
 
     A strict prefix of `render(record)` where the record ends in an assistant turn.
@@ -115,8 +119,8 @@ def render_prompt(record: dict, tokenizer: Tokenizer) -> list[int]:
     messages = messages_of(record)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
-    prefix = render({"messages": messages}, tokenizer).ids if messages else []
-    return prefix + [tokenizer.special_ids["<|assistant|>"]]
+    prefix = render({"messages": messages}, tokenizer, chat).ids
+    return prefix + ([tokenizer.special_ids["<|assistant|>"]] if chat else [])
 
 
 def reference_of(record: dict) -> str:

@@ -81,6 +81,7 @@ def sample_items(
     max_new: int,
     samples: int,
     seed: int,
+    chat: bool = True,
     missing_eos: float = 0.0,
 ) -> list[dict]:
     """`samples` responses at temperature 1 and a greedy one (sample −1) to each record, with their scores.
@@ -90,7 +91,7 @@ def sample_items(
     """
     items = []
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, samples)]
-    prompts = [render_prompt(record, tokenizer) for record in records]
+    prompts = [render_prompt(record, tokenizer, chat) for record in records]
     for greedy in (True, False):
         rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
         for start in range(0, len(rows), ROWS):
@@ -122,18 +123,18 @@ def scores_of(
         scores["reward"] = call_reward(reward, prompt_text(record), text, record) if ended else missing_eos
     if (task := TASKS.get(record.get("task", ""))) is not None:
         own = task.score(prompt_text(record), text, record)
-        scores |= {k: v if ended or k == "unparsable" else 0.0 for k, v in own.items() if k not in ("reward", "chrf")}
+        scores |= {k: v if ended or k == "unparsable" else 0.0 for k, v in own.items()}
     return scores
 
 
 @torch.no_grad()
-def reference_nll(model: GPT, tokenizer: Tokenizer, records: Sequence[dict]) -> np.ndarray:
+def reference_nll(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True) -> np.ndarray:
     """(n, 3): for each record, − log p of its own response and EOS given the prompt; tokens; UTF-8 bytes.
 
     NaN where the record has no response or is longer than the context.
     """
     out = np.full((len(records), 3), np.nan)
-    examples = [render(record, tokenizer) for record in records]
+    examples = [render(record, tokenizer, chat) for record in records]
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
     for part in micro_batches([len(examples[i].ids) for i in keep], 8192):
         batch = collate([examples[keep[j]] for j in part], model.wte.weight.device)
@@ -143,8 +144,13 @@ def reference_nll(model: GPT, tokenizer: Tokenizer, records: Sequence[dict]) -> 
     return out
 
 
-def metric_table(items: dict[str, list[dict]], nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Metric]:
-    """The metrics of one set of prompts. items, nll: model -> what the functions above gave for `records`."""
+def metric_table(
+    items: dict[str, list[dict]], nll: dict[str, np.ndarray], records: Sequence[dict], reward_name: str = ""
+) -> list[Metric]:
+    """The metrics of one set of prompts. items, nll: model -> what the functions above gave for `records`.
+
+    reward_name: what the reward measures, to print beside the word.
+    """
     n = len(records)
     sampled = {m: [x for x in rows if x["sample"] >= 0] for m, rows in items.items()}
     greedy = {m: [x for x in rows if x["sample"] < 0] for m, rows in items.items()}
@@ -153,11 +159,11 @@ def metric_table(items: dict[str, list[dict]], nll: dict[str, np.ndarray], recor
         pair = (lambda x: (value(x), 1)) if per is None else lambda x: (value(x), per(x))
         return Metric(name, direction, ratio, per_prompt(rows, n, pair))
 
-    first = next(iter(sampled.values()))[0]["scores"]
     metrics = []
-    for name in first:
+    for name in next(iter(sampled.values()))[0]["scores"]:
+        shown = f"reward = {reward_name}" if name == "reward" and reward_name else name
         direction = -1 if name == "unparsable" else 1
-        metrics.append(mean(name, direction, lambda x, name=name: x["scores"][name], sampled))
+        metrics.append(mean(shown, direction, lambda x, name=name: x["scores"][name], sampled))
         if name != "unparsable":
             metrics.append(mean(f"{name}, greedy", direction, lambda x, name=name: x["scores"][name], greedy))
     if all("label" in record for record in records):
@@ -168,7 +174,7 @@ def metric_table(items: dict[str, list[dict]], nll: dict[str, np.ndarray], recor
     metrics += [
         mean("KL to reference, nats", 0, lambda x: x["kl"], sampled),
         mean("entropy, nats/token", 0, lambda x: x["entropy"], sampled, lambda x: x["tokens"]),
-        mean("distinct-2 of a prompt's samples", 0, lambda x: x["distinct"], with_distinct(sampled)),
+        mean("distinct-2 given the prompt", 0, lambda x: x["distinct"], with_distinct(sampled)),
         mean("length, tokens", 0, lambda x: x["tokens"], sampled),
         mean("ended with EOS", 1, lambda x: x["stop"] == "eos", sampled),
     ]
@@ -246,8 +252,8 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
         return []
     tables = {model: np.where(known[:, None], table, 0.0) for model, table in nll.items()}
     metrics = [
-        Metric("perplexity of references", -1, lambda s: perplexity(s[:, 0], s[:, 1]), tables),
-        Metric("bits per byte of references", -1, lambda s: bits_per_byte(s[:, 0], s[:, 2]), tables),
+        Metric("reference perplexity", -1, lambda s: perplexity(s[:, 0], s[:, 1]), tables),
+        Metric("reference bits per byte", -1, lambda s: bits_per_byte(s[:, 0], s[:, 2]), tables),
     ]
     if all(record.get("task") == "reviews" for record in records):
         # On the same texts, so that their luck cancels: what is left is the cost of not being the grammar.
@@ -256,7 +262,7 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
         count = np.ones(len(records))
         excess = {m: np.column_stack([t[:, 0] - exact, count]) for m, t in tables.items()}
         metrics.append(Metric("nats a text", -1, ratio, {m: np.column_stack([t[:, 0], count]) for m, t in tables.items()}))
-        metrics.append(Metric(f"excess over the grammar's {H:.2f}, %", -1, lambda s: 100 / H * ratio(s), excess))
+        metrics.append(Metric(f"above the grammar's {H:.2f}, %", -1, lambda s: 100 / H * ratio(s), excess))
     return metrics
 
 

@@ -13,6 +13,7 @@ from minirlhf.evaluation import Metric
 from minirlhf.stats import corpus_interval, paired_corpus, verdict
 
 RESAMPLES = 2000
+SHORT = {"no difference shown": "not shown"}  # so that a line of three models fits 100 columns
 
 
 def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[dict]:
@@ -57,29 +58,33 @@ def number(x: float | None, signed: bool = False) -> str:
     """Four significant figures or so, at most 7 characters; a dash where undefined."""
     if x is None:
         return "-"
-    digits = 3 if abs(x) < 10 else 2 if abs(x) < 100 else 1 if abs(x) < 10_000 else 0
+    digits = 3 if abs(x) < 10 else 2 if abs(x) < 100 else 1 if abs(x) < 1000 else 0
     return f"{x:+.{digits}f}" if signed else f"{x:.{digits}f}"
 
 
 def table(title: str, rows: Sequence[dict], models: Sequence[str], reference: str) -> str:
     """The rows as text: a column a model, value ± half its interval, and last − reference with verdict."""
     last = models[-1]
-    width = max(len(row["metric"]) for row in rows)
-    head = f"{title:<{width}}" + "".join(f"{name:>15}" for name in models)
+    width = max(len(title), *(len(row["metric"]) for row in rows))
     compared = last != reference and len(models) > 1
-    lines = [head + (f"  {last + ' - ' + reference + ' [95 %]':<26}verdict" if compared else "")]
+    lines = [f"{title:<{width}}" + "".join(f"{name:>14}" for name in models)]
+    if compared:
+        lines[0] += f"{last + ' - ' + reference:>16}  verdict"
     for row in rows:
-        line = f"{row['metric']:<{width}}"
-        for name in models:
-            cell = row["models"][name]
-            spread = "" if cell["low"] is None else f" ±{number((cell['high'] - cell['low']) / 2)}"
-            line += f"{number(cell['value']) + spread:>15}"
+        line = f"{row['metric']:<{width}}" + "".join(f"{cell(row['models'][name]):>14}" for name in models)
         if compared:
             d = row["differences"][last]
-            interval = f"[{number(d['low'], True)}, {number(d['high'], True)}]" if d["low"] is not None else ""
-            line += f"  {number(d['value'], True):>7} {interval:<18}{d['verdict']}"
+            line += f"{cell(d, signed=True):>16}  {SHORT.get(d['verdict'], d['verdict'])}"
         lines.append(line.rstrip())
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def cell(estimate: dict, signed: bool = False) -> str:
+    """A value ± half the width of its interval."""
+    if estimate["low"] is None:
+        return number(estimate["value"], signed)
+    half = (estimate["high"] - estimate["low"]) / 2
+    return f"{number(estimate['value'], signed)} ±{number(half)}"
 
 
 def side_by_side(items: dict[str, list[dict]], wanted: int, seed: int) -> str:

@@ -33,7 +33,7 @@ def test_every_generated_response_earns_what_it_should(task, split):
         assert prompt == prompt.strip() and response == response.strip() and prompt and response
         values = task.score(prompt, response, record)
         if task is reviews:
-            assert values["grammatical"] == 1.0 and 0.0 <= values["reward"] <= 1.0
+            assert values["grammatical"] == 1.0 and 0.0 <= task.reward(prompt, response, record) <= 1.0
         else:
             assert task.reward(prompt, response, record) == 1.0
             assert all(v == (name != "unparsable") for name, v in values.items())
@@ -50,7 +50,7 @@ def test_junk_around_a_right_answer_earns_nothing_more(task):
             assert 0.0 <= value < 1.0
             if task is not translation and not (task is reviews and wrong == f"{right} {right}"):
                 assert value == 0.0
-            assert task.score(prompt, wrong, record).get("exact", 0.0) == 0.0
+            assert task.score(prompt, wrong, record).get("exact match", 0.0) == 0.0
         if task in (sentiment, arithmetic):
             assert task.reward(prompt, f" {right}\n", record) == 1.0
 
@@ -342,7 +342,7 @@ def test_what_the_grammar_cannot_write_does_not_parse(text):
     record = {"subject": "new thai bistro"}
     assert reviews.parse(text, "restaurant") is None
     assert reviews.log_probability(text, "new thai bistro") == -math.inf
-    assert reviews.score("", text, record) == {"reward": 0.0, "grammatical": 0.0}
+    assert reviews.score("", text, record) == {"grammatical": 0.0}
 
 
 @pytest.mark.parametrize("text, value", [

@@ -8,8 +8,9 @@ Each task is a module with the same names:
     records(split, n, seed)              n dicts with "task", "prompt", "response" and what the reward
                                          needs; in a held-out split no prompt occurs twice
     documents(n, seed)                   n raw texts for pretraining, from the training side only
+    REWARD: str                          what the reward measures, in a word or two
     reward(prompt, response, record)     in [0, 1]; the signature that a user's own reward has
-    score(prompt, response, record)      quantities to average over an evaluation, by name
+    score(prompt, response, record)      other quantities to average over an evaluation, by name
 
 The text before `response` is exactly `prompt`; neither begins or ends in white space.
 """

@@ -17,6 +17,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 
 NAME = "arithmetic"
 MAX_NEW = 8
+REWARD = "exact match"
 EVAL_SPLITS = ("validation", "test", "test_range", "test_long")
 
 _HELD_OUT_RANGE = range(40, 50)
@@ -72,5 +73,5 @@ def reward(prompt: str, response: str, record: dict) -> float:
 
 
 def score(prompt: str, response: str, record: dict) -> dict[str, float]:
-    """{"exact"}: the reward."""
-    return {"exact": reward(prompt, response, record)}
+    """Nothing beside the reward."""
+    return {}

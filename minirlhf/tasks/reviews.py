@@ -23,6 +23,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 
 NAME = "reviews"
 MAX_NEW = 48
+REWARD = "sentiment"
 EVAL_SPLITS = ("validation", "test")
 CLASSES = (1, 0, -1)
 
@@ -293,6 +294,5 @@ def reward(prompt: str, response: str, record: dict) -> float:
 
 
 def score(prompt: str, response: str, record: dict) -> dict[str, float]:
-    """{"reward", "grammatical"}: the reward, and 1.0 where the response parses."""
-    parses = parse(response, domain_of(record["subject"])) is not None
-    return {"reward": reward(prompt, response, record), "grammatical": float(parses)}
+    """{"grammatical"}: 1.0 where the response parses."""
+    return {"grammatical": float(parse(response, domain_of(record["subject"])) is not None)}

@@ -11,6 +11,7 @@ from minirlhf.tasks.splits import check_split
 
 NAME = "sentiment"
 MAX_NEW = 8
+REWARD = "accuracy"
 EVAL_SPLITS = ("validation", "test")
 LABELS = ("positive", "neutral", "negative")
 
@@ -57,8 +58,5 @@ def reward(prompt: str, response: str, record: dict) -> float:
 
 
 def score(prompt: str, response: str, record: dict) -> dict[str, float]:
-    """{"accuracy", "unparsable"}: the reward, and 1.0 where the response is no label at all."""
-    return {
-        "accuracy": reward(prompt, response, record),
-        "unparsable": float(parse_label(response) is None),
-    }
+    """{"unparsable"}: 1.0 where the response is no label at all."""
+    return {"unparsable": float(parse_label(response) is None)}

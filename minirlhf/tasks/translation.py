@@ -24,6 +24,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 
 NAME = "translation"
 MAX_NEW = 32
+REWARD = "chrF"
 EVAL_SPLITS = ("validation", "test")
 
 # English -> Chinese; those of the second table take the third person singular.
@@ -230,5 +231,5 @@ def reward(prompt: str, response: str, record: dict) -> float:
 
 
 def score(prompt: str, response: str, record: dict) -> dict[str, float]:
-    """{"chrf", "exact"}: the reward, and 1.0 where the response is the reference to the character."""
-    return {"chrf": reward(prompt, response, record), "exact": float(response == record["reference"])}
+    """{"exact match"}: 1.0 where the response is the reference to the character."""
+    return {"exact match": float(response == record["reference"])}

@@ -1,0 +1,1 @@
+"""Programs beside the three scripts: `python -m minirlhf.tools.NAME`."""

@@ -1,0 +1,140 @@
+"""How fast it runs here: training, sampling and a PPO iteration in tokens/s, the tokenizer in MB/s.
+
+python -m minirlhf.tools.bench
+python -m minirlhf.tools.bench --sizes baby --repeats 10
+
+Each figure is the best of some repeats after a warm-up: other programs only ever make it slower.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from minirlhf.data import Example
+from minirlhf.files import UserError
+from minirlhf.generation import generate
+from minirlhf.model import GPT, GPTConfig, ScalarHead
+from minirlhf.optim import Stepper, make_adamw
+from minirlhf.ppo import PPOConfig, advantages_of, update
+from minirlhf.rollout import collect
+from minirlhf.runtime import Machine, option, parse, run_script
+from minirlhf.sft import accumulate
+from minirlhf.tasks import TASKS
+from minirlhf.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and its training batch."""
+
+    model: GPTConfig
+    rows: int
+
+
+SIZES = {
+    "small": Size(GPTConfig(vocab_size=512, context=128, layers=4, heads=4, width=128), 32),
+    "baby": Size(GPTConfig(vocab_size=65, context=256, layers=6, heads=6, width=384), 16),
+}
+PROMPTS, PROMPT, NEW = 64, 16, 48  # of sampling and of the PPO iteration
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What to measure."""
+
+    sizes: tuple[str, ...] = option(tuple(SIZES), "of " + ", ".join(SIZES))
+    repeats: int = option(5, "runs of each, of which the best counts")
+
+
+def best_seconds(run: Callable[[], object], repeats: int) -> float:
+    """The least of some wall times, after one run that does not count."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def training(size: Size, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+    """Tokens/s of forward, backward, clipping and AdamW on full rows."""
+    model = GPT(size.model).to(device)
+    stepper = Stepper(make_adamw([model], 1e-3, 0.01, (0.9, 0.95)), 1.0)
+    T = size.model.context
+    ids = torch.randint(size.model.vocab_size, (size.rows, T)).tolist()
+    examples = [Example(row, [False] + [True] * (T - 1)) for row in ids]
+
+    def step() -> None:
+        accumulate(model, examples, size.rows * T, device, dtype)
+        stepper.step(1e-3)
+
+    return size.rows * T / best_seconds(step, repeats)
+
+
+def sampling(size: Size, device: torch.device, repeats: int) -> float:
+    """Sampled tokens/s with the cache, in float32."""
+    model = GPT(size.model).to(device)
+    V = size.model.vocab_size
+    prompts = torch.randint(V, (PROMPTS, PROMPT)).tolist()
+    never = V  # an EOS that no token is, so that every row runs to its end
+    return PROMPTS * NEW / best_seconds(lambda: generate(model, prompts, NEW, never, range(PROMPTS)), repeats)
+
+
+def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+    """Seconds of one round: sample, score by policy, reference and value head, 4 epochs in 1 minibatch."""
+    tokenizer = Tokenizer()  # bytes; EOS is the last id, so a model that embeds fewer can never say it
+    config = PPOConfig(batch=PROMPTS, epochs=4, minibatch=PROMPTS, micro_tokens=PROMPTS * (PROMPT + NEW))
+    shape = {**vars(size.model), "vocab_size": max(size.model.vocab_size, tokenizer.vocab_size)}
+    policy, reference = GPT(GPTConfig(**shape)).to(device).eval(), GPT(GPTConfig(**shape)).to(device).eval()
+    value_head = ScalarHead(size.model.width).to(device)
+    stepper = Stepper(make_adamw([policy, value_head], 1e-4, 0.0, (0.9, 0.95)), 1.0)
+    records = [{"prompt": "x" * (PROMPT - 2)}] * PROMPTS  # and two role tokens
+
+    def iteration() -> None:
+        rollout = collect(
+            policy, value_head, reference, tokenizer, records, lambda record: lambda p, r, x: len(r) / NEW,
+            range(PROMPTS), NEW, 1.0, 0.0, dtype, config.micro_tokens,
+        )  # fmt: skip
+        advantages, returns = advantages_of(rollout, config, 0.05)
+        update(
+            policy, value_head, rollout, advantages, returns, config, stepper, 1e-4, np.random.default_rng(0), dtype
+        )
+
+    return best_seconds(iteration, repeats)
+
+
+def tokenizer_speed(repeats: int) -> tuple[float, float, float]:
+    """(MB of text, MB/s of training to 4096 tokens, MB/s of encoding other text), on the tasks' own language."""
+    texts = ["\n".join(text for task in TASKS.values() for text in task.documents(8000, seed)) for seed in (0, 1)]
+    megabytes = [len(text.encode()) / 1e6 for text in texts]
+    train = best_seconds(lambda: Tokenizer.train([texts[0]], 4096), repeats)
+    merges = Tokenizer.train([texts[0]], 4096).merges
+    # A new tokenizer each time: its cache of words would make the second run another task.
+    encode = best_seconds(lambda: Tokenizer(merges).encode(texts[1]), repeats)
+    return megabytes[0], megabytes[0] / train, megabytes[1] / encode
+
+
+def main() -> None:
+    """Measure and print."""
+    options, machine = parse(__doc__.splitlines()[0], Bench, Machine)
+    device, dtype = machine.set_up()
+    if unknown := [name for name in options.sizes if name not in SIZES]:
+        raise UserError(f"--sizes {unknown[0]}: there are {', '.join(SIZES)}")
+    if options.repeats < 1:
+        raise UserError(f"--repeats {options.repeats}: at least 1")
+    print(f"{device}, {torch.get_num_threads()} threads, training in {dtype}, sampling in float32")
+    for name in options.sizes:
+        size = SIZES[name]
+        print(f"{name:<6} training      {training(size, device, dtype, options.repeats):10,.0f} tokens/s")
+        print(f"{name:<6} sampling      {sampling(size, device, options.repeats):10,.0f} tokens/s")
+        print(f"{name:<6} PPO iteration {ppo_iteration(size, device, dtype, options.repeats):10.3f} s")
+    text, train, encode = tokenizer_speed(min(options.repeats, 3))
+    print(f"tokenizer, {text:.1f} MB: training to 4096 tokens {train:.2f} MB/s, encoding {encode:.2f} MB/s")
+
+
+if __name__ == "__main__":
+    run_script(main)
