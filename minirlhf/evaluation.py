@@ -30,7 +30,7 @@ from minirlhf.overlap import (
     chrf_statistics,
     default_tokenizer,
 )
-from minirlhf.rollout import Reward, call_reward, prompt_text, spread
+from minirlhf.rollout import Reward, call_reward, prompt_text, response_hidden, spread
 from minirlhf.sft import negative_log_likelihood
 from minirlhf.tasks import TASKS, reviews
 from minirlhf.tokenizer import Tokenizer
@@ -60,11 +60,7 @@ def response_statistics(model: GPT, reference: GPT, g: Generation) -> dict[str, 
     Under the models themselves, at temperature 1 and in float32; KL(model ‖ reference) of a model with
     itself is exactly 0.
     """
-    ids, key_mask = torch.cat([g.prompt_ids, g.ids], 1), torch.cat([g.prompt_mask, g.mask], 1)  # (B, P + R)
-    logits = []
-    for net in (model, reference):
-        hidden = net(ids[:, :-1], key_mask[:, :-1])[:, g.prompt_ids.shape[1] - 1 :]  # (B, R, C)
-        logits.append(net.logits(hidden[g.mask]))  # (N, V)
+    logits = [net.logits(response_hidden(net, g)) for net in (model, reference)]  # (N, V) each
     tokens = g.ids[g.mask]  # (N,)
     logp, ref = token_logprobs(logits[0], tokens), token_logprobs(logits[1], tokens)  # (N,)
     per_token = {"kl": exact_kl(*logits), "entropy": entropy(logits[0])}
@@ -174,7 +170,7 @@ def metric_table(
     metrics += [
         mean("KL to reference, nats", 0, lambda x: x["kl"], sampled),
         mean("entropy, nats/token", 0, lambda x: x["entropy"], sampled, lambda x: x["tokens"]),
-        mean("distinct-2 given the prompt", 0, lambda x: x["distinct"], with_distinct(sampled)),
+        mean("distinct-2 given the prompt", 0, lambda x: x["distinct"], with_distinct(sampled), lambda x: x["known"]),
         mean("length, tokens", 0, lambda x: x["tokens"], sampled),
         mean("ended with EOS", 1, lambda x: x["stop"] == "eos", sampled),
     ]
@@ -194,7 +190,7 @@ def per_prompt(
 
 
 def with_distinct(rows: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """One row a prompt with distinct-2 over its samples; none where they hold no bigram at all.
+    """One row a prompt: distinct-2 over its samples, and whether they hold any bigram to be distinct.
 
     Diversity given the prompt is what RLHF lowers first (Kirk et al. 2024, section 4).
     """
@@ -203,11 +199,10 @@ def with_distinct(rows: dict[str, list[dict]]) -> dict[str, list[dict]]:
         by_prompt: dict[int, list[list[int]]] = {}
         for x in responses:
             by_prompt.setdefault(x["index"], []).append(x["ids"])
-        out[model] = [
-            {"index": i, "distinct": distinct_n(samples, 2)}
-            for i, samples in by_prompt.items()
-            if any(len(ids) >= 2 for ids in samples)
-        ]
+        out[model] = []
+        for i, samples in by_prompt.items():
+            known = any(len(ids) >= 2 for ids in samples)
+            out[model].append({"index": i, "distinct": distinct_n(samples, 2) if known else 0.0, "known": known})
     return out
 
 

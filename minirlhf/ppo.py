@@ -6,7 +6,7 @@
              for some epochs, for minibatches:  descend  L_clip(Â) + c_v L_value(G)
 
 REINFORCE with a baseline is the same loop: λ = 1, one epoch, and the loss without ratio and clip.
-Policy and value function share one trunk; the value head starts at zero. Dropout is off throughout:
+Policy and value function share one trunk; the value head starts at the least-squares fit. Dropout is off throughout:
 it would sample one policy and train another.
 Source: Schulman et al. 2017, algorithm 1; Ziegler et al. 2019, section 2.2. Proved by tests/test_ppo.py.
 """
@@ -39,7 +39,7 @@ from minirlhf.data import micro_batches
 from minirlhf.files import UserError
 from minirlhf.model import GPT, ScalarHead
 from minirlhf.optim import Stepper, learning_rate, make_adamw
-from minirlhf.rollout import Reward, Rollout, collect, score_tokens
+from minirlhf.rollout import Reward, Rollout, collect, fit_value_head, score_tokens
 from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Stop, autocast, option
 from minirlhf.sft import check_same_settings
 from minirlhf.tokenizer import Tokenizer
@@ -190,18 +190,24 @@ def train(
         state |= {"policy": policy.state_dict(), "value_head": value_head.state_dict()}
         checkpoint.save_state(state_path, state | {"optimizer": optimizer.state_dict(), "skipped": stepper.skipped})
 
+    def sample(records: list[dict], rng: np.random.Generator) -> Rollout:
+        return collect(
+            policy, value_head, reference, tokenizer, records, reward_of,
+            rng.integers(2**63, size=len(records)).tolist(), max_new, config.temperature, config.missing_eos, dtype,
+        )  # fmt: skip
+
     clock = Clock(seconds)
     log = Log(out / "log.jsonl", config.algo, config.iterations, start)
     try:
         with Stop() as stop:
+            if start == 0:  # a round of its own, so that no response is both fitted and judged
+                rollout = sample(records_of(config.iterations), np.random.default_rng([seed, config.iterations]))
+                monte_carlo = dataclasses.replace(config, lam=1.0)
+                fit_value_head(policy, value_head, rollout, advantages_of(rollout, monte_carlo, beta)[1])
             for step in range(start, config.iterations):
                 rng = np.random.default_rng([seed, step])
                 records = records_of(step)
-                seeds = rng.integers(2**63, size=len(records)).tolist()
-                rollout = collect(
-                    policy, value_head, reference, tokenizer, records, reward_of, seeds,
-                    max_new, config.temperature, config.missing_eos, dtype,
-                )  # fmt: skip
+                rollout = sample(records, rng)
                 advantages, returns = advantages_of(rollout, config, beta)  # (B, R) each
                 lr = learning_rate(step, config.lr, 0, config.iterations, 0.0, "linear")
                 record = {"step": step + 1, "lr": lr, "beta": beta} | describe(rollout, returns, records, beta)

@@ -63,6 +63,14 @@ def spread(flat: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
 
+def response_hidden(model: GPT, rows: Rollout | Generation) -> Tensor:
+    """The hidden state before each real response token, (N, C), in the order of mask's True places."""
+    ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
+    key_mask = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
+    hidden = model(ids[:, :-1], key_mask[:, :-1])  # (B, P + R - 1, C)
+    return hidden[:, rows.prompt_ids.shape[1] - 1 :][rows.mask]  # (N, C)
+
+
 def score_tokens(
     model: GPT, value_head: ScalarHead | None, rows: Rollout | Generation, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,16 +79,35 @@ def score_tokens(
     log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head.
     The head of the model is put on real response tokens alone.
     """
-    ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
-    key_mask = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
-    hidden = model(ids[:, :-1], key_mask[:, :-1])  # (B, P + R - 1, C)
-    hidden = hidden[:, rows.prompt_ids.shape[1] - 1 :][rows.mask]  # (N, C)
+    hidden = response_hidden(model, rows)  # (N, C)
     logits = model.logits(hidden) / temperature  # (N, V)
     logprobs = token_logprobs(logits, rows.ids[rows.mask])  # (N,)
     with torch.no_grad():
         H = entropy(logits)  # (N,)
     values = value_head(hidden).float() if value_head is not None else torch.zeros_like(logprobs)  # (N,)
     return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
+
+
+@torch.no_grad()
+def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, returns: Tensor, ridge: float = 1e-3) -> None:
+    """Set the head to the least-squares fit of the returns on the model's hidden states.
+
+    A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one
+    bad, and the first rounds teach the policy just that. returns: (B, R), those of `rollout`.
+    Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form.
+    """
+    features, targets = [], []
+    for index in micro_batches(rollout.lengths(), 8192):
+        part = rollout.rows(index)
+        features.append(response_hidden(model, part).double())  # (N, C)
+        targets.append(returns[index, : part.ids.shape[1]][part.mask].double())  # (N,)
+    X, y = torch.cat(features), torch.cat(targets)  # (N, C), (N,)
+    mean = X.mean(0)  # (C,)
+    X = X - mean
+    gram = X.T @ X + ridge * len(X) * torch.eye(X.shape[1], dtype=X.dtype, device=X.device)  # (C, C)
+    weight = torch.linalg.solve(gram, X.T @ (y - y.mean()))  # (C,)
+    head.weight.copy_(weight[None])
+    head.bias.copy_((y.mean() - mean @ weight)[None])
 
 
 def call_reward(reward: Reward, prompt: str, response: str, record: dict) -> float:

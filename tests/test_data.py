@@ -1,0 +1,298 @@
+"""Records, rendering, loss masks, windows, batches and the mixture of data sets."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from minirlhf.data import (
+    Example,
+    Mixture,
+    check_record,
+    collate,
+    document_examples,
+    fit_context,
+    messages_of,
+    micro_batches,
+    read_records,
+    reference_of,
+    render,
+    render_prompt,
+    split_of,
+)
+from minirlhf.files import UserError
+from minirlhf.tokenizer import SPECIALS
+
+REPLIES = ["yes", "", " two words\n", "你好，世界 🙂", "<|endoftext|>", "a\u2028b\r\n\0"]
+CONVERSATION = {
+    "messages": [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "one?"},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "two?"},
+        {"role": "assistant", "content": "22"},
+    ]
+}
+
+
+def written(path, lines):
+    """The path, after writing each line, JSON for what is not a string already."""
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines), "utf-8")
+    return path
+
+
+def targets(examples: list[Example]) -> list[int]:
+    """The ids that the examples train, in order."""
+    return [i for e in examples for i, trained in zip(e.ids, e.mask) if trained]
+
+
+def spans(example: Example) -> list[list[int]]:
+    """Each unbroken run of trained ids."""
+    runs, before = [], False
+    for i, trained in zip(example.ids, example.mask):
+        if trained:
+            runs += [] if before else [[]]
+            runs[-1].append(i)
+        before = trained
+    return runs
+
+
+def test_jsonl_is_read_line_by_line_and_blank_lines_are_skipped(tmp_path):
+    records = [{"prompt": "a\u2028b", "response": "c\nd"}, {"text": "e"}, CONVERSATION]
+    raw = json.dumps(records[0], ensure_ascii=False)
+    assert "\u2028" in raw
+    assert read_records(written(tmp_path / "x.jsonl", [raw, "", records[1], "  ", records[2]])) == records
+
+
+def test_any_other_file_is_one_text(tmp_path):
+    path = written(tmp_path / "x.txt", ['{"prompt": "a"}', "", "é"])
+    assert read_records(path) == [{"text": '{"prompt": "a"}\n\né\n'}]
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"prompt": "a"', "line 17: not JSON"),
+        ("[1, 2]", "line 17: a JSON object is wanted, this is a list"),
+        ('{"prompt": ""}', "line 17: the prompt is empty"),
+        ('{"prompt": 3}', "line 17: 'prompt' must be a string"),
+        ('{"prompt": "a", "response": null}', "line 17: 'response' must be a string"),
+        ('{"text": ["a"]}', "line 17: 'text' must be a string"),
+        ('{"question": "a"}', "line 17: no 'text', 'prompt' or 'messages'; found question"),
+        ("{}", "line 17: no 'text', 'prompt' or 'messages'; found nothing"),
+        ('{"messages": []}', "line 17: 'messages' must be a list that is not empty"),
+        ('{"messages": {"role": "user"}}', "line 17: 'messages' must be a list"),
+        ('{"messages": ["a"]}', "line 17: a message needs a 'role'"),
+        ('{"messages": [{"role": "tool", "content": "a"}]}', "line 17: a message needs a 'role'"),
+        ('{"messages": [{"role": "user"}]}', "line 17: a message needs a 'role'"),
+    ],
+)
+def test_a_bad_record_is_named_by_file_and_line(line, message, tmp_path):
+    path = written(tmp_path / "x.jsonl", [{"prompt": "a", "response": "b"}] * 16 + [line])
+    with pytest.raises(UserError) as error:
+        read_records(path)
+    assert str(error.value).startswith(f"{path}, {message}")
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [(b"", "no data"), (b" \n\n", "no data"), (b'{"prompt": "caf\xe9"}', "byte 15 is not UTF-8"), (None, "No such file")],
+    ids=["empty", "blank", "latin-1", "missing"],
+)
+def test_a_file_that_cannot_be_used_is_named(data, message, tmp_path):
+    path = tmp_path / "x.jsonl"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        read_records(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+def test_a_conversation_without_a_user_is_refused():
+    with pytest.raises(UserError, match="user"):
+        check_record({"messages": [{"role": "assistant", "content": "a"}]}, "x.jsonl, line 1")
+
+
+def test_prompt_and_response_are_a_conversation_of_two_turns():
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert messages_of({"prompt": "a", "response": "b"}) == turns
+    assert messages_of({"prompt": "a"}) == turns[:1]
+    assert messages_of({"messages": turns}) == turns
+
+
+def test_the_reference_is_the_field_of_that_name_or_the_last_answer():
+    assert reference_of({"prompt": "a", "response": "b", "reference": "c"}) == "c"
+    assert reference_of({"prompt": "a", "response": "b"}) == "b"
+    assert reference_of(CONVERSATION) == "22"
+    assert reference_of({"prompt": "a"}) == ""
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_the_trained_ids_are_the_reply_and_eos(reply, tokenizer):
+    for chat in (True, False):
+        example = render({"prompt": "why?", "response": reply}, tokenizer, chat)
+        assert targets([example]) == [*tokenizer.encode(reply), tokenizer.eos_id]
+        assert len(example.ids) == len(example.mask) and not example.mask[0]
+
+
+def test_the_chat_layout_is_role_text_role_text_eos(tokenizer):
+    user, assistant = tokenizer.special_ids["<|user|>"], tokenizer.special_ids["<|assistant|>"]
+    expected = [user, *tokenizer.encode("7+8"), assistant, *tokenizer.encode("15"), tokenizer.eos_id]
+    assert render({"prompt": "7+8", "response": "15"}, tokenizer).ids == expected
+
+
+def test_the_bare_layout_is_that_of_a_document(tokenizer):
+    bare = render({"prompt": "7+8=", "response": "15"}, tokenizer, chat=False)
+    assert bare.ids == document_examples("7+8=15", tokenizer, 32)[0].ids
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("reply", REPLIES)
+def test_the_prompt_is_a_strict_prefix_of_what_was_trained(reply, chat, tokenizer):
+    """A model is asked in exactly the ids after which its answers were trained."""
+    long = {"messages": [*CONVERSATION["messages"], {"role": "user", "content": "?"}]}
+    long["messages"].append({"role": "assistant", "content": reply})
+    for record in ({"prompt": "why?", "response": reply}, long):
+        whole, prompt = render(record, tokenizer, chat).ids, render_prompt(record, tokenizer, chat)
+        assert whole == prompt + tokenizer.encode(reply) + [tokenizer.eos_id]
+        assert prompt == render_prompt({"messages": messages_of(record)[:-1]}, tokenizer, chat)
+
+
+def test_every_assistant_turn_is_trained_and_nothing_else(tokenizer):
+    eos = tokenizer.eos_id
+    assert spans(render(CONVERSATION, tokenizer)) == [
+        [*tokenizer.encode("1"), eos],
+        [*tokenizer.encode("22"), eos],
+    ]
+
+
+def test_each_turn_is_led_by_its_own_role(tokenizer):
+    roles = {i: name for name, i in tokenizer.special_ids.items()}
+    seen = [roles[i] for i in render(CONVERSATION, tokenizer).ids if i in roles]
+    turn = ["<|user|>", "<|assistant|>", "<|endoftext|>"]
+    assert seen == ["<|system|>", *turn, *turn]
+
+
+@pytest.mark.parametrize("name", SPECIALS)
+def test_text_cannot_inject_a_special_token(name, tokenizer):
+    for role in ("system", "user", "assistant"):
+        texts = [f"x{name}y", "xy"]
+        ids = [
+            render({"messages": [{"role": role, "content": text}, *CONVERSATION["messages"]]}, tokenizer).ids
+            for text in texts
+        ]
+        specials = set(tokenizer.special_ids.values())
+        assert [i for i in ids[0] if i in specials] == [i for i in ids[1] if i in specials]
+        assert f"x{name}y" in tokenizer.decode(ids[0])
+
+
+def test_windows_of_the_published_example(tokenizer):
+    """Tokens 1 to 10, four inputs a window, one of context: lm-evaluation-harness's rolling windows."""
+    text = "".join(chr(ord("!") + i) for i in range(1, 11))
+    assert tokenizer.encode(text) == list(range(1, 11))
+    windows = [e.ids for e in document_examples(text, tokenizer, 5)]
+    bos = eos = tokenizer.eos_id
+    assert [w[:-1] for w in windows[:2]] == [[bos, 1, 2, 3], [4, 5, 6, 7]]
+    assert [w[1:] for w in windows] == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, eos]]
+
+
+@pytest.mark.parametrize("context", [2, 3, 7, 40])
+@pytest.mark.parametrize("length", [0, 1, 2, 5, 6, 7, 12, 38, 39, 40])
+def test_a_document_predicts_every_token_exactly_once(length, context, tokenizer):
+    text = "".join(chr(ord("A") + i) for i in range(length))
+    examples = document_examples(text, tokenizer, context)
+    assert targets(examples) == [*tokenizer.encode(text), tokenizer.eos_id]
+    assert examples[0].ids[0] == tokenizer.eos_id
+    for e in examples:
+        assert 2 <= len(e.ids) <= context and e.mask == [False] + [True] * (len(e.ids) - 1)
+    for before, after in zip(examples, examples[1:]):
+        assert after.ids[0] == before.ids[-1]
+
+
+def test_what_is_too_long_or_teaches_nothing_is_left_out_and_counted():
+    def example(n, trained=True):
+        return Example([0] * n, [False] * (n - 1) + [trained])
+
+    fits, exact, long, idle = example(3), example(4), example(5), example(3, trained=False)
+    assert fit_context(iter([fits, long, exact, idle]), 4) == ([fits, exact], 2)
+
+
+def test_a_key_stays_in_its_split_and_five_in_a_hundred_are_validation():
+    keys = [f"prompt {i}" for i in range(4000)]
+    splits = [split_of(key) for key in keys]
+    assert splits == [split_of(key) for key in keys]
+    assert set(splits) == {"train", "validation"}
+    assert 140 <= splits.count("validation") <= 260  # 200 expected, standard deviation 14
+    assert {split_of(key, 0) for key in keys} == {"train"}
+    assert {split_of(key, 100) for key in keys} == {"validation"}
+    assert split_of("\ud800") in ("train", "validation")
+
+
+def test_a_batch_is_shifted_once_and_padded_on_the_right():
+    batch = collate([Example([7, 8, 9], [False, False, True]), Example([5, 6], [False, True])])
+    assert batch.inputs.tolist() == [[7, 8], [5, 6]]
+    assert batch.targets[batch.mask].tolist() == [9, 6]
+    assert batch.mask.tolist() == [[False, True], [True, False]]
+    assert batch.targets[0].tolist() == [8, 9]
+
+
+def test_masks_go_by_position_and_not_by_the_value_of_a_token():
+    """A target that equals the padding, or an earlier EOS, keeps its loss."""
+    ids = [0, 4, 0, 4, 0]
+    batch = collate([Example(ids, [False, True, True, True, True]), Example([4] * 9, [False] * 9)])
+    assert batch.targets[0][batch.mask[0]].tolist() == ids[1:]
+    assert batch.mask.sum() == 4
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_the_last_target_of_a_batch_row_is_eos(reply, tokenizer):
+    other = {"prompt": "a longer prompt than the other", "response": "and a longer reply as well, by far"}
+    batch = collate([render({"prompt": "?", "response": reply}, tokenizer), render(other, tokenizer)])
+    for row in range(2):
+        assert batch.targets[row][batch.mask[row]][-1] == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 20, 64, 10**6])
+@pytest.mark.parametrize("lengths", [[], [5], [3, 9, 9, 1, 4, 30, 2], [7] * 20, list(range(1, 40))], ids=len)
+def test_micro_batches_partition_and_keep_the_budget(lengths, tokens):
+    parts = micro_batches(lengths, tokens)
+    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
+    for part in parts:
+        assert part and (len(part) == 1 or max(lengths[i] for i in part) * len(part) <= tokens)
+    for part, following in zip(parts, parts[1:]):
+        assert min(lengths[i] for i in part) >= max(lengths[i] for i in following)
+        assert max(lengths[i] for i in part) * (len(part) + 1) > tokens
+
+
+@pytest.mark.parametrize("n, rows", [(10, 3), (7, 7), (3, 8), (10, 2.5), (5, 0.3), (1, 1), (12, 1 / 3), (9, 0.7)])
+def test_every_example_comes_once_an_epoch(n, rows):
+    mixture = Mixture({"a": (range(n), rows)}, seed=1)
+    drawn = [x for step in range(200) for x in mixture.step(step)]
+    assert len(drawn) == int(200 * rows)
+    for start in range(0, len(drawn) - n + 1, n):
+        assert sorted(drawn[start : start + n]) == list(range(n))
+
+
+def test_fractional_rows_come_in_turn():
+    mixture = Mixture({"a": (range(10), 2.5)}, seed=0)
+    assert [len(mixture.step(step)) for step in range(6)] == [2, 3, 2, 3, 2, 3]
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    """In whatever order steps are asked for, so that a resume needs no iterator's state."""
+    sets = {"a": (range(11), 4), "b": (range(100, 105), 1.5)}
+    forwards = [Mixture(sets, 3).step(step) for step in range(30)]
+    mixture = Mixture(sets, 3)
+    assert [mixture.step(step) for step in reversed(range(30))][::-1] == forwards
+    assert [Mixture(sets, 4).step(step) for step in range(30)] != forwards
+
+
+def test_epochs_and_data_sets_have_orders_of_their_own():
+    mixture = Mixture({"a": (range(40), 40), "b": (range(40), 40)}, seed=0)
+    orders = {tuple(batch[part]) for batch in map(mixture.step, range(3)) for part in (slice(40), slice(40, 80))}
+    assert len(orders) == 6
+
+
+def test_data_sets_come_in_proportion():
+    mixture = Mixture({"a": ("a", 3), "b": ("b", 1), "c": ("c", 0.5)}, seed=0)
+    assert Counter(x for step in range(20) for x in mixture.step(step)) == {"a": 60, "b": 20, "c": 10}
