@@ -43,7 +43,7 @@ def whiten(x: Tensor, mask: Tensor, center: bool = True, eps: float = 1e-8) -> T
     0 where the mask is False. One element, or equal ones, give 0 and not NaN.
     Source: Ziegler et al. 2019's code (biased variance, eps inside the root).
     """
-    mean = masked_mean(x, mask)
+    mean = masked_mean(x.double(), mask).to(x.dtype)  # exact for equal elements, whose rest would be blown up
     variance = masked_mean((x - mean) ** 2, mask)
     white = (x - mean) * torch.rsqrt(variance + eps)
     return torch.where(mask, white if center else white + mean, 0.0)
@@ -75,8 +75,8 @@ def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
     Summed over the tokens of a sampled response it is the Rao-Blackwell estimate of the KL between
     the two distributions over responses. Source: Amini et al. 2025, arXiv 2504.10637.
     """
-    logp = logits.float().log_softmax(-1)  # (..., V)
-    ref = ref_logits.float().log_softmax(-1)  # (..., V)
+    logp, ref = (x.float().log_softmax(-1) if x.dtype != torch.float64 else x.log_softmax(-1)
+                 for x in (logits, ref_logits))  # (..., V) each
     return (logp.exp() * (logp - ref)).sum(-1)  # (...)
 
 
@@ -156,7 +156,8 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor, mask: Tensor, n_tokens:
 
     Shapes as in `policy_loss`. Source: Williams 1992; Sutton et al. 2000, theorem 1.
     """
-    return -masked_sum(advantages.detach() * logprobs, mask) / max(n_tokens, 1)
+    advantages = torch.where(mask, advantages.detach(), 0.0)  # (B, R): 0 · NaN would poison the gradient
+    return -masked_sum(advantages * logprobs, mask) / max(n_tokens, 1)
 
 
 def value_loss(
@@ -167,13 +168,15 @@ def value_loss(
     Shapes as in `policy_loss`. clip: ε; infinity gives the plain squared error.
     Source: Schulman et al. 2017's code; Ziegler et al. 2019's code.
     """
+    values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))  # (B, R) each
     clipped = old_values + (values - old_values).clamp(-clip, clip)  # (B, R)
     worse = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)  # (B, R)
-    return 0.5 * masked_sum(worse, mask) / max(n_tokens, 1)
+    return 0.5 * worse.sum() / max(n_tokens, 1)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(G − V) / Var(G) over the mask: 1 is a perfect value function, 0 a constant, NaN if G is constant."""
+    returns, values = returns.double(), values.double()  # so that equal returns have no variance
     residual = returns - values
     unexplained = masked_mean((residual - masked_mean(residual, mask)) ** 2, mask)
     total = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)

@@ -13,7 +13,6 @@ claims is checked before a byte is believed. Proved by tests/test_checkpoint.py.
 
 import io
 import json
-import pickle
 import struct
 from math import prod
 from pathlib import Path
@@ -82,7 +81,10 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     try:
         header = json.loads(data[8 : 8 + size])
         header.pop("__metadata__", None)
-        entries = {k: (v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in header.items()}
+        entries = {}
+        for key, entry in header.items():
+            start, stop = entry["data_offsets"]
+            entries[key] = entry["dtype"], tuple(entry["shape"]), start, stop
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise refuse(f"the header cannot be read ({type(error).__name__})") from None
     numbers = memoryview(data)[8 + size :]
@@ -91,6 +93,8 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     for key, (kind, shape, start, stop) in entries.items():
         if str(kind) not in DTYPES or not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
             raise refuse(f"tensor {key!r} has dtype {kind!r}, shape {shape}")
+        if prod(n or 1 for n in shape) >= 2**63:  # beside a 0 a size may be anything
+            raise refuse(f"tensor {key!r} has shape {shape}")
         if stop - start != prod(shape) * DTYPES[kind].itemsize or stop > len(numbers):
             raise refuse(f"tensor {key!r} claims bytes {start} to {stop} for {kind} {shape}")
     for key, (kind, shape, start, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
@@ -117,8 +121,11 @@ def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -
 
     Raises UserError where a tensor is missing, unknown, or of another shape than `config` says.
     """
-    model = GPT(config)
-    state = model.state_dict()
+    last = f"h.{config.layers - 1}.ln_1.weight"
+    if not any(k.endswith(last) for k in tensors):
+        raise UserError(f"{name}: no tensor {last!r}: config.json asks for {config.layers} layers")
+    with torch.device("meta"):  # shapes alone: what config.json makes up must not be allocated
+        state = GPT(config).state_dict()
     given = {k.removeprefix("transformer."): v for k, v in tensors.items()}
     given = {k: v for k, v in given.items() if not k.endswith(IGNORED)}
     if missing := [k for k in state if k not in given]:
@@ -126,11 +133,13 @@ def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -
     if unknown := [k for k in given if k not in state]:
         raise UserError(f"{name}: unknown tensor {unknown[0]!r}: is it a GPT-2 with a language-model head?")
     for key, target in state.items():
-        tensor = given[key].t() if key.endswith(TRANSPOSED) else given[key]
+        tensor = given[key].t() if key.endswith(TRANSPOSED) and given[key].dim() == 2 else given[key]
         if tensor.shape != target.shape:
             shapes = f"{tuple(tensor.shape)}, config.json asks for {tuple(target.shape)}"
             raise UserError(f"{name}: {key} is {shapes}: config.json and weights are of two models")
-        target.copy_(tensor)
+        state[key] = tensor
+    model = GPT(config)
+    model.load_state_dict(state)
     return model
 
 
@@ -161,15 +170,17 @@ def config_from_json(raw: dict, name: str) -> GPTConfig:
     expected = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
     expected |= {"tie_word_embeddings": True, "scale_attn_weights": True, "n_inner": None}
     expected |= {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+    if isinstance(raw.get("n_embd"), int) and raw.get("n_inner") == 4 * raw["n_embd"]:
+        raw = {**raw, "n_inner": None}  # the same, spelt out
     for key, value in expected.items():
-        if (found := raw.get(key, value)) != value and not (key == "n_inner" and found == 4 * raw.get("n_embd", 0)):
+        if (found := raw.get(key, value)) != value:
             raise UserError(f"{name}: {key} is {found!r}, this code knows {value!r} alone")
     try:
         keys = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
         return GPTConfig(*(int(raw[key]) for key in keys), dropout=float(raw.get("resid_pdrop", 0.0)))
     except KeyError as error:
         raise UserError(f"{name}: no key {error}: is it GPT-2's config.json?") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{name}: {error}") from None
 
 
@@ -179,7 +190,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a JSON object is wanted, this is a {type(value).__name__}")
@@ -235,9 +246,12 @@ def save_state(path: str | Path, state: dict) -> None:
 def load_state(path: str | Path) -> dict:
     """Read what `save_state` wrote; code in it is refused. Raises UserError."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; there is nothing to resume") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle can raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a train_state.pt of ours ({reason:.80}); train without --resume") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: a {type(state).__name__}, not a train_state.pt of ours; train without --resume")
+    return state

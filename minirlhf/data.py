@@ -81,6 +81,8 @@ def check_record(record: dict, where: str) -> None:
             role = message.get("role") if isinstance(message, dict) else None
             if role not in ROLES or not isinstance(message.get("content"), str):
                 raise UserError(f"{where}: a message needs a 'role' of {', '.join(ROLES)} and a text 'content'")
+        if all(message["role"] != "user" for message in messages):
+            raise UserError(f"{where}: no message of a user in 'messages': nothing is asked")
     elif "text" not in record and "prompt" not in record:
         raise UserError(f"{where}: no 'text', 'prompt' or 'messages'; found {', '.join(record) or 'nothing'}")
 
@@ -135,6 +137,8 @@ def document_examples(text: str, tokenizer: Tokenizer, context: int) -> list[Exa
     A document longer than the context is cut into windows; each later window starts with the last
     token of the one before, as context without a loss.
     """
+    if context < 2:
+        raise UserError(f"a context of {context} has no room for a token and the next; raise --context")
     ids = [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
     starts = range(0, len(ids) - 1, context - 1)
     windows = [ids[start : start + context] for start in starts]

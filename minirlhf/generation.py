@@ -117,7 +117,7 @@ def generate(
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a prompt, and a prompt")
     if min(lengths) < 1 or max(lengths) > context:
         raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or max_new < 1:
+    if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1 or max_new < 1:
         raise ValueError(f"{temperature=} {top_k=} {top_p=} {max_new=}: want >= 0, >= 0, in (0, 1], >= 1")
     device = model.wte.weight.device
     prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each

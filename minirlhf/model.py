@@ -54,7 +54,7 @@ class KVCache:
 
     def __init__(self, config: GPTConfig, batch: int, columns: int, device=None, dtype=None) -> None:
         shape = (config.layers, 2, batch, config.heads, columns, config.width // config.heads)
-        self.storage = torch.zeros(shape, device=device, dtype=dtype)  # (L, 2, B, H, S, D)
+        self.storage = torch.empty(shape, device=device, dtype=dtype)  # (L, 2, B, H, S, D), read once written
         self.key_mask = torch.zeros(batch, columns, dtype=torch.bool, device=device)  # (B, S)
         self.length = 0
 
@@ -202,8 +202,13 @@ class GPT(nn.Module):
         return F.linear(hidden, self.wte.weight)  # (..., V)
 
     def grow_vocabulary(self, size: int) -> None:
-        """Add rows to the embedding, for new special tokens: each the mean of the rows there are."""
+        """Add rows to the embedding, for new special tokens: each the mean of the rows there are.
+
+        Raises ValueError if the vocabulary is larger than `size` already.
+        """
         old = self.wte.weight.data  # (V, C)
+        if size < len(old):
+            raise ValueError(f"a vocabulary of {len(old)} cannot grow to {size}")
         new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
         self.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
         self.config = GPTConfig(**{**vars(self.config), "vocab_size": size})

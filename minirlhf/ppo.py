@@ -54,7 +54,8 @@ class PPOConfig:
     batch: int = option(256, "responses a round")
     epochs: int = option(2, "times each response is trained on (reinforce: always 1)")
     minibatch: int = option(64, "responses an optimizer step")
-    lr: float = option(1e-3, "learning rate at the start; falls to 0 on a line")
+    lr: float = option(3e-4, "peak learning rate; falls to 0 on a line")
+    warmup: int = option(5, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong")
     beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference")
     kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there")
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2")
@@ -209,7 +210,7 @@ def train(
                 records = records_of(step)
                 rollout = sample(records, rng)
                 advantages, returns = advantages_of(rollout, config, beta)  # (B, R) each
-                lr = learning_rate(step, config.lr, 0, config.iterations, 0.0, "linear")
+                lr = learning_rate(step, config.lr, config.warmup, config.iterations, 0.0, "linear")
                 record = {"step": step + 1, "lr": lr, "beta": beta} | describe(rollout, returns, records, beta)
                 record |= update(
                     policy, value_head, rollout, advantages, returns, config, stepper, lr, rng, dtype

@@ -64,11 +64,18 @@ def spread(flat: Tensor, mask: Tensor) -> Tensor:
 
 
 def response_hidden(model: GPT, rows: Rollout | Generation) -> Tensor:
-    """The hidden state before each real response token, (N, C), in the order of mask's True places."""
+    """The hidden state before each real response token, (N, C), in the order of mask's True places.
+
+    Each row's real tokens are moved together, to the left: padding between prompts of different
+    lengths would cost as much as tokens do, and padding on the right needs no mask.
+    """
     ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
-    key_mask = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
-    hidden = model(ids[:, :-1], key_mask[:, :-1])  # (B, P + R - 1, C)
-    return hidden[:, rows.prompt_ids.shape[1] - 1 :][rows.mask]  # (N, C)
+    real = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
+    spoken = torch.cat([torch.zeros_like(rows.prompt_mask), rows.mask], 1)  # (B, P + R)
+    T = int(real.sum(1).max())
+    order = (~real).byte().argsort(dim=1, stable=True)[:, :T]  # (B, T)
+    hidden = model(ids.gather(1, order)[:, :-1])  # (B, T - 1, C)
+    return hidden[spoken.gather(1, order)[:, 1:]]  # (N, C)
 
 
 def score_tokens(

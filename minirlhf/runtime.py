@@ -51,6 +51,8 @@ class Machine:
 
     def set_up(self) -> tuple[torch.device, torch.dtype]:
         """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: must be from 0 to 2**63 - 1")
         if self.threads > 0:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
@@ -150,7 +152,8 @@ def read_config(path: Path, fields: dict) -> dict:
             raise UserError(f"--config {path}: {unknown_option(name, list(fields))}")
         kind = fields[name].type
         good = list if typing.get_origin(kind) is tuple else (int, float) if kind is float else kind
-        if not isinstance(value, good) or (isinstance(value, bool) and kind is not bool):
+        wrong = not isinstance(value, good) or (isinstance(value, bool) and kind is not bool)
+        if wrong or (good is list and not all(isinstance(word, str) for word in value)):
             raise UserError(f"--config {path}: {name} is {value!r}, not {getattr(kind, '__name__', kind)}")
         raw[name] = float(value) if kind is float else value
     return raw
@@ -214,8 +217,9 @@ class Log:
         self._bar = tqdm(total=total, initial=start, desc=name, mininterval=every, dynamic_ncols=True)
 
     def step(self, record: dict, **shown: float) -> None:
-        """Write the record (it has a "step"), advance the bar and show the figures named."""
-        self._file.write(json.dumps(record) + "\n")
+        """Write the record (it has a "step"; NaN becomes null), advance the bar and show the figures named."""
+        finite = {k: None if isinstance(v, float) and v - v != 0 else v for k, v in record.items()}
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()}, refresh=False)
         self._bar.update(1)

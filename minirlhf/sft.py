@@ -126,7 +126,7 @@ def fit(
                 log.step(record, loss=loss, tok_s=speed)
                 if last or stop.asked or (step + 1) % config.save_every == 0:
                     save(step + 1)
-                if stop.asked and not last:
+                if stop.asked:  # in the last step too: a script may have more to train
                     raise Interrupted(f"stopped after step {step + 1}; go on with --resume")
     except Diverged as error:
         raise Diverged(f"{name}, step {step + 1}: {error}; {state_path} holds the last good state") from None

@@ -8,6 +8,7 @@ Proved by tests/test_sources.py.
 """
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -65,19 +66,19 @@ def task_sources(weights: dict[str, float], n: int, seed: int) -> list[Source]:
 def file_source(paths: Sequence[str]) -> Source:
     """The user's own files; 5 % of the records, chosen by a hash of the prompt, are for validation.
 
-    Where there is no raw text, the records' own texts stand in for it.
+    Where there is no raw text, the training records' own texts stand in for it.
     """
     records = [record for path in paths for record in read_records(path)]
     documents = [record["text"] for record in records if "text" in record]
     pairs = [r for r in records if "text" not in r and any(m["role"] == "assistant" for m in messages_of(r))]
-    if not documents:
-        documents = ["\n".join(m["content"] for m in messages_of(record)) for record in pairs]
-    if not documents:
+    if not documents and not pairs:
         raise UserError(f"{', '.join(paths)}: prompts without responses, and no text: nothing to train on")
     split = {"train": [], "validation": []}
     for record in pairs:
         split[split_of(str([m["content"] for m in messages_of(record)[:-1]]))].append(record)
-    return Source(OWN, 1.0, documents, split["train"], split["validation"])
+    train = split["train"] or pairs  # of one or two pairs, all may fall to validation
+    documents = documents or ["\n".join(m["content"] for m in messages_of(record)) for record in train]
+    return Source(OWN, 1.0, documents, train, split["validation"])
 
 
 def load_reward(spec: str) -> Reward:
@@ -85,10 +86,11 @@ def load_reward(spec: str) -> Reward:
     path, _, name = spec.rpartition(":")
     if not path or not Path(path).is_file():
         raise UserError(f"--reward {spec}: give FILE.py:FUNCTION; there is no file {path or spec!r}")
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module_spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--reward {spec}: {path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything

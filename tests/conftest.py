@@ -1,10 +1,19 @@
 """What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary."""
 
+from itertools import product
+
 import pytest
 import torch
 
+from minirlhf.generation import Generation, pad_left
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Products this small are many times slower on several threads, above all on a busy machine."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +27,55 @@ def model(tokenizer) -> GPT:
     """A fresh GPT of two layers, the same weights every time."""
     torch.manual_seed(0)
     return GPT(GPTConfig(tokenizer.vocab_size, context=32, layers=2, heads=2, width=16))
+
+
+@pytest.fixture
+def make_gpt():
+    """A function that builds a small GPT in eval mode; equal arguments give equal parameters.
+
+    They are large and random, biases and LayerNorms included, so that every one of them, every
+    position and every token has an influence that a test can see.
+    """
+    def make(seed: int = 0, **shape) -> GPT:
+        torch.manual_seed(seed)
+        tiny = {"vocab_size": 50, "context": 32, "layers": 2, "heads": 2, "width": 16}
+        model = GPT(GPTConfig(**{**tiny, **shape}))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                centre = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+                parameter.copy_(centre + 0.3 * torch.randn(parameter.shape))
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_policy(make_gpt, tokenizer):
+    """A function that builds a GPT over bytes whose responses are ragged: it likes to end after a few tokens."""
+    def make(seed: int = 0, **shape) -> GPT:
+        policy = make_gpt(seed, vocab_size=tokenizer.vocab_size, **shape)
+        with torch.no_grad():
+            policy.ln_f.bias.add_(0.8 * policy.wte.weight[tokenizer.eos_id])
+        return policy
+
+    return make
+
+
+@pytest.fixture
+def every_response():
+    """A function that lists all responses of at most R tokens below V to a prompt, 0 being EOS.
+
+    With EOS they may be shorter; without, all V^R strings count as running on.
+    """
+    def enumerate_all(prompt: list[int], V: int, R: int, eos: bool = True) -> Generation:
+        rows = list(product(range(V), repeat=R))
+        if eos:
+            rows = sorted({row[: row.index(0) + 1] if 0 in row else row for row in rows})
+        lengths = torch.tensor([len(row) for row in rows])  # (B,)
+        ids = torch.tensor([list(row) + [0] * (R - len(row)) for row in rows])  # (B, R)
+        prompt_ids, prompt_mask = pad_left([prompt] * len(rows), 0)  # (B, P) each
+        ended = torch.tensor([eos and row[-1] == 0 for row in rows])  # (B,)
+        mask = torch.arange(R) < lengths[:, None]  # (B, R)
+        return Generation(prompt_ids, prompt_mask, ids, mask, torch.zeros(ids.shape), ended)
+
+    return enumerate_all

@@ -1,0 +1,41 @@
+"""Check what the main run wrote: that it is whole, and that its figures are those the README promises.
+
+The limits are looser than what three seeds show in the README, so that another machine's rounding passes.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+out = Path(sys.argv[1])
+for name in ("base", "sft", "ppo"):
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "run.json", "log.jsonl", "train_state.pt"):
+        assert (out / name / file).stat().st_size > 0, f"{name}/{file} is empty"
+
+report = json.loads((out / "eval" / "report.json").read_text(encoding="utf-8"))
+items = (out / "eval" / "items.jsonl").read_text(encoding="utf-8").splitlines()
+assert report["version"] == 1 and set(report["models"]) == {"base", "sft", "ppo"}
+assert {"reviews", "sentiment", "arithmetic", "translation"} <= set(report["tasks"])
+wanted = sum(t["prompts"] * (t["samples"] + 1) * 3 for t in report["tasks"].values())
+assert len(items) == wanted, f"{len(items)} items, {wanted} wanted"
+assert len({m["sha256"] for m in report["models"].values()}) == 3, "two of the models are the same"
+
+
+def metric(task: str, start: str) -> dict:
+    """The first metric of a task whose name starts so."""
+    return next(row for row in report["tasks"][task]["metrics"] if row["metric"].startswith(start))
+
+
+for task in report["tasks"]:
+    assert metric(task, "KL to reference")["models"]["sft"]["value"] == 0, f"{task}: KL of SFT to itself"
+
+checks = {
+    "reviews: SFT within 3 % of the grammar": metric("reviews", "above the grammar")["models"]["sft"]["value"] < 3,
+    "reviews: PPO's reward": metric("reviews", "reward")["models"]["ppo"]["value"] >= 0.9,
+    "reviews: PPO's texts parse": metric("reviews", "grammatical")["models"]["ppo"]["value"] >= 0.95,
+    "reviews: PPO better than SFT": metric("reviews", "reward")["differences"]["ppo"]["verdict"] == "better",
+    "arithmetic: PPO better than SFT": metric("arithmetic", "reward")["differences"]["ppo"]["verdict"] == "better",
+}
+for name, holds in checks.items():
+    print(f"{'ok    ' if holds else 'BROKEN'} {name}")
+sys.exit(not all(checks.values()))

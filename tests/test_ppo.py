@@ -1,0 +1,450 @@
+"""The PPO loop: what a round trains on, that it learns, and that it can be repeated, interrupted and resumed."""
+
+import dataclasses
+import json
+import signal
+from copy import deepcopy
+from math import log, nan
+
+import numpy as np
+import pytest
+import torch
+
+from minirlhf import checkpoint, ppo
+from minirlhf.algos import adapt_beta
+from minirlhf.files import UserError
+from minirlhf.model import ScalarHead
+from minirlhf.optim import Stepper, make_adamw
+from minirlhf.ppo import PPOConfig, advantages_of, describe, minibatch_loss, train, update
+from minirlhf.rollout import Rollout, collect, score_tokens
+from minirlhf.runtime import Diverged, Interrupted
+
+CONFIG = PPOConfig(iterations=4, batch=8, minibatch=3, epochs=2, lr=1e-2, save_every=1, temperature=0.7)
+PROMPTS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2
+
+
+def ascii_for_a(prompt: str, response: str, record: dict) -> float:
+    """The share of ASCII characters in an answer to "a", of others in an answer to anything else."""
+    return sum(c.isascii() == (prompt == "a") for c in response) / max(len(response), 1)
+
+
+def run(policy, tokenizer, out, config=CONFIG, seed=0, records_of=lambda step: PROMPTS, reward=ascii_for_a, **more):
+    """`train`, with at most 8 tokens a response."""
+    reward_of = lambda record: reward  # noqa: E731
+    return train(policy, tokenizer, records_of, reward_of, config, 8, seed, torch.float32, out, **more)
+
+
+def logged(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def state(module: torch.nn.Module) -> list[torch.Tensor]:
+    """A copy of every parameter."""
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    """Whether they are the same to the bit."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def value_head() -> ScalarHead:
+    """One that says something."""
+    torch.manual_seed(7)
+    head = ScalarHead(16)
+    torch.nn.init.normal_(head.weight, std=0.1)
+    return head
+
+
+@pytest.fixture
+def made(make_policy, value_head, tokenizer) -> tuple:
+    """(policy, value head, a ragged rollout whose scores tell the responses apart)"""
+    policy = make_policy(0)
+    r = collect(policy, value_head, make_policy(1), tokenizer, PROMPTS, lambda record: ascii_for_a, range(8), 8,
+                CONFIG.temperature, 0.0, torch.float32)  # fmt: skip
+    r.scores = torch.arange(8.0)
+    assert len(set(r.mask.sum(1).tolist())) >= 3
+    return policy, value_head, r
+
+
+def padded(r: Rollout, left: int, right: int) -> Rollout:
+    """The rollout with more padding columns, where there are other ids and NaN."""
+    wide = {}
+    for f in dataclasses.fields(r):
+        x, mask = getattr(r, f.name), r.prompt_mask if f.name.startswith("prompt") else r.mask
+        if x.dim() == 2:
+            columns = (left, 0) if f.name.startswith("prompt") else (0, right)
+            bad = {torch.bool: False, torch.int64: 41}.get(x.dtype, nan)
+            x = torch.nn.functional.pad(torch.where(mask, x, bad), columns, value=bad)
+        wide[f.name] = x
+    return Rollout(**wide)
+
+
+def one_round(made, config=CONFIG, lr=0.0, left=0, right=0, widen=False):
+    """The metrics of a round's update of copies, and what became of the parameters."""
+    policy, head, r = deepcopy(made)
+    r = padded(r, left, right) if widen else r
+    advantages, returns = advantages_of(r, config, 0.1)
+    stepper = Stepper(make_adamw([policy, head], 1.0, 0.0, (0.9, 0.95)), config.max_norm)
+    rng = np.random.default_rng(3)
+    metrics = update(policy, head, r, advantages, returns, config, stepper, lr, rng, torch.float32)
+    return metrics, state(policy) + state(head)
+
+
+def one_gradient(made, config, parts, left=0, right=0, widen=False):
+    """The gradient of one optimizer step on the rollout, in the given parts, and the watched sums."""
+    policy, head, r = deepcopy(made)
+    r = padded(r, left, right) if widen else r
+    advantages, returns = advantages_of(r, config, 0.1)
+    total: dict[str, float] = {}
+    for index in parts:
+        rows = r.rows(index) if not widen else r
+        R = rows.ids.shape[1]
+        A, G = advantages[index, :R], returns[index, :R]
+        loss, watch = minibatch_loss(policy, head, rows, A, G, int(r.mask.sum()), config)
+        loss.backward()
+        total = {k: total.get(k, 0.0) + float(v) for k, v in watch.items()}
+    return [p.grad for p in [*policy.parameters(), *head.parameters()]], total
+
+
+# What a round trains on
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 30, 4096])
+def test_the_ratio_is_1_before_the_first_step(made, micro_tokens):
+    """On every row of every minibatch, however it is trimmed: with learning rate 0 no step is a step."""
+    policy, head, r = made
+    with torch.no_grad():
+        for start in range(0, 8, 3):
+            for part in ppo.micro_batches([r.lengths()[i] for i in range(start, min(start + 3, 8))], micro_tokens):
+                rows = r.rows([start + i for i in part])
+                logprobs, _, _ = score_tokens(policy, head, rows, CONFIG.temperature)
+                assert float(((logprobs - rows.logprobs).exp() - 1)[rows.mask].abs().max()) < 1e-6
+    config = dataclasses.replace(CONFIG, micro_tokens=micro_tokens)
+    metrics, _ = one_round(made, config)
+    assert metrics["ratio"] == pytest.approx(1, abs=1e-6)
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6) and metrics["clip_frac"] == 0
+
+
+@pytest.mark.parametrize("algo", ["ppo", "reinforce"])
+def test_no_metric_and_no_gradient_depends_on_padding(made, algo):
+    """Every number that a round logs, with more columns on both sides and NaN in them, and after a real step."""
+    config = dataclasses.replace(CONFIG, algo=algo)
+    _, _, r = made
+    wide = padded(r, 5, 3)
+    returns, wide_returns = advantages_of(r, config, 0.1)[1], advantages_of(wide, config, 0.1)[1]
+    assert describe(wide, wide_returns, PROMPTS, 0.1) == pytest.approx(describe(r, returns, PROMPTS, 0.1), rel=1e-5)
+    clean, weights = one_round(made, config, lr=1e-3)
+    same_metrics, same_weights = one_round(made, config, lr=1e-3, left=5, right=3, widen=True)
+    assert same_metrics == pytest.approx(clean, rel=1e-3, abs=1e-5)
+    torch.testing.assert_close(same_weights, weights, atol=1e-4, rtol=0)
+    everything = [list(range(8))]
+    gradients, sums = one_gradient(made, config, everything)
+    wide_gradients, wide_sums = one_gradient(made, config, everything, 5, 3, widen=True)
+    assert wide_sums == pytest.approx(sums, rel=1e-5, abs=1e-5)
+    torch.testing.assert_close(wide_gradients, gradients, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "reinforce"])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_gradient_does_not_depend_on_micro_batches(made, algo, size):
+    config = dataclasses.replace(CONFIG, algo=algo)
+    whole, sums = one_gradient(made, config, [list(range(8))])
+    cut, cut_sums = one_gradient(made, config, [list(range(s, s + size)) for s in range(0, 8, size)])
+    assert cut_sums == pytest.approx(sums, rel=1e-5, abs=1e-5)
+    torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("micro_tokens", [1, 30])
+def test_a_round_does_not_depend_on_micro_tokens(made, micro_tokens):
+    metrics, weights = one_round(made, lr=1e-3)
+    cut_metrics, cut_weights = one_round(made, dataclasses.replace(CONFIG, micro_tokens=micro_tokens), lr=1e-3)
+    assert cut_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
+    torch.testing.assert_close(cut_weights, weights, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("algo, epochs", [("ppo", 3), ("reinforce", 1)])
+def test_every_response_is_used_once_an_epoch_in_a_new_order(made, monkeypatch, algo, epochs):
+    used = []
+
+    def spy(policy, head, rows, *rest):
+        used.append(rows.scores.tolist())
+        return minibatch_loss(policy, head, rows, *rest)
+
+    monkeypatch.setattr(ppo, "minibatch_loss", spy)
+    one_round(made, dataclasses.replace(CONFIG, algo=algo, epochs=3))
+    assert max(map(len, used)) == 3  # the minibatch; 8 responses make 3 + 3 + 2
+    flat = [score for part in used for score in part]
+    orders = [flat[8 * e : 8 * e + 8] for e in range(epochs)]
+    assert len(flat) == 8 * epochs and all(sorted(order) == list(range(8)) for order in orders)
+    assert len({tuple(order) for order in orders}) == epochs
+
+
+def test_rows_keep_their_own_advantages_and_returns(made, monkeypatch):
+    """Through shuffling, minibatches, sorting by length and trimming."""
+    advantages, returns = advantages_of(made[2], CONFIG, 0.1)
+
+    def spy(policy, head, rows, A, G, n_tokens, config):
+        for b, score in enumerate(rows.scores.long().tolist()):
+            assert torch.equal(A[b, rows.mask[b]], advantages[score, made[2].mask[score]])
+            assert torch.equal(G[b, rows.mask[b]], returns[score, made[2].mask[score]])
+        return minibatch_loss(policy, head, rows, A, G, n_tokens, config)
+
+    monkeypatch.setattr(ppo, "minibatch_loss", spy)
+    one_round(made)
+
+
+def test_advantages_are_whitened_over_the_batch_and_returns_are_not(made):
+    """Whitening a row at a time would erase which response was better; whitened returns teach no value."""
+    _, _, r = made
+    advantages, returns = advantages_of(r, dataclasses.replace(CONFIG, lam=1.0), 0.0)
+    assert float(advantages[r.mask].mean()) == pytest.approx(0, abs=1e-5)
+    assert float(advantages[r.mask].var(correction=0)) == pytest.approx(1, abs=1e-4)
+    assert float(advantages[7, 0]) - float(advantages[0, 0]) > 2  # of responses that scored 7 and 0
+    expected = torch.where(r.mask, r.scores[:, None], 0.0)  # λ = γ = 1, β = 0: the score itself
+    torch.testing.assert_close(returns, expected, atol=1e-5, rtol=0)
+
+
+def test_entropy_lies_between_0_and_log_v_and_is_that_of_real_tokens(made, tokenizer):
+    policy, head, r = made
+    metrics, _ = one_round(made, dataclasses.replace(CONFIG, epochs=1))
+    with torch.no_grad():
+        _, _, H = score_tokens(policy, head, r, CONFIG.temperature)
+    assert 0 < metrics["entropy"] < log(tokenizer.vocab_size)
+    assert metrics["entropy"] == pytest.approx(float(H[r.mask].mean()), rel=1e-5)
+
+
+def test_what_is_described_equals_loops_over_responses(made):
+    _, _, r = made
+    records = [{"prompt": "p", "task": "x" if b < 2 else "y"} for b in range(8)]
+    got = describe(r, r.values + 1, records, 0.5)
+    kl = [float((r.logprobs - r.ref_logprobs)[b, r.mask[b]].sum()) for b in range(8)]
+    assert got["reward"] == 3.5 and got["reward/x"] == 0.5 and got["reward/y"] == 4.5
+    assert got["kl"] == pytest.approx(sum(kl) / 8, rel=1e-5)
+    assert got["objective"] == pytest.approx(sum(s - 0.5 * k for s, k in zip(range(8), kl)) / 8, rel=1e-5)
+    assert got["length"] == sum(map(len, (ids[m] for ids, m in zip(r.ids, r.mask)))) / 8
+    assert got["ended"] == sum(r.ended.tolist()) / 8
+    assert got["value"] == pytest.approx(float(r.values[r.mask].mean()), rel=1e-5)
+    assert got["explained_variance"] == pytest.approx(1, abs=1e-5)
+    assert 0 < got["sampler_gap"] < 1e-5
+
+
+def test_the_sampler_gap_is_the_mean_over_tokens(made):
+    _, _, r = made
+    r.sampled_logprobs = r.logprobs + torch.where(torch.arange(r.ids.shape[1]) % 2 == 0, 0.25, -0.25)
+    assert describe(r, r.values, PROMPTS, 0.0)["sampler_gap"] == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_step_moves_towards_what_was_better_than_expected(made):
+    """After small steps the tokens of positive advantage are likelier, those of negative less."""
+    policy, head, r = made
+    advantages, returns = advantages_of(r, CONFIG, 0.0)
+    stepper = Stepper(make_adamw([policy, head], 1.0, 0.0, (0.9, 0.95)), 1.0)
+    update(policy, head, r, advantages, returns, CONFIG, stepper, 1e-4, np.random.default_rng(0), torch.float32)
+    with torch.no_grad():
+        logprobs, _, _ = score_tokens(policy, head, r, CONFIG.temperature)
+    assert float((advantages * (logprobs - r.logprobs))[r.mask].sum()) > 0
+
+
+# The loop
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("config", [
+    PPOConfig("ppo", iterations=30, batch=64, minibatch=16, lr=1e-2, beta=0.0),
+    PPOConfig("reinforce", iterations=60, batch=64, minibatch=32, lr=1e-2, beta=0.0),
+], ids=lambda config: config.algo)
+def test_it_learns(make_policy, tokenizer, tmp_path, config, seed):
+    """To end, and to answer in ASCII to "a" and not to "b": a policy blind to the prompt earns 0.5 at best."""
+    prompts = [{"prompt": "a"}, {"prompt": "b"}] * 32
+    run(make_policy(seed), tokenizer, tmp_path, config, seed, lambda step: prompts)
+    rewards = [record["reward"] for record in logged(tmp_path)]
+    assert rewards[0] < 0.2 and np.mean(rewards[-5:]) > 0.85
+
+
+def test_a_larger_beta_keeps_the_policy_nearer_to_the_reference(make_policy, tokenizer, tmp_path):
+    """A reward model is exploited where the KL costs nothing: with β = 2 the policy stays."""
+    kl = {}
+    for beta in (0.0, 2.0):
+        config = dataclasses.replace(CONFIG, iterations=12, beta=beta, temperature=1.0, save_every=20)
+        run(make_policy(0), tokenizer, tmp_path / str(beta), config, records_of=lambda step: PROMPTS * 4)
+        kl[beta] = np.mean([record["kl"] for record in logged(tmp_path / str(beta))[-4:]])
+    assert kl[2.0] < 0.5 * kl[0.0]
+
+
+@pytest.mark.parametrize("algo", ["ppo", "reinforce"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(make_policy, tokenizer, tmp_path, algo):
+    config = dataclasses.replace(CONFIG, algo=algo)
+    results = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        policy = make_policy(0)
+        head, _ = run(policy, tokenizer, tmp_path / name, config, seed)
+        results.append(state(policy) + state(head))
+    assert same(results[0], results[1]) and not same(results[0], results[2])
+
+
+@pytest.mark.parametrize("stop_in", [0, 2])
+def test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits(make_policy, tokenizer, tmp_path, stop_in):
+    """Weights, value head, adaptive β, learning rate and log, after a SIGTERM in round 1 or 3 of 4."""
+    config = dataclasses.replace(CONFIG, kl_target=0.5, kl_horizon=50.0, save_every=3)
+    whole, cut = make_policy(0), make_policy(0)
+    head, cost = run(whole, tokenizer, tmp_path / "whole", config)
+
+    def records_of(step):
+        if step == stop_in:
+            signal.raise_signal(signal.SIGTERM)
+        return PROMPTS
+
+    with pytest.raises(Interrupted, match=f"after round {stop_in + 1}"):
+        run(cut, tokenizer, tmp_path / "cut", config, records_of=records_of)
+    again = make_policy(0)
+    resumed_head, resumed_cost = run(again, tokenizer, tmp_path / "cut", config, resume=True)
+    assert same(state(again) + state(resumed_head), state(whole) + state(head))
+    untimed = [[{k: v for k, v in record.items() if k != "seconds"} for record in logged(tmp_path / name)]
+               for name in ("whole", "cut")]
+    assert untimed[0] == untimed[1] and [record["step"] for record in untimed[0]] == [1, 2, 3, 4]
+    assert len({record["beta"] for record in untimed[0]}) == 4
+    assert resumed_cost["tokens"] == cost["tokens"]
+
+
+def test_a_resumed_run_keeps_the_first_policy_as_its_reference(make_policy, tokenizer, tmp_path, monkeypatch):
+    """And not the weights it goes on with, from which the KL would be counted anew."""
+    references = []
+
+    def spy(policy, head, reference, *rest):
+        references.append(state(reference))
+        return collect(policy, head, reference, *rest)
+
+    def records_of(step):
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return PROMPTS
+
+    monkeypatch.setattr(ppo, "collect", spy)
+    with pytest.raises(Interrupted):
+        run(make_policy(0), tokenizer, tmp_path, records_of=records_of)
+    run(make_policy(0), tokenizer, tmp_path, resume=True)
+    assert all(same(reference, state(make_policy(0))) for reference in references)
+
+
+def test_a_resume_with_other_settings_or_nothing_to_resume_is_refused(make_policy, tokenizer, tmp_path):
+    with pytest.raises(UserError, match="nothing to resume"):
+        run(make_policy(0), tokenizer, tmp_path, resume=True)
+    run(make_policy(0), tokenizer, tmp_path)
+    with pytest.raises(UserError, match="clip = 0.2, now 0.3"):
+        run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, clip=0.3), resume=True)
+    with pytest.raises(UserError, match="seed = 0, now 1"):
+        run(make_policy(0), tokenizer, tmp_path, seed=1, resume=True)
+
+
+def test_the_reference_is_frozen_and_shares_no_storage(make_policy, tokenizer, tmp_path, monkeypatch):
+    pairs = []
+
+    def spy(policy, head, reference, *rest):
+        pairs.append((policy, reference))
+        return collect(policy, head, reference, *rest)
+
+    monkeypatch.setattr(ppo, "collect", spy)
+    run(make_policy(0), tokenizer, tmp_path)
+    policy, reference = pairs[-1]
+    assert same(state(reference), state(make_policy(0))) and not same(state(policy), state(reference))
+    assert not any(p.requires_grad or p.grad is not None for p in reference.parameters())
+    pointers = [{p.data_ptr() for p in module.parameters()} for module in (policy, reference)]
+    assert not pointers[0] & pointers[1]
+
+
+def test_dropout_is_off_whatever_the_config_says(make_policy, tokenizer, tmp_path):
+    """A policy that comes in train mode with dropout learns what one without does, to the bit."""
+    plain, dropping = make_policy(0), make_policy(0, dropout=0.5).train()
+    run(plain, tokenizer, tmp_path / "a")
+    run(dropping, tokenizer, tmp_path / "b")
+    assert same(state(dropping), state(plain))
+
+
+def test_the_learning_rate_falls_to_0_on_a_line(make_policy, tokenizer, tmp_path, monkeypatch):
+    used = []
+    step = Stepper.step
+    monkeypatch.setattr(Stepper, "step", lambda self, lr: used.append(lr) or step(self, lr))
+    run(make_policy(0), tokenizer, tmp_path)
+    line = [1e-2, 7.5e-3, 5e-3, 2.5e-3]  # and 0 where a fifth round would be
+    assert [record["lr"] for record in logged(tmp_path)] == pytest.approx(line)
+    assert used == pytest.approx([lr for lr in line for _ in range(2 * 3)])  # epochs × minibatches
+
+
+def test_adaptive_beta_follows_the_kl_of_each_round(make_policy, tokenizer, tmp_path):
+    """Down while the policy is the reference, up once it is further off than the target; the first round has β."""
+    config = dataclasses.replace(CONFIG, iterations=6, beta=0.05, kl_target=0.2, kl_horizon=20.0)
+    run(make_policy(0), tokenizer, tmp_path, config)
+    records = logged(tmp_path)
+    assert records[0]["beta"] == 0.05 and records[0]["kl"] == pytest.approx(0, abs=1e-5)
+    for now, then in zip(records, records[1:]):
+        assert then["beta"] == pytest.approx(adapt_beta(now["beta"], now["kl"], 0.2, 20.0, 8), rel=1e-6)
+    changes = [then["beta"] > now["beta"] for now, then in zip(records, records[1:])]
+    assert changes[0] is False and True in changes
+
+
+def test_beta_stays_without_a_target(make_policy, tokenizer, tmp_path):
+    run(make_policy(0), tokenizer, tmp_path)
+    assert {record["beta"] for record in logged(tmp_path)} == {CONFIG.beta}
+
+
+def test_what_is_logged_is_complete_and_finite(make_policy, tokenizer, tmp_path):
+    run(make_policy(0), tokenizer, tmp_path)
+    for record in logged(tmp_path):
+        assert {"reward", "kl", "objective", "entropy", "length", "ended", "approx_kl", "clip_frac", "ratio",
+                "policy_loss", "value_loss", "explained_variance", "grad_norm", "skipped", "sampler_gap"} <= set(record)
+        assert None not in record.values() and record["skipped"] == 0
+        assert record["approx_kl"] >= 0 and 0 <= record["clip_frac"] <= 1 and record["explained_variance"] <= 1
+
+
+def test_the_critic_explains_the_first_returns(make_policy, tokenizer, tmp_path):
+    """The value head is fitted on a round of its own, and so is better than nothing on the next."""
+    prompts = [{"prompt": "a"}, {"prompt": "b"}] * 64
+    run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, iterations=1, batch=128),
+        records_of=lambda step: prompts, reward=lambda p, r, record: float(p == "a"))
+    assert logged(tmp_path)[0]["explained_variance"] > 0.2
+
+
+def breaking(loss_of, rounds):
+    """minibatch_loss with a loss that is not finite on the calls numbered in `rounds`."""
+    calls = []
+
+    def broken(*arguments):
+        loss, watch = loss_of(*arguments)
+        calls.append(None)
+        return (loss * nan if len(calls) - 1 in rounds else loss), watch
+
+    return broken
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(make_policy, tokenizer, tmp_path, monkeypatch):
+    """The second and third optimizer step of six in the only round; the weights stay finite, the others count."""
+    monkeypatch.setattr(ppo, "minibatch_loss", breaking(minibatch_loss, {1, 2}))
+    policy = make_policy(0)
+    head, cost = run(policy, tokenizer, tmp_path, dataclasses.replace(CONFIG, iterations=1))
+    assert cost["skipped"] == 2 and logged(tmp_path)[-1]["skipped"] == 2
+    assert all(bool(p.isfinite().all()) for p in state(policy) + state(head))
+    assert not same(state(policy), state(make_policy(0)))
+
+
+def test_a_run_that_diverges_stops_and_leaves_the_last_good_state(make_policy, tokenizer, tmp_path, monkeypatch):
+    """From the second round on; the state is that of the first."""
+    monkeypatch.setattr(ppo, "minibatch_loss", breaking(minibatch_loss, range(6, 99)))
+    policy = make_policy(0)
+    with pytest.raises(Diverged, match="round 2.*5 steps in a row"):
+        run(policy, tokenizer, tmp_path)
+    saved = checkpoint.load_state(tmp_path / "train_state.pt")
+    assert saved["step"] == 1 and same(list(saved["policy"].values()), state(policy))
+
+
+@pytest.mark.parametrize("bad", [{"algo": "grpo"}, {"minibatch": 0}, {"lr": -1.0}, {"temperature": 0.0}, {"clip": -0.1}])
+def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
+    (name,) = bad
+    with pytest.raises(UserError, match=f"--{name} "):
+        PPOConfig(**bad)
+
+
+def test_reinforce_is_one_epoch_of_monte_carlo():
+    config = PPOConfig("reinforce", epochs=7, lam=0.5)
+    assert config.epochs == 1 and config.lam == 1

@@ -1,0 +1,266 @@
+"""The command line from dataclasses, devices, exit statuses, interruption and the log."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from math import nan
+
+import pytest
+import torch
+
+from minirlhf.files import UserError
+from minirlhf.runtime import (
+    Clock,
+    Diverged,
+    Interrupted,
+    Log,
+    Machine,
+    Stop,
+    autocast,
+    choose_device,
+    choose_dtype,
+    environment,
+    option,
+    parse,
+    run_script,
+)
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Fruit:
+    """What to eat.
+
+    And more about it.
+    """
+
+    n_apples: int = option(3, "apples, 100 % ripe")
+    weight: float = option(0.5, "of one, in kg")
+    peel: bool = option(False, "take the skin off")
+    names: tuple[str, ...] = option(("a", "b"), "of the apples")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where."""
+
+    table: str = option("", "at which table")
+
+
+def run(argv, config=None, tmp_path=None):
+    """The two dataclasses from a command line, and from the content of a --config file where given."""
+    if config is not None:
+        path = tmp_path / "options.json"
+        path.write_text(config if isinstance(config, str) else json.dumps(config))
+        argv = [*argv, "--config", str(path)]
+    return parse("Eat.", Fruit, Place, argv=argv)
+
+
+def test_without_options_the_defaults_hold():
+    assert run([]) == [Fruit(), Place()]
+
+
+def test_options_have_the_type_of_their_field():
+    argv = "--n-apples 4 --weight 1 --peel --names x y --table 7".split()
+    fruit, place = run(argv)
+    assert fruit == Fruit(4, 1.0, True, ("x", "y")) and place == Place("7")
+    assert type(fruit.weight) is float
+
+
+def test_switches_go_both_ways_and_a_tuple_may_be_empty(tmp_path):
+    assert run(["--no-peel"], {"peel": True}, tmp_path)[0].peel is False
+    assert run(["--names"])[0].names == ()
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    config = {"n_apples": 9, "weight": 2, "names": ["z"], "table": "t"}
+    fruit, place = run(["--weight", "0.25"], config, tmp_path)
+    assert fruit == Fruit(9, 0.25, False, ("z",)) and place == Place("t")
+    assert type(run([], config, tmp_path)[0].weight) is float
+
+
+def test_help_shows_every_option_its_group_and_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for words in ("Eat.", "What to eat:", "Where:", "--config FILE", "--n-apples INT", "apples, 100 % ripe", "--no-peel"):
+        assert words in text
+    for default in ("(default: 3)", "(default: 0.5)", "(default: False)", "(default: a b)", "(default: none)"):
+        assert default in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--n-aples", "4"], "no option --n-aples; did you mean --n-apples?"),
+        (["--n_apples", "4"], "no option --n_apples; did you mean --n-apples?"),
+        (["--weigth=1"], "no option --weigth=1; did you mean --weight?"),
+        (["--n-app", "4"], "no option --n-app; did you mean --n-apples?"),
+        (["--zzz"], "no option --zzz; --help lists the options"),
+        (["--n-apples", "4.5"], "--n-apples: invalid int value: '4.5'"),
+        (["--weight", "heavy"], "--weight: invalid float value: 'heavy'"),
+        (["--table"], "--table: expected one argument"),
+        (["--peel=yes"], "--peel"),
+        (["--config", "/nowhere/x.json"], "--config /nowhere/x.json: No such file"),
+    ],
+)
+def test_wrong_options_are_answered_with_the_name(argv, message):
+    with pytest.raises(UserError) as error:
+        run(argv)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"n_aples": 4}, "no option n_aples; did you mean n_apples?"),
+        ({"n_apples": "4"}, "n_apples is '4', not int"),
+        ({"n_apples": 4.5}, "n_apples is 4.5, not int"),
+        ({"n_apples": True}, "n_apples is True, not int"),
+        ({"weight": False}, "weight is False, not float"),
+        ({"peel": 1}, "peel is 1, not bool"),
+        ({"peel": None}, "peel is None, not bool"),
+        ({"names": "ab"}, "names is 'ab', not"),
+        ({"names": [1]}, "names is [1], not"),
+        ({"table": 7}, "table is 7, not str"),
+        ([1], "a JSON object is wanted"),
+        ('{"peel": ', "not JSON"),
+    ],
+)
+def test_wrong_entries_of_a_file_are_answered_with_the_name(config, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        run([], config, tmp_path)
+    assert str(error.value).startswith(f"--config {tmp_path}") and message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tpu", "mps", "meta", "cuda:x", "cuda:99", ""])
+def test_devices_that_are_not_there_are_refused(name):
+    with pytest.raises(UserError, match=f"--device {name}"):
+        choose_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_without_cuda_auto_is_the_cpu_and_cuda_is_refused():
+    assert choose_device("auto") == choose_device("cpu") == CPU
+    with pytest.raises(UserError, match="--device cuda: torch sees 0 CUDA devices; use --device cpu"):
+        choose_device("cuda")
+
+
+def test_the_type_of_numbers_is_one_of_two():
+    assert choose_dtype("float32", CPU) == torch.float32
+    assert choose_dtype("bfloat16", CPU) == torch.bfloat16
+    assert choose_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+    with pytest.raises(UserError, match="--dtype float16"):
+        choose_dtype("float16", CPU)
+
+
+def test_autocast_lowers_products_and_only_when_asked():
+    x = torch.ones(2, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(CPU, dtype):
+            assert (x @ x).dtype == dtype
+            assert x.softmax(-1).dtype == torch.float32
+
+
+def test_setting_up_seeds_torch():
+    draws = []
+    for seed in (5, 5, 6):
+        Machine(seed=seed, device="cpu", dtype="float32").set_up()
+        draws.append(torch.rand(3).tolist())
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**64)])
+def test_seeds_that_no_generator_takes_are_refused(seed):
+    with pytest.raises(UserError, match="--seed"):
+        (machine,) = parse("Run.", Machine, argv=["--seed", seed])
+        machine.set_up()
+
+
+@pytest.mark.parametrize(
+    "error, status, line",
+    [
+        (UserError("x.jsonl, line 17:\n not JSON"), 2, "x.jsonl, line 17: not JSON"),
+        (Diverged("step 3"), 1, "step 3"),
+        (Interrupted("go on with --resume"), 130, "go on with --resume"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_the_user_can_mend_ends_in_one_line_and_a_status(error, status, line, capsys, monkeypatch):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"train.py: {line}\n"
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_script(lambda: 1 / 0)
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    program = "from minirlhf.runtime import run_script; run_script(lambda: print('x\\n' * 10**6, flush=True))"
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_the_second_kills_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_the_log_has_a_line_of_json_a_step_written_at_once(tmp_path):
+    path = tmp_path / "deep" / "log.jsonl"
+    log = Log(path, "x", 2)
+    log.step({"step": 1, "loss": 0.5})
+    assert json.loads(path.read_text()) == {"step": 1, "loss": 0.5}
+    log.step({"step": 2, "loss": nan}, loss=nan)
+    log.close()
+    assert path.read_text().splitlines()[1] == '{"step": 2, "loss": null}'
+
+
+def test_a_resumed_log_keeps_the_steps_before_and_a_new_one_nothing(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = Log(path, "x", 9)
+    for step in range(1, 6):
+        log.step({"step": step, "run": 1})
+    log.close()
+    log = Log(path, "x", 9, start=3)
+    log.step({"step": 4, "run": 2})
+    log.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(x["step"], x["run"]) for x in lines] == [(1, 1), (2, 1), (3, 1), (4, 2)]
+    Log(path, "x", 9).close()
+    assert path.read_text() == ""
+
+
+def test_the_clock_counts_what_came_before_a_resume():
+    clock = Clock(100.0)
+    first, second = clock.seconds(), clock.seconds()
+    assert 100.0 <= first <= second
+
+
+def test_the_environment_is_plain_json():
+    assert json.loads(json.dumps(environment()))["torch"] == torch.__version__

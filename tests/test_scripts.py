@@ -1,0 +1,449 @@
+"""The three scripts from end to end, on generated tasks and on a user's own data, and every wrong use of them."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from minirlhf import checkpoint
+from minirlhf.runtime import Log, run_script
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("train_sft.py", "train_ppo.py", "evaluate.py")
+SHAPE = "--layers 1 --heads 2 --width 16 --context 128 --vocab 300 --threads 1".split()
+STEPS = "--base-steps 6 --steps 12 --batch 4 --base-lr 0.02 --lr 0.02 --warmup 2 --eval-every 3 --save-every 4".split()
+SFT = ["--task", "sentiment,arithmetic:2", "--examples", "60", *SHAPE, *STEPS]
+PPO = "--examples 40 --iterations 3 --batch 8 --minibatch 4 --lr 0.02 --missing-eos -1 --save-every 2 --threads 1".split()
+PAIRS = [{"prompt": f"say {c}", "response": 2 * c, "hint": i} for i, c in enumerate("abcdefgh")]
+CHAT = {
+    "messages": [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "one?"},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "two?"},
+        {"role": "assistant", "content": "2"},
+    ]
+}
+REWARDS = """
+def length(prompt, response, record):
+    assert prompt == f"say {'abcdefgh'[record['hint']]}"
+    return len(response) / 10
+def nan(prompt, response, record):
+    return float("nan")
+def none(prompt, response, record):
+    return None
+def fails(prompt, response, record):
+    raise KeyError("label")
+"""
+
+
+def start(name, *argv, cwd):
+    """A script as a user starts it, in a process of its own."""
+    command = [sys.executable, str(ROOT / name), *map(str, argv)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder in which the three scripts have run once: out/base, out/sft, out/ppo, out/eval, and what they said."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, argv in zip(SCRIPTS, (SFT, PPO, "--prompts 4 --samples 2 --threads 1".split())):
+        process = start(name, *argv, cwd=folder)
+        out, err = process.communicate()
+        assert process.returncode == 0 and "Traceback" not in err, err
+        (folder / f"{name}.txt").write_text(out)
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """A function that runs a script in this process, in tmp_path; returns (exit status, stdout, stderr).
+
+    What is no clean exit comes through and fails the test.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def call(name, *argv):
+        spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), ROOT / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        try:
+            run_script(module.main)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The user's own files, good ones and bad ones."""
+
+    def jsonl(name, records):
+        (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in records))
+
+    jsonl("pairs.jsonl", PAIRS)
+    jsonl("chat.jsonl", [CHAT] * 3)
+    jsonl("prompts.jsonl", [{"prompt": r["prompt"], "hint": r["hint"]} for r in PAIRS])
+    jsonl("long.jsonl", [{"prompt": "much " * 200, "response": "too long"}])
+    jsonl("nobody.jsonl", [{"messages": [{"role": "assistant", "content": "hello"}]}])
+    (tmp_path / "corpus.txt").write_text("to be or not to be " * 40)
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 16 + '{"prompt"\n')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "caf\xe9", "response": "b"}\n')
+    (tmp_path / "mine.py").write_text(REWARDS)
+    return tmp_path
+
+
+@pytest.fixture
+def folders(trained, tmp_path):
+    """Checkpoint folders beside the files: a good one, and ones that are damaged in one way each."""
+    for name in ("good", "cut", "shape", "other"):
+        (tmp_path / name).mkdir()
+        for file in ("config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / name / file).write_bytes((trained / "out" / "sft" / file).read_bytes())
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    config = tmp_path / "shape" / "config.json"
+    config.write_text(config.read_text().replace('"n_embd": 16', '"n_embd": 18'))
+    model, tokenizer = checkpoint.load(tmp_path / "other")
+    tokenizer.add_specials(["<|more|>"])
+    model.grow_vocabulary(tokenizer.vocab_size)
+    checkpoint.save(tmp_path / "other", model, tokenizer, {"stage": "sft"})
+    return tmp_path
+
+
+def weights_of(folder):
+    """The bytes of a checkpoint's weights."""
+    return (Path(folder) / "model.safetensors").read_bytes()
+
+
+def steps_of(folder):
+    """The steps in a log, in order."""
+    return [json.loads(line)["step"] for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+
+
+def strict(text):
+    """JSON without the NaN and Infinity that only Python reads."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def stop_at(monkeypatch, folder, step):
+    """Have a SIGTERM arrive while that step of the run in `folder` is being logged."""
+    original = Log.step
+
+    def logged(self, record, **shown):
+        original(self, record, **shown)
+        if record["step"] == step and Path(self._file.name).parent.name == folder:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Log, "step", logged)
+
+
+def test_the_three_scripts_leave_whole_checkpoints(trained):
+    for name, steps in (("base", 6), ("sft", 12), ("ppo", 3)):
+        folder = trained / "out" / name
+        model, tokenizer = checkpoint.load(folder)
+        assert model.config.vocab_size == tokenizer.vocab_size and model.config.width == 16
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert steps_of(folder) == list(range(1, steps + 1))
+        run = strict((folder / "run.json").read_text())
+        assert run["seed"] == 0 and run["stage"] == name and run["cost"]["steps"] == steps
+        assert run["tasks"] == {"sentiment": 1.0, "arithmetic": 2.0}
+    assert len({weights_of(trained / "out" / name) for name in ("base", "sft", "ppo")}) == 3
+
+
+def test_training_lowers_the_loss(trained):
+    for name in ("base", "sft"):
+        lines = (trained / "out" / name / "log.jsonl").read_text().splitlines()
+        losses = [strict(line)["loss"] for line in lines]
+        assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_report_has_every_model_and_a_verdict_for_every_metric(trained):
+    report = strict((trained / "out" / "eval" / "report.json").read_text())
+    assert list(report["models"]) == ["base", "sft", "ppo"] and report["reference"] == "sft"
+    for name, entry in report["models"].items():
+        assert entry["cost"]["steps"] > 0 and len(entry["sha256"]) == 64
+    assert list(report["tasks"]) == ["sentiment", "arithmetic", "arithmetic, range", "arithmetic, long"]
+    for task in report["tasks"].values():
+        assert task["prompts"] == 4 and len(task["metrics"]) >= 8
+        for row in task["metrics"]:
+            assert list(row["models"]) == ["base", "sft", "ppo"]
+            assert set(row["differences"]) == {"base", "ppo"}
+            for difference in row["differences"].values():
+                assert difference["verdict"]
+
+
+def test_the_reference_is_at_distance_zero_from_itself_and_the_others_are_not(trained):
+    report = strict((trained / "out" / "eval" / "report.json").read_text())
+    for task in report["tasks"].values():
+        (row,) = [row for row in task["metrics"] if row["metric"].startswith("KL")]
+        assert [row["models"]["sft"][key] for key in ("value", "low", "high")] == [0.0, 0.0, 0.0]
+        assert row["models"]["base"]["value"] > 0 and row["models"]["ppo"]["value"] > 0
+
+
+def test_the_items_rebuild_the_report(trained):
+    """Every response of every model to every prompt, two samples and a greedy one."""
+    lines = (trained / "out" / "eval" / "items.jsonl").read_text().splitlines()
+    items = [strict(line) for line in lines]
+    report = strict((trained / "out" / "eval" / "report.json").read_text())
+    assert len(items) == 4 * 3 * 4 * 3
+    for title, task in report["tasks"].items():
+        (length,) = [row for row in task["metrics"] if row["metric"].startswith("length")]
+        for model, cell in length["models"].items():
+            mine = [x for x in items if (x["set"], x["model"]) == (title, model)]
+            assert len({(x["index"], x["sample"]) for x in mine}) == len(mine) == 12
+            sampled = [x["tokens"] for x in mine if x["sample"] >= 0]
+            assert sum(sampled) / len(sampled) == pytest.approx(cell["value"])
+
+
+def test_what_is_printed_names_all_models_and_where_the_report_is(trained):
+    text = (trained / "evaluate.py.txt").read_text()
+    assert "out/eval/report.json" in text and all(name in text for name in ("base", "sft", "ppo"))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_others(trained, call):
+    for seed, equal in ((0, True), (1, False)):
+        assert call("train_sft.py", *SFT, "--seed", seed)[0] == 0
+        for name in ("base", "sft"):
+            assert (weights_of(f"out/{name}") == weights_of(trained / "out" / name)) == equal
+        argv = [*PPO, "--init", trained / "out" / "sft", "--seed", seed]
+        assert call("train_ppo.py", *argv)[0] == 0
+        assert (weights_of("out/ppo") == weights_of(trained / "out" / "ppo")) == equal
+
+
+@pytest.mark.parametrize("stage, step", [("base", 3), ("base", 6), ("sft", 5)])
+def test_sft_resumed_equals_sft_uninterrupted(stage, step, trained, call, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, stage, step)
+        status, _, err = call("train_sft.py", *SFT)
+    assert status == 130 and "--resume" in err.splitlines()[-1]
+    assert steps_of(f"out/{stage}") == list(range(1, step + 1))
+    assert call("train_sft.py", *SFT, "--resume")[0] == 0
+    for name, steps in (("base", 6), ("sft", 12)):
+        assert weights_of(f"out/{name}") == weights_of(trained / "out" / name)
+        assert steps_of(f"out/{name}") == list(range(1, steps + 1))
+
+
+def test_ppo_resumed_equals_ppo_uninterrupted(trained, call, monkeypatch):
+    argv = [*PPO, "--init", trained / "out" / "sft", "--kl-target", "0.5", "--kl-horizon", "20"]
+    assert call("train_ppo.py", *argv, "--out", "straight")[0] == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, "stopped", 1)
+        status, _, err = call("train_ppo.py", *argv, "--out", "stopped")
+    assert status == 130 and "--resume" in err.splitlines()[-1]
+    assert call("train_ppo.py", *argv, "--out", "stopped", "--resume")[0] == 0
+    assert weights_of("stopped") == weights_of("straight") != weights_of(trained / "out" / "sft")
+    assert steps_of("stopped") == [1, 2, 3]
+    heads = [Path(name, "value_head.safetensors").read_bytes() for name in ("stopped", "straight")]
+    assert heads[0] == heads[1]
+
+
+def test_a_new_run_forgets_the_state_of_an_older_one(trained, call, monkeypatch):
+    """An old out/sft must not pass for what the run that is resumed had reached."""
+    assert call("train_sft.py", *SFT, "--base-lr", "0.001")[0] == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, "base", 3)
+        assert call("train_sft.py", *SFT)[0] == 130
+    assert call("train_sft.py", *SFT, "--resume")[0] == 0
+    assert weights_of("out/sft") == weights_of(trained / "out" / "sft")
+
+
+@pytest.mark.parametrize("option, value", [("lr", "0.01"), ("seed", "1"), ("batch", "5"), ("width", "32"), ("examples", "61")])
+def test_resuming_sft_with_another_option_is_refused_by_its_name(option, value, call):
+    assert call("train_sft.py", *SFT)[0] == 0
+    before = weights_of("out/sft")
+    status, _, err = call("train_sft.py", *SFT, "--resume", f"--{option}", value)
+    assert status == 2 and option in err.splitlines()[-1] and value in err.splitlines()[-1]
+    assert weights_of("out/sft") == before
+
+
+@pytest.mark.parametrize("option, value", [("beta", "0.5"), ("seed", "1"), ("examples", "41"), ("task", "sentiment")])
+def test_resuming_ppo_with_another_option_is_refused_by_its_name(option, value, trained, call):
+    argv = [*PPO, "--init", trained / "out" / "sft"]
+    assert call("train_ppo.py", *argv)[0] == 0
+    status, _, err = call("train_ppo.py", *argv, "--resume", f"--{option}", value)
+    assert status == 2 and option in err.splitlines()[-1] and value in err.splitlines()[-1]
+
+
+def test_a_sigterm_saves_and_exits(tmp_path):
+    process = start("train_sft.py", *SFT, "--base-steps", 10**6, "--save-every", 10**6, cwd=tmp_path)
+    log = tmp_path / "out" / "base" / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("train_sft.py: stopped after step ") and "Traceback" not in err
+    assert checkpoint.load_state(log.parent / "train_state.pt")["step"] == steps_of(log.parent)[-1] > 0
+
+
+def test_own_pairs_and_text_are_trained_on(files, call):
+    (files / "options.json").write_text(json.dumps({"data": ["pairs.jsonl", "corpus.txt"], "out": "own"}))
+    status, out, _ = call("train_sft.py", *SHAPE, *STEPS, "--vocab", "264", "--config", "options.json")
+    assert status == 0 and "own/sft" in out
+    run = strict((files / "own" / "sft" / "run.json").read_text())
+    assert run["tasks"] == {} and run["data"]["data"] == ["pairs.jsonl", "corpus.txt"]
+    base = [strict(line) for line in (files / "own" / "base" / "log.jsonl").read_text().splitlines()]
+    sft = [strict(line) for line in (files / "own" / "sft" / "log.jsonl").read_text().splitlines()]
+    assert base[-1]["loss"] < base[0]["loss"] - 0.5
+    assert sft[0]["tokens"] == 4 * 3  # two letters, bytes still, and EOS
+
+
+def test_conversations_are_fine_tuned_from_a_checkpoint_without_pretraining(files, folders, call):
+    assert call("train_sft.py", "--data", "chat.jsonl", "--init", "good", *STEPS, "--threads", "1")[0] == 0
+    assert not (files / "out" / "base").exists()
+    assert weights_of("out/sft") != weights_of("good")
+    first = strict((files / "out" / "sft" / "log.jsonl").read_text().splitlines()[0])
+    assert first["tokens"] == 4 * 4  # "1", EOS, "2", EOS in each of four rows
+
+
+def test_own_prompts_and_reward_drive_ppo(files, folders, call):
+    argv = ["--prompts", "prompts.jsonl", "--reward", "mine.py:length", "--init", "good", "--max-new", "6", *PPO]
+    status, out, err = call("train_ppo.py", *argv)
+    assert status == 0, err
+    assert weights_of("out/ppo") != weights_of("good")
+    log = [strict(line) for line in (files / "out" / "ppo" / "log.jsonl").read_text().splitlines()]
+    assert any(record["ended"] > 0 and record["reward"] > -1 for record in log)
+
+
+def test_own_prompts_are_evaluated_beside_their_references(files, folders, call):
+    models = ["--models", "a=good", "b=good", "--reference", "a"]
+    argv = ["--data", "pairs.jsonl", "chat.jsonl", "--samples", "2", "--max-new", "5", *models]
+    status, out, err = call("evaluate.py", *argv, "--threads", "1")
+    assert status == 0, err
+    report = strict((files / "out" / "eval" / "report.json").read_text())
+    rows = {row["metric"].split()[0]: row for row in report["tasks"]["data"]["metrics"]}
+    assert report["tasks"]["data"]["prompts"] == 11 and "chrF" in rows
+    assert rows["KL"]["models"]["b"]["value"] == 0.0
+    for row in rows.values():
+        assert row["differences"]["b"]["value"] in (0.0, None)
+
+
+def test_own_reward_is_evaluated(files, folders, call):
+    argv = ["--data", "pairs.jsonl", "--reward", "mine.py:length", "--models", "a=good", "--samples", "3"]
+    status, _, err = call("evaluate.py", *argv, "--threads", "1")
+    assert status == 0, err
+    items = [strict(line) for line in (files / "out" / "eval" / "items.jsonl").read_text().splitlines()]
+    for x in items:
+        assert x["scores"]["reward"] == (len(x["response"]) / 10 if x["stop"] == "eos" else 0.0)
+
+
+def test_a_prompt_is_answered_by_each_model_on_a_line(trained, call, monkeypatch):
+    monkeypatch.chdir(trained)
+    status, out, _ = call("evaluate.py", "--prompt", "12+34=", "--max-new", "5")
+    assert status == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == ["base", "sft", "ppo"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_lists_the_options(name, call):
+    status, out, err = call(name, "--help")
+    assert status == 0 and err == ""
+    for words in ("--config FILE", "--out STR", "--seed INT", "--device STR", "--reward" if name != SCRIPTS[0] else "--data"):
+        assert words in out
+
+
+WRONG = [
+    ("train_sft.py --data missing.jsonl", "missing.jsonl: No such file"),
+    ("train_sft.py --data broken.jsonl", "broken.jsonl, line 17: not JSON"),
+    ("train_sft.py --data empty.jsonl", "empty.jsonl: no data"),
+    ("train_sft.py --data latin.jsonl", "latin.jsonl: byte 15 is not UTF-8"),
+    ("train_sft.py --data prompts.jsonl", "prompts.jsonl: prompts without responses"),
+    ("train_sft.py --data long.jsonl --init good", "context"),
+    ("train_sft.py --data corpus.txt --init good", "corpus.txt"),
+    ("train_sft.py --task revews", "no task 'revews'"),
+    ("train_sft.py --task reviews:0", "weight"),
+    ("train_sft.py --batch-size 3", "no option --batch-size; did you mean"),
+    ("train_sft.py --steps many", "--steps: invalid int value: 'many'"),
+    ("train_sft.py --steps -1", "--steps -1"),
+    ("train_sft.py --batch 0", "--batch 0"),
+    ("train_sft.py --examples 0", "--examples 0"),
+    ("train_sft.py --eval-every 0", "--eval-every 0"),
+    ("train_sft.py --save-every 0", "--save-every 0"),
+    ("train_sft.py --lr nan", "--lr nan"),
+    ("train_sft.py --heads 3 --examples 5", "width 128 cannot be split among 3 heads"),
+    ("train_sft.py --vocab 100 --examples 5", "vocab_size 100 cannot hold"),
+    ("train_sft.py --context 1 --examples 5 --vocab 260", "--context"),
+    ("train_sft.py --attention flash --examples 5 --vocab 260", "attention 'flash'"),
+    ("train_sft.py --device tpu", "--device tpu"),
+    ("train_sft.py --dtype float16", "--dtype float16"),
+    ("train_sft.py --config missing.json", "--config missing.json: No such file"),
+    ("train_sft.py --config broken.jsonl", "--config broken.jsonl: not JSON"),
+    ("train_sft.py --init nowhere --data pairs.jsonl", "nowhere: no such checkpoint folder"),
+    ("train_sft.py --init cut --data pairs.jsonl", "cut/model.safetensors"),
+    ("train_sft.py --out corpus.txt --data pairs.jsonl --init good", "corpus.txt"),
+    ("train_ppo.py --init nowhere", "nowhere: no such checkpoint folder"),
+    ("train_ppo.py --init cut", "cut/model.safetensors"),
+    ("train_ppo.py --init shape", "config.json and weights are of two models"),
+    ("train_ppo.py --init other", "give --task, or --prompts and --reward"),
+    ("train_ppo.py --init good --prompts prompts.jsonl", "--prompts without --reward"),
+    ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:length", "missing.jsonl: No such file"),
+    ("train_ppo.py --init good --prompts long.jsonl --reward mine.py:length", "context of 128"),
+    ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:missing", "no function 'missing'"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --reward yours.py:length", "there is no file yours.py"),
+    ("train_ppo.py --init good --reward mine.py:nan --batch 64", "the reward is nan for prompt"),
+    ("train_ppo.py --init good --reward mine.py:none --batch 64", "the reward raised TypeError"),
+    ("train_ppo.py --init good --reward mine.py:fails --batch 64", "the reward raised KeyError"),
+    ("train_ppo.py --init good --algo grpo", "--algo grpo: not one of ppo, reinforce"),
+    ("train_ppo.py --init good --iterations 0", "--iterations 0"),
+    ("train_ppo.py --init good --examples 0", "--examples 0"),
+    ("train_ppo.py --init good --max-new -1", "--max-new -1"),
+    ("train_ppo.py --init good --task revews", "no task 'revews'"),
+    ("train_ppo.py --init good --resume", "there is nothing to resume"),
+    ("evaluate.py --models good", "name=folder"),
+    ("evaluate.py --models a=good a=good", "each name once"),
+    ("evaluate.py --models", "--models"),
+    ("evaluate.py --models a=nowhere", "nowhere: no such checkpoint folder"),
+    ("evaluate.py --models a=cut", "cut/model.safetensors"),
+    ("evaluate.py --models a=shape", "config.json and weights are of two models"),
+    ("evaluate.py --models a=good b=other --data pairs.jsonl", "tokenizer"),
+    ("evaluate.py --models a=good --reference b --data pairs.jsonl", "--reference b"),
+    ("evaluate.py --models a=other", "give --task, or --data"),
+    ("evaluate.py --models a=good --data corpus.txt", "corpus.txt: no prompts"),
+    ("evaluate.py --models a=good --data missing.jsonl", "missing.jsonl: No such file"),
+    ("evaluate.py --models a=good --data long.jsonl", "context of 128"),
+    ("evaluate.py --models a=good --data nobody.jsonl", "nobody.jsonl, line 1"),
+    ("evaluate.py --models a=good --prompt " + "x" * 300, "context of 128"),
+    ("evaluate.py --models a=good --task revews", "no task 'revews'"),
+    ("evaluate.py --models a=good --samples 0", "--samples 0"),
+    ("evaluate.py --models a=good --prompts 0", "--prompts 0"),
+    ("evaluate.py --models a=good --data pairs.jsonl --max-new 0", "--max-new 0"),
+    ("evaluate.py --models a=good --data pairs.jsonl --reward mine.py:nan --max-new 60", "the reward is nan for prompt"),
+    ("evaluate.py --models a=good --promt x", "no option --promt; did you mean --prompt"),
+]
+if not torch.cuda.is_available():
+    WRONG += [(f"{name} --device cuda", "--device cuda: torch sees 0 CUDA devices") for name in SCRIPTS]
+
+
+@pytest.mark.parametrize("command, message", WRONG, ids=[command[:70] for command, _ in WRONG])
+def test_wrong_use_ends_in_one_line_and_status_2(command, message, files, folders, call):
+    name, *argv = command.split()
+    status, _, err = call(name, *argv, "--threads", "1")
+    lines = [line for line in err.splitlines() if line.startswith(f"{name}: ")]
+    assert status == 2 and len(lines) == 1 and err.endswith(lines[0] + "\n")
+    assert message in lines[0]
+    assert not [line for line in err.splitlines() if line not in lines and "/s" not in line]
+
+
+def test_a_wrong_use_leaves_the_shell_one_line_and_status_2(tmp_path):
+    process = start("train_sft.py", "--data", "missing.jsonl", cwd=tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 2 and out == ""
+    assert err == "train_sft.py: missing.jsonl: No such file or directory\n"

@@ -1,0 +1,163 @@
+"""Tasks by name and weight, the user's own files, and rewards from the user's own code."""
+
+import json
+
+import pytest
+
+from minirlhf.data import messages_of
+from minirlhf.files import UserError
+from minirlhf.sources import (
+    Source,
+    file_source,
+    load_reward,
+    parse_tasks,
+    reward_of_task,
+    task_sources,
+    texts_of,
+)
+from minirlhf.tasks import TASKS
+
+
+def jsonl(path, records):
+    """The name of a file of these records."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    return str(path)
+
+
+def pairs(n):
+    """n records of a prompt and response."""
+    return [{"prompt": f"prompt {i}", "response": f"response {i}"} for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    "words, weights",
+    [
+        ("reviews", {"reviews": 1.0}),
+        ("reviews,arithmetic:2", {"reviews": 1.0, "arithmetic": 2.0}),
+        (" sentiment:0.5 , translation ", {"sentiment": 0.5, "translation": 1.0}),
+    ],
+)
+def test_tasks_are_given_by_name_and_weight(words, weights):
+    assert parse_tasks(words) == weights
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("revews", "no task 'revews'; there are reviews, sentiment, arithmetic, translation"),
+        ("", "no task ''"),
+        ("reviews,", "no task ''"),
+        ("reviews:x", "weight 'x' of reviews is not a number"),
+        ("reviews:0", "weight 0 of reviews must be above 0"),
+        ("reviews:-1", "must be above 0"),
+        ("reviews:nan", "must be above 0"),
+        ("reviews:inf", "must be above 0"),
+    ],
+)
+def test_unknown_tasks_and_weights_are_refused_with_what_there_is(words, message):
+    with pytest.raises(UserError) as error:
+        parse_tasks(words)
+    assert message in str(error.value)
+
+
+def test_task_sources_are_the_training_side_of_each_task():
+    first, second = task_sources({"arithmetic": 2.0, "sentiment": 1.0}, 30, 5)
+    task = TASKS["arithmetic"]
+    assert (first.name, first.weight, second.name) == ("arithmetic", 2.0, "sentiment")
+    assert first.train == task.records("train", 30, 5) and first.documents == task.documents(30, 5)
+    assert first.validation == task.records("validation", 200, 5)
+
+
+def test_own_pairs_are_split_by_prompt_for_good(tmp_path):
+    """No prompt on both sides, whatever else is in the file and in whatever order."""
+    records = pairs(400) + [{"prompt": f"prompt {i}", "response": "another"} for i in range(400)]
+    source = file_source([jsonl(tmp_path / "a.jsonl", records)])
+    train, validation = ({r["prompt"] for r in part} for part in (source.train, source.validation))
+    assert len(source.train) + len(source.validation) == 800
+    assert not train & validation and 10 <= len(validation) <= 32
+    fewer = file_source([jsonl(tmp_path / "b.jsonl", records[::-3])])
+    assert {r["prompt"] for r in fewer.validation} <= validation
+
+
+def test_own_text_is_what_is_pretrained_on_and_pairs_what_is_fine_tuned(tmp_path):
+    (tmp_path / "corpus.txt").write_text("raw text", "utf-8")
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    mixed = jsonl(tmp_path / "x.jsonl", [{"text": "one"}, *pairs(3), chat, {"prompt": "no response"}])
+    source = file_source([mixed, str(tmp_path / "corpus.txt")])
+    assert source.documents == ["one", "raw text"]
+    found = source.train + source.validation
+    assert sorted(map(str, found)) == sorted(map(str, [*pairs(3), chat]))
+    assert (source.name, source.weight) == ("data", 1.0)
+
+
+def test_without_raw_text_the_training_pairs_stand_in_for_it(tmp_path):
+    """Those of validation must not: a model would be validated on what it was pretrained on."""
+    source = file_source([jsonl(tmp_path / "x.jsonl", pairs(300))])
+    assert source.validation
+    assert source.documents == [f"{r['prompt']}\n{r['response']}" for r in source.train]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_however_few_the_pairs_some_are_trained_on(n, tmp_path):
+    for start in range(60):
+        records = pairs(start + n)[start:]
+        source = file_source([jsonl(tmp_path / "x.jsonl", records)])
+        assert source.train and source.documents
+
+
+def test_prompts_alone_cannot_be_trained_on(tmp_path):
+    path = jsonl(tmp_path / "x.jsonl", [{"prompt": "a"}])
+    with pytest.raises(UserError, match="x.jsonl: prompts without responses"):
+        file_source([path])
+
+
+def test_a_reward_is_a_function_of_a_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from math import pi\ndef score(prompt, response, record):\n    return len(response) + pi\n")
+    assert load_reward(f"{path}:score")("p", "four", {}) == pytest.approx(7.14159, abs=1e-5)
+
+
+def test_a_reward_file_may_hold_dataclasses(tmp_path):
+    """With annotations as strings they look their module up by name."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Rule:\n"
+        "    weight: float = 2.0\ndef score(prompt, response, record):\n    return Rule().weight\n"
+    )
+    assert load_reward(f"{path}:score")("p", "r", {}) == 2.0
+
+
+@pytest.mark.parametrize(
+    "content, name, message",
+    [
+        (None, "score", "there is no file"),
+        ("def score(p, r, x): return 1", "scor", "no function 'scor' in .*; found score"),
+        ("score = 3", "score", "no function 'score' in .*; found none"),
+        ("import nothing_of_that_name", "score", "raised ModuleNotFoundError"),
+        ("def score(:", "score", "raised SyntaxError"),
+        ("1 / 0", "score", "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_reward_that_cannot_be_had_is_refused_with_the_reason(content, name, message, tmp_path):
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"(?s)--reward {path}:{name}: .*{message}"):
+        load_reward(f"{path}:{name}")
+
+
+@pytest.mark.parametrize("spec", ["mine.py", "", ":score", "length"])
+def test_a_reward_without_file_or_function_is_refused(spec):
+    with pytest.raises(UserError, match="give FILE.py:FUNCTION"):
+        load_reward(spec)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_reward_of_a_record_is_that_of_its_task(name):
+    assert reward_of_task({"task": name}) is TASKS[name].reward
+
+
+def test_a_tokenizer_learns_from_all_training_text_and_no_validation():
+    record = {"prompt": "p", "response": "r"}
+    source = Source("x", 1.0, ["d"], [record], [{"prompt": "secret", "response": "secret"}])
+    assert sorted(texts_of([source, source])) == sorted(2 * ["d", *(m["content"] for m in messages_of(record))])
