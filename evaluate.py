@@ -6,7 +6,6 @@ python evaluate.py --data mine.jsonl --models a=DIR b=DIR  your own prompts and 
 """
 
 import dataclasses
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -34,10 +33,10 @@ class Evaluation:
     task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
     data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
-    prompts: int = option(200, "held-out prompts of each test set")
-    samples: int = option(4, "responses to each at temperature 1, besides the greedy one")
-    max_new: int = option(64, "longest response in tokens, for --data and --prompt")
-    show: int = option(2, "samples to print of each test set, side by side")
+    prompts: int = option(200, "held-out prompts of each test set", least=1)
+    samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
+    max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1)
+    show: int = option(2, "samples to print of each test set, side by side", least=0)
     prompt: str = option("", "only print what each model answers to this")
     out: str = option("out/eval", "folder for report.json and items.jsonl")
 
@@ -47,7 +46,7 @@ def main() -> None:
     options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
     device, _ = machine.set_up()
     folders = dict(pair.partition("=")[::2] for pair in options.models)
-    if "" in folders.values() or len(folders) < len(options.models):
+    if "" in folders.values() or not 0 < len(options.models) == len(folders):
         raise UserError(f"--models {' '.join(options.models)}: give each as name=folder, each name once")
     if options.models == Evaluation.models:  # whatever of the default three there is
         folders = {k: v for k, v in folders.items() if Path(v).is_dir()} or folders
@@ -55,24 +54,34 @@ def main() -> None:
     for model, _ in models.values():
         model.to(device).eval()
     runs = {name: read_run(folder) for name, folder in folders.items()}
-    chat = {name: run.get("stage") != "base" for name, run in runs.items()}  # a base model knows no roles
+    chat = {  # a base model knows no roles
+        name: runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
+        for name, (_, tokenizer) in models.items()
+    }
     if options.prompt:
+        prompts_that_fit([{"prompt": options.prompt}], models, chat, "--prompt")
         for name, (model, tokenizer) in models.items():
             ids = render_prompt({"prompt": options.prompt}, tokenizer, chat[name])
             g = generate(model, [ids], options.max_new, tokenizer.eos_id, [machine.seed], temperature=0)
             print(f"{name}: {one_line(tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
         return
 
+    if options.reference not in (*models, Evaluation.reference):
+        raise UserError(f"--reference {options.reference}: not one of {', '.join(models)}")
     reference = options.reference if options.reference in models else next(iter(models))
+    tokens = {name: (m.config.vocab_size, t.token_bytes, t.special_ids) for name, (m, t) in models.items()}
+    if others := [name for name in models if tokens[name] != tokens[reference]]:
+        raise UserError(f"{others[0]} and {reference} have different tokenizers, so no KL: evaluate them apart")
     start = time.perf_counter()
     report: dict = {"version": VERSION, "reference": reference, "seed": machine.seed, "tasks": {}}
     report |= {"settings": dataclasses.asdict(options), "environment": environment()}
     report["models"] = {
-        name: {"folder": folder, "sha256": sha256(folder), "cost": runs[name].get("cost")}
+        name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name][0]), "cost": runs[name].get("cost")}
         for name, folder in folders.items()
     }
     lines = []
     for title, records, reward_of, reward_name, max_new in test_sets(options, runs, machine.seed):
+        records = prompts_that_fit(records, models, chat, title)
         items, nll = {}, {}
         for name, (model, tokenizer) in models.items():
             items[name] = sample_items(
@@ -116,15 +125,21 @@ def test_sets(options: Evaluation, runs: dict[str, dict], seed: int) -> list[tup
     ]  # fmt: skip
 
 
+def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], title: str) -> list[dict]:
+    """The records whose prompt leaves every model room for an answer. Raises UserError if none does."""
+    context = min(model.config.context for model, _ in models.values())
+    kept = [r for r in records if all(len(render_prompt(r, t, chat[n])) < context for n, (_, t) in models.items())]
+    if not kept:
+        raise UserError(f"{title}: no prompt of {len(records)} fits the models' context of {context} tokens")
+    if len(kept) < len(records):
+        print(f"{title}: {len(records) - len(kept)} of {len(records)} prompts left out, longer than the context {context}")
+    return kept
+
+
 def read_run(folder: str) -> dict:
     """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
     path = Path(folder) / "run.json"
     return checkpoint.read_json(path) if path.exists() else {}
-
-
-def sha256(folder: str) -> str:
-    """Of the weights, so that two names for one model are found out."""
-    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

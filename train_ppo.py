@@ -15,7 +15,7 @@ from minirlhf.files import UserError
 from minirlhf.model import ScalarHead
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.runtime import Machine, environment, option, parse, run_script
-from minirlhf.sources import load_reward, parse_tasks, reward_of_task
+from minirlhf.sources import data_hash, load_reward, parse_tasks, reward_of_task
 from minirlhf.tasks import TASKS
 
 
@@ -26,7 +26,7 @@ class Data:
     task: str = option("", "generated tasks, with weights: a,b:2; none: those that --init was trained on")
     prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record); replaces the task's")
-    examples: int = option(20_000, "prompts that are generated for a task")
+    examples: int = option(20_000, "prompts that are generated for a task", least=1)
     init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
     out: str = option("out/ppo", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped")
@@ -64,7 +64,7 @@ def main() -> None:
     policy.to(device)
     value_head, cost = train(
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
-        config, max_new, machine.seed, dtype, out, data.resume,
+        config, max_new, machine.seed, dtype, out, data.resume, data_hash([sets, data.reward]),
     )  # fmt: skip
     run = {"data": dataclasses.asdict(data), "training": dataclasses.asdict(config), "seed": machine.seed}
     run |= {"tasks": weights, "max_new": max_new, "stage": config.algo, "cost": cost}

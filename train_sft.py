@@ -7,8 +7,6 @@ python train_sft.py --data pairs.jsonl --init DIR     your own, from a checkpoin
 """
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from minirlhf.files import UserError
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.runtime import Machine, environment, option, parse, run_script
 from minirlhf.sft import FitConfig, fit
-from minirlhf.sources import Source, file_source, parse_tasks, task_sources, texts_of
+from minirlhf.sources import data_hash, file_source, parse_tasks, task_sources, texts_of
 from minirlhf.tokenizer import SPECIALS, Tokenizer
 
 
@@ -28,7 +26,7 @@ class Data:
 
     task: str = option("reviews,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
     data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
-    examples: int = option(20_000, "records that are generated for a task")
+    examples: int = option(20_000, "records that are generated for a task", least=1)
     init: str = option("", "start from this checkpoint folder and skip pretraining")
     out: str = option("out", "folder that receives base/ and sft/")
     resume: bool = option(False, "go on where the run in --out stopped")
@@ -51,17 +49,17 @@ class Model:
 class Training:
     """Training."""
 
-    base_steps: int = option(400, "optimizer steps of pretraining")
-    steps: int = option(1000, "optimizer steps of SFT")
-    batch: int = option(32, "rows of each data set in a step, times its weight")
-    base_lr: float = option(2e-3, "peak learning rate of pretraining")
-    lr: float = option(2e-3, "peak learning rate of SFT")
-    warmup: int = option(50, "steps of rising learning rate")
-    weight_decay: float = option(0.01, "AdamW's, on matrices")
-    max_norm: float = option(1.0, "the gradient is clipped to this norm")
-    micro_tokens: int = option(4096, "padded tokens a forward pass: memory against speed, not the result")
-    eval_every: int = option(200, "steps between validations")
-    save_every: int = option(500, "steps between saved states")
+    base_steps: int = option(400, "optimizer steps of pretraining", least=0)
+    steps: int = option(1000, "optimizer steps of SFT", least=0)
+    batch: int = option(32, "rows of each data set in a step, times its weight", least=1)
+    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0)
+    lr: float = option(2e-3, "peak learning rate of SFT", least=0)
+    warmup: int = option(50, "steps of rising learning rate", least=0)
+    weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
+    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
+    micro_tokens: int = option(4096, "padded tokens a forward pass: memory against speed, not the result", least=1)
+    eval_every: int = option(200, "steps between validations", least=1)
+    save_every: int = option(500, "steps between saved states", least=1)
 
 
 def main() -> None:
@@ -75,13 +73,19 @@ def main() -> None:
     out = Path(data.out)
     run = {"data": dataclasses.asdict(data), "seed": machine.seed, "environment": environment()}
     run |= {"training": dataclasses.asdict(training), "dtype": str(dtype), "device": str(device)}
-    run |= {"tasks": {} if data.data else parse_tasks(data.task), "data_hash": data_hash(sources)}
+    run |= {"tasks": {} if data.data else parse_tasks(data.task)}
+    run |= {"data_hash": data_hash([dataclasses.asdict(source) for source in sources])}
+
+    if not data.resume:
+        for name in ("base", "sft"):  # else a later --resume might find what an earlier run left
+            (out / name / "train_state.pt").unlink(missing_ok=True)
 
     def train(model: GPT, sets: dict, validation: list[Example], steps: int, lr: float, name: str) -> None:
         config = FitConfig(
             steps=steps, lr=lr, warmup=min(training.warmup, steps), weight_decay=training.weight_decay,
             max_norm=training.max_norm, micro_tokens=training.micro_tokens,
-            eval_every=training.eval_every, save_every=training.save_every, seed=machine.seed,
+            eval_every=training.eval_every, save_every=training.save_every,
+            seed=machine.seed, data=f"{training.batch} rows of {run['data_hash']}",
         )  # fmt: skip
         batches = Mixture(sets, machine.seed)
         folder = out / name
@@ -120,15 +124,13 @@ def main() -> None:
             sets[source.name] = (examples, training.batch * source.weight)
             validation += fit_context((render(r, tokenizer) for r in source.validation), model.config.context)[0]
     if not sets:
+        if n := sum(len(source.train) for source in sources):
+            raise UserError(f"none of {n} records fits the context of {model.config.context} tokens; raise --context")
+        if data.init:
+            raise UserError(f"{' '.join(data.data)}: no prompts and responses to fine-tune {data.init} on")
         print("no prompts and responses in the data: no SFT")
         return
     train(model, sets, validation, training.steps, training.lr, "sft")
-
-
-def data_hash(sources: list[Source]) -> str:
-    """SHA-256 of all records, so that a report can say which data a model has seen."""
-    content = json.dumps([dataclasses.asdict(source) for source in sources], sort_keys=True)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def value_loss(
     Shapes as in `policy_loss`. clip: ε; infinity gives the plain squared error.
     Source: Schulman et al. 2017's code; Ziegler et al. 2019's code.
     """
-    values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))  # (B, R) each
+    values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))  # (B, R)
     clipped = old_values + (values - old_values).clamp(-clip, clip)  # (B, R)
     worse = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)  # (B, R)
     return 0.5 * worse.sum() / max(n_tokens, 1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from minirlhf.algos import entropy, exact_kl, kl_estimate, token_logprobs
-from minirlhf.data import collate, fit_context, micro_batches, reference_of, render, render_prompt
+from minirlhf.data import collate, fit_context, messages_of, micro_batches, reference_of, render, render_prompt
 from minirlhf.generation import Generation, generate
 from minirlhf.metrics import (
     bits_per_byte,
@@ -136,7 +136,8 @@ def reference_nll(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], cha
         batch = collate([examples[keep[j]] for j in part], model.wte.weight.device)
         nll = spread(negative_log_likelihood(model, batch), batch.mask).double().sum(1).tolist()  # (B,)
         for j, value, n in zip(part, nll, batch.mask.sum(1).tolist()):
-            out[keep[j]] = value, n, len(reference_of(records[keep[j]]).encode("utf-8", "surrogatepass"))
+            said = "".join(m["content"] for m in messages_of(records[keep[j]]) if m["role"] == "assistant")
+            out[keep[j]] = value, n, len(said.encode("utf-8", "surrogatepass"))
     return out
 
 
@@ -242,7 +243,7 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
 
     RL raises them by design: they say how far a model has moved from the text it was shown.
     """
-    known = ~np.isnan(next(iter(nll.values()))[:, 0])
+    known = ~np.isnan([table[:, 0] for table in nll.values()]).any(0)  # (n,) to every model
     if not known.any():
         return []
     tables = {model: np.where(known[:, None], table, 0.0) for model, table in nll.items()}
@@ -252,9 +253,10 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
     ]
     if all(record.get("task") == "reviews" for record in records):
         # On the same texts, so that their luck cancels: what is left is the cost of not being the grammar.
-        exact = np.array([-reviews.log_probability(r["response"], r["subject"]) for r in records])  # (n,)
-        H = float(np.mean([reviews.entropy(r["subject"]) for r in records]))
-        count = np.ones(len(records))
+        exact = [-reviews.log_probability(r["response"], r["subject"]) for r in records]
+        exact = np.where(known, exact, 0.0)  # (n,)
+        H = float(np.mean([reviews.entropy(r["subject"]) for r, k in zip(records, known) if k]))
+        count = known.astype(float)  # (n,)
         excess = {m: np.column_stack([t[:, 0] - exact, count]) for m, t in tables.items()}
         metrics.append(Metric("nats a text", -1, ratio, {m: np.column_stack([t[:, 0], count]) for m, t in tables.items()}))
         metrics.append(Metric(f"above the grammar's {H:.2f}, %", -1, lambda s: 100 / H * ratio(s), excess))

@@ -66,7 +66,7 @@ class PPOConfig:
     lam: float = option(0.95, "GAE's λ (reinforce: always 1)")
     temperature: float = option(1.0, "of sampling; log-probs are those of that distribution")
     missing_eos: float = option(0.0, "score of a response that did not end within max-new tokens")
-    max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64")
+    max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm")
     micro_tokens: int = option(4096, "padded tokens a forward pass: memory against speed, not the result")
     save_every: int = option(20, "rounds between saved states")
@@ -160,9 +160,11 @@ def train(
     dtype: torch.dtype,
     out: Path,
     resume: bool = False,
+    data: str = "",
 ) -> tuple[ScalarHead, dict]:
     """Train the policy in place on records_of(iteration), against a frozen copy of itself as it comes.
 
+    data: a hash of what the records come from; a resume on other data is refused.
     Returns the value head and the cost. Logs each round to out/log.jsonl, keeps what a resume needs in
     out/train_state.pt. Raises Interrupted (state saved), Diverged, and UserError.
     """
@@ -173,7 +175,7 @@ def train(
     optimizer = make_adamw([policy, value_head], config.lr, 0.0, (0.9, 0.95))
     stepper = Stepper(optimizer, config.max_norm)
     state_path = out / "train_state.pt"
-    settings = dataclasses.asdict(config) | {"seed": seed}
+    settings = dataclasses.asdict(config) | {"seed": seed, "data": data, "init": checkpoint.fingerprint(policy)}
     start, seconds, tokens, beta = 0, 0.0, 0, config.beta
     if resume:
         state = checkpoint.load_state(state_path)

@@ -58,6 +58,8 @@ def number(x: float | None, signed: bool = False) -> str:
     """Four significant figures or so, at most 7 characters; a dash where undefined."""
     if x is None:
         return "-"
+    if abs(x) >= 1e5:  # the perplexity of an untrained model: its columns must not run into each other
+        return f"{x:+.0e}" if signed else f"{x:.0e}"
     digits = 3 if abs(x) < 10 else 2 if abs(x) < 100 else 1 if abs(x) < 1000 else 0
     return f"{x:+.{digits}f}" if signed else f"{x:.{digits}f}"
 

@@ -35,24 +35,24 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM came, and what is needed to go on has been saved."""
 
 
-def option(default, help: str):
-    """A dataclass field that is a command-line option."""
-    return field(default=default, metadata={"help": help})
+def option(default, help: str, least: float | None = None):
+    """A dataclass field that is a command-line option. least: the smallest number allowed."""
+    return field(default=default, metadata={"help": help, "least": least})
 
 
 @dataclass(frozen=True)
 class Machine:
     """Where and how it runs."""
 
-    seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU")
+    seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU", least=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = option("auto", "of the matrix products in training: auto, float32 or bfloat16; weights stay float32")
-    threads: int = option(0, "CPU threads; 0 leaves the choice to torch")
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0)
 
     def set_up(self) -> tuple[torch.device, torch.dtype]:
         """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed {self.seed}: must be from 0 to 2**63 - 1")
+        if self.seed >= 2**63:
+            raise UserError(f"--seed {self.seed}: must be below 2**63")
         if self.threads > 0:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
@@ -128,7 +128,17 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     if config := values.pop("config", None):
         values = read_config(Path(config), fields) | values
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, value in values.items():
+        check_number(f"--{name.replace('_', '-')}", value, fields[name].metadata.get("least"))
     return [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
+
+
+def check_number(option: str, value, least: float | None) -> None:
+    """Raises UserError for NaN, an infinity, and a number below the least that is allowed."""
+    if isinstance(value, float) and value - value != 0:
+        raise UserError(f"{option} {value}: must be a finite number")
+    if least is not None and value < least:
+        raise UserError(f"{option} {value}: must be at least {least}")
 
 
 def unknown_option(word: str, known: list[str]) -> str:
@@ -172,6 +182,8 @@ def run_script(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: `| head`
         sys.exit(1)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        sys.exit(fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2))
 
 
 def fail(message: str, status: int) -> int:

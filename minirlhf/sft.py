@@ -40,6 +40,7 @@ class FitConfig:
     eval_every: int = 100
     save_every: int = 500
     seed: int = 0
+    data: str = ""  # a hash of what batches come from: a resume on other data is refused
 
 
 def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
@@ -90,10 +91,11 @@ def fit(
     optimizer = make_adamw([model], config.lr, config.weight_decay, (0.9, config.beta2))
     stepper = Stepper(optimizer, config.max_norm)
     state_path = out / "train_state.pt"
+    settings = dataclasses.asdict(config) | dataclasses.asdict(model.config)
     start, seconds, tokens = 0, 0.0, 0
     if resume and state_path.exists():
         state = checkpoint.load_state(state_path)
-        check_same_settings(state, dataclasses.asdict(config), state_path)
+        check_same_settings(state, settings, state_path)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
@@ -102,7 +104,7 @@ def fit(
         state_path.unlink(missing_ok=True)
 
     def save(step: int) -> None:
-        state = {"settings": dataclasses.asdict(config), "step": step, "model": model.state_dict()}
+        state = {"settings": settings, "step": step, "model": model.state_dict()}
         state |= {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "skipped": stepper.skipped}
         checkpoint.save_state(state_path, state | {"seconds": clock.seconds(), "tokens": tokens})
 

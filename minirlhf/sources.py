@@ -7,7 +7,9 @@ Either way a script gets documents, records and rewards, and need not know which
 Proved by tests/test_sources.py.
 """
 
+import hashlib
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +81,11 @@ def file_source(paths: Sequence[str]) -> Source:
     train = split["train"] or pairs  # of one or two pairs, all may fall to validation
     documents = documents or ["\n".join(m["content"] for m in messages_of(record)) for record in train]
     return Source(OWN, 1.0, documents, train, split["validation"])
+
+
+def data_hash(content: list) -> str:
+    """SHA-256 of data as JSON, so that a report can say which a model has seen, and a resume that it is the same."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_reward(spec: str) -> Reward:

@@ -1,12 +1,15 @@
 """What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary."""
 
+import dataclasses
 from itertools import product
+from math import nan
 
 import pytest
 import torch
 
 from minirlhf.generation import Generation, pad_left
 from minirlhf.model import GPT, GPTConfig
+from minirlhf.rollout import Rollout
 from minirlhf.tokenizer import Tokenizer
 
 
@@ -51,7 +54,7 @@ def make_gpt():
 
 @pytest.fixture
 def make_policy(make_gpt, tokenizer):
-    """A function that builds a GPT over bytes whose responses are ragged: it likes to end after a few tokens."""
+    """A function that builds a GPT over bytes whose responses are ragged: it likes to end soon."""
     def make(seed: int = 0, **shape) -> GPT:
         policy = make_gpt(seed, vocab_size=tokenizer.vocab_size, **shape)
         with torch.no_grad():
@@ -79,3 +82,20 @@ def every_response():
         return Generation(prompt_ids, prompt_mask, ids, mask, torch.zeros(ids.shape), ended)
 
     return enumerate_all
+
+
+@pytest.fixture
+def pad_rollout():
+    """A function that adds padding columns to a Rollout; at all padding stand other ids and NaN."""
+    def pad(r: Rollout, left: int, right: int) -> Rollout:
+        wide = {}
+        for f in dataclasses.fields(r):
+            x, prompt = getattr(r, f.name), f.name.startswith("prompt")
+            if x.dim() == 2:
+                bad = {torch.bool: False, torch.int64: 41}.get(x.dtype, nan)
+                x = torch.where(r.prompt_mask if prompt else r.mask, x, bad)
+                x = torch.nn.functional.pad(x, (left, 0) if prompt else (0, right), value=bad)
+            wide[f.name] = x
+        return Rollout(**wide)
+
+    return pad

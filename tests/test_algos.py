@@ -1,4 +1,4 @@
-"""The formulas of policy gradient and PPO: against slow loops, enumeration, closed forms and published numbers."""
+"""The formulas of policy gradient and PPO: against slow loops, enumeration and published numbers."""
 
 from itertools import product
 from math import exp, expm1, log, nan
@@ -47,6 +47,7 @@ def widened(x: torch.Tensor, garbage: float) -> torch.Tensor:
 
 
 def gradient(loss: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """d loss / d parameter."""
     return torch.autograd.grad(loss, parameter)[0]
 
 
@@ -82,7 +83,8 @@ def test_bfloat16_logits_are_summed_in_float32(function):
 
 
 def test_entropy_lies_between_0_and_log_v():
-    logits = torch.randn(1000, 7, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 1000)[:, None]
+    logits = torch.randn(1000, 7, generator=torch.Generator().manual_seed(0))
+    logits *= torch.logspace(-3, 3, 1000)[:, None]
     H = entropy(logits)
     assert bool((H >= 0).all()) and bool((H <= log(7) + 1e-6).all())
     assert entropy(torch.zeros(7)).item() == pytest.approx(log(7), abs=1e-6)
@@ -90,7 +92,8 @@ def test_entropy_lies_between_0_and_log_v():
 
 
 def test_entropy_of_a_known_distribution():
-    assert entropy(P.log()).item() == pytest.approx(-0.5 * log(0.5) - 0.3 * log(0.3) - 0.2 * log(0.2), abs=1e-12)
+    H = -0.5 * log(0.5) - 0.3 * log(0.3) - 0.2 * log(0.2)
+    assert entropy(P.log()).item() == pytest.approx(H, abs=1e-12)
 
 
 # Sums over a mask
@@ -175,7 +178,8 @@ def test_expected_gradients_of_the_kl_estimates():
 
 
 def test_k3_is_never_negative_and_keeps_its_digits_near_0():
-    log_ratio = torch.cat([torch.linspace(-3, 3, 1001), torch.logspace(-8, -2, 200), -torch.logspace(-8, -2, 200)])
+    small = torch.logspace(-8, -2, 200)
+    log_ratio = torch.cat([torch.linspace(-3, 3, 1001), small, -small])
     got = kl_estimate(log_ratio, torch.zeros_like(log_ratio), "k3")
     exact = torch.tensor([expm1(-x) + x for x in log_ratio.double().tolist()])
     assert bool((got >= 0).all())
@@ -216,7 +220,9 @@ def test_adaptive_beta_of_twice_the_target():
     assert adapt_beta(0.15, 12.0, 6.0, 10_000, 512) == pytest.approx(0.15 * 1.01024, rel=1e-12)
 
 
-@pytest.mark.parametrize("kl, error", [(6.0, 0.0), (6.6, 0.1), (5.4, -0.1), (0.0, -0.2), (-5.0, -0.2), (1e9, 0.2)])
+@pytest.mark.parametrize("kl, error", [
+    (6.0, 0.0), (6.6, 0.1), (5.4, -0.1), (0.0, -0.2), (-5.0, -0.2), (1e9, 0.2)
+])
 def test_adaptive_beta_moves_with_the_clipped_error_and_rests_at_the_target(kl, error):
     assert adapt_beta(0.1, kl, 6.0, 100, 50) == pytest.approx(0.1 * (1 + error / 2), rel=1e-12)
 
@@ -254,7 +260,8 @@ def test_rewards_do_not_depend_on_padding(garbage):
 
 
 def test_a_row_without_a_token_has_no_reward():
-    assert token_rewards(torch.ones(1), torch.ones(1, 3), torch.zeros(1, 3).bool(), 1.0).tolist() == [[0, 0, 0]]
+    rewards = token_rewards(torch.ones(1), torch.ones(1, 3), torch.zeros(1, 3).bool(), 1.0)
+    assert rewards.tolist() == [[0, 0, 0]]
 
 
 def slow_advantages(rewards, values, length, gamma, lam):
@@ -271,7 +278,8 @@ def test_gae_equals_its_definition(gamma, lam):
     for b, n in enumerate(MASK.sum(1).tolist()):
         slow = slow_advantages(rewards[b].tolist(), values[b].tolist(), n, gamma, lam)
         assert advantages[b, :n].tolist() == pytest.approx(slow, abs=1e-12)
-        assert returns[b, :n].tolist() == pytest.approx([a + float(v) for a, v in zip(slow, values[b])], abs=1e-12)
+        targets = [a + float(v) for a, v in zip(slow, values[b])]
+        assert returns[b, :n].tolist() == pytest.approx(targets, abs=1e-12)
 
 
 def test_lambda_one_is_monte_carlo_minus_value():
@@ -285,7 +293,8 @@ def test_lambda_one_is_monte_carlo_minus_value():
 
 
 def test_lambda_zero_is_the_td_error():
-    advantages, _ = gae(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.5, 3.0, 1.0]]), MASK[1:2, :3], 0.5, 0.0)
+    rewards, values = torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.5, 3.0, 1.0]])
+    advantages, _ = gae(rewards, values, torch.ones(1, 3).bool(), 0.5, 0.0)
     assert advantages[0].tolist() == [1 + 1.5 - 0.5, 2 + 0.5 - 3, 4 - 1]
 
 
@@ -453,7 +462,8 @@ def test_the_value_clip_changes_the_loss_only_where_it_is_the_larger(value, loss
 
 def test_explained_variance_of_four_predictions():
     """notes/evaluation.md, section 3, item 13."""
-    got = explained_variance(torch.tensor([1.1, 1.9, 3.2, 3.7]), torch.tensor([1.0, 2, 3, 4]), torch.ones(4).bool())
+    values, returns = torch.tensor([1.1, 1.9, 3.2, 3.7]), torch.tensor([1.0, 2, 3, 4])
+    got = explained_variance(values, returns, torch.ones(4).bool())
     assert float(got) == pytest.approx(0.9705, abs=1e-6)
 
 

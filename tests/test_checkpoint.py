@@ -84,6 +84,15 @@ def test_the_file_has_gpt2s_names_and_shapes_and_the_tied_head_once(folder):
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == wanted
 
 
+def test_the_four_matrices_of_a_layer_are_transposed_and_nothing_else_is(make_gpt):
+    """Also the square one, which no shape would give away."""
+    model = make_gpt()
+    written = to_huggingface(model)
+    for name, tensor in model.state_dict().items():
+        is_matrix = name.startswith("h.") and tensor.dim() == 2
+        assert torch.equal(written[f"transformer.{name}"], tensor.t() if is_matrix else tensor)
+
+
 def test_an_interrupted_save_leaves_the_old_or_the_new_model(folder, make_gpt, tokenizer, monkeypatch):
     """At whichever file it is cut off."""
     shape = {"vocab_size": tokenizer.vocab_size}
@@ -419,7 +428,9 @@ def test_gpt2s_own_config_is_read():
 
 def test_our_config_comes_back():
     config = GPTConfig(vocab_size=77, context=9, layers=3, heads=5, width=10, dropout=0.25)
-    assert config_from_json(json.loads(json.dumps(config_to_json(config, 3))), "config.json") == config
+    written = json.loads(json.dumps(config_to_json(config, 3)))
+    assert config_from_json(written, "config.json") == config
+    assert [written[f"{kind}_token_id"] for kind in ("bos", "eos", "pad")] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("change", [

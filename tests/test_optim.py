@@ -57,7 +57,8 @@ def test_the_groups_hold_every_parameter_once(model):
     head, tied = ScalarHead(16), nn.Linear(16, 260, bias=False)
     tied.weight = model.wte.weight
     modules = [model, tied, head, model]
-    held = [id(p) for group in make_adamw(modules, 1e-3, 0.1, (0.9, 0.95)).param_groups for p in group["params"]]
+    groups = make_adamw(modules, 1e-3, 0.1, (0.9, 0.95)).param_groups
+    held = [id(p) for group in groups for p in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(p) for module in modules for p in module.parameters()}
 

@@ -62,26 +62,7 @@ def made(make_policy, tokenizer):
     return policy, reference, rolled(policy, reference, tokenizer)
 
 
-def padded(r: Rollout, left: int, right: int, garbage: float) -> Rollout:
-    """The rollout with more padding columns, and garbage wherever there is padding."""
-    def fill(x, mask, wide):
-        if x.dtype == torch.bool:
-            return torch.nn.functional.pad(x, wide)
-        bad = 41 if x.dtype == torch.int64 else garbage
-        return torch.nn.functional.pad(torch.where(mask, x, bad), wide, value=bad)
-
-    wide = {}
-    for f in dataclasses.fields(r):
-        x = getattr(r, f.name)
-        if x.dim() == 1:
-            wide[f.name] = x
-        elif f.name.startswith("prompt"):
-            wide[f.name] = fill(x, r.prompt_mask, (left, 0))
-        else:
-            wide[f.name] = fill(x, r.mask, (0, right))
-    return Rollout(**wide)
-
-
+@torch.no_grad()
 def slow_scores(model, head, prompt, response, temperature):
     """(log π, V, H) of each token of one response: no padding, a pass a token, in float64."""
     out = []
@@ -101,16 +82,17 @@ def test_the_rollouts_of_these_tests_are_ragged(made):
 def test_log_probs_sum_to_1_over_all_completions(make_gpt, every_response):
     """V = 4, R = 3: a shift by one would score other tokens, and the sum be another."""
     all_rows = every_response([1, 3, 2], V=4, R=3, eos=False)
-    logprobs, _, _ = score_tokens(make_gpt(vocab_size=4), None, all_rows)
+    with torch.no_grad():
+        logprobs, _, _ = score_tokens(make_gpt(vocab_size=4), None, all_rows)
     assert len(logprobs) == 64 and float(logprobs.double().sum(1).exp().sum()) == pytest.approx(1, abs=1e-6)
 
 
-@torch.no_grad()
 def test_scores_equal_one_pass_a_token(made):
-    """Log-probs of policy and reference with the temperature inside, values, entropies; EOS and ragged rows too."""
+    """Log-probs of policy and reference with the temperature inside, values, entropies; EOS too."""
     policy, reference, r = made
     head = random_head()
-    _, _, H = score_tokens(policy, head, r, TEMPERATURE)
+    with torch.no_grad():
+        _, _, H = score_tokens(policy, head, r, TEMPERATURE)
     for b in range(len(RECORDS)):
         prompt, response = r.prompt_ids[b, r.prompt_mask[b]].tolist(), r.ids[b, r.mask[b]].tolist()
         logp, V, entropy = slow_scores(policy, head, prompt, response, TEMPERATURE)
@@ -152,11 +134,11 @@ def test_the_rollout_does_not_depend_on_micro_batches(made, tokenizer, micro_tok
 
 
 @pytest.mark.parametrize("left, right", [(0, 0), (3, 0), (0, 4), (5, 2)])
-def test_padding_moves_neither_scores_nor_gradients(made, left, right):
+def test_padding_moves_neither_scores_nor_gradients(made, pad_rollout, left, right):
     """Other ids at padding, and more padding on either side of prompt and response."""
     policy, _, r = made
     head, results = random_head(), []
-    for rows, width in ((r, 0), (padded(r, left, right, nan), right)):
+    for rows, width in ((r, 0), (pad_rollout(r, left, right), right)):
         columns = score_tokens(policy, head, rows, TEMPERATURE)
         (columns[0].square().sum() + columns[1].square().sum()).backward()
         gradients = [p.grad for p in [*policy.parameters(), *head.parameters()]]
@@ -196,9 +178,8 @@ def test_a_response_that_never_ended_scores_missing_eos_and_is_not_shown_to_the_
     r = rolled(policy, reference, tokenizer, lambda p, y, record: seen.append((p, y, record)) or 5.0)
     assert r.scores.tolist() == [5.0 if ended else -1.0 for ended in r.ended.tolist()]
     asked = [b for b, ended in enumerate(r.ended.tolist()) if ended]
-    assert seen == [
-        (prompt_text(RECORDS[b]), tokenizer.decode(r.ids[b, r.mask[b]].tolist()[:-1]), RECORDS[b]) for b in asked
-    ]
+    texts = [tokenizer.decode(r.ids[b, r.mask[b]].tolist()[:-1]) for b in asked]
+    assert seen == [(prompt_text(RECORDS[b]), text, RECORDS[b]) for b, text in zip(asked, texts)]
 
 
 def test_the_prompt_that_a_reward_sees_is_what_the_user_said_last():
@@ -209,7 +190,8 @@ def test_the_prompt_that_a_reward_sees_is_what_the_user_said_last():
 def test_ids_that_no_text_encodes_to_are_scored_as_they_are(made, tokenizer):
     """Most strings of random bytes are no UTF-8: decoding and encoding again would score other tokens."""
     policy, _, r = made
-    broken = [b for b in range(len(RECORDS)) if "\N{REPLACEMENT CHARACTER}" in tokenizer.decode(r.ids[b, r.mask[b]])]
+    texts = [tokenizer.decode(ids[mask]) for ids, mask in zip(r.ids, r.mask)]
+    broken = [b for b, text in enumerate(texts) if "\N{REPLACEMENT CHARACTER}" in text]
     assert broken
     for b in broken:
         prompt, response = r.prompt_ids[b, r.prompt_mask[b]].tolist(), r.ids[b, r.mask[b]].tolist()
@@ -217,7 +199,7 @@ def test_ids_that_no_text_encodes_to_are_scored_as_they_are(made, tokenizer):
         assert r.logprobs[b, r.mask[b]].tolist() == pytest.approx(logp, abs=1e-5)
 
 
-def test_dropout_in_the_config_changes_nothing_in_a_rollout_of_a_model_in_eval_mode(made, make_policy, tokenizer):
+def test_dropout_in_the_config_changes_nothing_in_eval_mode(made, make_policy, tokenizer):
     _, reference, plain = made
     dropping = rolled(make_policy(0, dropout=0.5), reference, tokenizer)
     assert torch.equal(dropping.ids, plain.ids) and torch.equal(dropping.logprobs, plain.logprobs)
@@ -267,7 +249,7 @@ def test_a_bad_reward_stops_collect(made, tokenizer):
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 def test_the_expected_gradient_is_the_gradient_of_the_objective(make_gpt, every_response, beta):
-    """J = E[score − β log π/ref], its expectation and that of the estimate enumerated, with a critic that is wrong.
+    """J = E[score − β log π/ref] and the mean of the estimate enumerated, with a critic that is wrong.
 
     It fails for a shifted log-prob, a score on another token, a KL of the wrong sign, an EOS out of the mask,
     an advantage that depends on the action's own value.
@@ -281,7 +263,7 @@ def test_the_expected_gradient_is_the_gradient_of_the_objective(make_gpt, every_
     with torch.no_grad():
         ref, _, _ = score_tokens(reference, None, g)
     probability = logprobs.sum(1).exp()  # (B,)
-    assert float(probability.sum()) == pytest.approx(1, abs=1e-12)
+    assert probability.sum().item() == pytest.approx(1, abs=1e-12)
 
     objective = (probability * (scores - beta * (logprobs - ref).sum(1))).sum()
     parameters = list(policy.parameters())
@@ -317,7 +299,8 @@ def test_the_fit_finds_a_linear_value_function(made, monkeypatch):
     with torch.no_grad():
         _, returns, _ = score_tokens(policy, random_head(), r)
         head = ScalarHead(16)
-        monkeypatch.setattr(rollout_module, "micro_batches", lambda lengths, tokens: [[i] for i in range(len(lengths))])
+        one_each = lambda lengths, tokens: [[i] for i in range(len(lengths))]  # noqa: E731
+        monkeypatch.setattr(rollout_module, "micro_batches", one_each)
         fit_value_head(policy, head, r, returns, ridge=1e-9)
         _, values, _ = score_tokens(policy, head, r)
     torch.testing.assert_close(values, returns, atol=1e-3, rtol=1e-3)

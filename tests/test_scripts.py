@@ -1,8 +1,9 @@
-"""The three scripts from end to end, on generated tasks and on a user's own data, and every wrong use of them."""
+"""The three scripts from end to end, on generated tasks and a user's own data, and wrong uses of them."""
 
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from minirlhf.runtime import Log, run_script
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train_sft.py", "train_ppo.py", "evaluate.py")
 SHAPE = "--layers 1 --heads 2 --width 16 --context 128 --vocab 300 --threads 1".split()
-STEPS = "--base-steps 6 --steps 12 --batch 4 --base-lr 0.02 --lr 0.02 --warmup 2 --eval-every 3 --save-every 4".split()
+STEPS = "--base-steps 6 --steps 12 --batch 4 --base-lr 0.02 --lr 0.02 --warmup 2".split()
+STEPS += "--eval-every 3 --save-every 4".split()
 SFT = ["--task", "sentiment,arithmetic:2", "--examples", "60", *SHAPE, *STEPS]
-PPO = "--examples 40 --iterations 3 --batch 8 --minibatch 4 --lr 0.02 --missing-eos -1 --save-every 2 --threads 1".split()
+PPO = "--examples 40 --iterations 3 --batch 8 --minibatch 4 --lr 0.02 --missing-eos -1".split()
+PPO += "--save-every 2 --threads 1".split()
 PAIRS = [{"prompt": f"say {c}", "response": 2 * c, "hint": i} for i, c in enumerate("abcdefgh")]
 CHAT = {
     "messages": [
@@ -44,6 +47,22 @@ def fails(prompt, response, record):
 """
 
 
+RESUMED_SFT = [
+    ("lr", "0.01", "lr = 0.02, now 0.01"),
+    ("seed", "1", "seed = 0, now 1"),
+    ("batch", "5", "data = 4 rows"),
+    ("width", "32", "width = 16, now 32"),
+    ("examples", "61", "data = "),
+]
+RESUMED_PPO = [
+    ("beta", "0.5", "beta = 0.025, now 0.5"),
+    ("seed", "1", "seed = 0, now 1"),
+    ("examples", "41", "data = "),
+    ("task", "sentiment", "data = "),
+    ("init", "", "init = "),
+]
+
+
 def start(name, *argv, cwd):
     """A script as a user starts it, in a process of its own."""
     command = [sys.executable, str(ROOT / name), *map(str, argv)]
@@ -52,7 +71,7 @@ def start(name, *argv, cwd):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A folder in which the three scripts have run once: out/base, out/sft, out/ppo, out/eval, and what they said."""
+    """A folder in which each script has run once: out/base, out/sft, out/ppo, out/eval, what they said."""
     folder = tmp_path_factory.mktemp("trained")
     for name, argv in zip(SCRIPTS, (SFT, PPO, "--prompts 4 --samples 2 --threads 1".split())):
         process = start(name, *argv, cwd=folder)
@@ -109,9 +128,7 @@ def files(tmp_path):
 def folders(trained, tmp_path):
     """Checkpoint folders beside the files: a good one, and ones that are damaged in one way each."""
     for name in ("good", "cut", "shape", "other"):
-        (tmp_path / name).mkdir()
-        for file in ("config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json"):
-            (tmp_path / name / file).write_bytes((trained / "out" / "sft" / file).read_bytes())
+        shutil.copytree(trained / "out" / "sft", tmp_path / name)
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     config = tmp_path / "shape" / "config.json"
@@ -177,7 +194,7 @@ def test_training_lowers_the_loss(trained):
 def test_the_report_has_every_model_and_a_verdict_for_every_metric(trained):
     report = strict((trained / "out" / "eval" / "report.json").read_text())
     assert list(report["models"]) == ["base", "sft", "ppo"] and report["reference"] == "sft"
-    for name, entry in report["models"].items():
+    for entry in report["models"].values():
         assert entry["cost"]["steps"] > 0 and len(entry["sha256"]) == 64
     assert list(report["tasks"]) == ["sentiment", "arithmetic", "arithmetic, range", "arithmetic, long"]
     for task in report["tasks"].values():
@@ -264,21 +281,22 @@ def test_a_new_run_forgets_the_state_of_an_older_one(trained, call, monkeypatch)
     assert weights_of("out/sft") == weights_of(trained / "out" / "sft")
 
 
-@pytest.mark.parametrize("option, value", [("lr", "0.01"), ("seed", "1"), ("batch", "5"), ("width", "32"), ("examples", "61")])
-def test_resuming_sft_with_another_option_is_refused_by_its_name(option, value, call):
+@pytest.mark.parametrize("option, value, message", RESUMED_SFT)
+def test_resuming_sft_with_another_option_is_refused_by_its_name(option, value, message, call):
     assert call("train_sft.py", *SFT)[0] == 0
     before = weights_of("out/sft")
     status, _, err = call("train_sft.py", *SFT, "--resume", f"--{option}", value)
-    assert status == 2 and option in err.splitlines()[-1] and value in err.splitlines()[-1]
+    assert status == 2 and message in err.splitlines()[-1]
     assert weights_of("out/sft") == before
 
 
-@pytest.mark.parametrize("option, value", [("beta", "0.5"), ("seed", "1"), ("examples", "41"), ("task", "sentiment")])
-def test_resuming_ppo_with_another_option_is_refused_by_its_name(option, value, trained, call):
+@pytest.mark.parametrize("option, value, message", RESUMED_PPO)
+def test_resuming_ppo_with_another_option_is_refused_by_its_name(option, value, message, trained, call):
     argv = [*PPO, "--init", trained / "out" / "sft"]
     assert call("train_ppo.py", *argv)[0] == 0
+    value = trained / "out" / "base" if option == "init" else value
     status, _, err = call("train_ppo.py", *argv, "--resume", f"--{option}", value)
-    assert status == 2 and option in err.splitlines()[-1] and value in err.splitlines()[-1]
+    assert status == 2 and message in err.splitlines()[-1]
 
 
 def test_a_sigterm_saves_and_exits(tmp_path):
@@ -314,8 +332,8 @@ def test_conversations_are_fine_tuned_from_a_checkpoint_without_pretraining(file
 
 
 def test_own_prompts_and_reward_drive_ppo(files, folders, call):
-    argv = ["--prompts", "prompts.jsonl", "--reward", "mine.py:length", "--init", "good", "--max-new", "6", *PPO]
-    status, out, err = call("train_ppo.py", *argv)
+    argv = "--prompts prompts.jsonl --reward mine.py:length --init good --max-new 6".split()
+    status, _, err = call("train_ppo.py", *argv, *PPO)
     assert status == 0, err
     assert weights_of("out/ppo") != weights_of("good")
     log = [strict(line) for line in (files / "out" / "ppo" / "log.jsonl").read_text().splitlines()]
@@ -355,12 +373,13 @@ def test_a_prompt_is_answered_by_each_model_on_a_line(trained, call, monkeypatch
 def test_help_lists_the_options(name, call):
     status, out, err = call(name, "--help")
     assert status == 0 and err == ""
-    for words in ("--config FILE", "--out STR", "--seed INT", "--device STR", "--reward" if name != SCRIPTS[0] else "--data"):
+    for words in ("--config FILE", "--task STR", "--out STR", "--seed INT", "--device STR"):
         assert words in out
 
 
 WRONG = [
     ("train_sft.py --data missing.jsonl", "missing.jsonl: No such file"),
+    ("train_sft.py --data chat.jsonl --init good --seed -1", "--seed -1: must be at least 0"),
     ("train_sft.py --data broken.jsonl", "broken.jsonl, line 17: not JSON"),
     ("train_sft.py --data empty.jsonl", "empty.jsonl: no data"),
     ("train_sft.py --data latin.jsonl", "latin.jsonl: byte 15 is not UTF-8"),
@@ -393,17 +412,17 @@ WRONG = [
     ("train_ppo.py --init shape", "config.json and weights are of two models"),
     ("train_ppo.py --init other", "give --task, or --prompts and --reward"),
     ("train_ppo.py --init good --prompts prompts.jsonl", "--prompts without --reward"),
-    ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:length", "missing.jsonl: No such file"),
+    ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:none", "missing.jsonl: No such file"),
     ("train_ppo.py --init good --prompts long.jsonl --reward mine.py:length", "context of 128"),
     ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),
     ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:missing", "no function 'missing'"),
-    ("train_ppo.py --init good --prompts prompts.jsonl --reward yours.py:length", "there is no file yours.py"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --reward yours.py:f", "there is no file 'yours.py'"),
     ("train_ppo.py --init good --reward mine.py:nan --batch 64", "the reward is nan for prompt"),
     ("train_ppo.py --init good --reward mine.py:none --batch 64", "the reward raised TypeError"),
     ("train_ppo.py --init good --reward mine.py:fails --batch 64", "the reward raised KeyError"),
     ("train_ppo.py --init good --algo grpo", "--algo grpo: not one of ppo, reinforce"),
     ("train_ppo.py --init good --iterations 0", "--iterations 0"),
-    ("train_ppo.py --init good --examples 0", "--examples 0"),
+    ("train_ppo.py --init good --examples 0", "--examples 0: must be at least 1"),
     ("train_ppo.py --init good --max-new -1", "--max-new -1"),
     ("train_ppo.py --init good --task revews", "no task 'revews'"),
     ("train_ppo.py --init good --resume", "there is nothing to resume"),
@@ -425,7 +444,7 @@ WRONG = [
     ("evaluate.py --models a=good --samples 0", "--samples 0"),
     ("evaluate.py --models a=good --prompts 0", "--prompts 0"),
     ("evaluate.py --models a=good --data pairs.jsonl --max-new 0", "--max-new 0"),
-    ("evaluate.py --models a=good --data pairs.jsonl --reward mine.py:nan --max-new 60", "the reward is nan for prompt"),
+    ("evaluate.py --models a=good --data pairs.jsonl --reward mine.py:nan", "the reward is nan for prompt"),
     ("evaluate.py --models a=good --promt x", "no option --promt; did you mean --prompt"),
 ]
 if not torch.cuda.is_available():
@@ -439,7 +458,7 @@ def test_wrong_use_ends_in_one_line_and_status_2(command, message, files, folder
     lines = [line for line in err.splitlines() if line.startswith(f"{name}: ")]
     assert status == 2 and len(lines) == 1 and err.endswith(lines[0] + "\n")
     assert message in lines[0]
-    assert not [line for line in err.splitlines() if line not in lines and "/s" not in line]
+    assert not [line for line in err.splitlines() if line.strip() and line not in lines and "/s" not in line]
 
 
 def test_a_wrong_use_leaves_the_shell_one_line_and_status_2(tmp_path):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from minirlhf.data import messages_of
 from minirlhf.files import UserError
 from minirlhf.sources import (
     Source,
+    data_hash,
     file_source,
     load_reward,
     parse_tasks,
@@ -113,7 +113,7 @@ def test_prompts_alone_cannot_be_trained_on(tmp_path):
 
 def test_a_reward_is_a_function_of_a_file(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("from math import pi\ndef score(prompt, response, record):\n    return len(response) + pi\n")
+    path.write_text("from math import pi\ndef score(prompt, response, record): return pi + len(response)")
     assert load_reward(f"{path}:score")("p", "four", {}) == pytest.approx(7.14159, abs=1e-5)
 
 
@@ -160,4 +160,11 @@ def test_the_reward_of_a_record_is_that_of_its_task(name):
 def test_a_tokenizer_learns_from_all_training_text_and_no_validation():
     record = {"prompt": "p", "response": "r"}
     source = Source("x", 1.0, ["d"], [record], [{"prompt": "secret", "response": "secret"}])
-    assert sorted(texts_of([source, source])) == sorted(2 * ["d", *(m["content"] for m in messages_of(record))])
+    assert sorted(texts_of([source, source])) == ["d", "d", "p", "p", "r", "r"]
+
+
+def test_the_hash_of_data_is_of_what_is_in_it():
+    records = [{"prompt": "p", "response": "\ud800"}]
+    assert data_hash(records) == data_hash([{"response": "\ud800", "prompt": "p"}])
+    others = ([], records * 2, [{"prompt": "p"}], [{"prompt": "r", "response": "p"}], records)
+    assert len({data_hash(other) for other in others}) == 5
