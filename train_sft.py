@@ -57,7 +57,7 @@ class Training:
     warmup: int = option(50, "steps of rising learning rate", least=0)
     weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
-    micro_tokens: int = option(4096, "padded tokens a forward pass: memory against speed, not the result", least=1)
+    micro_rows: int = option(32, "rows a forward pass: memory against speed, not the result", least=1)
     eval_every: int = option(200, "steps between validations", least=1)
     save_every: int = option(500, "steps between saved states", least=1)
 
@@ -83,7 +83,7 @@ def main() -> None:
     def train(model: GPT, sets: dict, validation: list[Example], steps: int, lr: float, name: str) -> None:
         config = FitConfig(
             steps=steps, lr=lr, warmup=min(training.warmup, steps), weight_decay=training.weight_decay,
-            max_norm=training.max_norm, micro_tokens=training.micro_tokens,
+            max_norm=training.max_norm, micro_rows=training.micro_rows,
             eval_every=training.eval_every, save_every=training.save_every,
             seed=machine.seed, data=f"{training.batch} rows of {run['data_hash']}",
         )  # fmt: skip

@@ -60,7 +60,10 @@ def response_statistics(model: GPT, reference: GPT, g: Generation) -> dict[str, 
     Under the models themselves, at temperature 1 and in float32; KL(model ‖ reference) of a model with
     itself is exactly 0.
     """
-    logits = [net.logits(response_hidden(net, g)) for net in (model, reference)]  # (N, V) each
+    logits = []
+    for net in (model, reference):
+        hidden, n = response_hidden(net, g)  # (N', C)
+        logits.append(net.logits(hidden)[:n])  # (N, V)
     tokens = g.ids[g.mask]  # (N,)
     logp, ref = token_logprobs(logits[0], tokens), token_logprobs(logits[1], tokens)  # (N,)
     per_token = {"kl": exact_kl(*logits), "entropy": entropy(logits[0])}
@@ -132,8 +135,8 @@ def reference_nll(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], cha
     out = np.full((len(records), 3), np.nan)
     examples = [render(record, tokenizer, chat) for record in records]
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
-    for part in micro_batches([len(examples[i].ids) for i in keep], 8192):
-        batch = collate([examples[keep[j]] for j in part], model.wte.weight.device)
+    for part in micro_batches([len(examples[i].ids) for i in keep], 32):
+        batch = collate([examples[keep[j]] for j in part], model.wte.weight.device, model.config.context)
         nll = spread(negative_log_likelihood(model, batch), batch.mask).double().sum(1).tolist()  # (B,)
         for j, value, n in zip(part, nll, batch.mask.sum(1).tolist()):
             said = "".join(m["content"] for m in messages_of(records[keep[j]]) if m["role"] == "assistant")

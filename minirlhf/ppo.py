@@ -68,13 +68,13 @@ class PPOConfig:
     missing_eos: float = option(0.0, "score of a response that did not end within max-new tokens")
     max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm")
-    micro_tokens: int = option(4096, "padded tokens a forward pass: memory against speed, not the result")
+    micro_rows: int = option(32, "rows a forward pass: memory against speed, not the result")
     save_every: int = option(20, "rounds between saved states")
 
     def __post_init__(self) -> None:
         if self.algo not in ("ppo", "reinforce"):
             raise UserError(f"--algo {self.algo}: not one of ppo, reinforce")
-        for name in ("iterations", "batch", "epochs", "minibatch", "lr", "temperature", "micro_tokens", "save_every"):
+        for name in ("iterations", "batch", "epochs", "minibatch", "lr", "temperature", "micro_rows", "save_every"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
         for name in ("beta", "kl_target", "clip", "value_clip", "gamma", "lam"):
@@ -134,7 +134,7 @@ def update(
             chosen = order[start : start + config.minibatch]
             n_tokens = int(rollout.mask[torch.from_numpy(chosen)].sum())
             lengths = rollout.lengths()
-            for part in micro_batches([lengths[i] for i in chosen], config.micro_tokens):
+            for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):
                 index = torch.from_numpy(chosen[part]).to(rollout.ids.device)
                 rows = rollout.rows(index)
                 R = rows.ids.shape[1]

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.algos import entropy, token_logprobs
-from minirlhf.data import messages_of, micro_batches, render_prompt
+from minirlhf.data import gather_true, messages_of, micro_batches, render_prompt, round_up
 from minirlhf.files import UserError
 from minirlhf.generation import Generation, generate
 from minirlhf.model import GPT, ScalarHead
@@ -63,8 +64,8 @@ def spread(flat: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
 
-def response_hidden(model: GPT, rows: Rollout | Generation) -> Tensor:
-    """The hidden state before each real response token, (N, C), in the order of mask's True places.
+def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int]:
+    """The hidden state before each real response token, in the order of mask's True places: (N', C) and N.
 
     Each row's real tokens are moved together, to the left: padding between prompts of different
     lengths would cost as much as tokens do, and padding on the right needs no mask.
@@ -72,10 +73,10 @@ def response_hidden(model: GPT, rows: Rollout | Generation) -> Tensor:
     ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
     real = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
     spoken = torch.cat([torch.zeros_like(rows.prompt_mask), rows.mask], 1)  # (B, P + R)
-    T = int(real.sum(1).max())
-    order = (~real).byte().argsort(dim=1, stable=True)[:, :T]  # (B, T)
-    hidden = model(ids.gather(1, order)[:, :-1])  # (B, T - 1, C)
-    return hidden[spoken.gather(1, order)[:, 1:]]  # (N, C)
+    order = (~real).byte().argsort(dim=1, stable=True)  # (B, P + R)
+    T = round_up(int(real.sum(1).max()) - 1, 8, model.config.context)
+    ids, spoken = (F.pad(x.gather(1, order), (0, T + 1))[:, : T + 1] for x in (ids, spoken))  # (B, T + 1)
+    return gather_true(model(ids[:, :-1]), spoken[:, 1:])  # (N', C), N
 
 
 def score_tokens(
@@ -86,12 +87,12 @@ def score_tokens(
     log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head.
     The head of the model is put on real response tokens alone.
     """
-    hidden = response_hidden(model, rows)  # (N, C)
-    logits = model.logits(hidden) / temperature  # (N, V)
+    hidden, n = response_hidden(model, rows)  # (N', C)
+    logits = model.logits(hidden)[:n] / temperature  # (N, V)
     logprobs = token_logprobs(logits, rows.ids[rows.mask])  # (N,)
     with torch.no_grad():
         H = entropy(logits)  # (N,)
-    values = value_head(hidden).float() if value_head is not None else torch.zeros_like(logprobs)  # (N,)
+    values = value_head(hidden)[:n].float() if value_head is not None else torch.zeros_like(logprobs)  # (N,)
     return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
 
 
@@ -104,9 +105,10 @@ def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, returns: Tens
     Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form.
     """
     features, targets = [], []
-    for index in micro_batches(rollout.lengths(), 8192):
+    for index in micro_batches(rollout.lengths(), 32):
         part = rollout.rows(index)
-        features.append(response_hidden(model, part).double())  # (N, C)
+        hidden, n = response_hidden(model, part)  # (N', C)
+        features.append(hidden[:n].double())  # (N, C)
         targets.append(returns[index, : part.ids.shape[1]][part.mask].double())  # (N,)
     X, y = torch.cat(features), torch.cat(targets)  # (N, C), (N,)
     mean = X.mean(0)  # (C,)
@@ -146,7 +148,7 @@ def collect(
     temperature: float,
     missing_eos: float,
     dtype: torch.dtype,
-    micro_tokens: int = 8192,
+    micro_rows: int = 32,
 ) -> Rollout:
     """Sample a response to each record and score it.
 
@@ -168,7 +170,7 @@ def collect(
         ended=g.ended,
     )
     with torch.no_grad(), autocast(device, dtype):
-        for index in micro_batches(rollout.lengths(), micro_tokens):
+        for index in micro_batches(rollout.lengths(), micro_rows):
             part = rollout.rows(index)
             R = part.ids.shape[1]
             rollout.logprobs[index, :R], rollout.values[index, :R], _ = score_tokens(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minirlhf import checkpoint
 from minirlhf.algos import token_logprobs
-from minirlhf.data import Batch, Example, collate, micro_batches
+from minirlhf.data import Batch, Example, collate, gather_true, micro_batches
 from minirlhf.files import UserError
 from minirlhf.model import GPT
 from minirlhf.optim import Stepper, learning_rate, make_adamw
@@ -36,7 +36,7 @@ class FitConfig:
     weight_decay: float = 0.01
     beta2: float = 0.95
     max_norm: float = 1.0
-    micro_tokens: int = 4096
+    micro_rows: int = 32
     eval_every: int = 100
     save_every: int = 500
     seed: int = 0
@@ -48,12 +48,12 @@ def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
 
     The head is put on those places alone.
     """
-    hidden = model(batch.inputs)[batch.mask]  # (N, C)
-    return -token_logprobs(model.logits(hidden), batch.targets[batch.mask])  # (N,)
+    hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
+    return -token_logprobs(model.logits(hidden)[:n], batch.targets[batch.mask])  # (N,)
 
 
 @torch.no_grad()
-def evaluate_loss(model: GPT, examples: Sequence[Example], device, micro_tokens: int = 8192) -> tuple[float, int]:
+def evaluate_loss(model: GPT, examples: Sequence[Example], device, micro_rows: int = 32) -> tuple[float, int]:
     """(Sum of − log p over the targets of all examples, their number), in float32 without dropout.
 
     Independent of how the examples are batched. Restores the model's train mode.
@@ -62,8 +62,8 @@ def evaluate_loss(model: GPT, examples: Sequence[Example], device, micro_tokens:
     model.eval()
     total, count = 0.0, 0
     try:
-        for part in micro_batches([len(e.ids) for e in examples], micro_tokens):
-            batch = collate([examples[i] for i in part], device)
+        for part in micro_batches([len(e.ids) for e in examples], micro_rows):
+            batch = collate([examples[i] for i in part], device, model.config.context)
             total += float(negative_log_likelihood(model, batch).double().sum())
             count += int(batch.mask.sum())
     finally:
@@ -115,7 +115,7 @@ def fit(
         with Stop() as stop:
             for step in range(start, config.steps):
                 lr = learning_rate(step, config.lr, config.warmup, config.steps, config.final_lr)
-                loss, n_tokens, padding = accumulate(model, batch_of(step), config.micro_tokens, device, dtype)
+                loss, n_tokens, padding = accumulate(model, batch_of(step), config.micro_rows, device, dtype)
                 norm = stepper.step(lr)
                 tokens += n_tokens
                 record = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": n_tokens}
@@ -139,16 +139,16 @@ def fit(
 
 
 def accumulate(
-    model: GPT, examples: Sequence[Example], micro_tokens: int, device: torch.device, dtype: torch.dtype
+    model: GPT, examples: Sequence[Example], micro_rows: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, int, float]:
     """Add the gradient of the step's mean token loss to .grad; returns (loss, target tokens, padding share).
 
-    The same to rounding for every micro_tokens. A step without a target has loss 0 and gradient 0.
+    The same to rounding for every micro_rows. A step without a target has loss 0 and gradient 0.
     """
     n_tokens = sum(sum(e.mask[1:]) for e in examples)
     loss, columns = 0.0, 0
-    for part in micro_batches([len(e.ids) for e in examples], micro_tokens):
-        batch = collate([examples[i] for i in part], device)
+    for part in micro_batches([len(e.ids) for e in examples], micro_rows):
+        batch = collate([examples[i] for i in part], device, model.config.context)
         columns += batch.inputs.numel()
         with autocast(device, dtype):
             share = negative_log_likelihood(model, batch).sum() / max(n_tokens, 1)

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 
 from minirlhf.data import (
     Example,
@@ -11,9 +12,12 @@ from minirlhf.data import (
     check_record,
     collate,
     document_examples,
+    epoch_order,
     fit_context,
     messages_of,
+    gather_true,
     micro_batches,
+    round_up,
     read_records,
     reference_of,
     render,
@@ -225,7 +229,7 @@ def test_what_is_too_long_or_teaches_nothing_is_left_out_and_counted():
 def test_a_key_stays_in_its_split_and_five_in_a_hundred_are_validation():
     keys = [f"prompt {i}" for i in range(4000)]
     splits = [split_of(key) for key in keys]
-    assert splits == [split_of(key) for key in keys]
+    assert [i for i in range(100) if splits[i] == "validation"] == [17, 23, 27, 28, 33, 43, 54, 60, 66, 71, 87]
     assert set(splits) == {"train", "validation"}
     assert 140 <= splits.count("validation") <= 260  # 200 expected, standard deviation 14
     assert {split_of(key, 0) for key in keys} == {"train"}
@@ -235,10 +239,11 @@ def test_a_key_stays_in_its_split_and_five_in_a_hundred_are_validation():
 
 def test_a_batch_is_shifted_once_and_padded_on_the_right():
     batch = collate([Example([7, 8, 9], [False, False, True]), Example([5, 6], [False, True])])
-    assert batch.inputs.tolist() == [[7, 8], [5, 6]]
+    assert batch.inputs.shape == (2, 8)
+    assert batch.inputs[0, :2].tolist() == [7, 8] and batch.inputs[1, 0] == 5
+    assert batch.targets[0, :2].tolist() == [8, 9]
     assert batch.targets[batch.mask].tolist() == [9, 6]
-    assert batch.mask.tolist() == [[False, True], [True, False]]
-    assert batch.targets[0].tolist() == [8, 9]
+    assert batch.mask.nonzero().tolist() == [[0, 1], [1, 0]]
 
 
 def test_masks_go_by_position_and_not_by_the_value_of_a_token():
@@ -257,16 +262,29 @@ def test_the_last_target_of_a_batch_row_is_eos(reply, tokenizer):
         assert batch.targets[row][batch.mask[row]][-1] == tokenizer.eos_id
 
 
-@pytest.mark.parametrize("tokens", [1, 8, 20, 64, 10**6])
+@pytest.mark.parametrize("rows", [1, 3, 8, 64])
 @pytest.mark.parametrize("lengths", [[], [5], [3, 9, 9, 1, 4, 30, 2], [7] * 20, list(range(1, 40))], ids=len)
-def test_micro_batches_partition_and_keep_the_budget(lengths, tokens):
-    parts = micro_batches(lengths, tokens)
+def test_micro_batches_partition_by_length(lengths, rows):
+    parts = micro_batches(lengths, rows)
     assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
-    for part in parts:
-        assert part and (len(part) == 1 or max(lengths[i] for i in part) * len(part) <= tokens)
+    assert all(len(part) == rows for part in parts[:-1]) and all(0 < len(part) <= rows for part in parts)
     for part, following in zip(parts, parts[1:]):
         assert min(lengths[i] for i in part) >= max(lengths[i] for i in following)
-        assert max(lengths[i] for i in part) * (len(part) + 1) > tokens
+
+
+def test_shapes_are_rounded_up_within_the_context():
+    assert [round_up(n, 8, 20) for n in (0, 1, 8, 9, 16, 17, 20, 21)] == [0, 8, 8, 16, 16, 20, 20, 21]
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65])
+def test_gathering_true_places_keeps_their_order_and_pads_behind_them(n):
+    x = torch.arange(3.0 * 40).view(3, 40, 1)
+    mask = torch.zeros(120, dtype=torch.bool)
+    mask[torch.randperm(120, generator=torch.Generator().manual_seed(0))[:n]] = True
+    mask = mask.view(3, 40)
+    picked, count = gather_true(x, mask)
+    assert count == n and len(picked) == -(-n // 64) * 64
+    assert torch.equal(picked[:n], x[mask])
 
 
 @pytest.mark.parametrize(
@@ -289,6 +307,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
     """In whatever order steps are asked for, so that a resume needs no iterator's state."""
     sets = {"a": (range(11), 4), "b": (range(100, 105), 1.5)}
     forwards = [Mixture(sets, 3).step(step) for step in range(30)]
+    epoch_order.cache_clear()  # as in a new process
     mixture = Mixture(sets, 3)
     assert [mixture.step(step) for step in reversed(range(30))][::-1] == forwards
     assert [Mixture(sets, 4).step(step) for step in range(30)] != forwards

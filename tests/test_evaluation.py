@@ -178,7 +178,7 @@ def test_another_seed_samples_other_responses(made, tokenizer):
 
 def test_a_response_that_did_not_end_scores_missing_eos(make_policy, tokenizer):
     model, asked = make_policy(0), []
-    noted = lambda p, r, record: asked.append(r) or reward(p, r, record)  # noqa: E731
+    noted = lambda p, r, record: asked.append(r) or reward(p, r, record)
     items = sampled(model, model, tokenizer, reward_of=lambda record: noted, missing_eos=-9.0)
     for x in items:
         own = reward(x["prompt"], x["response"], {})
@@ -191,7 +191,7 @@ def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsa
     own = TASKS["sentiment"].score(record["prompt"], "what", record)
     assert own["unparsable"] == 1
     assert scores_of(record, "what", False, None, 0.0) == {k: 1.0 if k == "unparsable" else 0.0 for k in own}
-    of_task = lambda record: TASKS["sentiment"].reward  # noqa: E731
+    of_task = lambda record: TASKS["sentiment"].reward
     ended = scores_of(record, record["response"], True, of_task, 0.0)
     assert ended["reward"] == 1 and ended["unparsable"] == 0
 
@@ -203,7 +203,7 @@ def test_items_survive_json_and_can_be_scored_again_without_the_model(made):
     assert read == items
     for rows in read.values():
         for x in rows:
-            of = lambda record: reward  # noqa: E731
+            of = lambda record: reward
             again = scores_of(RECORDS[x["index"]], x["response"], x["stop"] == "eos", of, 0.0)
             assert again == x["scores"]
     for a, b in zip(metric_table(items, nll, RECORDS), metric_table(read, nll, RECORDS)):

@@ -184,11 +184,12 @@ def test_rows_stop_at_the_end_of_the_context(make_gpt, room, reason):
 
 def test_rows_of_one_batch_can_stop_for_all_three_reasons(make_gpt):
     model = never_eos(make_gpt(context=12))
-    full = generate(model, [[1] * 12, [2] * 10, [3] * 3], 5, EOS, [0, 1, 2])
-    assert full.stop_reasons(12) == ["context", "context", "length"]
-    assert full.mask.sum(1).tolist() == [0, 2, 5]
+    prompts, seeds = [[1] * 12, [2] * 10, [3] * 3, [4] * 3, [5] * 3], range(5)
+    full = generate(model, prompts, 5, EOS, seeds)
+    assert full.stop_reasons(12) == ["context", "context", "length", "length", "length"]
+    assert full.mask.sum(1).tolist() == [0, 2, 5, 5, 5]
     spoken = full.ids[2, 1].item()
-    ended = generate(model, [[1] * 12, [2] * 10, [3] * 3], 5, spoken, [0, 1, 2])
+    ended = generate(model, prompts, 5, spoken, seeds)
     assert ended.stop_reasons(12)[2] == "eos" and ended.ended.tolist()[2]
 
 
@@ -204,9 +205,9 @@ def test_an_eos_that_fills_the_context_is_an_end(make_gpt):
 def test_eos_is_counted_once_and_padding_behind_it_is_empty(make_gpt):
     """EOS has mask True and a log-prob; behind it stand the EOS id, mask False and log-prob 0."""
     model = likely_eos(make_gpt())
-    got = generate(model, ragged(12), 25, EOS, range(12))
+    got = generate(model, ragged(12), 8, EOS, range(12))
     lengths = got.mask.sum(1)
-    assert got.ended.sum() >= 6 and len(set(lengths.tolist())) >= 4
+    assert 6 <= got.ended.sum() < 12 and len(set(lengths.tolist())) >= 4
     for b in range(12):
         n = int(lengths[b])
         assert got.mask[b].tolist() == [True] * n + [False] * (got.mask.shape[1] - n)
@@ -326,7 +327,7 @@ LOGITS = [math.log(p) for p in (0.1, 0.4, 0.05, 0.3, 0.15)]
 @pytest.mark.parametrize("cuts, kept", [
     ({}, [0, 1, 2, 3, 4]), ({"top_k": 2}, [1, 3]), ({"top_k": 5}, [0, 1, 2, 3, 4]),
     ({"top_k": 99}, [0, 1, 2, 3, 4]), ({"top_p": 0.39}, [1]), ({"top_p": 0.41}, [1, 3]),
-    ({"top_p": 0.69}, [1, 3]), ({"top_p": 0.71}, [1, 3, 4]), ({"top_p": 1e-9}, [1]),
+    ({"top_p": 0.69}, [1, 3]), ({"top_p": 0.71}, [1, 3, 4]), ({"top_p": 1e-60}, [1]),
     ({"top_p": 0.999}, [0, 1, 2, 3, 4]), ({"top_p": 1.0}, [0, 1, 2, 3, 4]),
 ], ids=str)
 def test_the_cuts_keep_the_right_tokens(cuts, kept):

@@ -33,7 +33,7 @@ def ascii_for_a(prompt: str, response: str, record: dict) -> float:
 
 def run(policy, tokenizer, out, config=CONFIG, seed=0, records_of=lambda step: PROMPTS, **more):
     """`train` for `ascii_for_a`, with at most 8 tokens a response."""
-    reward_of = lambda record: ascii_for_a  # noqa: E731
+    reward_of = lambda record: ascii_for_a
     return train(policy, tokenizer, records_of, reward_of, config, 8, seed, torch.float32, out, **more)
 
 
@@ -103,17 +103,17 @@ def one_gradient(made, config, parts):
 # What a round trains on
 
 
-@pytest.mark.parametrize("micro_tokens", [1, 30, 4096])
-def test_the_ratio_is_1_before_the_first_step(made, micro_tokens):
+@pytest.mark.parametrize("micro_rows", [1, 2, 64])
+def test_the_ratio_is_1_before_the_first_step(made, micro_rows):
     """On every row of every minibatch, however it is trimmed: with learning rate 0 no step is a step."""
     policy, head, r = made
     with torch.no_grad():
         for start in range(0, 8, 3):
-            for part in micro_batches(r.lengths()[start : start + 3], micro_tokens):
+            for part in micro_batches(r.lengths()[start : start + 3], micro_rows):
                 rows = r.rows([start + i for i in part])
                 logprobs, _, _ = score_tokens(policy, head, rows, CONFIG.temperature)
                 assert float(((logprobs - rows.logprobs).exp() - 1)[rows.mask].abs().max()) < 1e-6
-    config = dataclasses.replace(CONFIG, micro_tokens=micro_tokens)
+    config = dataclasses.replace(CONFIG, micro_rows=micro_rows)
     metrics, _ = one_round(made, config)
     assert metrics["ratio"] == pytest.approx(1, abs=1e-6)
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6) and metrics["clip_frac"] == 0
@@ -150,10 +150,10 @@ def test_the_gradient_does_not_depend_on_micro_batches(made, algo, size):
     torch.testing.assert_close(cut, whole, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("micro_tokens", [1, 30])
-def test_a_round_does_not_depend_on_micro_tokens(made, micro_tokens):
+@pytest.mark.parametrize("micro_rows", [1, 3])
+def test_a_round_does_not_depend_on_micro_rows(made, micro_rows):
     metrics, weights = one_round(made, lr=0.1)
-    cut_metrics, cut_weights = one_round(made, dataclasses.replace(CONFIG, micro_tokens=micro_tokens), lr=0.1)
+    cut_metrics, cut_weights = one_round(made, dataclasses.replace(CONFIG, micro_rows=micro_rows), lr=0.1)
     assert cut_metrics == pytest.approx(metrics, rel=1e-3, abs=1e-5)
     torch.testing.assert_close(cut_weights, weights, atol=1e-5, rtol=1e-4)
 

@@ -69,7 +69,7 @@ def training(size: Size, device: torch.device, dtype: torch.dtype, repeats: int)
     examples = [Example(row, [False] + [True] * (T - 1)) for row in ids]
 
     def step() -> None:
-        accumulate(model, examples, size.rows * T, device, dtype)
+        accumulate(model, examples, size.rows, device, dtype)
         stepper.step(1e-3)
 
     return size.rows * T / best_seconds(step, repeats)
@@ -90,7 +90,7 @@ def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats:
     specials = ("<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>")
     V = max(size.model.vocab_size, 256 + len(specials) - 1)
     tokenizer = Tokenizer.train(TASKS["reviews"].documents(2000, 0), V + 1, specials=specials)
-    config = PPOConfig(batch=PROMPTS, epochs=4, minibatch=PROMPTS, micro_tokens=PROMPTS * (PROMPT + NEW))
+    config = PPOConfig(batch=PROMPTS, epochs=4, minibatch=PROMPTS, micro_rows=PROMPTS)
     shape = GPTConfig(**{**vars(size.model), "vocab_size": V})
     policy, reference = GPT(shape).to(device).eval(), GPT(shape).to(device).eval()
     value_head = ScalarHead(size.model.width).to(device)
@@ -100,7 +100,7 @@ def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats:
     def iteration() -> None:
         rollout = collect(
             policy, value_head, reference, tokenizer, records, lambda record: lambda p, r, x: len(r) / NEW,
-            range(PROMPTS), NEW, 1.0, 0.0, dtype, config.micro_tokens,
+            range(PROMPTS), NEW, 1.0, 0.0, dtype, config.micro_rows,
         )  # fmt: skip
         advantages, returns = advantages_of(rollout, config, 0.05)
         update(
