@@ -96,8 +96,7 @@ def main() -> None:
     if data.init:
         model, tokenizer = checkpoint.load(data.init)
         tokenizer.add_specials([name for name in SPECIALS if name not in tokenizer.special_ids])
-        if tokenizer.vocab_size > model.config.vocab_size:
-            model.grow_vocabulary(tokenizer.vocab_size)
+        model.resize_vocabulary(tokenizer.vocab_size)
         model.to(device)
     else:
         try:

@@ -243,6 +243,8 @@ def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
     if tokenizer.vocab_size > config.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}"
         raise UserError(f"{folder}: the tokenizer has {sizes}: they are of two models")
+    # Rows that no token stands for could be sampled, and then not be decoded.
+    model.resize_vocabulary(tokenizer.vocab_size)
     return model, tokenizer
 
 

@@ -82,9 +82,8 @@ def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     """
     cumulative = probabilities.cumsum(-1)  # (B, V)
     total = cumulative[:, -1:]  # (B, 1)
-    # u · total may round up to total, which lies behind the last token.
-    threshold = torch.minimum(u[:, None] * total, torch.nextafter(total, total.new_zeros(())))  # (B, 1)
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)  # (B,)
+    # The largest float32 u is 1 − 2⁻²⁴, and u · total then still rounds to less than total.
+    return torch.searchsorted(cumulative, u[:, None] * total, right=True).squeeze(-1)  # (B,)
 
 
 def row_uniforms(seeds: Sequence[int], n: int) -> Tensor:

@@ -201,14 +201,9 @@ class GPT(nn.Module):
         """hidden: (..., C) -> (..., V), by the transposed token embedding."""
         return F.linear(hidden, self.wte.weight)  # (..., V)
 
-    def grow_vocabulary(self, size: int) -> None:
-        """Add rows to the embedding, for new special tokens: each the mean of the rows there are.
-
-        Raises ValueError if the vocabulary is larger than `size` already.
-        """
-        old = self.wte.weight.data  # (V, C)
-        if size < len(old):
-            raise ValueError(f"a vocabulary of {len(old)} cannot grow to {size}")
+    def resize_vocabulary(self, size: int) -> None:
+        """Cut the embedding to its first `size` rows, or add rows, each the mean of those there are."""
+        old = self.wte.weight.data[:size]  # (V, C)
         new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
         self.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
         self.config = GPTConfig(**{**vars(self.config), "vocab_size": size})

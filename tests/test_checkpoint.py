@@ -14,10 +14,12 @@ from minirlhf.checkpoint import (
 )
 from minirlhf.files import UserError
 from minirlhf.model import GPT, GPTConfig
+from minirlhf.tokenizer import Tokenizer
 
 KINDS = {  # the names of the format
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
 }
 FILES = {"config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json"}
 
@@ -390,7 +392,8 @@ def test_weights_of_another_shape_are_refused(make_gpt, change):
 
 @pytest.mark.parametrize("name, shape", [
     ("wte.weight", (1, 16)), ("h.0.attn.c_attn.weight", (48, 16)), ("h.0.ln_1.weight", ()),
-    ("ln_f.bias", (1,)), ("wpe.weight", (32, 16, 1)), ("h.1.mlp.c_fc.weight", (16, 64, 1)), ("h.1.mlp.c_proj.weight", (1024,)),
+    ("ln_f.bias", (1,)), ("wpe.weight", (32, 16, 1)), ("h.1.mlp.c_fc.weight", (16, 64, 1)),
+    ("h.1.mlp.c_proj.weight", (1024,)),
 ])
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(make_gpt, name, shape):
     model = make_gpt()
@@ -588,3 +591,13 @@ def test_a_model_that_passed_through_hugging_face_comes_back_to_the_bit(transfor
     model, tokenizer = load(folder)
     tokenizer.save(tmp_path / "back")
     assert same_parameters(load(tmp_path / "back")[0], model)
+
+
+def test_rows_that_no_token_stands_for_are_cut_on_loading(tmp_path):
+    """Else they could be sampled, and then not be decoded."""
+    tokenizer = Tokenizer()
+    padded = GPT(GPTConfig(tokenizer.vocab_size + 44, context=16, layers=1, heads=2, width=8))
+    save(tmp_path, padded, tokenizer, {})
+    model, loaded = load(tmp_path)
+    assert model.config.vocab_size == loaded.vocab_size == model.wte.num_embeddings
+    assert torch.equal(model.wte.weight, padded.wte.weight[: tokenizer.vocab_size])

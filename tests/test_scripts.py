@@ -135,7 +135,7 @@ def folders(trained, tmp_path):
     config.write_text(config.read_text().replace('"n_embd": 16', '"n_embd": 18'))
     model, tokenizer = checkpoint.load(tmp_path / "other")
     tokenizer.add_specials(["<|more|>"])
-    model.grow_vocabulary(tokenizer.vocab_size)
+    model.resize_vocabulary(tokenizer.vocab_size)
     checkpoint.save(tmp_path / "other", model, tokenizer, {"stage": "sft"})
     return tmp_path
 
