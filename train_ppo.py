@@ -15,7 +15,7 @@ from minirlhf.files import UserError
 from minirlhf.model import ScalarHead
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.runtime import Machine, environment, option, parse, run_script
-from minirlhf.sources import data_hash, load_reward, parse_tasks, reward_of_task
+from minirlhf.sources import OWN, data_hash, load_reward, parse_tasks, reward_of_task
 from minirlhf.tasks import TASKS
 
 
@@ -23,7 +23,7 @@ from minirlhf.tasks import TASKS
 class Data:
     """Data."""
 
-    task: str = option("", "generated tasks, with weights: a,b:2; none: those that --init was trained on")
+    task: str = option("", "generated tasks, with weights: a,b:2; none: those that --init was trained on, with weights of their own")
     prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record); replaces the task's")
     examples: int = option(20_000, "prompts that are generated for a task", least=1)
@@ -46,15 +46,16 @@ def main() -> None:
     if data.prompts:
         if not data.reward:
             raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
-        sets["data"] = ([r for path in data.prompts for r in read_records(path)], config.batch)
+        sets[OWN] = ([r for path in data.prompts for r in read_records(path)], config.batch)
         max_new = config.max_new or 64
     else:
-        weights = parse_tasks(data.task) if data.task else parent.get("tasks", {})
+        trained = {name: TASKS[name].RL_WEIGHT for name in parent.get("tasks", {}) if name in TASKS}
+        weights = parse_tasks(data.task) if data.task else trained
         if not weights:
             raise UserError(f"{data.init} was not trained on a generated task: give --task, or --prompts and --reward")
         for name, weight in weights.items():
             records = TASKS[name].records("train", data.examples, machine.seed)
-            sets[name] = (records, config.batch * weight / sum(weights.values()))
+            sets[name] = (records, config.batch * weight)
         max_new = config.max_new or max(TASKS[name].MAX_NEW for name in weights)
     for name, (records, rows) in sets.items():
         sets[name] = (prompts_that_fit(records, tokenizer, policy.config.context, name), rows)

@@ -24,7 +24,7 @@ from minirlhf.tokenizer import SPECIALS, Tokenizer
 class Data:
     """Data."""
 
-    task: str = option("reviews,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
+    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
     data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
     examples: int = option(20_000, "records that are generated for a task", least=1)
     init: str = option("", "start from this checkpoint folder and skip pretraining")
@@ -36,7 +36,7 @@ class Data:
 class Model:
     """Model, where none is given by --init."""
 
-    layers: int = option(4, "transformer blocks")
+    layers: int = option(2, "transformer blocks")
     heads: int = option(4, "attention heads")
     width: int = option(128, "size of the embedding")
     context: int = option(128, "longest sequence, in tokens")
@@ -49,8 +49,8 @@ class Model:
 class Training:
     """Training."""
 
-    base_steps: int = option(400, "optimizer steps of pretraining", least=0)
-    steps: int = option(1000, "optimizer steps of SFT", least=0)
+    base_steps: int = option(250, "optimizer steps of pretraining", least=0)
+    steps: int = option(700, "optimizer steps of SFT", least=0)
     batch: int = option(32, "rows of each data set in a step, times its weight", least=1)
     base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0)
     lr: float = option(2e-3, "peak learning rate of SFT", least=0)

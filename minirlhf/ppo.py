@@ -50,12 +50,12 @@ class PPOConfig:
     """Reinforcement learning."""
 
     algo: str = option("ppo", "ppo, or reinforce: the policy gradient with V as its baseline, without ratio or clip")
-    iterations: int = option(60, "rounds of sampling and training")
-    batch: int = option(256, "responses a round")
+    iterations: int = option(80, "rounds of sampling and training")
+    batch: int = option(128, "responses a round to prompts of each data set, times its weight")
     epochs: int = option(2, "times each response is trained on (reinforce: always 1)")
-    minibatch: int = option(64, "responses an optimizer step")
-    lr: float = option(3e-4, "peak learning rate; falls to 0 on a line")
-    warmup: int = option(5, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong")
+    minibatches: int = option(2, "optimizer steps an epoch")
+    lr: float = option(4e-4, "peak learning rate; falls to 0 on a line")
+    warmup: int = option(10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong")
     beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference")
     kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there")
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2")
@@ -74,7 +74,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         if self.algo not in ("ppo", "reinforce"):
             raise UserError(f"--algo {self.algo}: not one of ppo, reinforce")
-        for name in ("iterations", "batch", "epochs", "minibatch", "lr", "temperature", "micro_rows", "save_every"):
+        for name in ("iterations", "batch", "epochs", "minibatches", "lr", "temperature", "micro_rows", "save_every"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
         for name in ("beta", "kl_target", "clip", "value_clip", "gamma", "lam"):
@@ -130,8 +130,7 @@ def update(
     n_seen, norms = 0, []
     for _ in range(config.epochs):
         order = rng.permutation(B)  # (B,)
-        for start in range(0, B, config.minibatch):
-            chosen = order[start : start + config.minibatch]
+        for chosen in np.array_split(order, min(config.minibatches, B)):
             n_tokens = int(rollout.mask[torch.from_numpy(chosen)].sum())
             lengths = rollout.lengths()
             for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):

@@ -187,13 +187,15 @@ def test_a_response_that_did_not_end_scores_missing_eos(make_policy, tokenizer):
 
 
 def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsable_is_kept():
-    (record,) = TASKS["sentiment"].records("test", 1, 0)
-    own = TASKS["sentiment"].score(record["prompt"], "what", record)
-    assert own["unparsable"] == 1
-    assert scores_of(record, "what", False, None, 0.0) == {k: 1.0 if k == "unparsable" else 0.0 for k in own}
-    of_task = lambda record: TASKS["sentiment"].reward
-    ended = scores_of(record, record["response"], True, of_task, 0.0)
-    assert ended["reward"] == 1 and ended["unparsable"] == 0
+    """Half a review may well parse."""
+    (record,) = TASKS["reviews"].records("test", 1, 0)
+    of_task = lambda record: TASKS["reviews"].reward
+    ended, cut = (scores_of(record, record["response"], ended, of_task, -1.0) for ended in (True, False))
+    assert ended["grammatical"] == 1 and 0 <= ended["reward"] <= 1
+    assert cut == {"reward": -1.0, "grammatical": 0.0}
+    (question,) = TASKS["sentiment"].records("test", 1, 0)
+    for finished in (True, False):
+        assert scores_of(question, "what", finished, None, 0.0)["unparsable"] == 1
 
 
 def test_items_survive_json_and_can_be_scored_again_without_the_model(made):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minirlhf import checkpoint, ppo
-from minirlhf.algos import adapt_beta
+from minirlhf.algos import adapt_beta, gae, policy_loss, reinforce_loss, token_rewards, value_loss, whiten
 from minirlhf.data import micro_batches
 from minirlhf.files import UserError
 from minirlhf.model import ScalarHead
@@ -21,7 +21,7 @@ from minirlhf.rollout import collect, score_tokens
 from minirlhf.runtime import Diverged, Interrupted
 
 CONFIG = PPOConfig(
-    iterations=4, batch=8, minibatch=3, epochs=2, lr=1e-2, warmup=0, save_every=1, temperature=0.7
+    iterations=4, batch=8, minibatches=3, epochs=2, lr=1e-2, warmup=0, save_every=1, temperature=0.7
 )
 PROMPTS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2
 
@@ -200,6 +200,34 @@ def test_advantages_are_whitened_over_the_batch_and_returns_are_not(made):
     torch.testing.assert_close(returns, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("algo", ["ppo", "reinforce"])
+def test_every_setting_of_the_loss_is_used(made, algo):
+    """Advantages, returns and loss are those of algos.py with β, γ, λ, both clips and the coefficient."""
+    policy, head, r = made
+    settings = {"gamma": 0.9, "lam": 0.8, "clip": 0.01, "value_clip": 0.02, "value_coefficient": 0.3}
+    config = PPOConfig(algo, temperature=0.7, **settings)
+    raw, returns = gae(
+        token_rewards(r.scores, r.logprobs - r.ref_logprobs, r.mask, 0.4), r.values, r.mask, 0.9, config.lam
+    )
+    advantages, got_returns = advantages_of(r, config, 0.4)
+    assert torch.equal(advantages, whiten(raw, r.mask)) and torch.equal(got_returns, returns)
+    r.logprobs, r.values = r.logprobs + 0.1 * r.mask, r.values + 0.1 * r.mask  # so that the clips bind
+    loss, _ = minibatch_loss(policy, head, r, advantages, returns, 50, config)
+    logprobs, values, _ = score_tokens(policy, head, r, 0.7)
+    wanted = policy_loss(logprobs, r.logprobs, advantages, r.mask, 0.01, 50)[0]
+    if algo == "reinforce":
+        wanted = reinforce_loss(logprobs, advantages, r.mask, 50)
+    wanted = wanted + 0.3 * value_loss(values, r.values, returns, r.mask, 0.02, 50)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_the_gradient_is_clipped_to_max_norm(make_policy, tokenizer, tmp_path):
+    """To a norm of 0: nothing moves."""
+    policy = make_policy(0)
+    run(policy, tokenizer, tmp_path, dataclasses.replace(CONFIG, max_norm=0.0))
+    assert same(state(policy), state(make_policy(0)))
+
+
 def test_entropy_lies_between_0_and_log_v_and_is_that_of_real_tokens(made, tokenizer):
     policy, head, r = made
     metrics, _ = one_round(made, dataclasses.replace(CONFIG, epochs=1))
@@ -247,8 +275,8 @@ def test_a_step_moves_towards_what_was_better_than_expected(made):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("config", [
-    PPOConfig("ppo", iterations=30, batch=64, minibatch=16, lr=1e-2, beta=0.0),
-    PPOConfig("reinforce", iterations=60, batch=64, minibatch=32, lr=1e-2, beta=0.0),
+    PPOConfig("ppo", iterations=30, minibatches=4, lr=1e-2, warmup=5, beta=0.0),
+    PPOConfig("reinforce", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0),
 ], ids=lambda config: config.algo)
 def test_it_learns(make_policy, tokenizer, tmp_path, config, seed):
     """To end, and to answer in ASCII to "a" and not to "b": blind to the prompt it would earn 0.5."""
@@ -376,14 +404,17 @@ def test_the_learning_rate_rises_and_falls_to_0_on_a_line(make_policy, tokenizer
     assert used == pytest.approx([lr for lr in line for _ in range(2 * 3)])  # epochs × minibatches
 
 
-def test_adaptive_beta_follows_the_kl_of_each_round(make_policy, tokenizer, tmp_path):
+def test_adaptive_beta_follows_the_kl_of_each_round(make_policy, tokenizer, tmp_path, monkeypatch):
     """Down while the policy is the reference, up once it is further off than the target."""
     config = dataclasses.replace(CONFIG, iterations=6, beta=0.05, kl_target=0.2, kl_horizon=20.0)
+    seen = []
+    monkeypatch.setattr(ppo, "adapt_beta", lambda *a: seen.append(a[1:]) or adapt_beta(*a))
     run(make_policy(0), tokenizer, tmp_path, config)
     records = logged(tmp_path)
     assert records[0]["beta"] == 0.05 and records[0]["kl"] == pytest.approx(0, abs=1e-5)
     for now, then in zip(records, records[1:]):
         assert then["beta"] == pytest.approx(adapt_beta(now["beta"], now["kl"], 0.2, 20.0, 8), rel=1e-6)
+    assert seen == [(record["kl"], 0.2, 20.0, 8) for record in records]  # nats a response, and responses
     changes = [then["beta"] > now["beta"] for now, then in zip(records, records[1:])]
     assert changes[0] is False and True in changes
 
@@ -402,6 +433,21 @@ def test_what_is_logged_is_complete_and_finite(make_policy, tokenizer, tmp_path)
         assert None not in record.values() and record["skipped"] == 0
         assert record["approx_kl"] >= 0 and 0 <= record["clip_frac"] <= 1
         assert record["explained_variance"] <= 1
+
+
+def test_with_one_step_a_round_every_round_is_on_policy(make_policy, tokenizer, tmp_path):
+    """Sampled, scored and trained at one temperature: the ratio is 1 whenever the first step is taken."""
+    run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, epochs=1, minibatches=1))
+    for record in logged(tmp_path):
+        assert record["ratio"] == pytest.approx(1, abs=1e-6) and record["clip_frac"] == 0
+        assert record["approx_kl"] == pytest.approx(0, abs=1e-6) and record["sampler_gap"] < 1e-5
+
+
+def test_a_run_scores_what_did_not_end_as_it_is_told(make_policy, tokenizer, tmp_path):
+    run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, iterations=1, missing_eos=-100.0))
+    (record,) = logged(tmp_path)
+    assert record["ended"] < 1
+    assert -100 * (1 - record["ended"]) <= record["reward"] <= -100 * (1 - record["ended"]) + record["ended"]
 
 
 def test_the_critic_is_fitted_to_the_monte_carlo_returns_of_a_round_of_its_own(
@@ -454,7 +500,7 @@ def test_a_run_that_diverges_leaves_the_last_good_state(make_policy, tokenizer, 
 
 
 @pytest.mark.parametrize("bad", [
-    {"algo": "grpo"}, {"minibatch": 0}, {"lr": -1.0}, {"temperature": 0.0}, {"clip": -0.1}
+    {"algo": "grpo"}, {"minibatches": 0}, {"lr": -1.0}, {"temperature": 0.0}, {"clip": -0.1}
 ])
 def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
     (name,) = bad

@@ -315,10 +315,30 @@ def test_a_finished_run_is_resumed_without_a_further_step(tmp_path):
 
 def test_without_resume_a_run_starts_anew(tmp_path):
     first, second = fresh(), fresh()
-    run(first, tmp_path)
-    run(second, tmp_path)
+    run(fresh(seed=1), tmp_path / "a")
+    run(first, tmp_path / "a")
+    run(second, tmp_path / "b")
     assert same_weights(first, second)
-    assert [r["step"] for r in logged(tmp_path)] == list(range(1, 11))
+    assert [r["step"] for r in logged(tmp_path / "a")] == list(range(1, 11))
+
+
+def test_a_new_run_leaves_no_state_of_the_old_one(tmp_path):
+    """Killed before it has saved, it has nothing to resume."""
+
+    def die():
+        raise MemoryError
+
+    run(fresh(), tmp_path)
+    with pytest.raises(MemoryError):
+        run(fresh(), tmp_path, batch_of=stopping_at(1, die))
+    assert not (tmp_path / "train_state.pt").exists()
+
+
+def test_dropout_is_on_in_training_however_the_model_comes(tmp_path):
+    models = [fresh(0.3), fresh(0.3).eval(), fresh(0.0)]
+    for i, model in enumerate(models):
+        run(model, tmp_path / str(i))
+    assert same_weights(models[0], models[1]) and not same_weights(models[0], models[2])
 
 
 def test_resume_without_a_state_starts_at_the_first_step(tmp_path):

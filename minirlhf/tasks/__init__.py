@@ -9,6 +9,7 @@ Each task is a module with the same names:
                                          needs; in a held-out split no prompt occurs twice
     documents(n, seed)                   n raw texts for pretraining, from the training side only
     REWARD: str                          what the reward measures, in a word or two
+    RL_WEIGHT: float                     share of the prompts in RL: short answers are cheap, and soon outvoted
     reward(prompt, response, record)     in [0, 1]; the signature that a user's own reward has
     score(prompt, response, record)      other quantities to average over an evaluation, by name
 

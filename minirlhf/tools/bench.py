@@ -90,7 +90,7 @@ def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats:
     specials = ("<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>")
     V = max(size.model.vocab_size, 256 + len(specials) - 1)
     tokenizer = Tokenizer.train(TASKS["reviews"].documents(2000, 0), V + 1, specials=specials)
-    config = PPOConfig(batch=PROMPTS, epochs=4, minibatch=PROMPTS, micro_rows=PROMPTS)
+    config = PPOConfig(batch=PROMPTS, epochs=4, minibatches=1, micro_rows=PROMPTS)
     shape = GPTConfig(**{**vars(size.model), "vocab_size": V})
     policy, reference = GPT(shape).to(device).eval(), GPT(shape).to(device).eval()
     value_head = ScalarHead(size.model.width).to(device)
