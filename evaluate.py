@@ -132,7 +132,8 @@ def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], t
     if not kept:
         raise UserError(f"{title}: no prompt of {len(records)} fits the models' context of {context} tokens")
     if len(kept) < len(records):
-        print(f"{title}: {len(records) - len(kept)} of {len(records)} prompts left out, longer than the context {context}")
+        left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
+        print(f"{title}: {left_out}, longer than the context of {context} tokens")
     return kept
 
 

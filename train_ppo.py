@@ -23,7 +23,7 @@ from minirlhf.tasks import TASKS
 class Data:
     """Data."""
 
-    task: str = option("", "generated tasks, with weights: a,b:2; none: those that --init was trained on, with weights of their own")
+    task: str = option("", "generated tasks, with weights: a,b:2; none: all that --init was trained on")
     prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record); replaces the task's")
     examples: int = option(20_000, "prompts that are generated for a task", least=1)
@@ -79,7 +79,8 @@ def prompts_that_fit(records: list[dict], tokenizer, context: int, name: str) ->
     """The records whose prompt leaves room for an answer. Raises UserError if none does."""
     kept = [r for r in records if "text" not in r and len(render_prompt(r, tokenizer)) < context]
     if len(kept) < len(records):
-        print(f"{name}: {len(records) - len(kept)} of {len(records)} prompts left out, longer than the context {context}")
+        left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
+        print(f"{name}: {left_out}, longer than the context of {context} tokens")
     if not kept:
         raise UserError(f"{name}: no prompt of {len(records)} records fits the model's context of {context} tokens")
     return kept

@@ -108,7 +108,8 @@ def main() -> None:
             raise UserError(str(error)) from None
         sets, validation = {}, []
         for source in sources:
-            examples = [e for text in source.documents for e in document_examples(text, tokenizer, model.config.context)]
+            context = model.config.context
+            examples = [e for text in source.documents for e in document_examples(text, tokenizer, context)]
             held_out = max(1, len(examples) // 50)
             sets[source.name] = (examples[held_out:] or examples, training.batch * source.weight)
             validation += examples[:held_out][:200]

@@ -155,7 +155,7 @@ def metric_table(
     sampled = {m: [x for x in rows if x["sample"] >= 0] for m, rows in items.items()}
     greedy = {m: [x for x in rows if x["sample"] < 0] for m, rows in items.items()}
 
-    def mean(name: str, direction: int, value: Callable[[dict], float], rows: dict[str, list[dict]], per=None) -> Metric:
+    def mean(name: str, direction: int, value: Callable, rows: dict[str, list[dict]], per=None) -> Metric:
         pair = (lambda x: (value(x), 1)) if per is None else lambda x: (value(x), per(x))
         return Metric(name, direction, ratio, per_prompt(rows, n, pair))
 
@@ -226,9 +226,14 @@ def label_metrics(rows: dict[str, list[dict]], records: Sequence[dict]) -> list[
         metrics += [
             Metric(f"precision, {label}", 1, lambda s, c=c: ratio(s[:, [c, C + c]]), statistics),
             Metric(f"recall, {label}", 1, lambda s, c=c: ratio(s[:, [c, 2 * C + c]]), statistics),
-            Metric(f"F1, {label}", 1, lambda s, c=c: ratio(np.column_stack([2 * s[:, c], s[:, C + c] + s[:, 2 * C + c]])), statistics),
+            Metric(f"F1, {label}", 1, lambda s, c=c: f1_of_counts(*s[:, [c, C + c, 2 * C + c]].T), statistics),
         ]
     return metrics
+
+
+def f1_of_counts(true_positive: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """2 TP / (predicted + actual), NaN where a class neither occurs nor is predicted."""
+    return ratio(np.column_stack([2 * true_positive, predicted + actual]))
 
 
 def overlap_metrics(rows: dict[str, list[dict]], records: Sequence[dict]) -> list[Metric]:
@@ -238,7 +243,10 @@ def overlap_metrics(rows: dict[str, list[dict]], records: Sequence[dict]) -> lis
     n = len(records)
     bleu = per_prompt(rows, n, lambda x: bleu_statistics(x["response"], [references[x["index"]]], tokenize))
     chrf = per_prompt(rows, n, lambda x: chrf_statistics(x["response"], [references[x["index"]]]))
-    return [Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, bleu), Metric("chrF", 1, chrf_from_statistics, chrf)]
+    return [
+        Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, bleu),
+        Metric("chrF", 1, chrf_from_statistics, chrf),
+    ]
 
 
 def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Metric]:
@@ -261,7 +269,8 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
         H = float(np.mean([reviews.entropy(r["subject"]) for r, k in zip(records, known) if k]))
         count = known.astype(float)  # (n,)
         excess = {m: np.column_stack([t[:, 0] - exact, count]) for m, t in tables.items()}
-        metrics.append(Metric("nats a text", -1, ratio, {m: np.column_stack([t[:, 0], count]) for m, t in tables.items()}))
+        nats = {m: np.column_stack([t[:, 0], count]) for m, t in tables.items()}
+        metrics.append(Metric("nats a text", -1, ratio, nats))
         metrics.append(Metric(f"above the grammar's {H:.2f}, %", -1, lambda s: 100 / H * ratio(s), excess))
     return metrics
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import typing
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, field
@@ -171,6 +172,7 @@ def read_config(path: Path, fields: dict) -> dict:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main: what the user can mend ends in one line and status 2, no traceback."""
+    warnings.formatwarning = lambda message, *where: f"{Path(sys.argv[0]).name}: {message}\n"
     try:
         main()
     except UserError as error:

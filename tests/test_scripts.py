@@ -159,16 +159,18 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def stop_at(monkeypatch, folder, step):
-    """Have a SIGTERM arrive while that step of the run in `folder` is being logged."""
-    original = Log.step
+def watch(monkeypatch, stop=None):
+    """The (folder, step) of each step that is done from now on; in the step `stop` a SIGTERM arrives."""
+    original, done = Log.step, []
 
     def logged(self, record, **shown):
         original(self, record, **shown)
-        if record["step"] == step and Path(self._file.name).parent.name == folder:
+        done.append((Path(self._file.name).parent.name, record["step"]))
+        if done[-1] == stop:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Log, "step", logged)
+    return done
 
 
 def test_the_three_scripts_leave_whole_checkpoints(trained):
@@ -246,26 +248,29 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(trained, call):
 
 @pytest.mark.parametrize("stage, step", [("base", 3), ("base", 6), ("sft", 5)])
 def test_sft_resumed_equals_sft_uninterrupted(stage, step, trained, call, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_at(patch, stage, step)
-        status, _, err = call("train_sft.py", *SFT)
-    assert status == 130 and "--resume" in err.splitlines()[-1]
-    assert steps_of(f"out/{stage}") == list(range(1, step + 1))
+    done = watch(monkeypatch, (stage, step))
+    status, _, err = call("train_sft.py", *SFT)
+    assert status == 130 and "--resume" in err.splitlines()[-1] and done[-1] == (stage, step)
     assert call("train_sft.py", *SFT, "--resume")[0] == 0
+    assert done == [("base", s) for s in range(1, 7)] + [("sft", s) for s in range(1, 13)]
     for name, steps in (("base", 6), ("sft", 12)):
         assert weights_of(f"out/{name}") == weights_of(trained / "out" / name)
         assert steps_of(f"out/{name}") == list(range(1, steps + 1))
 
 
-def test_ppo_resumed_equals_ppo_uninterrupted(trained, call, monkeypatch):
-    argv = [*PPO, "--init", trained / "out" / "sft", "--kl-target", "0.5", "--kl-horizon", "20"]
+def test_ppo_resumed_equals_ppo_uninterrupted(files, folders, call, monkeypatch):
+    """Policy, value head and the β that adapts, all of which the first round has moved."""
+    argv = "--init good --prompts prompts.jsonl --reward mine.py:length --kl-target 0.5 --kl-horizon 20".split()
+    argv += [*PPO, "--max-new", "6", "--warmup", "0"]
     assert call("train_ppo.py", *argv, "--out", "straight")[0] == 0
-    with monkeypatch.context() as patch:
-        stop_at(patch, "stopped", 1)
-        status, _, err = call("train_ppo.py", *argv, "--out", "stopped")
-    assert status == 130 and "--resume" in err.splitlines()[-1]
+    done = watch(monkeypatch, ("stopped", 1))
+    status, _, err = call("train_ppo.py", *argv, "--out", "stopped")
+    assert status == 130 and "--resume" in err.splitlines()[-1] and done == [("stopped", 1)]
+    state = checkpoint.load_state("stopped/train_state.pt")
+    assert state["beta"] != 0.025 and state["value_head"]["weight"].count_nonzero() == 16
     assert call("train_ppo.py", *argv, "--out", "stopped", "--resume")[0] == 0
-    assert weights_of("stopped") == weights_of("straight") != weights_of(trained / "out" / "sft")
+    assert done == [("stopped", step) for step in (1, 2, 3)]
+    assert weights_of("stopped") == weights_of("straight") != weights_of("good")
     assert steps_of("stopped") == [1, 2, 3]
     heads = [Path(name, "value_head.safetensors").read_bytes() for name in ("stopped", "straight")]
     assert heads[0] == heads[1]
@@ -274,9 +279,8 @@ def test_ppo_resumed_equals_ppo_uninterrupted(trained, call, monkeypatch):
 def test_a_new_run_forgets_the_state_of_an_older_one(trained, call, monkeypatch):
     """An old out/sft must not pass for what the run that is resumed had reached."""
     assert call("train_sft.py", *SFT, "--base-lr", "0.001")[0] == 0
-    with monkeypatch.context() as patch:
-        stop_at(patch, "base", 3)
-        assert call("train_sft.py", *SFT)[0] == 130
+    watch(monkeypatch, ("base", 3))
+    assert call("train_sft.py", *SFT)[0] == 130
     assert call("train_sft.py", *SFT, "--resume")[0] == 0
     assert weights_of("out/sft") == weights_of(trained / "out" / "sft")
 
@@ -461,8 +465,9 @@ def test_wrong_use_ends_in_one_line_and_status_2(command, message, files, folder
     assert not [line for line in err.splitlines() if line.strip() and line not in lines and "/s" not in line]
 
 
-def test_a_wrong_use_leaves_the_shell_one_line_and_status_2(tmp_path):
-    process = start("train_sft.py", "--data", "missing.jsonl", cwd=tmp_path)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_wrong_use_leaves_the_shell_one_line_and_status_2(name, tmp_path):
+    process = start(name, "--sed", "3", cwd=tmp_path)
     out, err = process.communicate()
     assert process.returncode == 2 and out == ""
-    assert err == "train_sft.py: missing.jsonl: No such file or directory\n"
+    assert err == f"{name}: no option --sed; did you mean --seed?\n"

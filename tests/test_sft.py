@@ -335,9 +335,10 @@ def test_a_new_run_leaves_no_state_of_the_old_one(tmp_path):
 
 
 def test_dropout_is_on_in_training_however_the_model_comes(tmp_path):
-    models = [fresh(0.3), fresh(0.3).eval(), fresh(0.0)]
-    for i, model in enumerate(models):
-        run(model, tmp_path / str(i))
+    models = []
+    for i, (dropout, training) in enumerate([(0.3, True), (0.3, False), (0.0, True)]):
+        models.append(fresh(dropout).train(training))
+        run(models[-1], tmp_path / str(i))
     assert same_weights(models[0], models[1]) and not same_weights(models[0], models[2])
 
 
