@@ -16,10 +16,11 @@ Proved by tests/test_generation.py against the slow loop without a cache.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.model import GPT, KVCache
@@ -101,11 +102,13 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    rows: int = 256,
 ) -> Generation:
     """Continue each prompt until EOS, max_new tokens or the end of the context.
 
     prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one a row.
     temperature: 0 is the most probable token (log-probability 0: the distribution is a point).
+    rows: prompts a pass; those of like length share one, since padding costs as much as tokens do.
     Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode.
     Raises ValueError for a prompt that is empty or longer than the context, and bad settings.
     Source of the ragged batch: positions count real tokens, padding is masked (Hugging Face's rule).
@@ -118,49 +121,89 @@ def generate(
         raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
     if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1 or max_new < 1:
         raise ValueError(f"{temperature=} {top_k=} {top_p=} {max_new=}: want >= 0, >= 0, in (0, 1], >= 1")
+    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
+    was_training = model.training
+    model.eval()
+    parts = []
+    try:
+        for start in range(0, len(order), rows):
+            chosen = order[start : start + rows]
+            some, their = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
+            parts.append(one_pass(model, some, max_new, eos_id, their, temperature, top_k, top_p))
+    finally:
+        model.train(was_training)
+    return join(parts, order, eos_id)
+
+
+def one_pass(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    eos_id: int,
+    seeds: Sequence[int],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> Generation:
+    """`generate` of some rows side by side, by a model in eval mode."""
     device = model.wte.weight.device
     prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
     B, P = prompt_ids.shape
-    room = (context - prompt_mask.sum(1)).clamp(max=max_new)  # (B,) tokens a row may still say
-    R = max(int(room.max()), 0)
-    uniforms = row_uniforms(seeds, max(R, 1)).to(device)  # (B, R)
+    room = (model.config.context - prompt_mask.sum(1)).clamp(max=max_new)  # (B,) tokens a row may still say
+    R = int(room.max())
+    uniforms = row_uniforms(seeds, R).to(device)  # (B, R)
+    # Made outside inference mode: a loss is to be computed from them.
     ids = torch.full((B, R), eos_id, device=device)  # (B, R)
     logprobs = torch.zeros(B, R, device=device)  # (B, R)
     mask = torch.zeros(B, R, dtype=torch.bool, device=device)  # (B, R)
     ended = torch.zeros(B, dtype=torch.bool, device=device)  # (B,)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            cache = KVCache(model.config, B, P + R, device, model.wte.weight.dtype)
-            alive = torch.arange(B, device=device)  # (n,) the rows still in the cache
-            going = room > 0  # (n,) of those, the rows not finished
-            tokens, token_mask = prompt_ids, prompt_mask
-            for t in range(R):
-                hidden = model(tokens, token_mask, cache)[:, -1]  # (n, C)
-                logits = model.logits(hidden).float()  # (n, V)
-                if temperature == 0:
-                    token = logits.argmax(-1)  # (n,)
-                    logprob = torch.zeros_like(token, dtype=torch.float32)  # (n,)
-                else:
-                    probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(-1)  # (n, V)
-                    token = draw(probabilities, uniforms[alive, t])  # (n,)
-                    logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()  # (n,)
-                rows = alive[going]
-                ids[rows, t] = token[going]
-                logprobs[rows, t] = logprob[going]
-                mask[rows, t] = True
-                ended[rows] = token[going] == eos_id
-                going = going & (token != eos_id) & (t + 1 < room[alive])
-                left = int(going.sum())
-                if left == 0:
-                    break
-                if left <= 0.75 * len(alive):  # computing for finished rows costs more than moving the cache
-                    cache.keep(going.nonzero().squeeze(-1))
-                    token, alive, going = token[going], alive[going], going[going]
-                tokens, token_mask = token[:, None], going[:, None]
-    finally:
-        model.train(was_training)
-    R = int(mask.sum(1).max()) if R else 0
-    return Generation(prompt_ids, prompt_mask, ids[:, :R], mask[:, :R], logprobs[:, :R], ended)
+    with torch.inference_mode():
+        cache = KVCache(model.config, B, P + R, device, model.wte.weight.dtype)
+        alive = torch.arange(B, device=device)  # (n,) the rows still in the cache
+        going = room > 0  # (n,) of those, the rows not finished
+        tokens, token_mask = prompt_ids, prompt_mask
+        for t in range(R):
+            hidden = model(tokens, token_mask, cache)[:, -1]  # (n, C)
+            logits = model.logits(hidden).float()  # (n, V)
+            if temperature == 0:
+                token = logits.argmax(-1)  # (n,)
+                logprob = torch.zeros_like(token, dtype=torch.float32)  # (n,)
+            else:
+                probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(-1)  # (n, V)
+                token = draw(probabilities, uniforms[alive, t])  # (n,)
+                logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()  # (n,)
+            rows = alive[going]
+            ids[rows, t] = token[going]
+            logprobs[rows, t] = logprob[going]
+            mask[rows, t] = True
+            ended[rows] = token[going] == eos_id
+            going = going & (token != eos_id) & (t + 1 < room[alive])
+            left = int(going.sum())
+            if left == 0:
+                break
+            if left <= 0.75 * len(alive):  # computing for finished rows costs more than moving the cache
+                cache.keep(going.nonzero().squeeze(-1))
+                token, alive, going = token[going], alive[going], going[going]
+            tokens, token_mask = token[:, None], going[:, None]
+    return Generation(prompt_ids, prompt_mask, ids, mask, logprobs, ended)
+
+
+def join(parts: Sequence[Generation], order: Sequence[int], eos_id: int) -> Generation:
+    """The rows of all parts in one; row i of them, counted through, becomes row order[i]."""
+    P = max(part.prompt_ids.shape[1] for part in parts)
+    R = max(int(part.mask.sum(1).max()) for part in parts)
+    joined = {}
+    for f in fields(Generation):
+        rows = []
+        for part in parts:
+            x = getattr(part, f.name)
+            if x.dim() == 2:
+                fill = eos_id if x.dtype == torch.int64 else 0
+                left, right = (P - x.shape[1], 0) if f.name.startswith("prompt") else (0, R - x.shape[1])
+                x = F.pad(x, (left, right), value=fill)  # (B, P) or (B, R); a negative width cuts
+            rows.append(x)
+        x = torch.cat(rows)
+        joined[f.name] = torch.empty_like(x)
+        joined[f.name][torch.tensor(order, device=x.device)] = x
+    return Generation(**joined)

@@ -260,8 +260,8 @@ def test_sft_resumed_equals_sft_uninterrupted(stage, step, trained, call, monkey
 
 def test_ppo_resumed_equals_ppo_uninterrupted(files, folders, call, monkeypatch):
     """Policy, value head and the β that adapts, all of which the first round has moved."""
-    argv = "--init good --prompts prompts.jsonl --reward mine.py:length --kl-target 0.5 --kl-horizon 20".split()
-    argv += [*PPO, "--max-new", "6", "--warmup", "0"]
+    argv = "--init good --prompts prompts.jsonl --reward mine.py:length --max-new 6".split()
+    argv += [*PPO, "--warmup", "0", "--kl-target", "0.5", "--kl-horizon", "20"]
     assert call("train_ppo.py", *argv, "--out", "straight")[0] == 0
     done = watch(monkeypatch, ("stopped", 1))
     status, _, err = call("train_ppo.py", *argv, "--out", "stopped")
