@@ -262,8 +262,7 @@ def load_state(path: str | Path) -> dict:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; there is nothing to resume") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a train_state.pt of ours ({reason:.80}); train without --resume") from None
+        raise UserError(f"{path}: damaged, or not a train_state.pt of ours; train without --resume") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: a {type(state).__name__}, not a train_state.pt of ours; train without --resume")
     return state

@@ -227,7 +227,7 @@ def train(
                 if stop.asked and not last:
                     raise Interrupted(f"stopped after round {step + 1}; go on with --resume")
     except Diverged as error:
-        raise Diverged(f"round {step + 1}: {error}; {state_path} holds the last good state") from None
+        raise Diverged(f"round {step + 1}: {error}; {state_path}, if it was written before, is good") from None
     finally:
         log.close()
     return value_head, {

@@ -131,7 +131,7 @@ def fit(
                 if stop.asked:  # in the last step too: a script may have more to train
                     raise Interrupted(f"stopped after step {step + 1}; go on with --resume")
     except Diverged as error:
-        raise Diverged(f"{name}, step {step + 1}: {error}; {state_path} holds the last good state") from None
+        raise Diverged(f"{name}, step {step + 1}: {error}; {state_path}, if it was written before, is good") from None
     finally:
         log.close()
         model.eval()

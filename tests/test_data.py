@@ -323,3 +323,9 @@ def test_epochs_and_data_sets_have_orders_of_their_own():
 def test_data_sets_come_in_proportion():
     mixture = Mixture({"a": ("a", 3), "b": ("b", 1), "c": ("c", 0.5)}, seed=0)
     assert Counter(x for step in range(20) for x in mixture.step(step)) == {"a": 60, "b": 20, "c": 10}
+
+
+def test_a_byte_order_mark_is_no_data(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"prompt": "a", "response": "b"}\n')
+    assert read_records(path) == [{"prompt": "a", "response": "b"}]
