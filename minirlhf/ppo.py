@@ -196,6 +196,7 @@ def train(
         return collect(
             policy, value_head, reference, tokenizer, records, reward_of,
             rng.integers(2**63, size=len(records)).tolist(), max_new, config.temperature, config.missing_eos, dtype,
+            config.micro_rows,
         )  # fmt: skip
 
     clock = Clock(seconds)

@@ -511,3 +511,16 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
 def test_reinforce_is_one_epoch_of_monte_carlo():
     config = PPOConfig("reinforce", epochs=7, lam=0.5)
     assert config.epochs == 1 and config.lam == 1
+
+
+def test_micro_rows_bounds_the_scoring_of_a_rollout_too(make_policy, tokenizer, tmp_path, monkeypatch):
+    """Memory is what it is for: a pass of more rows anywhere would defeat it."""
+    original, seen = ppo.collect, []
+
+    def watched(*arguments):
+        seen.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(ppo, "collect", watched)
+    run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, iterations=1, micro_rows=3))
+    assert seen == [3, 3]  # the critic's round, and the one of training
