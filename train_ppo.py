@@ -41,12 +41,13 @@ def main() -> None:
     if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
         raise UserError(f"{data.init}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
 
+    prompts_a_round = config.batch / config.row.group
     sets: dict[str, tuple[list[dict], float]] = {}
     weights: dict[str, float] = {}
     if data.prompts:
         if not data.reward:
             raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
-        sets[OWN] = ([r for path in data.prompts for r in read_records(path)], config.batch)
+        sets[OWN] = ([r for path in data.prompts for r in read_records(path)], prompts_a_round)
         max_new = config.max_new or 64
     else:
         trained = {name: TASKS[name].RL_WEIGHT for name in parent.get("tasks", {}) if name in TASKS}
@@ -55,7 +56,7 @@ def main() -> None:
             raise UserError(f"{data.init} was not trained on a generated task: give --task, or --prompts and --reward")
         for name, weight in weights.items():
             records = TASKS[name].records("train", data.examples, machine.seed)
-            sets[name] = (records, config.batch * weight)
+            sets[name] = (records, prompts_a_round * weight)
         max_new = config.max_new or max(TASKS[name].MAX_NEW for name in weights)
     for name, (records, rows) in sets.items():
         sets[name] = (prompts_that_fit(records, tokenizer, policy.config.context, name), rows)
@@ -67,7 +68,8 @@ def main() -> None:
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
         config, max_new, machine.seed, dtype, out, data.resume, data_hash([sets, data.reward]),
     )  # fmt: skip
-    run = {"data": dataclasses.asdict(data), "training": dataclasses.asdict(config), "seed": machine.seed}
+    training = dataclasses.asdict(config) | dataclasses.asdict(config.row)
+    run = {"data": dataclasses.asdict(data), "training": training, "seed": machine.seed}
     run |= {"tasks": weights, "max_new": max_new, "stage": config.algo, "cost": cost}
     run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
     save_value_head(out, value_head)
@@ -86,9 +88,13 @@ def prompts_that_fit(records: list[dict], tokenizer, context: int, name: str) ->
     return kept
 
 
-def save_value_head(folder: Path, head: ScalarHead) -> None:
-    """Keep the critic beside the policy."""
-    checkpoint.write_atomic(folder / "value_head.safetensors", checkpoint.dump_safetensors(head.state_dict()))
+def save_value_head(folder: Path, head: ScalarHead | None) -> None:
+    """Keep the critic beside the policy, if there is one."""
+    path = folder / "value_head.safetensors"
+    if head is None:
+        path.unlink(missing_ok=True)  # that of an earlier run is not this policy's
+    else:
+        checkpoint.write_atomic(path, checkpoint.dump_safetensors(head.state_dict()))
 
 
 if __name__ == "__main__":

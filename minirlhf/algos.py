@@ -2,8 +2,8 @@
 
 A response is a trajectory: state s_t = prompt + y_<t, action a_t = y_t, EOS included. Everything is
 (B, R), B responses of up to R tokens, with `mask` bool True on real tokens. What stands where the mask
-is False has no influence on any result. Sums over tokens are divided by a count that the caller knows
-for the whole optimizer step, so that a loss does not depend on how a step is cut into micro-batches.
+is False has no influence on any result. Losses take a weight for each token, 0 on padding, that the caller
+makes for the whole optimizer step, so that a loss does not depend on how a step is cut into micro-batches.
 Proved by tests/test_algos.py, against slow loops in float64, closed forms and published numbers.
 """
 
@@ -123,25 +123,70 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
+def leave_one_out(returns: Tensor, group: int) -> Tensor:
+    """A_i = R_i − mean of the other R_j of the group = K / (K − 1) (R_i − mean of all K).
+
+    returns: (B,), the K = `group` responses to a prompt one after the other.  Returns (B,).
+    The baseline of a response does not depend on it: no bias.
+    Source: Kool et al. 2019; Ahmadian et al. 2024, eq. 8.
+    """
+    R = returns.view(-1, group)  # (B / K, K)
+    return ((R - R.mean(1, keepdim=True)) * group / (group - 1)).view(-1)  # (B,)
+
+
+def group_relative(returns: Tensor, group: int, std: bool, eps: float = 1e-4) -> Tensor:
+    """A_i = R_i − mean of the group, and with `std` that over (σ + eps), σ² with K − 1 below the line.
+
+    Shapes as in `leave_one_out`. A group of equal returns gives 0. The mean holds R_i itself, which shrinks
+    the gradient by (K − 1) / K and does not turn it; the division by σ weighs prompts by 1 / σ and turns it.
+    Source: Shao et al. 2024, section 4.1.2 (with σ); Liu et al. 2025, section 3.2 (without).
+    """
+    R = returns.view(-1, group)  # (B / K, K)
+    # The mean in float64: that of equal float32 numbers can be another number, and 1e-8 over eps is not 0.
+    A = (R - R.double().mean(1, keepdim=True)).to(R.dtype)  # (B / K, K)
+    return (A / (R.std(1, keepdim=True) + eps) if std else A).view(-1)  # (B,)
+
+
+def token_weights(mask: Tensor, aggregate: str, longest: int) -> Tensor:
+    """What each token counts in the loss of an optimizer step, (B, R), 0 where mask is False.
+
+        sum       1 / B              E of its gradient is ∇J              REINFORCE, RLOO
+        token     1 / Σ_i |y_i|      every token counts the same          PPO, DAPO
+        sequence  1 / (B |y_i|)      every response counts the same       GRPO
+        constant  1 / (B longest)    `sum`, over a number                 Dr. GRPO
+
+    mask: (B, R) of *all* rows of the step; micro-batches take their rows of the result.
+    longest: the most tokens a response may have. Raises ValueError for another name.
+    Source: Yu et al. 2025 (DAPO), eq. 8; Liu et al. 2025 (Dr. GRPO), section 3.2.
+    """
+    B, lengths = mask.shape[0], mask.sum(1, keepdim=True)  # (B, 1)
+    counts = {"sum": B, "token": lengths.sum(), "sequence": B * lengths, "constant": B * longest}
+    if aggregate not in counts:
+        raise ValueError(f"aggregate {aggregate!r} is none of {', '.join(counts)}")
+    count = torch.as_tensor(counts[aggregate], device=mask.device)
+    return mask / count.clamp(min=1)  # (B, R)
+
+
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float, n_tokens: int
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, weights: Tensor, clip: float, clip_high: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped surrogate, to be minimised, and what to watch.
 
-        ρ_t = π(a_t) / π_old(a_t)        L = Σ_t max(−Â_t ρ_t, −Â_t clip(ρ_t, 1 − ε, 1 + ε)) / n_tokens
+        ρ_t = π(a_t) / π_old(a_t)        L = Σ_t w_t max(−Â_t ρ_t, −Â_t clip(ρ_t, 1 − ε, 1 + ε_high))
 
-    logprobs, old_logprobs, advantages, mask: (B, R); gradients flow through logprobs alone.
-    clip: ε.  n_tokens: real tokens in the whole optimizer step.
+    logprobs, old_logprobs, advantages, weights: (B, R); gradients flow through logprobs alone.
+    weights: w of `token_weights`, above 0 on real tokens.  clip: ε.  clip_high: ε_high, DAPO's clip-higher.
     Returns the loss, and *sums* over tokens: approx_kl Σ ρ − 1 − log ρ (estimates KL(π_old ‖ π)), clip_frac
     (tokens whose gradient the clip has stopped), ratio Σ ρ.  At ρ = 1 the gradient is REINFORCE's.
-    Source: Schulman et al. 2017, eq. 7.
+    Source: Schulman et al. 2017, eq. 7; Yu et al. 2025, eq. 10 (ε_high).
     """
+    mask = weights > 0  # (B, R)
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)  # (B, R)
     ratio = log_ratio.exp()  # (B, R)
     advantages = torch.where(mask, advantages.detach(), 0.0)  # (B, R)
     free = -advantages * ratio  # (B, R)
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)  # (B, R)
-    loss = torch.maximum(free, clipped).sum() / max(n_tokens, 1)
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip_high)  # (B, R)
+    loss = (weights * torch.maximum(free, clipped)).sum()
     with torch.no_grad():
         watch = {
             "approx_kl": masked_sum(torch.expm1(log_ratio) - log_ratio, mask),
@@ -151,27 +196,39 @@ def policy_loss(
     return loss, watch
 
 
-def reinforce_loss(logprobs: Tensor, advantages: Tensor, mask: Tensor, n_tokens: int) -> Tensor:
-    """L = − Σ_t Â_t log π(a_t) / n_tokens; its gradient is minus the policy gradient.
+def reinforce_loss(logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
+    """L = − Σ_t w_t Â_t log π(a_t); its gradient is minus the policy gradient.
 
     Shapes as in `policy_loss`. Source: Williams 1992; Sutton et al. 2000, theorem 1.
     """
+    mask = weights > 0  # (B, R)
     advantages = torch.where(mask, advantages.detach(), 0.0)  # (B, R): 0 · NaN would poison the gradient
-    return -masked_sum(advantages * logprobs, mask) / max(n_tokens, 1)
+    return -masked_sum(weights * advantages * logprobs, mask)
 
 
-def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float, n_tokens: int
-) -> Tensor:
-    """½ Σ_t max((V_t − G_t)², (V_t^clip − G_t)²) / n_tokens, with V^clip within ε of the old value.
+def kl_loss(logprobs: Tensor, ref_logprobs: Tensor, weights: Tensor, kind: str) -> Tensor:
+    """Σ_t w_t k(log π_t, log ref_t), a KL penalty as a loss, with `kind` of `kl_estimate`.
+
+    Shapes as in `policy_loss`. Its gradient is not that of the KL between responses: k1 has none at all, k3 has
+    that of KL(ref ‖ π), and either, token by token, says nothing of which states a token leads to.
+    Source: Shao et al. 2024, eq. 3 and 4 (k3); tests/test_oracle.py shows the gradients exactly.
+    """
+    mask = weights > 0  # (B, R)
+    logprobs, ref_logprobs = (torch.where(mask, x, 0.0) for x in (logprobs, ref_logprobs))  # (B, R) each
+    return (weights * kl_estimate(logprobs, ref_logprobs, kind)).sum()
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip: float) -> Tensor:
+    """½ Σ_t w_t max((V_t − G_t)², (V_t^clip − G_t)²), with V^clip within ε of the old value.
 
     Shapes as in `policy_loss`. clip: ε; infinity gives the plain squared error.
     Source: Schulman et al. 2017's code; Ziegler et al. 2019's code.
     """
+    mask = weights > 0  # (B, R)
     values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))  # (B, R)
     clipped = old_values + (values - old_values).clamp(-clip, clip)  # (B, R)
     worse = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)  # (B, R)
-    return 0.5 * worse.sum() / max(n_tokens, 1)
+    return 0.5 * (weights * worse).sum()
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def prompt_text(record: dict) -> str:
 
 def collect(
     policy: GPT,
-    value_head: ScalarHead,
+    value_head: ScalarHead | None,
     reference: GPT,
     tokenizer: Tokenizer,
     records: Sequence[dict],

@@ -112,8 +112,9 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     for cls in classes:
         group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
         for name, f in ((f.name, f) for f in dataclasses.fields(cls)):
-            shown = f.default if f.default not in (None, (), "") else "none"
+            shown = f.default if f.default not in ((), "") else "none"
             text = f"{f.metadata.get('help', '')} (default: {' '.join(shown) if isinstance(shown, tuple) else shown})"
+            text = text if f.default is not None else f.metadata["help"]  # the help says what None stands for
             keywords: dict = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
             if f.type is bool:
                 keywords["action"] = argparse.BooleanOptionalAction

@@ -12,13 +12,17 @@ from minirlhf.algos import (
     exact_kl,
     explained_variance,
     gae,
+    group_relative,
     kl_estimate,
+    kl_loss,
+    leave_one_out,
     masked_mean,
     masked_sum,
     policy_loss,
     reinforce_loss,
     token_logprobs,
     token_rewards,
+    token_weights,
     value_loss,
     whiten,
 )
@@ -329,7 +333,7 @@ def test_the_corners_of_the_clipped_surrogate(advantage, ratio, loss, stopped):
     """The clip stops the gradient, and is counted, only where it binds: where going on would be rewarded."""
     logprobs = torch.tensor([[log(ratio)]], dtype=torch.float64, requires_grad=True)
     one = torch.ones(1, 1).bool()
-    got, watch = policy_loss(logprobs, torch.zeros(1, 1), torch.tensor([[advantage]]), one, 0.2, 1)
+    got, watch = policy_loss(logprobs, torch.zeros(1, 1), torch.tensor([[advantage]]), one.double(), 0.2, 0.2)
     assert got.item() == pytest.approx(loss)
     slope = gradient(got, logprobs).item()
     assert slope == 0 if stopped else slope == pytest.approx(-advantage * ratio)
@@ -341,10 +345,10 @@ def test_at_ratio_1_the_gradient_is_reinforces():
     """The RLOO blog's fixture: logits [1, 2, 1, 1], action 1, advantage 1."""
     logits = torch.tensor([1.0, 2.0, 1.0, 1.0], requires_grad=True)
     logp = token_logprobs(logits[None, None], torch.tensor([[1]]))  # (1, 1)
-    one, A = torch.ones(1, 1).bool(), torch.ones(1, 1)
+    one, A = torch.ones(1, 1), torch.ones(1, 1)
     expected = torch.tensor([-0.1749, 0.5246, -0.1749, -0.1749])
-    ppo, _ = policy_loss(logp, logp.detach(), A, one, 0.2, 1)
-    for loss in (ppo, reinforce_loss(logp, A, one, 1)):
+    ppo, _ = policy_loss(logp, logp.detach(), A, one, 0.2, 0.2)
+    for loss in (ppo, reinforce_loss(logp, A, one)):
         got = torch.autograd.grad(-loss, logits, retain_graph=True)[0]
         torch.testing.assert_close(got, expected, atol=5e-5, rtol=0)
 
@@ -352,7 +356,7 @@ def test_at_ratio_1_the_gradient_is_reinforces():
 def test_approx_kl_is_never_negative_and_estimates_kl_of_old_from_new():
     """Σ_v π_old (ρ − 1 − log ρ) = KL(π_old ‖ π), by enumeration."""
     one = torch.ones(1, 1).bool()
-    each = [policy_loss(new.view(1, 1), old.view(1, 1), torch.ones(1, 1), one, 0.2, 1)[1]["approx_kl"]
+    each = [policy_loss(new.view(1, 1), old.view(1, 1), torch.ones(1, 1), one, 0.2, 0.2)[1]["approx_kl"]
             for new, old in zip(Q.log(), P.log())]
     assert min(each) > 0
     assert float(sum(p * k for p, k in zip(P, each))) == pytest.approx(KL_PQ, abs=1e-10)
@@ -377,11 +381,12 @@ def slow_value_loss(values, old, returns, mask, clip, n_tokens):
 
 
 def losses(first, second, third, mask, n_tokens):
-    """The three losses of (log π, log π_old, Â) or of (V, V_old, G)."""
+    """The losses of (log π, log π_old, Â), of (V, V_old, G) or of (log π, log ref)."""
     return {
-        "policy": policy_loss(first, second, third, mask, 0.2, n_tokens)[0],
-        "reinforce": reinforce_loss(first, third, mask, n_tokens),
-        "value": value_loss(first, second, third, mask, 0.2, n_tokens),
+        "policy": policy_loss(first, second, third, mask.double() / n_tokens, 0.2, 0.2)[0],
+        "reinforce": reinforce_loss(first, third, mask.double() / n_tokens),
+        "value": value_loss(first, second, third, mask.double() / n_tokens, 0.2),
+        "kl": kl_loss(first, second, mask.double() / n_tokens, "k3"),
     }
 
 
@@ -392,9 +397,11 @@ def test_losses_equal_slow_loops():
     assert float(got["policy"]) == pytest.approx(slow_policy_loss(x, y, z, MASK, 0.2, 14), abs=1e-12)
     assert float(got["value"]) == pytest.approx(slow_value_loss(x, y, z, MASK, 0.2, 14), abs=1e-12)
     assert float(got["reinforce"]) == pytest.approx(reinforce, abs=1e-12)
+    kl = sum(exp(-float((x - y)[b, t])) - 1 + float((x - y)[b, t]) for b, t in MASK.nonzero().tolist()) / 14
+    assert float(got["kl"]) == pytest.approx(kl, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["policy", "reinforce", "value"])
+@pytest.mark.parametrize("name", ["policy", "reinforce", "value", "kl"])
 @pytest.mark.parametrize("garbage", [1e4, nan])
 def test_padding_moves_neither_losses_nor_gradients(name, garbage):
     """Also where what stands there is not a number: 0 · NaN would poison the gradient."""
@@ -409,13 +416,13 @@ def test_padding_moves_neither_losses_nor_gradients(name, garbage):
 
 def test_what_is_watched_does_not_depend_on_padding():
     x, y, z = ragged(1, 0.3), ragged(2, 0.3), ragged(3)
-    clean = policy_loss(x, y, z, MASK, 0.2, 14)[1]
-    wide = policy_loss(*(widened(a, nan) for a in (x, y, z)), widened(MASK, False), 0.2, 14)[1]
+    clean = policy_loss(x, y, z, MASK.double() / 14, 0.2, 0.2)[1]
+    wide = policy_loss(*(widened(a, nan) for a in (x, y, z)), widened(MASK, False).double() / 14, 0.2, 0.2)[1]
     assert {k: float(v) for k, v in wide.items()} == pytest.approx({k: float(v) for k, v in clean.items()})
     assert float(clean["ratio"]) == pytest.approx(sum(float((x - y)[b, t].exp()) for b, t in MASK.nonzero()))
 
 
-@pytest.mark.parametrize("name", ["policy", "reinforce", "value"])
+@pytest.mark.parametrize("name", ["policy", "reinforce", "value", "kl"])
 @pytest.mark.parametrize("parts", [[[0], [1], [2], [3]], [[0, 3], [1, 2]], [[2], [0, 1, 3]]])
 def test_the_gradient_does_not_depend_on_micro_batches(name, parts):
     """Rows of 6, 3, 1 and 4 tokens: a mean of means would weigh the short ones more."""
@@ -425,16 +432,16 @@ def test_the_gradient_does_not_depend_on_micro_batches(name, parts):
     torch.testing.assert_close(cut, whole)
 
 
-@pytest.mark.parametrize("name", ["policy", "reinforce", "value"])
+@pytest.mark.parametrize("name", ["policy", "reinforce", "value", "kl"])
 def test_gradients_equal_finite_differences(name):
     x = ragged(1, 0.3).requires_grad_()
     assert torch.autograd.gradcheck(lambda a: losses(a, ragged(2, 0.3), ragged(3), MASK, 14)[name], x)
 
 
-@pytest.mark.parametrize("name", ["policy", "reinforce", "value"])
+@pytest.mark.parametrize("name", ["policy", "reinforce", "value", "kl"])
 def test_a_batch_without_a_token_has_loss_0_and_gradient_0(name):
     x = ragged(1).requires_grad_()
-    loss = losses(x, ragged(2), ragged(3), torch.zeros_like(MASK), 0)[name]
+    loss = losses(x, ragged(2), ragged(3), torch.zeros_like(MASK), 1)[name]
     assert loss.item() == 0 and bool((gradient(loss, x) == 0).all())
 
 
@@ -443,6 +450,58 @@ def test_no_gradient_flows_through_the_advantages(name):
     logprobs, advantages = ragged(1, 0.1).requires_grad_(), ragged(3).requires_grad_()
     losses(logprobs, ragged(2, 0.1), advantages, MASK, 14)[name].backward()
     assert advantages.grad is None and logprobs.grad is not None
+
+
+def test_dapos_higher_clip_bounds_the_ratio_from_above_alone():
+    """ε = 0.2, ε_high = 0.28: a good token may go to 1.28, a bad one to 0.8."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    for ratio, A, wanted in ((1.25, 1.0, -1.25), (1.5, 1.0, -1.28), (0.5, -1.0, 0.8), (0.75, 1.0, -0.75)):
+        got, _ = policy_loss(log(ratio) * one, 0 * one, A * one, one, 0.2, 0.28)
+        assert got.item() == pytest.approx(wanted)
+
+
+def test_token_weights_of_responses_of_6_3_1_and_4_tokens():
+    """4 responses, 14 tokens, at most 8: what a token of each response counts."""
+    wanted = {"sum": [1 / 4] * 4, "token": [1 / 14] * 4, "constant": [1 / 32] * 4,
+              "sequence": [1 / 24, 1 / 12, 1 / 4, 1 / 16]}
+    for aggregate, per_token in wanted.items():
+        got = token_weights(MASK, aggregate, 8)
+        expected = torch.tensor(per_token)[:, None] * MASK
+        torch.testing.assert_close(got, expected, atol=1e-7, rtol=0)
+    with pytest.raises(ValueError, match="none of sum, token, sequence, constant"):
+        token_weights(MASK, "mean", 8)
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "token", "sequence", "constant"])
+def test_token_weights_of_padding_and_of_an_empty_batch_are_0(aggregate):
+    assert bool((token_weights(MASK, aggregate, 8) > 0).eq(MASK).all())
+    assert token_weights(torch.zeros_like(MASK), aggregate, 8).tolist() == torch.zeros(4, 6).tolist()
+
+
+def test_leave_one_out_fixture_of_the_rloo_blog():
+    """k = 4 responses to 3 prompts there stand prompt by prompt here: A of the first is −4, of one of 10 is 4/3."""
+    by_rank = torch.tensor([[1.0, 2, 3], [2, 3, 4], [5, 6, 7], [8, 9, 10]])  # (k, prompts)
+    got = leave_one_out(by_rank.T.reshape(-1), 4).view(3, 4).T  # (k, prompts)
+    assert float(got[0, 0]) == pytest.approx(-4) and float(got[2, 1]) == pytest.approx(4 / 3)
+    for k in range(4):
+        for x in range(3):
+            others = [float(by_rank[j, x]) for j in range(4) if j != k]
+            assert float(got[k, x]) == pytest.approx(float(by_rank[k, x]) - sum(others) / 3)
+
+
+def test_group_relative_advantages_of_four_rewards():
+    """Rewards 0, 0, 1, 3: mean 1, σ² = (1 + 1 + 0 + 4) / 3 = 2. Another prompt's group has no say."""
+    rewards = torch.tensor([0.0, 0, 1, 3, 100, 200, 300, 400], dtype=torch.float64)
+    assert group_relative(rewards, 4, std=False)[:4].tolist() == [-1, -1, 0, 2]
+    wanted = [x / (2**0.5 + 1e-4) for x in (-1, -1, 0, 2)]
+    assert group_relative(rewards, 4, std=True)[:4].tolist() == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("std", [False, True])
+@pytest.mark.parametrize("reward", [0.0, 0.1, 0.3, 12345.6])
+def test_a_group_of_equal_rewards_has_advantage_0(std, reward):
+    """Also where the float32 mean of equal numbers is another number, which 1 / eps would blow up."""
+    assert group_relative(torch.full((14,), reward), 7, std).tolist() == [0.0] * 14
 
 
 @pytest.mark.parametrize("value, loss, slope", [
@@ -455,7 +514,7 @@ def test_the_value_clip_changes_the_loss_only_where_it_is_the_larger(value, loss
     """V_old = 0, G = 1, ε = 0.2 or, in the first case, without a clip."""
     one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     V = torch.full((1, 1), value, dtype=torch.float64, requires_grad=True)
-    got = value_loss(V, zero, one, one.bool(), torch.inf if value == 0.5 else 0.2, 1)
+    got = value_loss(V, zero, one, one, torch.inf if value == 0.5 else 0.2)
     assert got.item() == pytest.approx(loss)
     assert gradient(got, V).item() == pytest.approx(slope)
 

@@ -270,7 +270,7 @@ def test_the_expected_gradient_is_the_gradient_of_the_objective(make_gpt, every_
     exact = torch.autograd.grad(objective, parameters, retain_graph=True)
     rewards = token_rewards(scores, kl_estimate(logprobs.detach(), ref), g.mask, beta)
     advantages, _ = gae(rewards, values.detach().double(), g.mask, 1.0, 1.0)
-    loss = reinforce_loss(logprobs, advantages * probability.detach()[:, None], g.mask, 1)
+    loss = reinforce_loss(logprobs, advantages * probability.detach()[:, None], g.mask.float())
     for got, wanted in zip(torch.autograd.grad(-loss, parameters), exact):
         torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
 

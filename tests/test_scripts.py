@@ -424,7 +424,7 @@ WRONG = [
     ("train_ppo.py --init good --reward mine.py:nan --batch 64", "the reward is nan for prompt"),
     ("train_ppo.py --init good --reward mine.py:none --batch 64", "the reward raised TypeError"),
     ("train_ppo.py --init good --reward mine.py:fails --batch 64", "the reward raised KeyError"),
-    ("train_ppo.py --init good --algo grpo", "--algo grpo: not one of ppo, reinforce"),
+    ("train_ppo.py --init good --algo dpo", "--algo dpo: not one of ppo, reinforce"),
     ("train_ppo.py --init good --iterations 0", "--iterations 0"),
     ("train_ppo.py --init good --examples 0", "--examples 0: must be at least 1"),
     ("train_ppo.py --init good --max-new -1", "--max-new -1"),

@@ -16,9 +16,10 @@ import torch
 from minirlhf.data import Example
 from minirlhf.files import UserError
 from minirlhf.generation import generate
+from minirlhf.matrix import advantages_of
 from minirlhf.model import GPT, GPTConfig, ScalarHead
 from minirlhf.optim import Stepper, make_adamw
-from minirlhf.ppo import PPOConfig, advantages_of, update
+from minirlhf.ppo import PPOConfig, update
 from minirlhf.rollout import collect
 from minirlhf.runtime import Machine, option, parse, run_script
 from minirlhf.sft import accumulate
@@ -102,10 +103,11 @@ def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats:
             policy, value_head, reference, tokenizer, records, lambda record: lambda p, r, x: len(r) / NEW,
             range(PROMPTS), NEW, 1.0, 0.0, dtype, config.micro_rows,
         )  # fmt: skip
-        advantages, returns = advantages_of(rollout, config, 0.05)
+        advantages, returns = advantages_of(rollout, config.row, 0.05)
         update(
-            policy, value_head, rollout, advantages, returns, config, stepper, 1e-4, np.random.default_rng(0), dtype
-        )
+            policy, value_head, rollout, advantages, returns, config, 0.05, stepper, 1e-4, np.random.default_rng(0),
+            dtype,
+        )  # fmt: skip
 
     return best_seconds(iteration, repeats)
 
