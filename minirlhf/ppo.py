@@ -156,9 +156,10 @@ def train(
 ) -> tuple[ScalarHead | None, dict]:
     """Train the policy in place on records_of(iteration), against a frozen copy of itself as it comes.
 
-    records_of: the prompts of a round; each is answered `group` times.  data: a hash of what the records come from; a resume on other data is refused.
-    Returns the value head (None where the algorithm has no critic) and the cost. Logs each round to out/log.jsonl, keeps what a resume needs in
-    out/train_state.pt. Raises Interrupted (state saved), Diverged, and UserError.
+    records_of: the prompts of a round; each is answered `group` times.
+    data: a hash of what the records come from; a resume on other data is refused.
+    Returns the value head (None where the algorithm has no critic) and the cost. Logs each round to
+    out/log.jsonl, keeps what a resume needs in out/train_state.pt. Raises Interrupted (state saved), Diverged, and UserError.
     """
     device = policy.wte.weight.device
     row, config = config.row, dataclasses.replace(config, max_new=max_new)
@@ -169,7 +170,8 @@ def train(
     optimizer = make_adamw([policy, value_head], config.lr, 0.0, (0.9, 0.95))
     stepper = Stepper(optimizer, config.max_norm)
     state_path = out / "train_state.pt"
-    settings = dataclasses.asdict(config) | dataclasses.asdict(row) | {"seed": seed, "data": data, "init": checkpoint.fingerprint(policy)}
+    settings = dataclasses.asdict(config) | dataclasses.asdict(row) | {"seed": seed, "data": data}
+    settings["init"] = checkpoint.fingerprint(policy)
     start, seconds, tokens, beta = 0, 0.0, 0, config.beta
     if resume:
         state = checkpoint.load_state(state_path)
