@@ -13,10 +13,10 @@ from pathlib import Path
 
 from minirlhf import checkpoint
 from minirlhf.data import read_records, render_prompt
-from minirlhf.evaluation import metric_table, reference_nll, sample_items
+from minirlhf.evaluation import metric_table, reference_nll, regret_metrics, sample_items
 from minirlhf.files import UserError, write_atomic
 from minirlhf.generation import generate
-from minirlhf.report import compare, one_line, side_by_side, table
+from minirlhf.report import compare, one_line, optimum_line, plain, side_by_side, table
 from minirlhf.runtime import Machine, environment, option, parse, run_script
 from minirlhf.sources import load_reward, parse_tasks, reward_of_task
 from minirlhf.tasks import TASKS
@@ -33,6 +33,7 @@ class Evaluation:
     task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
     data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
+    beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last model was trained with")
     prompts: int = option(200, "held-out prompts of each test set", least=1)
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1)
@@ -79,6 +80,8 @@ def main() -> None:
         name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name][0]), "cost": runs[name].get("cost")}
         for name, folder in folders.items()
     }
+    last = list(models)[-1]
+    beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)
     lines = []
     for title, records, reward_of, reward_name, max_new in test_sets(options, runs, machine.seed):
         records = prompts_that_fit(records, models, chat, title)
@@ -86,13 +89,20 @@ def main() -> None:
         for name, (model, tokenizer) in models.items():
             items[name] = sample_items(
                 model, models[reference][0], tokenizer, records, reward_of, max_new, options.samples, machine.seed,
-                chat[name],
+                chat[name], compared=models[last][0] if name in (reference, last) else None,
             )  # fmt: skip
             nll[name] = reference_nll(model, tokenizer, records, chat[name])
-        rows = compare(metric_table(items, nll, records, reward_name), reference, machine.seed)
+        metrics, optimum = metric_table(items, nll, records, reward_name), None
+        if beta > 0 and reward_of is not None and last != reference:
+            more, optimum = regret_metrics(items, reference, last, beta, len(records))
+            metrics += more
+        rows = compare(metrics, reference, machine.seed)
         report["tasks"][title] = {"prompts": len(records), "samples": options.samples, "metrics": rows}
         lines += [json.dumps({"set": title, "model": m} | x, ensure_ascii=False) for m in items for x in items[m]]
         print(f"\n{table(title, rows, list(models), reference)}")
+        if optimum is not None:
+            print(optimum_line(optimum, reference, last))
+            report["tasks"][title]["optimum"] = optimum | {"worth": plain(optimum["worth"])}
         if options.show:
             print(f"\n{side_by_side(items, options.show, machine.seed)}")
     report["seconds"] = time.perf_counter() - start

@@ -30,8 +30,10 @@ from minirlhf.overlap import (
     chrf_statistics,
     default_tokenizer,
 )
+from minirlhf.regret import LEAST, best_of_n, effective_size, mixture_weights, optimal_objective, worth
 from minirlhf.rollout import Reward, call_reward, prompt_text, response_hidden, spread
 from minirlhf.sft import negative_log_likelihood
+from minirlhf.stats import corpus_interval
 from minirlhf.tasks import TASKS, reviews
 from minirlhf.tokenizer import Tokenizer
 
@@ -82,11 +84,13 @@ def sample_items(
     seed: int,
     chat: bool = True,
     missing_eos: float = 0.0,
+    compared: GPT | None = None,
 ) -> list[dict]:
     """`samples` responses at temperature 1 and a greedy one (sample −1) to each record, with their scores.
 
     The random numbers are those of (seed, record, sample), the same for every model: a paired
     comparison then has less noise to fight. A response that did not end scores `missing_eos`.
+    With `compared`, items also hold log_ratio, log compared − log reference of the response.
     """
     items = []
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, samples)]
@@ -100,6 +104,8 @@ def sample_items(
                 model, [prompts[i] for i, _ in part], max_new, tokenizer.eos_id, seeds, 0.0 if greedy else 1.0
             )
             statistics = response_statistics(model, reference, g)
+            if compared is not None:
+                statistics["log_ratio"] = response_statistics(compared, reference, g)["k1"]
             reasons = g.stop_reasons(model.config.context)
             for row, ((i, k), ids) in enumerate(zip(part, g.responses())):
                 record, text = records[i], tokenizer.decode(ids)
@@ -275,3 +281,38 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
     return metrics
 
 
+def regret_metrics(
+    items: dict[str, list[dict]], reference: str, policy: str, beta: float, n: int
+) -> tuple[list[Metric], dict]:
+    """J = E r − β KL of every model, the share of (J* − J_ref) it reaches, and what is known of the optimum.
+
+    J* and best-of-n rest on the sampled items of `reference` and `policy` together, which hold their log_ratio.
+    The share is left out where they are worth fewer than LEAST samples.
+    """
+    sampled = {m: [x for x in rows if x["sample"] >= 0] for m, rows in items.items()}
+    pooled = sampled[reference] + sampled[policy]
+    rewards, log_ratio = (np.array(x) for x in zip(*((x["scores"]["reward"], x["log_ratio"]) for x in pooled)))
+    weights = mixture_weights(log_ratio, len(sampled[reference]) / len(pooled))  # (N,)
+    top = rewards.max()
+    v = weights * np.exp((rewards - top) / beta)  # (N,)
+    lifted = [{"index": x["index"], "v": value} for x, value in zip(pooled, v)]
+    J = per_prompt(sampled, n, lambda x: (x["scores"]["reward"] - beta * x["kl"], 1))  # (n, 2) each
+    Z = per_prompt({"": lifted}, n, lambda x: (x["v"], 1))[""]  # (n, 2)
+
+    def J_star(sums: np.ndarray) -> np.ndarray:
+        return top + beta * np.log(ratio(sums))
+
+    def share(sums: np.ndarray) -> np.ndarray:
+        own, ref, best = ratio(sums[:, :2]), ratio(sums[:, 2:4]), J_star(sums[:, 4:])
+        return 100 * np.divide(own - ref, best - ref, out=np.full(len(sums), np.nan), where=best > ref)
+
+    metrics = [Metric(f"J = reward - {beta:g} KL", 1, ratio, J)]
+    optimum = {"beta": beta, "effective_size": effective_size(rewards, weights, beta), "value": None}
+    if optimum["effective_size"] >= LEAST:
+        low, high = corpus_interval(Z, J_star)
+        optimum |= {"value": optimal_objective(rewards, weights, beta), "low": low, "high": high}
+        metrics.append(Metric("share of J* - J(ref), %", 1, share, {m: np.hstack([J[m], J[reference], Z]) for m in J}))
+    own = float(np.mean([x["scores"]["reward"] for x in sampled[policy]]))
+    tokens = {m: float(np.mean([x["tokens"] for x in sampled[m]])) for m in (reference, policy)}
+    optimum |= {"best_of": {str(k): best_of_n(rewards, weights, k) for k in (1, 2, 4, 8, 16, 32, 64, 128)}}
+    return metrics, optimum | {"reward": own, "worth": worth(own, rewards, weights), "tokens": tokens}

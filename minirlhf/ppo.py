@@ -28,6 +28,7 @@ from minirlhf.files import UserError
 from minirlhf.matrix import ALGORITHMS, CHOICES, Algorithm, advantages_of, surrogate
 from minirlhf.model import GPT, ScalarHead
 from minirlhf.optim import Stepper, learning_rate, make_adamw
+from minirlhf.regret import Achieved
 from minirlhf.rollout import Reward, Rollout, collect, fit_value_head, score_tokens
 from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Stop, autocast, option
 from minirlhf.sft import check_same_settings
@@ -181,12 +182,15 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         start, seconds, tokens, beta = (state[k] for k in ("step", "seconds", "tokens", "beta"))
         stepper.skipped = state["skipped"]
+        achieved = {task: Achieved(beta, kept) for task, kept in state["achieved"].items()}
     else:
+        achieved = {}
         state_path.unlink(missing_ok=True)
 
     def save(step: int) -> None:
         state = {"settings": settings, "step": step, "seconds": clock.seconds(), "tokens": tokens, "beta": beta}
         state |= {"policy": policy.state_dict(), "value_head": value_head.state_dict()}
+        state["achieved"] = {task: a.state for task, a in achieved.items()}
         checkpoint.save_state(state_path, state | {"optimizer": optimizer.state_dict(), "skipped": stepper.skipped})
 
     def sample(records: list[dict], rng: np.random.Generator) -> Rollout:
@@ -212,6 +216,8 @@ def train(
                 advantages, returns = advantages_of(rollout, row, beta, config.gamma)  # (B, R) each
                 lr = learning_rate(step, config.lr, config.warmup, config.iterations, 0.0, "linear")
                 record = {"step": step + 1, "lr": lr, "beta": beta} | describe(rollout, returns, records, beta, row)
+                if beta > 0 and config.kl_target == 0:  # else there is no one J to be the best of
+                    record |= regret(rollout, records, achieved, beta)
                 record |= update(
                     policy, value_head, rollout, advantages, returns, config, beta, stepper, lr, rng, dtype
                 )
@@ -257,8 +263,21 @@ def describe(
     if row.group > 1:
         groups = rollout.scores.view(-1, row.group)  # (B / K, K)
         figures["no_contrast"] = float((groups == groups[:, :1]).all(1).float().mean())
+    return figures | {f"reward/{task}": float(rollout.scores[rows].mean()) for task, rows in rows_of(records).items()}
+
+
+def rows_of(records: list[dict]) -> dict[str, list[int]]:
+    """task -> the rows that are of it; what is of no task is not in it."""
     tasks = [record.get("task", "") for record in records]
-    for task in sorted(set(tasks) - {""}):
-        which = [i for i, name in enumerate(tasks) if name == task]
-        figures[f"reward/{task}"] = float(rollout.scores[which].mean())
+    return {task: [i for i, name in enumerate(tasks) if name == task] for task in sorted(set(tasks) - {""})}
+
+
+def regret(rollout: Rollout, records: list[dict], achieved: dict[str, Achieved], beta: float) -> dict[str, float]:
+    """J, J*, effective samples and the share of what is achievable, for each task; `achieved` goes on counting."""
+    log_ratio = masked_sum(rollout.logprobs - rollout.ref_logprobs, rollout.mask, 1)  # (B,)
+    figures = {}
+    for task, rows in (rows_of(records) or {"all": list(range(len(records)))}).items():
+        kept = achieved.setdefault(task, Achieved(beta))
+        own = kept.add(rollout.scores[rows].double().cpu().numpy(), log_ratio[rows].double().cpu().numpy())
+        figures |= {f"{name}/{task}": value for name, value in own.items()}
     return figures

@@ -89,6 +89,23 @@ def cell(estimate: dict, signed: bool = False) -> str:
     return f"{number(estimate['value'], signed)} ±{number(half)}"
 
 
+def optimum_line(optimum: dict, reference: str, policy: str) -> str:
+    """What could be had, and what it costs to have it from the reference by choosing among many samples."""
+    size = optimum["effective_size"]
+    if optimum["value"] is None:
+        line = f"J* is not shown: {size:.0f} effective samples are too few"
+    else:
+        half = (optimum["high"] - optimum["low"]) / 2
+        line = f"J* = {number(optimum['value'])} ±{number(half)}, on {size:.0f} effective samples"
+    tokens, n = optimum["tokens"], optimum["worth"]
+    if math.isfinite(n):
+        line += f"; {policy}'s reward is worth best-of-{n:.3g} of {reference}"
+        line += f", {n * tokens[reference]:.0f} tokens an answer against {tokens[policy]:.0f}"
+    else:
+        line += f"; no best-of-n of {reference} that these samples show earns {policy}'s reward"
+    return line
+
+
 def side_by_side(items: dict[str, list[dict]], wanted: int, seed: int) -> str:
     """Some prompts, chosen at random by the seed, with each model's first sample."""
     first = {name: {x["index"]: x for x in rows if x["sample"] == 0} for name, rows in items.items()}

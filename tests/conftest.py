@@ -1,4 +1,4 @@
-"""What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary."""
+"""What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary; and --mutants."""
 
 import dataclasses
 from itertools import product
@@ -11,6 +11,20 @@ from minirlhf.generation import Generation, pad_left
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.rollout import Rollout
 from minirlhf.tokenizer import Tokenizer
+
+
+def pytest_addoption(parser):
+    parser.addoption("--mutants", action="store_true", help="run tests/mutants.py and nothing else")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --mutants nothing but the mutants, without it everything but them."""
+    wanted = config.getoption("--mutants")
+    kept, left = [], []
+    for item in items:
+        (kept if ("mutant" in item.fixturenames) == wanted else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(scope="session", autouse=True)

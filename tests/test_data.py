@@ -220,7 +220,7 @@ def test_a_document_predicts_every_token_exactly_once(length, context, tokenizer
 
 def test_what_is_too_long_or_teaches_nothing_is_left_out_and_counted():
     def example(n, trained=True):
-        return Example([0] * n, [False] * (n - 1) + [trained])
+        return Example([0] * n, [False] + [trained] * (n - 1))
 
     fits, exact, long, idle = example(3), example(4), example(5), example(3, trained=False)
     assert fit_context(iter([fits, long, exact, idle]), 4) == ([fits, exact], 2)

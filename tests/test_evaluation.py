@@ -14,6 +14,7 @@ from minirlhf.evaluation import (
     metric_table,
     ratio,
     reference_nll,
+    regret_metrics,
     response_statistics,
     sample_items,
     scores_of,
@@ -21,6 +22,7 @@ from minirlhf.evaluation import (
 from minirlhf.generation import Generation
 from minirlhf.metrics import bits_per_byte, distinct_n, perplexity, precision_recall_f1
 from minirlhf.model import GPT, GPTConfig
+from minirlhf.oracle import TokenMDP, kl, objective, optimum, response_logprobs
 from minirlhf.overlap import corpus_bleu, corpus_chrf
 from minirlhf.tasks import TASKS
 
@@ -412,3 +414,72 @@ def test_which_direction_is_good(made):
     assert signs["reward"] == signs["chrF"] == signs["ended with EOS"] == 1
     assert signs["reference perplexity"] == -1
     assert {signs[n] for n in ("KL to reference, nats", "entropy, nats/token", "length, tokens")} == {0}
+
+
+# What is achievable
+
+
+def test_items_hold_how_much_likelier_the_compared_model_finds_them(make_policy, tokenizer):
+    """log compared − log reference, also of what the reference said; of its own samples that is k1."""
+    policy, reference = make_policy(0), make_policy(1)
+    own = sampled(policy, reference, tokenizer, compared=policy)
+    assert all(x["log_ratio"] == x["k1"] for x in own) and any(x["log_ratio"] for x in own)
+    its = sampled(reference, reference, tokenizer, compared=policy)
+    swapped = sampled(reference, policy, tokenizer)
+    assert [x["log_ratio"] for x in its] == pytest.approx([-x["k1"] for x in swapped], abs=1e-4)
+    assert "log_ratio" not in swapped[0]
+
+
+MDP = TokenMDP(3, 0, 3, ((1,),), lambda x, y: len(set(y)) / 2 - 0.3 * (2 in y), missing_eos=-0.5)
+
+
+def mdp_items(share: float = 0.5, n: int = 4000, prompts: int = 40) -> tuple[dict, list]:
+    """Items of a reference, a policy and the optimum for β = 0.3 on the oracle's MDP, and their tables."""
+    g = torch.Generator().manual_seed(0)
+    tables = [torch.randn(1, len(MDP.prefixes), 3, generator=g, dtype=torch.float64).log_softmax(-1) for _ in "ab"]
+    tables.append(optimum(tables[0], MDP, 0.3)[0])
+    ref, policy, best = (response_logprobs(table, MDP)[0].numpy() for table in tables)
+    rng, items = np.random.default_rng(0), {}
+    for name, law, count in (("ref", ref, int(share * n)), ("best", best, n), ("pi", policy, n - int(share * n))):
+        chosen = rng.choice(len(law), count, p=np.exp(law) / np.exp(law).sum())
+        items[name] = [
+            {"index": i % prompts, "sample": i // prompts, "tokens": 3, "scores": {"reward": float(MDP.scores[0][y])},
+             "log_ratio": float(policy[y] - ref[y]), "kl": float(law[y] - ref[y])}
+            for i, y in enumerate(chosen.tolist())
+        ]  # fmt: skip
+    return items, tables
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_objective_and_share_equal_the_oracles(share):
+    """Of the reference 0, of the optimum 100 %, of a policy between (J − J_ref) / (J* − J_ref)."""
+    items, (ref, policy, best) = mdp_items(share, 40_000)
+    metrics, known = regret_metrics(items, "ref", "pi", 0.3, 40)
+    J = {name: float(objective(x, ref, MDP, 0.3)) for name, x in (("ref", ref), ("pi", policy), ("best", best))}
+    assert whole(metrics, "J = reward - 0.3 KL") == pytest.approx(J, abs=0.01)
+    got = whole(metrics, "share of J* - J(ref), %")
+    assert got["ref"] == 0
+    assert got["best"] == pytest.approx(100, abs=3)
+    assert got["pi"] == pytest.approx(100 * (J["pi"] - J["ref"]) / (J["best"] - J["ref"]), abs=6)
+    assert known["low"] < known["value"] < known["high"]
+    assert known["value"] == pytest.approx(J["best"], abs=0.01)
+    assert J["best"] - J["pi"] == pytest.approx(0.3 * float(kl(policy, best, MDP)), abs=1e-9)
+
+
+def test_the_share_is_left_out_on_few_effective_samples():
+    """With a small β all rests on the best of them."""
+    items, _ = mdp_items(n=400)
+    assert regret_metrics(items, "ref", "pi", 0.3, 40)[1]["value"] is not None
+    metrics, known = regret_metrics(items, "ref", "pi", 1e-3, 40)
+    assert known["value"] is None and known["effective_size"] < 200
+    assert [m.name for m in metrics] == ["J = reward - 0.001 KL"]
+
+
+def test_best_of_n_of_the_reference_is_told_whoever_was_sampled():
+    """From half as many samples of its own; best-of-1 is its reward, and the policy is worth what it earns."""
+    items, (ref, _, _) = mdp_items(n=40_000)
+    _, known = regret_metrics(items, "ref", "pi", 0.3, 40)
+    assert known["best_of"]["1"] == pytest.approx(float(objective(ref, ref, MDP, 0.3)), abs=0.01)
+    assert list(known["best_of"].values()) == sorted(known["best_of"].values())
+    assert known["tokens"] == {"ref": 3, "pi": 3}
+    assert known["reward"] == pytest.approx(np.mean([x["scores"]["reward"] for x in items["pi"]]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minirlhf.evaluation import Metric, ratio
-from minirlhf.report import cell, compare, number, one_line, plain, side_by_side, table, word
+from minirlhf.report import cell, compare, number, one_line, optimum_line, plain, side_by_side, table, word
 from minirlhf.stats import corpus_interval, paired_corpus
 
 N = 40
@@ -209,3 +209,23 @@ def test_one_line_keeps_ordinary_text_of_any_script():
 def test_a_response_cannot_break_the_lines_of_side_by_side():
     shown = side_by_side(items({"a": ["x\n> prompt 9\x1b[2J"]}), 1, 0)
     assert len(shown.splitlines()) == 2 and "\x1b" not in shown
+
+
+# optimum_line
+
+
+KNOWN = {"value": 0.9, "low": 0.88, "high": 0.92, "effective_size": 312.4, "worth": 31.7,
+         "tokens": {"sft": 10.0, "ppo": 12.0}}
+
+
+def test_the_optimum_is_told_with_its_interval_its_samples_and_the_cost_of_best_of_n():
+    assert optimum_line(KNOWN, "sft", "ppo") == (
+        "J* = 0.900 ±0.020, on 312 effective samples; ppo's reward is worth best-of-31.7 of sft, "
+        "317 tokens an answer against 12"
+    )
+
+
+def test_an_optimum_that_is_not_known_is_not_shown():
+    line = optimum_line(KNOWN | {"value": None, "effective_size": 12.0, "worth": inf}, "sft", "ppo")
+    assert line.startswith("J* is not shown: 12 effective samples are too few; no best-of-n of sft")
+    assert "0.9" not in line

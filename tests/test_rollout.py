@@ -197,6 +197,7 @@ def test_ids_that_no_text_encodes_to_are_scored_as_they_are(made, tokenizer):
         prompt, response = r.prompt_ids[b, r.prompt_mask[b]].tolist(), r.ids[b, r.mask[b]].tolist()
         logp, _, _ = slow_scores(policy, random_head(), prompt, response, TEMPERATURE)
         assert r.logprobs[b, r.mask[b]].tolist() == pytest.approx(logp, abs=1e-5)
+        assert r.sampled_logprobs[b, r.mask[b]].tolist() == pytest.approx(logp, abs=1e-5)
 
 
 def test_dropout_in_the_config_changes_nothing_in_eval_mode(made, make_policy, tokenizer):

@@ -1,0 +1,482 @@
+"""Defects of real projects, as patches to our code: each must fail the test that proves the opposite.
+
+A mutant changes one place of a copy of the package. If the named test still passes, it proves nothing.
+
+    pytest --mutants                            plants each of them and runs its test
+    pytest --mutants -k score-behind-the-eos    this one alone
+
+`seen` says where it was found: projects, and issues or pull requests of theirs, as they were in 2026. A
+"common slip" is one that we could pin on nobody. `markdown()` is the table for readers.
+Run by tests/test_mutants.py.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A claim, and the defect that breaks it."""
+
+    name: str
+    claim: str
+    seen: str
+    file: str  # in minirlhf/
+    old: str  # stands in the file exactly once
+    new: str
+    test: str  # node id; without [...] any of its cases
+
+
+MUTANTS = [
+    # Log-probs and sampling
+    Mutant(
+        "logprob-shifted-by-one", "The logits before a token give its log-prob", "common slip",
+        "rollout.py", "spoken[:, 1:])", "spoken[:, :-1])",
+        "tests/test_rollout.py::test_log_probs_sum_to_1_over_all_completions",
+    ),
+    Mutant(
+        "temperature-left-out", "Log-probs are of the distribution sampled from, temperature included",
+        "rlhf-book, PaLM-rlhf-pytorch, minimind; trl#3029, NeMo-RL#935",
+        "rollout.py", "model.logits(hidden)[:n] / temperature", "model.logits(hidden)[:n]",
+        "tests/test_rollout.py::test_the_sampler_and_the_scorer_agree",
+    ),
+    Mutant(
+        "cuts-left-out", "Log-probs are of the distribution sampled from, top k and top p included",
+        "rlhf-book, nanochat",
+        "generation.py", "logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()",
+        "logprob = (logits / temperature).log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)",
+        "tests/test_generation.py::test_one_allowed_token_is_greedy",
+    ),
+    Mutant(
+        "division-by-temperature-0", "Temperature 0 is the most probable token", "nanoGPT#738",
+        "generation.py", "if temperature == 0:", "if temperature < 0:",
+        "tests/test_generation.py::test_temperature_zero_is_the_limit_of_small_temperatures",
+    ),
+    Mutant(
+        "one-draw-for-all-rows", "Samples of one prompt differ from the first token on", "nanochat",
+        "generation.py", "draw(probabilities, uniforms[alive, t])",
+        "draw(probabilities, uniforms[:1, t].expand(len(alive)))",
+        "tests/test_generation.py::"
+        "test_the_same_seed_says_the_same_and_different_seeds_differ_at_the_first_token",
+    ),
+    Mutant(
+        "prompts-padded-on-the-right",
+        "A row of a ragged batch goes on from its last token, not from padding", "LLMs-from-scratch",
+        "generation.py",
+        "[pad_id] * (width - len(p)) + list(p) for p in prompts])  # (B, P)\n"
+        "    lengths = torch.tensor([len(p) for p in prompts])  # (B,)\n"
+        "    return ids, torch.arange(width) >= width - lengths[:, None]",
+        "list(p) + [pad_id] * (width - len(p)) for p in prompts])  # (B, P)\n"
+        "    lengths = torch.tensor([len(p) for p in prompts])  # (B,)\n"
+        "    return ids, torch.arange(width) < lengths[:, None]",
+        "tests/test_generation.py::test_finished_rows_leave_the_cache_and_the_rest_goes_on_as_before",
+    ),
+    Mutant(
+        "decoded-and-encoded-again", "The tokens that are scored are those that were sampled", "trlX",
+        "rollout.py", "    scores = [\n",
+        "    for b, ids in enumerate(g.responses()):\n"
+        "        again = tokenizer.encode(tokenizer.decode(ids))[: len(ids)]\n"
+        "        g.ids[b, : len(again)] = torch.tensor(again, dtype=torch.int64)\n"
+        "    scores = [\n",
+        "tests/test_rollout.py::test_ids_that_no_text_encodes_to_are_scored_as_they_are",
+    ),
+    Mutant(
+        "old-policy-is-another", "π_old is the policy that sampled: the first ratio is 1", "minimind",
+        "rollout.py", "score_tokens(\n                policy, value_head, part",
+        "score_tokens(\n                reference, value_head, part",
+        "tests/test_ppo.py::test_with_one_step_a_round_every_round_is_on_policy",
+    ),
+    # Masks, padding and EOS
+    Mutant(
+        "eos-masked-out", "The sampled EOS is an action: it is in the mask",
+        "TRL PPO, rlhf-book, tiny-grpo, trlX",
+        "generation.py", "mask[rows, t] = True", "mask[rows, t] = token[going] != eos_id",
+        "tests/test_rollout.py::test_the_sampled_eos_is_in_the_mask_and_nothing_after_it",
+    ),
+    Mutant(
+        "mask-by-value", "Masks come from lengths: a token of a prompt may equal the padding",
+        "tiny-grpo; trl#2778",
+        "generation.py", "torch.arange(width) >= width - lengths[:, None]", "ids != pad_id",
+        "tests/test_rollout.py::test_the_prompt_of_a_rollout_is_the_rendered_prompt",
+    ),
+    Mutant(
+        "half-texts-scored", "A response that never ended scores missing_eos", "minRLHF, tiny-grpo",
+        "rollout.py", " if ended else missing_eos\n", "\n",
+        "tests/test_rollout.py::"
+        "test_a_response_that_never_ended_scores_missing_eos_and_is_not_shown_to_the_reward",
+    ),
+    Mutant(
+        "positions-count-padding", "Positions count real tokens", "TRL GRPO and RLOO with GPT-2, minRLHF",
+        "model.py", "(key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)",
+        "torch.arange(past, past + T).expand(B, T)",
+        "tests/test_model.py::test_a_row_of_a_ragged_batch_equals_the_row_alone[left-manual]",
+    ),
+    Mutant(
+        "padding-seen-at-decoding", "Padding on the left stays unseen behind a cache", "mlx-lm#1906",
+        "model.py", "key_mask = cache.key_mask[:, : past + T]",
+        "key_mask = cache.key_mask[:, : past + T] | (past > 0)",
+        "tests/test_model.py::test_a_prompt_fed_in_chunks_equals_one_shot[chunks2-manual]",
+    ),
+    Mutant(
+        "minus-infinity-in-the-mask", "A query that sees nothing is finite, and so is its gradient",
+        "common slip",
+        "model.py", "torch.finfo(kind).min", "-torch.inf",
+        "tests/test_model.py::test_rows_of_padding_alone_give_finite_hidden_states_and_gradients[manual]",
+    ),
+    Mutant(
+        "padding-in-the-policy-loss", "Padding has no influence on the policy loss", "PaLM-rlhf-pytorch",
+        "algos.py", "loss = (weights * torch.maximum(free, clipped)).sum()",
+        "loss = weights.sum() * torch.maximum(free, clipped).mean()",
+        "tests/test_algos.py::test_padding_moves_neither_losses_nor_gradients[nan-policy]",
+    ),
+    Mutant(
+        "padding-in-the-kl-loss", "Padding has no influence on the KL loss", "tiny-grpo",
+        "algos.py", "(weights * kl_estimate(logprobs, ref_logprobs, kind)).sum()",
+        "weights.sum() * kl_estimate(logprobs, ref_logprobs, kind).mean()",
+        "tests/test_algos.py::test_padding_moves_neither_losses_nor_gradients[nan-kl]",
+    ),
+    Mutant(
+        "padding-in-what-is-logged", "Padding has no influence on a logged number", "trl#6809",
+        "algos.py", '"ratio": masked_sum(ratio, mask)', '"ratio": ratio.sum()',
+        "tests/test_algos.py::test_what_is_watched_does_not_depend_on_padding",
+    ),
+    Mutant(
+        "padding-of-entropy-minus-1", "The logged entropy is that of real tokens, between 0 and log V",
+        "TRL PPO, summarize_from_feedback_details; trl#2022, #2281, #2496",
+        "ppo.py", 'watch["entropy"] = H.sum()', 'watch["entropy"] = torch.where(rows.mask, H, -1.0).sum()',
+        "tests/test_ppo.py::test_entropy_lies_between_0_and_log_v_and_is_that_of_real_tokens",
+    ),
+    # KL and rewards
+    Mutant(
+        "k1-inverted", "k1 estimates KL(π ‖ ref): its expectation is positive", "rlhf-book",
+        "algos.py", "        return log_ratio\n", "        return -log_ratio\n",
+        "tests/test_algos.py::test_expectations_of_the_kl_estimates",
+    ),
+    Mutant(
+        "k3-inverted", "k3 estimates KL(π ‖ ref) without bias", "rlhf-book",
+        "algos.py", "torch.expm1(-log_ratio) + log_ratio", "torch.expm1(log_ratio) - log_ratio",
+        "tests/test_algos.py::test_expectations_of_the_kl_estimates",
+    ),
+    Mutant(
+        "kl-rewarded", "A token that the policy likes more than the reference costs reward",
+        "the prose of the N-details blog, a snippet of the RLOO blog",
+        "algos.py", "torch.where(mask, -beta * kl, 0.0)", "torch.where(mask, beta * kl, 0.0)",
+        "tests/test_algos.py::test_a_token_that_the_policy_likes_more_than_the_reference_costs_reward",
+    ),
+    Mutant(
+        "kl-averaged-over-tokens", "The rewards of a response sum to score − β KL, however long it is",
+        "rlhf-book",
+        "algos.py", "torch.where(mask, -beta * kl, 0.0)",
+        "torch.where(mask, -beta * kl / mask.sum(-1, keepdim=True), 0.0)",
+        "tests/test_algos.py::test_rewards_sum_to_the_score_minus_beta_kl",
+    ),
+    Mutant(
+        "k2-in-the-reward", "PPO's reward holds k1, whose mean is the KL and whose sign tells the direction",
+        "minRLHF",
+        "matrix.py", 'kl: str = "k1"', 'kl: str = "k2"',
+        "tests/test_ppo.py::test_every_setting_of_ppos_loss_is_used",
+    ),
+    Mutant(
+        "kl-to-the-old-policy", "The KL is to the reference, not to the policy of the last round",
+        "PaLM-rlhf-pytorch",
+        "rollout.py", "score_tokens(reference, None, part, temperature)",
+        "score_tokens(policy, None, part, temperature)",
+        "tests/test_rollout.py::test_scores_equal_one_pass_a_token",
+    ),
+    Mutant(
+        "score-behind-the-eos", "The score stands on the last real token",
+        "TRL PPO, summarize_from_feedback_details; trl#1893, #3750",
+        "algos.py", "mask & (mask.cumsum(-1) == mask.sum(-1, keepdim=True))",
+        "torch.arange(mask.shape[1]) == mask.sum(-1, keepdim=True).clamp(max=mask.shape[1] - 1)",
+        "tests/test_algos.py::test_the_score_stands_on_the_last_real_token",
+    ),
+    Mutant(
+        "score-in-the-last-column", "Where the score stands does not depend on the rest of the batch", "trlX",
+        "algos.py", "mask & (mask.cumsum(-1) == mask.sum(-1, keepdim=True))",
+        "(torch.arange(mask.shape[1]) == mask.shape[1] - 1).expand_as(mask)",
+        "tests/test_algos.py::test_rewards_do_not_depend_on_padding",
+    ),
+    Mutant(
+        "k1-in-the-loss", "A KL loss has a gradient: that of k1 is 0 on average", "minimind; NeMo-RL#2506",
+        "matrix.py", '"kl": "k3"', '"kl": "k1"',
+        "tests/test_matrix.py::test_a_row_is_the_formula_of_its_paper[grpo]",
+    ),
+    Mutant(
+        "beta-moves-the-wrong-way", "A KL above its target raises β", "common slip",
+        "algos.py", "1 + error * n / horizon", "1 - error * n / horizon",
+        "tests/test_algos.py::test_adaptive_beta_moves_with_the_clipped_error_and_rests_at_the_target",
+    ),
+    # Advantages
+    Mutant(
+        "values-behind-the-end", "The value after the last token is 0, whatever the critic says there",
+        "common slip; verl tests it",
+        "algos.py", "next_value = torch.where(mask[:, t], values[:, t], 0.0)", "next_value = values[:, t]",
+        "tests/test_algos.py::test_masked_garbage_has_no_influence_on_gae",
+    ),
+    Mutant(
+        "critic-sees-the-answer", "The baseline of a token is the value before it: no bias", "minimind",
+        "rollout.py", "value_head(hidden)[:n]", "value_head(hidden.roll(-1, 0))[:n]",
+        "tests/test_rollout.py::test_the_expected_gradient_is_the_gradient_of_the_objective",
+    ),
+    Mutant(
+        "whitened-a-response-at-a-time", "Whitening keeps which response was better", "minRLHF",
+        "matrix.py", "whiten(advantages, rollout.mask) if",
+        "torch.stack([whiten(a, m) for a, m in zip(advantages, rollout.mask)]) if",
+        "tests/test_ppo.py::test_advantages_are_whitened_over_the_batch_and_returns_are_not",
+    ),
+    Mutant(
+        "whitened-over-padding", "Whitening takes mean and variance over real tokens", "trlX",
+        "matrix.py", "whiten(advantages, rollout.mask) if",
+        "whiten(advantages, torch.ones_like(rollout.mask)) if",
+        "tests/test_ppo.py::test_no_metric_and_no_gradient_depends_on_padding[ppo]",
+    ),
+    Mutant(
+        "whitening-keeps-the-mean", "Whitened advantages have mean 0", "torchtune",
+        "algos.py", "white if center else white + mean", "white + mean if center else white",
+        "tests/test_algos.py::test_whitened_numbers_have_mean_0_and_variance_1_over_the_mask",
+    ),
+    Mutant(
+        "returns-of-whitened-advantages", "The critic learns raw returns", "common slip",
+        "matrix.py", "return whiten(advantages, rollout.mask) if row.whiten else advantages, returns",
+        "advantages = whiten(advantages, rollout.mask) if row.whiten else advantages\n"
+        "    return advantages, torch.where(rollout.mask, advantages + values, 0.0)",
+        "tests/test_ppo.py::test_advantages_are_whitened_over_the_batch_and_returns_are_not",
+    ),
+    Mutant(
+        "groups-of-several-prompts", "A response is compared with others to its own prompt", "common slip",
+        "ppo.py", "[record for record in records_of(step) for _ in range(row.group)]",
+        "records_of(step) * row.group",
+        "tests/test_ppo.py::test_a_group_answers_one_prompt",
+    ),
+    # Losses and how they are summed
+    Mutant(
+        "clip-the-other-way", "The clip stops what would be rewarded for going on", "common slip",
+        "algos.py", "torch.maximum(free, clipped)", "torch.minimum(free, clipped)",
+        "tests/test_algos.py::test_the_corners_of_the_clipped_surrogate",
+    ),
+    Mutant(
+        "value-clip-the-other-way", "The value clip counts only where it makes the loss larger",
+        "common slip; torchtune's test takes 99 for −1.2",
+        "algos.py", "worse = torch.maximum(", "worse = torch.minimum(",
+        "tests/test_algos.py::test_the_value_clip_changes_the_loss_only_where_it_is_the_larger",
+    ),
+    Mutant(
+        "gradient-through-advantages", "No gradient flows through the advantages", "PaLM-rlhf-pytorch",
+        "algos.py", "torch.where(mask, advantages.detach(), 0.0)  # (B, R)\n",
+        "torch.where(mask, advantages, 0.0)  # (B, R)\n",
+        "tests/test_algos.py::test_no_gradient_flows_through_the_advantages",
+    ),
+    Mutant(
+        "mean-of-micro-batch-means", "A step does not depend on how it is cut into micro-batches",
+        "TRL PPO; trl#3021, #5619, #6024",
+        "ppo.py", "weights[part, :R]",
+        "token_weights(rows.mask, row.aggregate, config.max_new) * len(part) / len(chosen)",
+        "tests/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
+    ),
+    Mutant(
+        "sum-of-micro-batch-means", "A step does not grow with the number of micro-batches", "minRLHF",
+        "ppo.py", "weights[part, :R]", "token_weights(rows.mask, row.aggregate, config.max_new)",
+        "tests/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
+    ),
+    Mutant(
+        "dr-grpo-over-length", "Dr. GRPO divides by a constant, not by the length", "rlhf-book",
+        "algos.py", '"constant": B * longest', '"constant": B * lengths',
+        "tests/test_matrix.py::test_a_row_is_the_formula_of_its_paper[dr-grpo]",
+    ),
+    Mutant(
+        "reinforce-over-length", "REINFORCE and RLOO sum over the tokens of a response", "rlhf-book",
+        "algos.py", '"sum": B,', '"sum": B * lengths,',
+        "tests/test_algos.py::test_token_weights_of_responses_of_6_3_1_and_4_tokens",
+    ),
+    Mutant(
+        "gradient-not-clipped", "The gradient is clipped to max_norm", "TRL PPO ignores max_grad_norm",
+        "optim.py", "clip_grad_norm_(parameters, self.max_norm)", 'clip_grad_norm_(parameters, float("inf"))',
+        "tests/test_ppo.py::test_the_gradient_is_clipped_to_max_norm",
+    ),
+    # The loop
+    Mutant(
+        "reference-is-the-policy", "The reference is frozen and shares no storage with the policy",
+        "common slip",
+        "ppo.py", "reference = deepcopy(policy).requires_grad_(False)", "reference = policy",
+        "tests/test_ppo.py::test_the_reference_is_frozen_and_shares_no_storage",
+    ),
+    Mutant(
+        "dropout-left-on", "Dropout is off in sampling and in training", "trl#744",
+        "ppo.py", "    policy.eval()\n", "    policy.train()\n",
+        "tests/test_ppo.py::test_dropout_is_off_whatever_the_config_says",
+    ),
+    Mutant(
+        "critic-not-trained", "Policy and value head are both in the optimizer", "common slip",
+        "ppo.py", "make_adamw([policy, value_head]", "make_adamw([policy]",
+        "tests/test_ppo.py::test_the_value_head_is_trained_with_the_policy",
+    ),
+    Mutant(
+        "last-minibatch-dropped", "Every response is used once an epoch", "rlhf-book",
+        "ppo.py", "np.array_split(order, min(config.minibatches, B))",
+        "np.array_split(order[: B - B % config.minibatches], config.minibatches)",
+        "tests/test_ppo.py::test_every_response_is_used_once_an_epoch_in_a_new_order",
+    ),
+    Mutant(
+        "same-order-each-epoch", "Each epoch has an order of its own", "common slip",
+        "ppo.py", "(rng.permutation(B) for _ in range(row.epochs))", "[rng.permutation(B)] * row.epochs",
+        "tests/test_ppo.py::test_every_response_is_used_once_an_epoch_in_a_new_order",
+    ),
+    Mutant(
+        "approx-kl-reversed", "The KL that stops a round is never negative", "minRLHF",
+        "algos.py", "masked_sum(torch.expm1(log_ratio) - log_ratio, mask)", "masked_sum(log_ratio, mask)",
+        "tests/test_algos.py::test_approx_kl_is_never_negative_and_estimates_kl_of_old_from_new",
+    ),
+    Mutant(
+        "stale-gradient-after-a-stop", "A round that stops early leaves no gradient behind", "minRLHF",
+        "ppo.py", "stepper.optimizer.zero_grad(set_to_none=True)", "pass",
+        "tests/test_ppo.py::test_a_round_stops_before_the_step_that_finds_the_policy_too_far",
+    ),
+    Mutant(
+        "last-micro-batch-logged", "What is logged is of the whole step", "GRPO-Zero",
+        "ppo.py", "step_sums.get(k, 0.0) + float(v)", "float(v)",
+        "tests/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
+    ),
+    Mutant(
+        "critic-forgotten", "A resumed run goes on with its critic", "TRL PPO; trl#3308",
+        "ppo.py", 'value_head.load_state_dict(state["value_head"])', "pass",
+        "tests/test_ppo.py::test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits[2]",
+    ),
+    Mutant(
+        "random-numbers-start-again", "A resumed run draws the numbers that the whole run draws",
+        "nanoGPT#467",
+        "sft.py", '        torch.set_rng_state(state["rng"])\n', "",
+        "tests/test_sft.py::test_interrupted_and_resumed_equals_uninterrupted[4-0.2]",
+    ),
+    Mutant(
+        "division-by-warmup-0", "A schedule may have no warm-up", "LLMs-from-scratch",
+        "optim.py", "if step < warmup:", "if step <= warmup:",
+        "tests/test_optim.py::test_no_warmup_and_nothing_but_warmup",
+    ),
+    # Supervised fine-tuning
+    Mutant(
+        "prompt-in-the-loss", "The loss stands on the assistant's turns alone", "nanochat#570",
+        "data.py", "[spoken] * len(content)", "[True] * len(content)",
+        "tests/test_data.py::test_every_assistant_turn_is_trained_and_nothing_else",
+    ),
+    Mutant(
+        "eos-out-of-the-loss", "The model is trained to end", "transformers#23530; trl#734, #976, #1623",
+        "data.py", "[spoken] * len(content)", "[spoken] * (len(content) - spoken) + [False] * spoken",
+        "tests/test_data.py::test_the_trained_ids_are_the_reply_and_eos[yes]",
+    ),
+    Mutant(
+        "targets-masked-by-value", "A target that equals the padding keeps its loss", "LLMs-from-scratch",
+        "data.py", "whole[:, 1:], where[:, 1:])", "whole[:, 1:], where[:, 1:] & (whole[:, 1:] != 0))",
+        "tests/test_data.py::test_masks_go_by_position_and_not_by_the_value_of_a_token",
+    ),
+    Mutant(
+        "targets-not-shifted", "Position t is trained to give token t + 1", "common slip",
+        "data.py", "Batch(whole[:, :-1], whole[:, 1:], where[:, 1:])",
+        "Batch(whole[:, :-1], whole[:, :-1], where[:, 1:])",
+        "tests/test_sft.py::test_a_model_that_knows_the_next_token_has_no_loss",
+    ),
+    Mutant(
+        "end-cut-off",
+        "An example too long for the context is left out: without its end it teaches to ramble",
+        "LLMs-from-scratch",
+        "data.py", "kept = [e for e in examples if len(e.ids) <= context and any(e.mask)]",
+        "kept = [Example(e.ids[:context], e.mask[:context]) for e in examples if any(e.mask[:context])]",
+        "tests/test_data.py::test_what_is_too_long_or_teaches_nothing_is_left_out_and_counted",
+    ),
+    Mutant(
+        "mean-of-means-in-sft", "The loss of a step is its mean over tokens, however it is cut",
+        "nanochat#59, rlhf-book; transformers#34191",
+        "sft.py", "negative_log_likelihood(model, batch).sum() / max(n_tokens, 1)",
+        "negative_log_likelihood(model, batch).sum() / max(int(batch.mask.sum()), 1) * len(part) / "
+        "len(examples)",
+        "tests/test_sft.py::test_the_gradient_does_not_depend_on_micro_batches",
+    ),
+    Mutant(
+        "step-without-a-target", "A step without a target has loss 0 and gradient 0", "nanochat#590",
+        "sft.py", ".sum() / max(n_tokens, 1)", ".sum() / n_tokens",
+        "tests/test_sft.py::test_a_step_without_targets_has_loss_0_and_finite_gradients",
+    ),
+    Mutant(
+        "last-micro-batch-logged-in-sft", "The logged loss is that of the whole step",
+        "nanoGPT#34, #207; nanochat#515",
+        "sft.py", "loss += float(share.detach())", "loss = float(share.detach())",
+        "tests/test_sft.py::test_the_first_loss_is_that_of_guessing_and_of_the_whole_step",
+    ),
+    Mutant(
+        "validation-by-batch-means", "The validation loss does not depend on batches", "LLMs-from-scratch",
+        "sft.py",
+        "negative_log_likelihood(model, batch).double().sum())\n"
+        "            count += int(batch.mask.sum())",
+        "negative_log_likelihood(model, batch).double().mean())\n"
+        "            count += 1",
+        "tests/test_sft.py::test_the_validation_loss_does_not_depend_on_batches_and_has_no_dropout",
+    ),
+    Mutant(
+        "special-tokens-in-text", "Text cannot become a special token",
+        "rlhf-book, TRL (a template, then encoded)",
+        "data.py", 'tokenizer.encode(message["content"])', 'tokenizer.encode(message["content"], True)',
+        "tests/test_data.py::test_text_cannot_inject_a_special_token",
+    ),
+    Mutant(
+        "prompt-without-the-cue", "A model is asked in the ids after which its answers were trained",
+        "rlhf-book and TRL do not check it",
+        "data.py", 'return prefix + ([tokenizer.special_ids["<|assistant|>"]] if chat else [])',
+        "return prefix",
+        "tests/test_data.py::test_the_prompt_is_a_strict_prefix_of_what_was_trained[yes-True]",
+    ),
+    # The model
+    Mutant(
+        "next-token-seen", "No token sees a later one", "nanochat#844",
+        "model.py", ".tril(S - T)", ".tril(S - T + 1)",
+        "tests/test_model.py::test_no_token_sees_a_later_one[None-False-manual]",
+    ),
+    Mutant(
+        "cached-mask-upper-left", "Behind a cache the mask is aligned at its lower right",
+        "LLMs-from-scratch",
+        "model.py", ".tril(S - T)", ".tril()",
+        "tests/test_model.py::test_a_prompt_fed_in_chunks_equals_one_shot[chunks2-manual]",
+    ),
+    Mutant(
+        "cached-positions-off-by-one", "A cache changes no logit", "nanoGPT#613",
+        "model.py", "key_mask.cumsum(-1)[:, past:] - 1)", "key_mask.cumsum(-1)[:, past:] - int(past == 0))",
+        "tests/test_model.py::test_a_prompt_fed_in_chunks_equals_one_shot[chunks3-manual]",
+    ),
+    Mutant(
+        "scores-not-scaled", "Scores are divided by √D", "common slip",
+        "model.py", "(q / sqrt(q.shape[-1])) @", "q @",
+        "tests/test_model.py::test_attention_equals_its_definition",
+    ),
+    Mutant(
+        "dropout-in-evaluation", "Dropout of the attention is off in evaluation",
+        "a trap of scaled_dot_product_attention",
+        "model.py", "dropout = self.dropout if self.training else 0.0", "dropout = self.dropout",
+        "tests/test_model.py::test_dropout_stands_in_three_places_and_only_in_training",
+    ),
+    Mutant(
+        "gelu-by-erf", "GPT-2's GELU is the tanh form", "nanoGPT",
+        "model.py", 'approximate="tanh"', 'approximate="none"',
+        "tests/test_model.py::test_gelu_is_the_tanh_form",
+    ),
+    Mutant(
+        "default-initialisation", "The first loss is that of guessing, log V", "LLMs-from-scratch",
+        "model.py", "nn.init.normal_(parameter, std=0.02)\n", "nn.init.normal_(parameter)\n",
+        "tests/test_model.py::test_loss_at_init_is_near_ln_of_the_vocabulary",
+    ),
+    Mutant(
+        "bfloat16-ignored-on-a-cpu", "--dtype bfloat16 is obeyed on a CPU", "nanoGPT",
+        "runtime.py", "enabled=dtype != torch.float32)",
+        'enabled=dtype != torch.float32 and device.type != "cpu")',
+        "tests/test_runtime.py::test_autocast_lowers_products_and_only_when_asked",
+    ),
+    Mutant(
+        "pattern-forgotten", "A tokenizer that was saved encodes as before", "minbpe",
+        "tokenizer.py",
+        'return cls._from_symbols({**model["vocab"], **specials}, merges, pattern, list(specials))',
+        'return cls._from_symbols({**model["vocab"], **specials}, merges, "gpt2-digits", list(specials))',
+        "tests/test_tokenizer.py::test_save_and_load_keep_everything",
+    ),
+]
+
+
+def markdown() -> str:
+    """The table for readers: claim, mutant, where it was seen, the test that it fails."""
+    rows = [f"| {m.claim} | `{m.name}` | {m.seen} | `{m.test.removeprefix('tests/')}` |" for m in MUTANTS]
+    return "\n".join(["| Claim | Mutant | Seen in | Fails |", "| --- | --- | --- | --- |", *rows])
