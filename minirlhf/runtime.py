@@ -36,9 +36,12 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM came, and what is needed to go on has been saved."""
 
 
-def option(default, help: str, least: float | None = None):
-    """A dataclass field that is a command-line option. least: the smallest number allowed."""
-    return field(default=default, metadata={"help": help, "least": least})
+def option(default, help: str, least: float | None = None, bare: bool = False):
+    """A dataclass field that is a command-line option.
+
+    least: the smallest number allowed.  bare: a word that stands without the option's name.
+    """
+    return field(default=default, metadata={"help": help, "least": least, "bare": bare})
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,11 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
 
     A field `n_rows: int` is the option --n-rows; a bool is a switch with a --no- form; a tuple takes
-    several words. Flags win over the file, the file over the defaults. Raises UserError.
+    several words; a `bare` option is a word without its name. Flags win over the file, the file over the
+    defaults. Raises UserError.
     """
     fields = {f.name: f for cls in classes for f in dataclasses.fields(cls)}
+    flags = {k: k if f.metadata.get("bare") else f"--{k.replace('_', '-')}" for k, f in fields.items()}
     parser = OneLineParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
     for cls in classes:
@@ -122,16 +127,18 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
                 keywords |= {"nargs": "*", "metavar": "X"}
             else:
                 keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
-            group.add_argument(f"--{name.replace('_', '-')}", **keywords)
+            if f.metadata.get("bare"):
+                keywords |= {"nargs": "?", "metavar": name.upper()}
+            group.add_argument(flags[name], **keywords)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(unknown_option(unknown[0], [f"--{name.replace('_', '-')}" for name in fields]))
+        raise UserError(unknown_option(unknown[0], list(flags.values())))
     values = vars(given)
     if config := values.pop("config", None):
         values = read_config(Path(config), fields) | values
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
-        check_number(f"--{name.replace('_', '-')}", value, fields[name].metadata.get("least"))
+        check_number(flags[name], value, fields[name].metadata.get("least"))
     return [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
 
 

@@ -83,6 +83,35 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert type(run([], config, tmp_path)[0].weight) is float
 
 
+@dataclass(frozen=True)
+class Drink:
+    """What to drink."""
+
+    from_cup: str = option("mug", "out of what", bare=True)
+    litres: int = option(1, "how much", least=1)
+
+
+def test_a_bare_word_needs_no_name_and_may_be_left_out(tmp_path, capsys):
+    def drink(*argv):
+        return parse("Drink.", Drink, argv=list(argv))[0]
+
+    assert drink() == Drink() and drink("--litres", "2") == Drink("mug", 2)
+    assert drink("glass", "--litres", "2") == drink("--litres", "2", "glass") == Drink("glass", 2)
+    (tmp_path / "options.json").write_text('{"from_cup": "bowl"}')
+    assert drink("--config", str(tmp_path / "options.json")).from_cup == "bowl"
+    for message, *wrong in (
+        ("no option jug", "glass", "jug"),
+        ("no option --from-cup", "--from-cup", "glass"),
+        ("no option --litre; did you mean --litres?", "glass", "--litre", "2"),
+    ):
+        with pytest.raises(UserError) as error:
+            drink(*wrong)
+        assert str(error.value).startswith(message)
+    with pytest.raises(SystemExit):
+        drink("--help")
+    assert "FROM_CUP" in capsys.readouterr().out
+
+
 def test_help_shows_every_option_its_group_and_its_default(capsys):
     with pytest.raises(SystemExit) as stop:
         run(["--help"])

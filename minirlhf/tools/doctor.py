@@ -1,0 +1,262 @@
+"""What to look at first when RLHF misbehaves: a checkpoint, its prompts and its reward, examined in seconds.
+
+python -m minirlhf.tools.doctor                                                 out/ppo, else out/sft
+python -m minirlhf.tools.doctor out/sft --prompts p.jsonl --reward mine.py:fn   before PPO on your own
+python -m minirlhf.tools.doctor out/ppo --explain                               one response, token by token
+
+A line is `ok`, `BROKEN` (exit status 1) or a `note`, with what was measured; under what is not ok stands
+why it matters and what to do. The checks are those of `checks.py`. Proved by tests/test_doctor.py.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirlhf import checkpoint, checks
+from minirlhf.algos import gae, kl_estimate, token_rewards, token_weights
+from minirlhf.data import read_records, render_prompt
+from minirlhf.files import UserError
+from minirlhf.generation import Generation, generate
+from minirlhf.matrix import ALGORITHMS, Algorithm, advantages_of, surrogate
+from minirlhf.model import GPT, ScalarHead
+from minirlhf.optim import Stepper, make_adamw
+from minirlhf.ppo import PPOConfig, update
+from minirlhf.rollout import Reward, Rollout, collect, score_tokens
+from minirlhf.runtime import Machine, autocast, option, parse, run_script
+from minirlhf.sources import load_reward, parse_tasks, reward_of_task
+from minirlhf.tasks import TASKS
+from minirlhf.tokenizer import Tokenizer
+
+PROMPTS, GROUP = 16, 8  # sampled are 8 responses to each of 16 prompts
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What to examine."""
+
+    checkpoint: str = option("", "checkpoint folder; none: out/ppo, or out/sft", bare=True)
+    task: str = option("", "generated tasks, a,b; none: the prompts that the checkpoint was trained on")
+    prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
+    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
+    explain: bool = option(False, "print one response token by token, and examine nothing")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A checkpoint, and what it is trained with."""
+
+    policy: GPT
+    value_head: ScalarHead  # 0 where the checkpoint has none
+    reference: GPT
+    reference_name: str
+    tokenizer: Tokenizer
+    records: list[dict]
+    reward_of: Callable[[dict], Reward]
+    config: PPOConfig
+
+    def sample(self, seed: int, dtype: torch.dtype, reward_of: Callable[[dict], Reward]) -> Rollout:
+        """GROUP responses to each record, by the rollout of training."""
+        config = self.config
+        records = [record for record in self.records for _ in range(GROUP)]
+        seeds = np.random.default_rng(seed).integers(2**63, size=len(records)).tolist()
+        return collect(
+            self.policy, self.value_head, self.reference, self.tokenizer, records, reward_of, seeds,
+            config.max_new, config.temperature, config.missing_eos, dtype, config.micro_rows,
+        )  # fmt: skip
+
+
+def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
+    """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
+    folder = options.checkpoint or next((f for f in ("out/ppo", "out/sft") if Path(f).is_dir()), "")
+    if not folder:
+        raise UserError("no checkpoint in out/ppo or out/sft: run train_sft.py first, or name a folder")
+    policy, tokenizer = checkpoint.load(folder)
+    if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
+        raise UserError(f"{folder}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
+    path = Path(folder) / "run.json"
+    run = checkpoint.read_json(path) if path.exists() else {}
+    past = run if run.get("stage") in ALGORITHMS else {}  # written by train_ppo.py
+    data, training = past.get("data", {}), past.get("training", {})
+
+    files = () if options.task else options.prompts or data.get("prompts", ())
+    spec = options.reward or ("" if options.task else data.get("reward", ""))
+    trained = [name for name in run.get("tasks", {}) if name in TASKS]
+    tasks = list(parse_tasks(options.task)) if options.task else trained
+    if files and not spec:
+        raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
+    if not files and not tasks:
+        raise UserError(f"{folder}: not trained on a generated task: give --task, or --prompts and --reward")
+    if files:
+        records, max_new = [r for file in files for r in read_records(file)], 64
+    else:
+        by_task = [TASKS[name].records("train", 200, seed) for name in tasks]
+        records = [record for one_of_each in zip(*by_task) for record in one_of_each]
+        max_new = max(TASKS[name].MAX_NEW for name in tasks)
+    context = policy.config.context
+    fit = [r for r in records if "text" not in r and len(render_prompt(r, tokenizer)) < context]
+    if not fit:
+        raise UserError(f"no prompt of {len(records)} records fits the model's context of {context} tokens")
+    reward = load_reward(spec) if spec else None
+    known = {f.name for f in dataclasses.fields(PPOConfig)}
+    settings = {name: value for name, value in training.items() if name in known} | {"group": GROUP}
+    settings["max_new"] = past.get("max_new") or max_new
+    reference, reference_name = deepcopy(policy), "the checkpoint itself"
+    if data.get("init") and Path(data["init"]).is_dir():
+        reference_name = data["init"]
+        reference, other = checkpoint.load(reference_name)
+        if (other.token_bytes, other.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
+            raise UserError(f"{reference_name}: the reference of {folder} by its run.json, has other tokens")
+    value_head, path = ScalarHead(policy.config.width), Path(folder) / "value_head.safetensors"
+    if path.exists():
+        try:
+            value_head.load_state_dict(checkpoint.parse_safetensors(path.read_bytes(), str(path)))
+        except RuntimeError:
+            raise UserError(f"{path}: is of another model than {folder}") from None
+    policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))
+    reward_of = (lambda record: reward) if reward else reward_of_task
+    config = PPOConfig(**settings)
+    return Patient(policy, value_head, reference, reference_name, tokenizer, fit[:PROMPTS], reward_of, config)
+
+
+def rewards_of(rollout: Rollout, row: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:
+    """(Rewards, the KL in them, its coefficient), (B, R) each, as `advantages_of` makes them."""
+    kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, row.kl)  # (B, R)
+    beta = beta if row.kl_in == "reward" else 0.0
+    return token_rewards(rollout.scores, kl, rollout.mask, beta), kl, beta
+
+
+def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Finding]:
+    """All checks, in the training dtype and in float32 where it matters."""
+    config, eos, device = p.config, p.tokenizer.eos_id, p.policy.wte.weight.device
+    row, T = config.row, config.temperature
+
+    def scorer(policy: GPT, value_head: ScalarHead, kind: torch.dtype, temperature: float) -> checks.Score:
+        def score(rows: Rollout | Generation) -> tuple[Tensor, Tensor, Tensor]:
+            with autocast(device, kind):
+                return score_tokens(policy, value_head, rows, temperature)
+
+        return score
+
+    rollout = exact = p.sample(seed, dtype, p.reward_of)
+    if dtype != torch.float32:  # the same responses: the sampler is float32 always; not to be judged again
+        exact = p.sample(seed, torch.float32, lambda record: lambda *case: 0.0)
+        exact = dataclasses.replace(exact, scores=rollout.scores)
+    score = scorer(p.policy, p.value_head, torch.float32, T)
+    some = exact.rows(range(min(32, len(exact.ids))))
+
+    for kind, r in {torch.float32: exact, dtype: rollout}.items():
+        in_kind = scorer(p.policy, p.value_head, kind, T)
+        yield checks.ratio_is_one(in_kind, r, config.minibatches, config.micro_rows, kind)
+        yield checks.sampler_is_scorer(in_kind, as_generation(r), T, kind)
+    prompts = [render_prompt(record, p.tokenizer) for record in p.records]
+    cold = generate(p.policy, prompts, config.max_new, eos, range(len(prompts)), 0.7 * T)
+    cold_score = scorer(p.policy, p.value_head, torch.float32, 0.7 * T)
+    yield checks.sampler_is_scorer(cold_score, cold, 0.7 * T, torch.float32)
+
+    def losses(rows: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        logprobs, values, _ = score(rows)  # (B, R) each
+        weights = token_weights(rows.mask, row.aggregate, config.max_new)  # (B, R)
+        advantages, returns = advantages_of(rows, row, config.beta, config.gamma)  # (B, R) each
+        loss, _ = surrogate(
+            logprobs, values, rows, advantages, returns, weights, row, config.beta, config.value_clip,
+            config.value_coefficient,
+        )  # fmt: skip
+        return logprobs, values, loss
+
+    twin, twin_head = deepcopy((p.policy, p.value_head))
+    yield checks.padding_is_invisible(losses, some)
+    yield checks.kl_to_itself(p.policy, twin, p.reference, some, T)
+    yield checks.eos_is_sampled(exact, eos)
+    yield checks.eos_is_trained(score, p.policy.wte.weight, some, p.tokenizer)
+
+    def train() -> None:
+        rows, n = rollout.rows(range(len(some.ids))), len(some.ids)
+        rows.scores = torch.linspace(-1, 1, n, device=device)  # something to learn, whatever the reward says
+        stepper = Stepper(make_adamw([twin, twin_head], config.lr, 0.0, (0.9, 0.95)), config.max_norm)
+        rng, moves = np.random.default_rng(seed), advantages_of(rows, row, config.beta, config.gamma)
+        update(twin, twin_head, rows, *moves, config, config.beta, stepper, config.lr, rng, dtype)
+
+    yield checks.reference_stays(twin, deepcopy(p.policy).requires_grad_(False), train)
+    yield checks.dropout_is_off(scorer(twin, twin_head, dtype, T), some)
+    yield checks.reward_is_on_the_end(exact, *rewards_of(exact, row, config.beta), eos)
+    yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
+    ended = rollout.ended.nonzero().flatten().tolist()[:32]
+    texts = as_generation(rollout).responses()
+    cases = [(p.records[i // GROUP], p.tokenizer.decode(texts[i])) for i in ended]
+    yield checks.reward_is_a_function(p.reward_of, cases)
+    yield checks.responses_are_whole(as_generation(rollout), p.policy.config.context, config.max_new)
+    ppo = advantages_of(rollout, ALGORITHMS["ppo"], config.beta, config.gamma)[0]  # (B, R)
+    yield checks.advantages_are_white(ppo, rollout.mask)
+
+
+def as_generation(r: Rollout) -> Generation:
+    """The part of a rollout that the sampler made."""
+    return Generation(r.prompt_ids, r.prompt_mask, r.ids, r.mask, r.sampled_logprobs, r.ended)
+
+
+def token_table(r: Rollout, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float) -> list[dict]:
+    """What training knows of each token of the one response in `r`: two of the prompt, then all R columns."""
+    rewards, kl, _ = rewards_of(r, row, beta)  # (1, R) each
+    advantages, returns = gae(rewards, r.values, r.mask, gamma, row.lam)  # (1, R) each
+    deltas, _ = gae(rewards, r.values, r.mask, gamma, 0.0)  # (1, R): with λ = 0 the advantage is δ
+    columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({row.kl})": kl, "reward": rewards}
+    columns |= {"value": r.values, "delta": deltas, "advantage": advantages, "return": returns}
+    prompt, real = r.prompt_ids[r.prompt_mask].tolist(), r.mask[0].tolist()
+    table = [{"token": t, "position": i, "mask": 0} for i, t in enumerate(prompt)][-2:]
+    for t, token in enumerate(r.ids[0].tolist()):
+        cell = {"token": token, "position": len(prompt) + t, "mask": int(real[t])}
+        table.append(cell | {name: float(x[0, t]) for name, x in columns.items()})
+    for line in table:
+        line["token"] = repr(tokenizer.decode([line["token"]]))  # repr: white space seen, controls harmless
+    return table
+
+
+def explain(p: Patient, seed: int) -> Iterator[str]:
+    """The response with the highest score of those that ended, and a column of padding, as lines of text."""
+    rollout, row, config = p.sample(seed, torch.float32, p.reward_of), p.config.row, p.config
+    best = int(torch.where(rollout.ended, rollout.scores, -torch.inf).argmax())
+    r = checks.padded(rollout.rows([best]), 0, 1, p.tokenizer.eos_id, 0.0)
+    rewards, kl, beta = rewards_of(r, row, config.beta)
+    table = token_table(r, p.tokenizer, row, config.beta, config.gamma)
+    yield f"reference: {p.reference_name}; log-probs at temperature {config.temperature:g}"
+    yield f"advantage: GAE with gamma {config.gamma:g} and lambda {row.lam:g}, before whitening"
+    names = list(table[-1])
+    cells = [names]
+    for line in table:
+        values = (line.get(name, "") for name in names)
+        cells.append([f"{x:.4f}" if type(x) is float else str(x) for x in values])
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for first, *others in cells:
+        yield "  ".join([first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(others, widths[1:]))]).rstrip()
+    total, score, nats = (float(x.sum()) for x in (rewards, r.scores, kl))
+    apart = "" if row.kl_in == "reward" else f"; beta {config.beta:g} x KL stands in the loss"
+    yield f"rewards sum to {total:.4f} = score {score:.4f} - beta {beta:g} x KL {nats:.4f}{apart}"
+
+
+def main() -> None:
+    """Admit, then examine or explain."""
+    options, machine = parse(__doc__.splitlines()[0], Doctor, Machine)
+    device, dtype = machine.set_up()
+    patient = admit(options, device, machine.seed)
+    if options.explain:
+        print("\n".join(explain(patient, machine.seed)))
+        return
+    config, n = patient.config, len(patient.records)
+    print(f"{config.algo}, beta {config.beta:g}, temperature {config.temperature:g}, {str(dtype)[6:]}; "
+          f"{n} prompts x {GROUP} responses; reference: {patient.reference_name}")
+    broken = 0
+    for finding in examine(patient, dtype, machine.seed):
+        print(finding, flush=True)
+        broken += finding.ok is False
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    run_script(main)
