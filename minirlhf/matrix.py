@@ -10,6 +10,7 @@
     dapo                group_std           token         clip-high k3 in the loss
     ppo                 value, whiten  .95  token         clipped   k1 in the reward
 
+The papers of Dr. GRPO and DAPO set β to 0, which --beta 0 does; DAPO's dynamic sampling is not here.
 An algorithm is data: two functions read the row, one for the advantages and one for the loss, and every
 mixture of choices runs through the same loop. Which rows are unbiased, and how far off the others are, is
 computed exactly in tests/test_matrix.py.
