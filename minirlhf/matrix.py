@@ -51,13 +51,11 @@ class Algorithm:
     clip: float = 0.2  # ε
     clip_high: float = 0.2  # ε above 1
     group: int = 1  # responses to each prompt
-    epochs: int = 1  # times a response is trained on
 
 
-CLIPPED = {"ratio": "clipped", "epochs": 2}
-GROUP = CLIPPED | {"kl_in": "loss", "kl": "k3", "group": 8}
+GROUP = {"ratio": "clipped", "kl_in": "loss", "kl": "k3", "group": 8}
 ALGORITHMS = {
-    "ppo": Algorithm("value", "token", lam=0.95, whiten=True, **CLIPPED),
+    "ppo": Algorithm("value", "token", ratio="clipped", lam=0.95, whiten=True),
     "reinforce": Algorithm("none", "sum"),
     "reinforce-baseline": Algorithm("value", "sum"),
     "a2c": Algorithm("value", "token", lam=0.95),

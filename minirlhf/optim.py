@@ -15,18 +15,28 @@ MAX_BAD_STEPS = 5
 
 
 def make_adamw(
-    modules: Iterable[nn.Module], lr: float, weight_decay: float, betas: tuple[float, float], eps: float = 1e-8
+    modules: Iterable[nn.Module],
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float = 1e-8,
+    slow: nn.Module | None = None,
+    share: float = 1.0,
 ) -> torch.optim.AdamW:
     """AdamW that decays matrices and embeddings, and neither biases nor LayerNorm gains.
 
-    A gain that decays pulls the layer towards switching itself off.
+    A gain that decays pulls the layer towards switching itself off. The parameters of `slow`, which may be part
+    of the modules, are stepped at `share` of the rate.
     Source: Loshchilov & Hutter 2019; the two groups are GPT-2's and minGPT's practice.
     """
-    parameters = {id(p): p for module in modules for p in module.parameters()}.values()  # tied ones once
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    parameters = {id(p): p for module in modules for p in module.parameters()}  # tied ones once
+    slowed = {id(p): p for p in slow.parameters()} if slow is not None else {}
+    groups = []
+    for some, scale in (({k: p for k, p in parameters.items() if k not in slowed}, 1.0), (slowed, share)):
+        if some:
+            groups.append({"params": [p for p in some.values() if p.dim() >= 2], "weight_decay": weight_decay})
+            groups.append({"params": [p for p in some.values() if p.dim() < 2], "weight_decay": 0.0})
+            groups[-1]["scale"] = groups[-2]["scale"] = scale
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
 
 
@@ -61,7 +71,7 @@ class Stepper:
         norm = float(nn.utils.clip_grad_norm_(parameters, self.max_norm))
         if norm - norm == 0:  # finite
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("scale", 1.0)
             self.optimizer.step()
             self._in_a_row = 0
         else:

@@ -42,8 +42,10 @@ class PPOConfig:
     algo: str = option("ppo", f"{', '.join(ALGORITHMS)}: a row of choices, each of which an option below replaces")
     iterations: int = option(80, "rounds of sampling and training")
     batch: int = option(128, "responses a round to prompts of each data set, times its weight")
-    minibatches: int = option(2, "optimizer steps an epoch")
-    lr: float = option(4e-4, "peak learning rate; falls to 0 on a line")
+    epochs: int = option(1, "times each response is trained on", least=1)
+    minibatches: int = option(4, "optimizer steps an epoch")
+    lr: float = option(6e-4, "peak learning rate; falls to 0 on a line")
+    layer_lr: float = option(0.3, "rate of the layers, as a share of the embedding's: their noise costs more KL")
     warmup: int = option(10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong")
     beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference")
     kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there")
@@ -69,12 +71,11 @@ class PPOConfig:
     clip: float = option(None, "PPO's ε for the probability ratio")
     clip_high: float = option(None, "ε above 1")
     group: int = option(None, "responses to each prompt", least=1)
-    epochs: int = option(None, "times each response is trained on", least=1)
 
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
             raise UserError(f"--algo {self.algo}: not one of {', '.join(ALGORITHMS)}")
-        for name in ("iterations", "batch", "minibatches", "lr", "temperature", "micro_rows", "save_every"):
+        for name in ("iterations", "batch", "minibatches", "lr", "layer_lr", "temperature", "micro_rows", "save_every"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
         for name in ("beta", "kl_target", "stop_kl", "clip", "clip_high", "value_clip", "gamma", "lam"):
@@ -114,7 +115,7 @@ def update(
     row, B, lengths = config.row, len(rollout.scores), rollout.lengths()
     sums: dict[str, float] = {}
     n_seen, norms = 0, []
-    orders = (rng.permutation(B) for _ in range(row.epochs))  # (B,) each
+    orders = (rng.permutation(B) for _ in range(config.epochs))  # (B,) each
     for chosen in (part for order in orders for part in np.array_split(order, min(config.minibatches, B))):
         mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
         weights = token_weights(mask, row.aggregate, config.max_new)  # (b, R)
@@ -168,7 +169,9 @@ def train(
     policy.eval()
     reference = deepcopy(policy).requires_grad_(False)
     value_head = ScalarHead(policy.config.width).to(device)
-    optimizer = make_adamw([policy, value_head], config.lr, 0.0, (0.9, 0.95))
+    optimizer = make_adamw(
+        [policy, value_head], config.lr, 0.0, (0.9, 0.95), slow=policy.h, share=config.layer_lr
+    )
     stepper = Stepper(optimizer, config.max_norm)
     state_path = out / "train_state.pt"
     settings = dataclasses.asdict(config) | dataclasses.asdict(row) | {"seed": seed, "data": data}

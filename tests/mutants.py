@@ -306,7 +306,7 @@ MUTANTS = [
     ),
     Mutant(
         "critic-not-trained", "Policy and value head are both in the optimizer", "common slip",
-        "ppo.py", "make_adamw([policy, value_head]", "make_adamw([policy]",
+        "ppo.py", "[policy, value_head], config.lr", "[policy], config.lr",
         "tests/test_ppo.py::test_the_value_head_is_trained_with_the_policy",
     ),
     Mutant(
@@ -317,7 +317,7 @@ MUTANTS = [
     ),
     Mutant(
         "same-order-each-epoch", "Each epoch has an order of its own", "common slip",
-        "ppo.py", "(rng.permutation(B) for _ in range(row.epochs))", "[rng.permutation(B)] * row.epochs",
+        "ppo.py", "(rng.permutation(B) for _ in range(config.epochs))", "[rng.permutation(B)] * config.epochs",
         "tests/test_ppo.py::test_every_response_is_used_once_an_epoch_in_a_new_order",
     ),
     Mutant(

@@ -52,6 +52,19 @@ def test_no_warmup_and_nothing_but_warmup(shape):
     assert learning_rate(0, 1.0, 0, 0, 0.5, shape) == 1.0
 
 
+def test_a_slow_part_is_stepped_at_its_share_of_the_rate():
+    """Adam's first step is the rate, whatever the gradient: here 0.1, and a quarter of it."""
+    fast, slow = nn.Linear(2, 2), nn.Linear(2, 2)
+    both = nn.ModuleList([fast, slow])
+    before = [p.detach().clone() for p in both.parameters()]
+    optimizer = make_adamw([both], 1.0, 0.0, (0.9, 0.95), slow=slow, share=0.25)
+    for p in both.parameters():
+        p.grad = torch.full_like(p, 3.0)
+    Stepper(optimizer, 1e9).step(0.1)
+    moved = [float((a - p.detach()).mean()) for a, p in zip(before, both.parameters())]
+    assert moved == pytest.approx([0.1, 0.1, 0.025, 0.025], rel=1e-4)
+
+
 def test_the_groups_hold_every_parameter_once(model):
     """Tied or shared parameters too: one that stood twice would be stepped twice."""
     head, tied = ScalarHead(16), nn.Linear(16, 260, bias=False)

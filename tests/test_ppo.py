@@ -35,7 +35,7 @@ def ascii_for_a(prompt: str, response: str, record: dict) -> float:
 
 def config_of(algo: str, **more) -> PPOConfig:
     """CONFIG with another algorithm's choices."""
-    return dataclasses.replace(CONFIG, algo=algo, **{"epochs": None} | GROUPED.get(algo, {}) | more)
+    return dataclasses.replace(CONFIG, algo=algo, **GROUPED.get(algo, {}) | more)
 
 
 def run(policy, tokenizer, out, config=CONFIG, seed=0, records_of=lambda step: PROMPTS, **more):
@@ -176,7 +176,7 @@ def test_every_response_is_used_once_an_epoch_in_a_new_order(made, monkeypatch, 
         return surrogate(logprobs, values, rows, *rest)
 
     monkeypatch.setattr(ppo, "surrogate", spy)
-    one_round(made, config_of(algo, epochs=3 if algo == "ppo" else None))
+    one_round(made, config_of(algo, epochs=epochs))
     assert max(map(len, used)) == 3  # the minibatch; 8 responses make 3 + 3 + 2
     flat = [score for part in used for score in part]
     orders = [flat[8 * e : 8 * e + 8] for e in range(epochs)]
@@ -229,6 +229,7 @@ def test_every_setting_of_ppos_loss_is_used(made):
     {"gamma": 0.5}, {"value_clip": 0.01}, {"value_coefficient": 0.1}, {"lam": 0.5}, {"clip": 0.001},
     {"clip_high": 0.001}, {"beta": 0.5}, {"temperature": 0.9}, {"aggregate": "sequence"}, {"whiten": False},
     {"kl_in": "loss"}, {"kl": "k3"}, {"ratio": "none"}, {"baseline": "none"}, {"missing_eos": -1.0},
+    {"layer_lr": 0.7},
 ], ids=lambda setting: next(iter(setting)))  # fmt: skip
 def test_the_loop_hands_on_every_setting(make_policy, tokenizer, tmp_path, setting):
     """Another value of it trains another policy."""
@@ -332,7 +333,7 @@ def test_a_step_moves_towards_what_was_better_than_expected(made):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("config", [
-    PPOConfig("ppo", iterations=30, minibatches=4, lr=1e-2, warmup=5, beta=0.0),
+    PPOConfig("ppo", iterations=30, epochs=2, lr=1e-2, layer_lr=1.0, warmup=5, beta=0.0),
     PPOConfig("reinforce-baseline", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0),
     PPOConfig("rloo", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0),
     PPOConfig("grpo", iterations=60, minibatches=4, lr=1e-2, warmup=5, beta=0.0),
