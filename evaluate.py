@@ -94,7 +94,8 @@ def main() -> None:
             nll[name] = reference_nll(model, tokenizer, records, chat[name])
         metrics, optimum = metric_table(items, nll, records, reward_name), None
         if beta > 0 and reward_of is not None and last != reference:
-            more, optimum = regret_metrics(items, reference, last, beta, len(records))
+            known = optimum_of_training(runs[last], report["models"][reference]["sha256"], beta, title)
+            more, optimum = regret_metrics(items, reference, last, beta, len(records), known)
             metrics += more
         rows = compare(metrics, reference, machine.seed)
         report["tasks"][title] = {"prompts": len(records), "samples": options.samples, "metrics": rows}
@@ -145,6 +146,13 @@ def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], t
         left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
         print(f"{title}: {left_out}, longer than the context of {context} tokens")
     return kept
+
+
+def optimum_of_training(run: dict, reference: str, beta: float, title: str) -> dict | None:
+    """J* of a test set as training came to know it, if that was for the same reference, β and kind of prompts."""
+    known = run.get("optimum", {}).get(title)
+    same = run.get("reference") == reference and run.get("training", {}).get("beta") == beta
+    return known if same and known and known["value"] is not None else None
 
 
 def read_run(folder: str) -> dict:

@@ -1,7 +1,7 @@
-"""Improve a fine-tuned model by reinforcement learning: PPO, or plain policy gradient.
+"""Improve a fine-tuned model by reinforcement learning: PPO, or another policy gradient.
 
 python train_ppo.py                                          out/sft -> out/ppo on the tasks it was trained on
-python train_ppo.py --algo reinforce                         REINFORCE with a baseline
+python train_ppo.py --algo rloo                              another row of minirlhf/matrix.py
 python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts and reward
 """
 
@@ -51,6 +51,7 @@ def main() -> None:
         max_new = config.max_new or 64
     else:
         trained = {name: TASKS[name].RL_WEIGHT for name in parent.get("tasks", {}) if name in TASKS}
+        trained = trained if len(trained) > 1 else dict.fromkeys(trained, 1.0)
         weights = parse_tasks(data.task) if data.task else trained
         if not weights:
             raise UserError(f"{data.init} was not trained on a generated task: give --task, or --prompts and --reward")
@@ -64,6 +65,7 @@ def main() -> None:
 
     out = Path(data.out)
     policy.to(device)
+    reference = checkpoint.fingerprint(policy)
     value_head, cost = train(
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
         config, max_new, machine.seed, dtype, out, data.resume, data_hash([sets, data.reward]),
@@ -71,6 +73,7 @@ def main() -> None:
     training = dataclasses.asdict(config) | dataclasses.asdict(config.row)
     run = {"data": dataclasses.asdict(data), "training": training, "seed": machine.seed}
     run |= {"tasks": weights, "max_new": max_new, "stage": config.algo, "cost": cost}
+    run |= {"reference": reference, "optimum": cost.pop("optimum")}
     run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
     save_value_head(out, value_head)
     checkpoint.save(out, policy, tokenizer, run)

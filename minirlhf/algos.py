@@ -209,8 +209,8 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Ten
 def kl_loss(logprobs: Tensor, ref_logprobs: Tensor, weights: Tensor, kind: str) -> Tensor:
     """Σ_t w_t k(log π_t, log ref_t), a KL penalty as a loss, with `kind` of `kl_estimate`.
 
-    Shapes as in `policy_loss`. Its gradient is not that of the KL between responses: k1 has none at all, k3 has
-    that of KL(ref ‖ π), and either, token by token, says nothing of which states a token leads to.
+    Shapes as in `policy_loss`. Its gradient is not that of the KL between responses: that of k1 is 0 on average, that
+    of k3 is KL(ref ‖ π)'s, and any, token by token, says nothing of which states a token leads to.
     Source: Shao et al. 2024, eq. 3 and 4 (k3); tests/test_oracle.py shows the gradients exactly.
     """
     mask = weights > 0  # (B, R)

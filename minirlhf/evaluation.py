@@ -282,12 +282,13 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
 
 
 def regret_metrics(
-    items: dict[str, list[dict]], reference: str, policy: str, beta: float, n: int
+    items: dict[str, list[dict]], reference: str, policy: str, beta: float, n: int, known: dict | None = None
 ) -> tuple[list[Metric], dict]:
     """J = E r − β KL of every model, the share of (J* − J_ref) it reaches, and what is known of the optimum.
 
-    J* and best-of-n rest on the sampled items of `reference` and `policy` together, which hold their log_ratio.
-    The share is left out where they are worth fewer than LEAST samples.
+    J* is that of training, `known` of `Achieved.optimum`, or else rests on the sampled items of `reference` and
+    `policy` together, which hold their log_ratio, as best-of-n does. The share is left out where J* rests on
+    fewer than LEAST effective samples or leaves less to gain than a tenth of a nat of KL costs.
     """
     sampled = {m: [x for x in rows if x["sample"] >= 0] for m, rows in items.items()}
     pooled = sampled[reference] + sampled[policy]
@@ -299,20 +300,22 @@ def regret_metrics(
     J = per_prompt(sampled, n, lambda x: (x["scores"]["reward"] - beta * x["kl"], 1))  # (n, 2) each
     Z = per_prompt({"": lifted}, n, lambda x: (x["v"], 1))[""]  # (n, 2)
 
+    optimum = known or {"effective_size": effective_size(rewards, weights, beta), "value": None}
+
     def J_star(sums: np.ndarray) -> np.ndarray:
-        return top + beta * np.log(ratio(sums))
+        return np.full(len(sums), known["value"]) if known else top + beta * np.log(ratio(sums))
 
     def share(sums: np.ndarray) -> np.ndarray:
         own, ref, best = ratio(sums[:, :2]), ratio(sums[:, 2:4]), J_star(sums[:, 4:])
-        return 100 * np.divide(own - ref, best - ref, out=np.full(len(sums), np.nan), where=best > ref)
+        return 100 * np.divide(own - ref, best - ref, out=np.full(len(sums), np.nan), where=best - ref > beta / 10)
 
     metrics = [Metric(f"J = reward - {beta:g} KL", 1, ratio, J)]
-    optimum = {"beta": beta, "effective_size": effective_size(rewards, weights, beta), "value": None}
     if optimum["effective_size"] >= LEAST:
-        low, high = corpus_interval(Z, J_star)
-        optimum |= {"value": optimal_objective(rewards, weights, beta), "low": low, "high": high}
+        if not known:
+            low, high = corpus_interval(Z, J_star)
+            optimum |= {"value": optimal_objective(rewards, weights, beta), "low": low, "high": high}
         metrics.append(Metric("share of J* - J(ref), %", 1, share, {m: np.hstack([J[m], J[reference], Z]) for m in J}))
     own = float(np.mean([x["scores"]["reward"] for x in sampled[policy]]))
     tokens = {m: float(np.mean([x["tokens"] for x in sampled[m]])) for m in (reference, policy)}
     optimum |= {"best_of": {str(k): best_of_n(rewards, weights, k) for k in (1, 2, 4, 8, 16, 32, 64, 128)}}
-    return metrics, optimum | {"reward": own, "worth": worth(own, rewards, weights), "tokens": tokens}
+    return metrics, optimum | {"beta": beta, "reward": own, "worth": worth(own, rewards, weights), "tokens": tokens}

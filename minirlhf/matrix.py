@@ -108,7 +108,7 @@ def surrogate(
     value_clip: float,
     value_coefficient: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss whose gradient is minus the row's policy gradient, and sums over tokens to log.
+    """The loss whose gradient is minus the row's policy gradient, and what to log: its parts, and sums over tokens.
 
     logprobs, values: (B, R) of the policy as it is now, with their graph; `rows` knows them as they were.
     weights: (B, R) of `algos.token_weights`.  With a critic, its loss is added by the same weights.

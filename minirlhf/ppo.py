@@ -40,10 +40,10 @@ class PPOConfig:
     """Reinforcement learning. The options from --baseline on replace choices of --algo's row."""
 
     algo: str = option("ppo", f"{', '.join(ALGORITHMS)}: a row of choices, each of which an option below replaces")
-    iterations: int = option(80, "rounds of sampling and training")
+    iterations: int = option(120, "rounds of sampling and training")
     batch: int = option(128, "responses a round to prompts of each data set, times its weight")
     epochs: int = option(1, "times each response is trained on", least=1)
-    minibatches: int = option(4, "optimizer steps an epoch")
+    minibatches: int = option(8, "optimizer steps an epoch")
     lr: float = option(6e-4, "peak learning rate; falls to 0 on a line")
     layer_lr: float = option(0.3, "rate of the layers, as a share of the embedding's: their noise costs more KL")
     warmup: int = option(10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong")
@@ -75,15 +75,19 @@ class PPOConfig:
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
             raise UserError(f"--algo {self.algo}: not one of {', '.join(ALGORITHMS)}")
-        for name in ("iterations", "batch", "minibatches", "lr", "layer_lr", "temperature", "micro_rows", "save_every"):
+        for name in ("iterations", "batch", "minibatches", "lr", "layer_lr", "temperature", "micro_rows", "save_every",
+                     "kl_horizon"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
-        for name in ("beta", "kl_target", "stop_kl", "clip", "clip_high", "value_clip", "gamma", "lam"):
+        for name in ("beta", "kl_target", "stop_kl", "clip", "clip_high", "value_clip", "gamma", "lam", "max_norm",
+                     "value_coefficient"):
             if (getattr(self, name) or 0) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
         for name, known in CHOICES.items():
             if getattr(self, name) not in (None, *known):
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: not one of {', '.join(known)}")
+        if self.kl_target > 0 and self.beta == 0:
+            raise UserError(f"--kl-target {self.kl_target}: a beta of 0 stays 0; give a --beta to start from")
         if self.row.baseline not in ("none", "value") and self.row.group < 2:
             raise UserError(f"--group {self.row.group}: baseline {self.row.baseline} compares at least 2 responses")
 
@@ -110,7 +114,8 @@ def update(
 ) -> dict[str, float]:
     """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens.
 
-    With stop_kl, the round ends before the first step at which approx_kl, KL(π_old ‖ π) estimated, is above it.
+    With stop_kl, the round ends before the first step at which approx_kl, KL(π_old ‖ π) estimated, is above it;
+    not before its first, where π is π_old and what is above is rounding.
     """
     row, B, lengths = config.row, len(rollout.scores), rollout.lengths()
     sums: dict[str, float] = {}
@@ -133,7 +138,7 @@ def update(
             loss.backward()
             watch["entropy"] = H.sum()
             step_sums = {k: step_sums.get(k, 0.0) + float(v) for k, v in watch.items()}
-        if 0 < config.stop_kl < step_sums["approx_kl"] / max(int(mask.sum()), 1):
+        if norms and 0 < config.stop_kl < step_sums["approx_kl"] / max(int(mask.sum()), 1):
             stepper.optimizer.zero_grad(set_to_none=True)  # or the next round would step on it
             break
         sums = {k: sums.get(k, 0.0) + v for k, v in step_sums.items()}
@@ -161,7 +166,8 @@ def train(
     records_of: the prompts of a round; each is answered `group` times.
     data: a hash of what the records come from; a resume on other data is refused.
     Returns the value head (None where the algorithm has no critic) and the cost. Logs each round to
-    out/log.jsonl, keeps what a resume needs in out/train_state.pt. Raises Interrupted (state saved), Diverged, and UserError.
+    out/log.jsonl, keeps what a resume needs in out/train_state.pt. Raises Interrupted (state saved), Diverged, and
+    UserError.
     """
     device = policy.wte.weight.device
     row, config = config.row, dataclasses.replace(config, max_new=max_new)
@@ -197,6 +203,9 @@ def train(
         checkpoint.save_state(state_path, state | {"optimizer": optimizer.state_dict(), "skipped": stepper.skipped})
 
     def sample(records: list[dict], rng: np.random.Generator) -> Rollout:
+        if not records:
+            each = f"{row.group} responses to each, times the weight of its data set"
+            raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
         return collect(
             policy, value_head if critic else None, reference, tokenizer, records, reward_of,
             rng.integers(2**63, size=len(records)).tolist(), max_new, config.temperature, config.missing_eos, dtype,
@@ -243,6 +252,7 @@ def train(
         "tokens": tokens,
         "seconds": clock.seconds(),
         "skipped": stepper.skipped,
+        "optimum": {task: a.optimum() for task, a in achieved.items()},
     }
 
 

@@ -64,7 +64,8 @@ class Achieved:
     """J and the share (J − J_ref) / (J* − J_ref) of one task, round by round, from the rollouts themselves.
 
     J_ref is the reward of the first round, when the policy is the reference. J* rests on every response so far,
-    each weighted by ref / π of the policy that sampled it.
+    each weighted by ref / π of the policy that sampled it: on the way from ref to π* they bridge the gap that
+    samples of the two ends leave, as in annealed importance sampling (Neal 2001).
     """
 
     def __init__(self, beta: float, state: dict | None = None) -> None:
@@ -83,14 +84,21 @@ class Achieved:
         s["n"] += len(rewards)
         s["first"] = float(np.logaddexp.reduce([s["first"], *log_v]))
         s["second"] = float(np.logaddexp.reduce([s["second"], *(2 * log_v)]))
-        J = float((rewards - self.beta * log_ratio).mean())
-        J_star = self.beta * (s["first"] - np.log(s["n"]))
-        effective = float(np.exp(2 * s["first"] - s["second"]))
-        room = J_star - s["reward"]
-        known = effective >= LEAST
+        J, best = float((rewards - self.beta * log_ratio).mean()), self.optimum()
+        room = None if best["value"] is None else best["value"] - s["reward"]
         return {
             "objective": J,
-            "optimum": float(J_star) if known else None,
-            "effective_size": effective,
-            "share": (J - s["reward"]) / room if known and room > 0 else None,
+            "optimum": best["value"],
+            "effective_size": best["effective_size"],
+            "share": (J - s["reward"]) / room if room and room > 0 else None,
         }
+
+    def optimum(self) -> dict[str, float | None]:
+        """J* with its 95 % interval and effective samples; no value while they are fewer than LEAST."""
+        s = self.state
+        effective = float(np.exp(2 * s["first"] - s["second"]))
+        if effective < LEAST:
+            return {"effective_size": effective, "value": None}
+        J_star = float(self.beta * (s["first"] - np.log(s["n"])))
+        half = 1.96 * self.beta * max(1 / effective - 1 / s["n"], 0.0) ** 0.5  # of log of a mean, to first order
+        return {"effective_size": effective, "value": J_star, "low": J_star - half, "high": J_star + half}

@@ -483,3 +483,25 @@ def test_best_of_n_of_the_reference_is_told_whoever_was_sampled():
     assert list(known["best_of"].values()) == sorted(known["best_of"].values())
     assert known["tokens"] == {"ref": 3, "pi": 3}
     assert known["reward"] == pytest.approx(np.mean([x["scores"]["reward"] for x in items["pi"]]))
+
+
+def test_an_optimum_known_from_training_is_taken_instead():
+    """Also where the samples at hand could not tell; the share is measured against it."""
+    items, _ = mdp_items(n=400)
+    known = {"value": 1.5, "low": 1.4, "high": 1.6, "effective_size": 900.0}
+    metrics, optimum = regret_metrics(items, "ref", "pi", 1e-3, 40, known)
+    J = whole(metrics, "J = reward - 0.001 KL")
+    share = whole(metrics, "share of J* - J(ref), %")
+    assert share["pi"] == pytest.approx(100 * (J["pi"] - J["ref"]) / (1.5 - J["ref"])) and share["ref"] == 0
+    assert {k: optimum[k] for k in known} == known and optimum["beta"] == 1e-3
+    assert "beta" not in known
+
+
+def test_where_there_is_nothing_to_gain_the_share_is_undefined():
+    """Rewards that are all the same, and one that beats the mean by less than a tenth of a nat of KL costs."""
+    items, _ = mdp_items(n=400)
+    for rows in items.values():
+        for x in rows:
+            x["scores"]["reward"] = 0.25 + 1e-3 * (x["index"] == 0)
+    metrics, known = regret_metrics(items, "ref", "pi", 0.3, 40)
+    assert isnan(whole(metrics, "share of J* - J(ref), %")["pi"]) and known["value"] == pytest.approx(0.25, abs=0.01)

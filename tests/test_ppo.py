@@ -333,7 +333,7 @@ def test_a_step_moves_towards_what_was_better_than_expected(made):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("config", [
-    PPOConfig("ppo", iterations=30, epochs=2, lr=1e-2, layer_lr=1.0, warmup=5, beta=0.0),
+    PPOConfig("ppo", iterations=30, epochs=2, minibatches=4, lr=1e-2, layer_lr=1.0, warmup=5, beta=0.0),
     PPOConfig("reinforce-baseline", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0),
     PPOConfig("rloo", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0),
     PPOConfig("grpo", iterations=60, minibatches=4, lr=1e-2, warmup=5, beta=0.0),

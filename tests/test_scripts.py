@@ -182,7 +182,9 @@ def test_the_three_scripts_leave_whole_checkpoints(trained):
         assert steps_of(folder) == list(range(1, steps + 1))
         run = strict((folder / "run.json").read_text())
         assert run["seed"] == 0 and run["stage"] == name and run["cost"]["steps"] == steps
-        assert run["tasks"] == {"sentiment": 1.0, "arithmetic": 3.0 if name == "ppo" else 2.0}
+        assert run["tasks"] == {"sentiment": 0.5 if name == "ppo" else 1.0, "arithmetic": 2.0}
+    assert set(run["optimum"]) == {"sentiment", "arithmetic"}
+    assert run["reference"] == checkpoint.fingerprint(checkpoint.load(trained / "out" / "sft")[0])
     assert len({weights_of(trained / "out" / name) for name in ("base", "sft", "ppo")}) == 3
 
 

@@ -18,7 +18,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 NAME = "arithmetic"
 MAX_NEW = 8
 REWARD = "exact match"
-RL_WEIGHT = 3.0
+RL_WEIGHT = 2.0
 EVAL_SPLITS = ("validation", "test", "test_range", "test_long")
 
 _HELD_OUT_RANGE = range(40, 50)

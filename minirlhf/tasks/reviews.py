@@ -24,7 +24,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 NAME = "reviews"
 MAX_NEW = 48
 REWARD = "sentiment"
-RL_WEIGHT = 3.0
+RL_WEIGHT = 4.0
 EVAL_SPLITS = ("validation", "test")
 CLASSES = (1, 0, -1)
 

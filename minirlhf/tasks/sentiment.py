@@ -12,7 +12,7 @@ from minirlhf.tasks.splits import check_split
 NAME = "sentiment"
 MAX_NEW = 8
 REWARD = "accuracy"
-RL_WEIGHT = 1.0
+RL_WEIGHT = 0.5
 EVAL_SPLITS = ("validation", "test")
 LABELS = ("positive", "neutral", "negative")
 

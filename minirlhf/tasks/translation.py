@@ -25,7 +25,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 NAME = "translation"
 MAX_NEW = 32
 REWARD = "chrF"
-RL_WEIGHT = 1.0
+RL_WEIGHT = 0.5
 EVAL_SPLITS = ("validation", "test")
 
 # English -> Chinese; those of the second table take the third person singular.

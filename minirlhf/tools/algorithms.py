@@ -48,9 +48,9 @@ class Comparison:
     init: str = option("out/sft", "checkpoint folder that all start from, and the reference of the KL")
     task: str = option("reviews,arithmetic", "generated tasks, each compared by itself")
     algos: tuple[str, ...] = option(tuple(VARIANTS), "what to compare; in quotes where the name has spaces")
-    lrs: tuple[str, ...] = option(("2e-4", "4e-4", "8e-4"), "learning rates to choose among")
+    lrs: tuple[str, ...] = option(("4e-4", "8e-4"), "learning rates to choose among")
     seeds: int = option(5, "runs of each with the rate chosen", least=1)
-    iterations: int = option(40, "rounds", least=1)
+    iterations: int = option(30, "rounds", least=1)
     batch: int = option(128, "responses a round", least=1)
     beta: float = option(0.025, "KL coefficient")
     prompts: int = option(200, "held-out prompts to judge on", least=1)
@@ -84,7 +84,7 @@ def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer]
     reference, tokenizer = start
     config = PPOConfig(
         **VARIANTS[name], iterations=options.iterations, batch=options.batch, lr=lr, beta=options.beta,
-        warmup=max(1, options.iterations // 8), save_every=options.iterations,
+        minibatches=4, warmup=max(1, options.iterations // 8), save_every=options.iterations,
     )  # fmt: skip
     sets = {task: (TASKS[task].records("train", 20_000, seed), options.batch / config.row.group)}
     policy = deepcopy(reference)
