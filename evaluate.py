@@ -33,7 +33,7 @@ class Evaluation:
     task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
     data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
-    beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last model was trained with")
+    beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0)
     prompts: int = option(200, "held-out prompts of each test set", least=1)
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1)
@@ -93,8 +93,10 @@ def main() -> None:
             )  # fmt: skip
             nll[name] = reference_nll(model, tokenizer, records, chat[name])
         metrics, optimum = metric_table(items, nll, records, reward_name), None
-        if beta > 0 and reward_of is not None and last != reference:
-            known = optimum_of_training(runs[last], report["models"][reference]["sha256"], beta, title)
+        # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
+        if beta > 0 and reward_of is not None and last != reference and chat[last] == chat[reference]:
+            sha = report["models"][reference]["sha256"]
+            known = optimum_of_training(runs[last], sha, beta, options.reward, title)
             more, optimum = regret_metrics(items, reference, last, beta, len(records), known)
             metrics += more
         rows = compare(metrics, reference, machine.seed)
@@ -103,7 +105,9 @@ def main() -> None:
         print(f"\n{table(title, rows, list(models), reference)}")
         if optimum is not None:
             print(optimum_line(optimum, reference, last))
-            report["tasks"][title]["optimum"] = optimum | {"worth": plain(optimum["worth"])}
+            report["tasks"][title]["optimum"] = optimum | {
+                k: plain(optimum[k]) for k in ("worth", "low", "high") if k in optimum
+            }
         if options.show:
             print(f"\n{side_by_side(items, options.show, machine.seed)}")
     report["seconds"] = time.perf_counter() - start
@@ -148,10 +152,14 @@ def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], t
     return kept
 
 
-def optimum_of_training(run: dict, reference: str, beta: float, title: str) -> dict | None:
-    """J* of a test set as training came to know it, if that was for the same reference, β and kind of prompts."""
-    known = run.get("optimum", {}).get(title)
-    same = run.get("reference") == reference and run.get("training", {}).get("beta") == beta
+def optimum_of_training(run: dict, reference: str, beta: float, reward: str, title: str) -> dict | None:
+    """J* of a test set as training came to know it, if that was for the same reference, β, reward and prompts.
+
+    And for what is sampled here: at temperature 1, with 0 for a response that did not end.
+    """
+    known, wanted = run.get("optimum", {}).get(title), {"beta": beta, "temperature": 1.0, "missing_eos": 0.0}
+    same = run.get("reference") == reference and run.get("data", {}).get("reward") == reward
+    same = same and wanted.items() <= run.get("training", {}).items()
     return known if same and known and known["value"] is not None else None
 
 

@@ -300,7 +300,7 @@ def regret_metrics(
     J = per_prompt(sampled, n, lambda x: (x["scores"]["reward"] - beta * x["kl"], 1))  # (n, 2) each
     Z = per_prompt({"": lifted}, n, lambda x: (x["v"], 1))[""]  # (n, 2)
 
-    optimum = known or {"effective_size": effective_size(rewards, weights, beta), "value": None}
+    optimum = dict(known) if known else {"effective_size": effective_size(rewards, weights, beta), "value": None}
 
     def J_star(sums: np.ndarray) -> np.ndarray:
         return np.full(len(sums), known["value"]) if known else top + beta * np.log(ratio(sums))

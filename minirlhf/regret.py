@@ -4,10 +4,11 @@
 
 J* wants no training, only rewards of samples of the reference; but few of those are good, so the weights
 exp(r / β) rest on a handful. A trained policy is where they are large: samples y ~ π, each counted
-ref(y) / π(y) times, say the same with less noise. `effective_size` tells on how many equal ones a figure rests.
+ref(y) / π(y) times, say the same with less noise. `effective_size` tells on how many equal ones a figure rests;
+on few, J* comes out too low: E log of a mean <= log E.
 
 Both figures here are taken over all prompts together, as if the best of them could be had for any: where
-prompts differ they are upper bounds (Jensen), and what is said of a policy errs on the low side.
+prompts differ, their limits are upper bounds (Jensen), and what is said of a policy errs on the low side.
 Proved by tests/test_regret.py, against the enumerated optimum of `oracle.py`.
 """
 
@@ -22,7 +23,7 @@ def mixture_weights(log_ratio: np.ndarray, share: float) -> np.ndarray:
     """How often each sample of a mixture counts for one of the reference: ref / (a ref + (1 − a) π), at most 1 / a.
 
     log_ratio: (n,) log π − log ref of whole responses, of which the share `a` was sampled from the reference and the
-    rest from π.  Source: defensive mixtures, Hesterberg 1995, section 2.
+    rest from π.  Source: defensive mixtures, Hesterberg 1995.
     """
     return 1 / (share + (1 - share) * np.exp(log_ratio))
 
@@ -65,7 +66,7 @@ class Achieved:
 
     J_ref is the reward of the first round, when the policy is the reference. J* rests on every response so far,
     each weighted by ref / π of the policy that sampled it: on the way from ref to π* they bridge the gap that
-    samples of the two ends leave, as in annealed importance sampling (Neal 2001).
+    samples of the two ends leave. Source: adaptive importance sampling, Oh and Berger 1992.
     """
 
     def __init__(self, beta: float, state: dict | None = None) -> None:
@@ -94,7 +95,10 @@ class Achieved:
         }
 
     def optimum(self) -> dict[str, float | None]:
-        """J* with its 95 % interval and effective samples; no value while they are fewer than LEAST."""
+        """J* with its 95 % interval and effective samples; no value while they are fewer than LEAST.
+
+        The interval knows the noise of independent responses alone, neither groups nor what pooling prompts adds.
+        """
         s = self.state
         effective = float(np.exp(2 * s["first"] - s["second"]))
         if effective < LEAST:

@@ -14,7 +14,8 @@ INK, FAINT, ACCENT = "#1f2328", "#d0d7de", "#0969da"
 
 def text(x: float, y: float, words: str, anchor: str = "start", colour: str = INK, size: int = 12) -> str:
     """Words at a baseline; anchor start, middle or end."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{colour}">{escape(words)}</text>'
+    where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text {where} font-size="{size}" fill="{colour}">{escape(words)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, colour: str = INK, width: float = 1) -> str:

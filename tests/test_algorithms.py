@@ -2,6 +2,7 @@
 
 import json
 import sys
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ from minirlhf.files import UserError
 from minirlhf.matrix import ALGORITHMS
 from minirlhf.ppo import PPOConfig
 from minirlhf.tools import algorithms
-from minirlhf.tools.algorithms import TUNING_SEED, VARIANTS, Comparison, chosen, markdown, plan, shares
+from minirlhf.tools.algorithms import TUNING_SEED, VARIANTS, Comparison, chosen, markdown, plan, shares, yardstick
 
 
-def made(algo: str, lr: float, seed: int, objective: float, **more) -> dict:
+def made(algo: str, lr: float, seed: int, objective: float) -> dict:
     """A line of results."""
-    line = {"algo": algo, "lr": lr, "seed": seed, "objective": objective, "reward": 0.9, "kl": 2.0, "seconds": 3.0}
-    return line | {"reference": 0.5, "optimum": 0.9, "effective_size": 10.0} | more
+    return {"algo": algo, "lr": lr, "seed": seed, "objective": objective, "reward": 0.9, "kl": 2.0, "seconds": 3.0}
+
+
+KNOWN = {"reference": 0.5, "optimum": 0.9, "effective_size": 500.0}
 
 
 def test_the_rate_is_chosen_on_a_seed_that_is_not_reported():
@@ -28,7 +31,7 @@ def test_the_rate_is_chosen_on_a_seed_that_is_not_reported():
         done.append(made(name, lr, seed, {1e-4: 0.7, 1e-3: 0.6}[lr]))
     assert [(x["lr"], x["seed"]) for x in done] == [(1e-4, TUNING_SEED), (1e-3, TUNING_SEED), (1e-4, 0), (1e-4, 1)]
     assert chosen("ppo", done + [made("ppo", 1e-3, 0, 0.99)]) == 1e-4
-    assert not {x["seed"] for x in shares(done)["ppo"]} & {TUNING_SEED}
+    assert not {x["seed"] for x in shares(done, KNOWN)["ppo"]} & {TUNING_SEED}
 
 
 def test_what_is_done_is_not_done_again():
@@ -37,19 +40,35 @@ def test_what_is_done_is_not_done_again():
     assert list(plan(options, done)) == [("rloo", 1e-3, 0)]
 
 
-def test_all_runs_are_measured_against_the_optimum_that_is_known_best():
-    """One yardstick: J_ref 0.5 and J* 0.9, where a poor run's own J* rests on few effective samples."""
-    done = [made(a, 1e-3, s, 0.5) for a in ("ppo", "rloo") for s in (TUNING_SEED,)]
-    done += [made("ppo", 1e-3, 0, 0.8, effective_size=500.0), made("rloo", 1e-3, 0, 0.6, optimum=0.61)]
-    table = shares(done)
+def test_all_runs_are_measured_by_one_yardstick():
+    """J_ref 0.5 and J* 0.9."""
+    done = [made(a, 1e-3, TUNING_SEED, 0.5) for a in ("ppo", "rloo")]
+    table = shares(done + [made("ppo", 1e-3, 0, 0.8), made("rloo", 1e-3, 0, 0.6)], KNOWN)
     assert table["ppo"][0]["share"] == pytest.approx(0.75) and table["rloo"][0]["share"] == pytest.approx(0.25)
 
 
+def test_an_optimum_on_few_effective_samples_is_refused():
+    done = [made("ppo", 1e-3, TUNING_SEED, 0.5), made("ppo", 1e-3, 0, 0.8)]
+    with pytest.raises(UserError, match="J.* rests on 74 effective samples, fewer than 200"):
+        shares(done, KNOWN | {"effective_size": 74.0})
+
+
+def test_the_yardstick_is_that_of_samples_of_the_reference(make_policy, tokenizer, monkeypatch):
+    """Of rewards 1 and 0: J_ref is the share p of ones, J* = β log(1 − p + p exp(1 / β))."""
+    monkeypatch.setattr(algorithms, "reward_of_task", lambda record: lambda p, r, x: float(len(r) > 2))
+    options = Comparison(prompts=10, reference_samples=20, beta=0.5)
+    known = yardstick((make_policy(0, context=64), tokenizer), "arithmetic", options)
+    p = known["reference"]
+    assert 0 < p < 1 and p * 200 == pytest.approx(round(p * 200))
+    assert known["optimum"] == pytest.approx(0.5 * log(1 - p + p * exp(2)))
+    assert 1 < known["effective_size"] < 200
+
+
 def test_the_table_shows_mean_spread_and_worst_seed_best_first():
-    done = [made(a, 1e-3, TUNING_SEED, 0.5, effective_size=99.0) for a in ("ppo", "rloo")]
+    done = [made(a, 1e-3, TUNING_SEED, 0.5) for a in ("ppo", "rloo")]
     done += [made("rloo", 1e-3, s, x) for s, x in enumerate((0.6, 0.62))]
     done += [made("ppo", 1e-3, s, x) for s, x in enumerate((0.7, 0.8))]
-    lines = markdown(shares(done)).splitlines()
+    lines = markdown(shares(done, KNOWN)).splitlines()
     mean, sd = 0.625, np.std([0.5, 0.75], ddof=1)
     assert lines[2].startswith(f"| ppo | 0.001 | {mean:.3f} ±{sd:.3f} |") and "| 0.500 | 3 |" in lines[2]
     assert lines[3].startswith("| rloo |") and len(lines) == 4
@@ -62,16 +81,16 @@ def test_every_algorithm_is_compared():
 
 
 def test_without_a_better_response_there_is_nothing_to_compare():
-    done = [made("ppo", 1e-3, TUNING_SEED, 0.5, optimum=0.5), made("ppo", 1e-3, 0, 0.5, optimum=0.5)]
+    done = [made("ppo", 1e-3, TUNING_SEED, 0.5), made("ppo", 1e-3, 0, 0.5)]
     with pytest.raises(UserError, match="nothing to tell them apart by"):
-        shares(done)
+        shares(done, KNOWN | {"optimum": 0.5})
 
 
 def test_it_runs_and_goes_on_where_it_stopped(make_policy, tokenizer, tmp_path, monkeypatch, capsys):
     """Two algorithms on a small model: a line a run, a table, a figure; the second call runs nothing."""
     checkpoint.save(tmp_path / "sft", make_policy(0, context=64), tokenizer, {})
     command = f"algorithms --init {tmp_path}/sft --task arithmetic --algos rloo ppo --lrs 1e-3 --seeds 1 --iterations 1"
-    command += f" --batch 8 --prompts 8 --samples 4 --out {tmp_path}/out"
+    command += f" --batch 8 --prompts 8 --samples 4 --reference-samples 80 --beta 5 --out {tmp_path}/out"
     monkeypatch.setattr(algorithms, "reward_of_task", lambda record: lambda p, r, x: float(len(r)))
     monkeypatch.setattr(sys, "argv", command.split())
     algorithms.main()
@@ -91,12 +110,12 @@ def test_it_runs_and_goes_on_where_it_stopped(make_policy, tokenizer, tmp_path, 
 def test_runs_with_other_settings_are_not_mixed_in(make_policy, tokenizer, tmp_path, monkeypatch, capsys):
     checkpoint.save(tmp_path / "sft", make_policy(0, context=64), tokenizer, {})
     command = f"algorithms --init {tmp_path}/sft --task arithmetic --algos reinforce --lrs 1e-3 --seeds 1 --batch 8"
-    command += f" --prompts 8 --samples 4 --out {tmp_path}/out --iterations"
+    command += f" --prompts 8 --samples 4 --reference-samples 80 --beta 5 --out {tmp_path}/out --iterations"
     monkeypatch.setattr(algorithms, "reward_of_task", lambda record: lambda p, r, x: float(len(r)))
     for iterations in ("1", "2"):
         monkeypatch.setattr(sys, "argv", [*command.split(), iterations])
         algorithms.main()
     lines = [json.loads(x) for x in (tmp_path / "out/results.arithmetic.jsonl").read_text().splitlines()]
-    assert [(x["seed"], x["settings"]["iterations"]) for x in lines] == [
+    assert [(x["seed"], x["settings"]["training"]["iterations"]) for x in lines] == [
         (TUNING_SEED, 1), (0, 1), (TUNING_SEED, 2), (0, 2)
     ]  # fmt: skip

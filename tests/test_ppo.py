@@ -12,7 +12,7 @@ import torch
 
 from minirlhf import checkpoint, ppo
 from minirlhf.algos import adapt_beta, gae, policy_loss, token_rewards, token_weights, value_loss, whiten
-from minirlhf.data import micro_batches
+from minirlhf.data import Mixture, micro_batches
 from minirlhf.files import UserError
 from minirlhf.matrix import ALGORITHMS, advantages_of, surrogate
 from minirlhf.model import ScalarHead
@@ -277,6 +277,14 @@ def test_a_round_stops_before_the_step_that_finds_the_policy_too_far(made):
     update(policy, head, r, advantages, returns, config, 0.1, stepper, 3.0, np.random.default_rng(3), torch.float32)
     assert all(p.grad is None for p in policy.parameters())
     assert same(state(policy) + state(head), stopped)
+
+
+def test_the_first_step_of_a_round_is_always_made(made):
+    """What its approx_kl shows is rounding, in bfloat16 more than some would stop at."""
+    policy, head, r = made
+    r.logprobs = r.logprobs + 1e-2 * r.mask
+    metrics, _ = one_round(made, dataclasses.replace(CONFIG, stop_kl=1e-9))
+    assert metrics["steps"] == 1 and metrics["entropy"] > 0
 
 
 def test_the_gradient_is_clipped_to_max_norm(make_policy, tokenizer, tmp_path):
@@ -569,12 +577,25 @@ def test_a_run_that_diverges_leaves_the_last_good_state(make_policy, tokenizer, 
 
 @pytest.mark.parametrize("bad", [
     {"algo": "dpo"}, {"minibatches": 0}, {"lr": -1.0}, {"temperature": 0.0}, {"clip": -0.1}, {"baseline": "mean"},
-    {"ratio": "clip"}, {"kl": "k4"},
+    {"ratio": "clip"}, {"kl": "k4"}, {"max_norm": -1.0}, {"value_coefficient": -0.5}, {"kl_horizon": 0.0},
 ])
 def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
     (name,) = bad
-    with pytest.raises(UserError, match=f"--{name} "):
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} "):
         PPOConfig(**bad)
+
+
+def test_a_beta_that_cannot_adapt_is_refused():
+    """It is multiplied by a factor: 0 stays 0."""
+    with pytest.raises(UserError, match="--kl-target 3.0: a beta of 0 stays 0"):
+        PPOConfig(kl_target=3.0, beta=0.0)
+
+
+def test_a_batch_smaller_than_a_group_is_refused(make_policy, tokenizer, tmp_path):
+    """Half a prompt a round is none in the first."""
+    rounds = Mixture({"data": (PROMPTS, 4 / 8)}, 0).step
+    with pytest.raises(UserError, match="--batch 4: not one prompt a round, at 8 responses to each"):
+        run(make_policy(0), tokenizer, tmp_path, config_of("rloo", batch=4, group=8), records_of=rounds)
 
 
 def test_a_group_of_one_is_refused():

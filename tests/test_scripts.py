@@ -210,6 +210,34 @@ def test_the_report_has_every_model_and_a_verdict_for_every_metric(trained):
                 assert difference["verdict"]
 
 
+def test_models_that_are_asked_in_other_ids_have_no_optimum_in_common(trained, call, monkeypatch, tmp_path):
+    """A base model knows no roles: no mixture of answers to one prompt."""
+    monkeypatch.chdir(trained)
+    argv = "--models base=out/base ppo=out/ppo --reference base --task sentiment --prompts 4 --samples 2 --threads 1"
+    status, _, err = call("evaluate.py", *argv.split(), "--out", tmp_path)
+    assert status == 0, err
+    for path, told in ((trained / "out" / "eval", True), (tmp_path, False)):
+        task = strict((path / "report.json").read_text())["tasks"]["sentiment"]
+        assert ("optimum" in task) is told
+        assert any(row["metric"].startswith("J = reward") for row in task["metrics"]) is told
+
+
+@pytest.mark.parametrize("other", [
+    {}, {"reference": "b"}, {"data": {"reward": "mine.py:length"}}, {"training": {"beta": 0.1}},
+    {"training": {"temperature": 0.7}}, {"training": {"missing_eos": -1.0}}, {"optimum": {"reviews": {"value": None}}},
+])
+def test_the_optimum_of_training_is_taken_for_the_objective_it_was_of(other):
+    """Of the same reference, reward, β, temperature and score of what did not end; and where it is known."""
+    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    training = {"beta": 0.025, "temperature": 1.0, "missing_eos": 0.0} | other.get("training", {})
+    run = {"reference": "a", "data": {"reward": ""}, "optimum": {"reviews": {"value": 0.9}}} | other
+    known = module.optimum_of_training(run | {"training": training}, "a", 0.025, "", "reviews")
+    assert known == (None if other else {"value": 0.9})
+    assert module.optimum_of_training(run | {"training": training}, "a", 0.025, "", "reviews, range") is None
+
+
 def test_the_reference_is_at_distance_zero_from_itself_and_the_others_are_not(trained):
     report = strict((trained / "out" / "eval" / "report.json").read_text())
     for task in report["tasks"].values():

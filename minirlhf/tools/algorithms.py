@@ -1,16 +1,17 @@
 """Compare the algorithms on equal samples: python -m minirlhf.tools.algorithms --init out/sft
 
-Each gets the same prompts, responses and rounds, a learning rate chosen among the same few on a seed of its own,
-and then `seeds` runs. A run is judged on held-out prompts by the share of the achievable objective that it
-reached, (J − J_ref) / (J* − J_ref). Every run is a line in the results as soon as it is done; called again,
-the tool goes on where it stopped. Proved by tests/test_algorithms.py.
+Each gets as many responses and rounds (one round more where a critic is to be fitted), a learning rate chosen
+among the same few on a seed of its own, and then `seeds` runs. A run is judged on held-out prompts by the share
+of the achievable objective that it reached, (J − J_ref) / (J* − J_ref). Every run is a line in the results as
+soon as it is done; called again, the tool goes on where it stopped. Proved by tests/test_algorithms.py.
 """
 
 import json
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from minirlhf.files import UserError, write_atomic
 from minirlhf.matrix import ALGORITHMS
 from minirlhf.model import GPT
 from minirlhf.ppo import PPOConfig, train
-from minirlhf.regret import effective_size, mixture_weights, optimal_objective
+from minirlhf.regret import LEAST, effective_size, optimal_objective
 from minirlhf.runtime import Machine, option, parse, run_script
 from minirlhf.sources import parse_tasks, reward_of_task
 from minirlhf.svg import strip_plot
@@ -55,37 +56,44 @@ class Comparison:
     beta: float = option(0.025, "KL coefficient")
     prompts: int = option(200, "held-out prompts to judge on", least=1)
     samples: int = option(4, "responses to each", least=1)
+    reference_samples: int = option(100, "responses of the reference to each, for J*", least=1)
     out: str = option("out/algorithms", "folder for results.TASK.jsonl and algorithms.TASK.svg")
 
 
-def judge(policy: GPT, reference: GPT, tokenizer: Tokenizer, task: str, options: Comparison) -> dict[str, float]:
-    """Reward, KL and J of a policy on held-out prompts, and what its samples tell of J*."""
-    records = TASKS[task].records("test", options.prompts, 0)
-    items = [
-        [x for x in sample_items(
-            model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, options.samples, 0,
-            compared=policy,
-        ) if x["sample"] >= 0]
-        for model in (reference, policy)
-    ]  # fmt: skip
-    rewards, log_ratio = (np.array(x) for x in zip(*((x["scores"]["reward"], x["log_ratio"]) for x in sum(items, []))))
-    weights = mixture_weights(log_ratio, 0.5)
-    ref, own = (np.mean([x["scores"]["reward"] for x in some]) for some in items)
-    kl = float(np.mean([x["kl"] for x in items[1]]))
+def answers(model: GPT, start: tuple[GPT, Tokenizer], task: str, prompts: int, samples: int) -> list[dict]:
+    """Sampled items of a model on the held-out prompts, with reward and KL."""
+    reference, tokenizer = start
+    records = TASKS[task].records("test", prompts, 0)
+    items = sample_items(
+        model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, samples, 0
+    )
+    return [x for x in items if x["sample"] >= 0]
+
+
+def yardstick(start: tuple[GPT, Tokenizer], task: str, options: Comparison) -> dict[str, float]:
+    """J_ref and J* of the held-out prompts, from samples of the reference alone, and how many they are worth."""
+    items = answers(start[0], start, task, options.prompts, options.reference_samples)
+    rewards = np.array([x["scores"]["reward"] for x in items])
+    ones = np.ones(len(rewards))
     return {
-        "reward": float(own), "kl": kl, "objective": float(own - options.beta * kl), "reference": float(ref),
-        "optimum": optimal_objective(rewards, weights, options.beta),
-        "effective_size": effective_size(rewards, weights, options.beta),
-    }  # fmt: skip
+        "reference": float(rewards.mean()),
+        "optimum": optimal_objective(rewards, ones, options.beta),
+        "effective_size": effective_size(rewards, ones, options.beta),
+    }
+
+
+def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
+    """What is the same for all, and the choices of the one."""
+    return PPOConfig(
+        **VARIANTS[name], iterations=options.iterations, batch=options.batch, lr=lr, beta=options.beta,
+        minibatches=4, warmup=max(1, options.iterations // 8), save_every=options.iterations,
+    )  # fmt: skip
 
 
 def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> dict:
     """One training run and its judgement."""
     reference, tokenizer = start
-    config = PPOConfig(
-        **VARIANTS[name], iterations=options.iterations, batch=options.batch, lr=lr, beta=options.beta,
-        minibatches=4, warmup=max(1, options.iterations // 8), save_every=options.iterations,
-    )  # fmt: skip
+    config = config_of(name, lr, options)
     sets = {task: (TASKS[task].records("train", 20_000, seed), options.batch / config.row.group)}
     policy = deepcopy(reference)
     torch.manual_seed(seed)
@@ -94,7 +102,9 @@ def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer]
             policy, tokenizer, Mixture(sets, seed).step, reward_of_task, config, TASKS[task].MAX_NEW, seed, dtype,
             Path(folder),
         )  # fmt: skip
-    figures = judge(policy, reference, tokenizer, task, options)
+    items = answers(policy, start, task, options.prompts, options.samples)
+    reward, kl = (float(np.mean(x)) for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items)))
+    figures = {"reward": reward, "kl": kl, "objective": reward - options.beta * kl}
     return {"seconds": cost["seconds"], "tokens": cost["tokens"]} | figures
 
 
@@ -119,21 +129,30 @@ def chosen(name: str, done: list[dict]) -> float:
     return max((x["objective"], x["lr"]) for x in done if x["algo"] == name and x["seed"] == TUNING_SEED)[1]
 
 
-def shares(done: list[dict]) -> dict[str, list[dict]]:
-    """name -> its runs at the rate chosen, each with `share`, against one J* and J_ref for all.
+def shares(done: list[dict], known: dict[str, float]) -> dict[str, list[dict]]:
+    """name -> its runs at the rate chosen, each with `share`, (J − J_ref) / (J* − J_ref) by one yardstick.
 
-    J* rests on the samples of whichever run knew it best; J_ref is the same number in every run.
-    Raises UserError where nothing is better than the reference.
+    Raises UserError where J* is not known well enough, or nothing is better than the reference.
     """
-    best = max(done, key=lambda x: x["effective_size"])
-    room = best["optimum"] - best["reference"]
+    room = known["optimum"] - known["reference"]
+    if known["effective_size"] < LEAST:
+        size = f"{known['effective_size']:.0f} effective samples"
+        raise UserError(f"J* rests on {size}, fewer than {LEAST}: more --reference-samples, or a larger --beta")
     if room <= 0:
         raise UserError("no response earned more than the reference does on average: nothing to tell them apart by")
     table: dict[str, list[dict]] = {}
     for x in done:
         if x["seed"] != TUNING_SEED and x["lr"] == chosen(x["algo"], done):
-            table.setdefault(x["algo"], []).append(x | {"share": (x["objective"] - best["reference"]) / room})
+            table.setdefault(x["algo"], []).append(x | {"share": (x["objective"] - known["reference"]) / room})
     return table
+
+
+def is_rate(word: str) -> bool:
+    """Whether it is a finite number above 0."""
+    try:
+        return 0 < float(word) < inf
+    except ValueError:
+        return False
 
 
 def markdown(table: dict[str, list[dict]]) -> str:
@@ -155,16 +174,20 @@ def main() -> None:
     """Run what is not yet run, then print the tables and draw the figures."""
     options, machine = parse(__doc__.splitlines()[0], Comparison, Machine)
     device, dtype = machine.set_up()
-    if unknown := [name for name in options.algos if name not in VARIANTS]:
-        raise UserError(f"--algos {unknown[0]}: there are {', '.join(VARIANTS)}")
+    if not options.algos or not set(options.algos) <= set(VARIANTS):
+        raise UserError(f"--algos {' '.join(options.algos)}: there are {', '.join(VARIANTS)}")
+    if not options.lrs or not all(map(is_rate, options.lrs)):
+        raise UserError(f"--lrs {' '.join(options.lrs)}: give numbers above 0")
+    if options.beta <= 0:
+        raise UserError(f"--beta {options.beta}: must be above 0, or there is no J* to measure against")
     reference, tokenizer = checkpoint.load(options.init)
     reference.to(device).eval()
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     for task in parse_tasks(options.task):
         path = out / f"results.{task}.jsonl"
-        settings = {k: getattr(options, k) for k in ("iterations", "batch", "beta", "prompts", "samples")}
-        settings["init"] = checkpoint.fingerprint(reference)
+        settings = {"init": checkpoint.fingerprint(reference), "prompts": options.prompts, "samples": options.samples}
+        settings["training"] = asdict(config_of("ppo", 1.0, options))
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         done = [x for x in map(json.loads, lines) if x["settings"] == settings]
         for name, lr, seed in plan(options, done):
@@ -173,10 +196,13 @@ def main() -> None:
             done.append({"algo": name, "lr": lr, "seed": seed} | figures | {"settings": settings})
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(done[-1]) + "\n")
-        table = {name: runs for name, runs in shares(done).items() if name in options.algos}
-        print(f"\n{task}, {options.iterations} rounds of {options.batch} responses, beta {options.beta:g}\n")
+        known = yardstick((reference, tokenizer), task, options)
+        table = {name: runs for name, runs in shares(done, known).items() if name in options.algos}
+        print(f"\n{task}, {options.iterations} rounds of {options.batch} responses, beta {options.beta:g}, J(ref) = "
+              f"{known['reference']:.3f}, J* = {known['optimum']:.3f} on {known['effective_size']:.0f} samples\n")
         print(markdown(table))
-        rows = sorted(((name, [x["share"] for x in runs]) for name, runs in table.items()), key=lambda r: -sum(r[1]))
+        rows = [(name, [x["share"] for x in runs]) for name, runs in table.items()]
+        rows.sort(key=lambda row: -np.mean(row[1]))
         plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows, 0.0, 1.0)
         write_atomic(out / f"algorithms.{task}.svg", plot.encode())
 
