@@ -34,7 +34,6 @@ from minirlhf.tokenizer import Tokenizer
 # What GRPO does otherwise than the rest, undone one choice at a time.
 UNDONE = {
     "grpo, no std": {"algo": "grpo", "baseline": "group"},
-    "grpo, sum": {"algo": "grpo", "aggregate": "sum"},
     "grpo, k2 in the loss": {"algo": "grpo", "kl": "k2"},
     "grpo, KL in the reward": {"algo": "grpo", "kl_in": "reward", "kl": "k1"},
 }
