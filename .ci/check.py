@@ -34,6 +34,7 @@ checks = {
     "reviews: PPO's reward": metric("reviews", "reward")["models"]["ppo"]["value"] >= 0.9,
     "reviews: PPO's texts parse": metric("reviews", "grammatical")["models"]["ppo"]["value"] >= 0.95,
     "reviews: PPO better than SFT": metric("reviews", "reward")["differences"]["ppo"]["verdict"] == "better",
+    "reviews: share of the achievable J": metric("reviews", "share")["models"]["ppo"]["value"] >= 90,
     "arithmetic: PPO better than SFT": metric("arithmetic", "reward")["differences"]["ppo"]["verdict"] == "better",
 }
 for name, holds in checks.items():

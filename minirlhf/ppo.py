@@ -40,7 +40,7 @@ class PPOConfig:
     """Reinforcement learning. The options from --baseline on replace choices of --algo's row."""
 
     algo: str = option("ppo", f"{', '.join(ALGORITHMS)}: a row of choices, each of which an option below replaces")
-    iterations: int = option(120, "rounds of sampling and training")
+    iterations: int = option(90, "rounds of sampling and training")
     batch: int = option(128, "responses a round to prompts of each data set, times its weight")
     epochs: int = option(1, "times each response is trained on", least=1)
     minibatches: int = option(8, "optimizer steps an epoch")
