@@ -61,6 +61,7 @@ def number(x: float | None, signed: bool = False) -> str:
     if abs(x) >= 1e5:  # the perplexity of an untrained model: its columns must not run into each other
         return f"{x:+.0e}" if signed else f"{x:.0e}"
     digits = 3 if abs(x) < 10 else 2 if abs(x) < 100 else 1 if abs(x) < 1000 else 0
+    x = x if round(x, digits) else 0.0  # no minus before a zero
     return f"{x:+.{digits}f}" if signed else f"{x:.{digits}f}"
 
 

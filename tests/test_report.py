@@ -117,6 +117,11 @@ def test_a_number_has_about_four_figures(x, text):
     assert number(x, signed=True) == (text if x is None or x < 0 else "+" + text)
 
 
+def test_what_rounds_to_0_has_no_minus():
+    assert number(-1e-9) == "0.000" and number(-4e-4, signed=True) == "+0.000"
+    assert number(-6e-4) == "-0.001"
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_number_of_any_size_has_at_most_7_characters(signed):
     """The perplexity of an untrained model on rare text may be anything."""
