@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minirlhf import checkpoint
 from minirlhf.data import read_records, render_prompt
-from minirlhf.evaluation import metric_table, reference_nll, regret_metrics, sample_items
+from minirlhf.evaluation import metric_table, reference_nll, reference_optimum, regret_metrics, sample_items
 from minirlhf.files import UserError, write_atomic
 from minirlhf.generation import generate
 from minirlhf.report import compare, one_line, optimum_line, plain, side_by_side, table
@@ -36,6 +36,7 @@ class Evaluation:
     beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0)
     prompts: int = option(200, "held-out prompts of each test set", least=1)
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
+    reference_samples: int = option(0, "more of the reference to each, for J* where training did not know it", least=0)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1)
     show: int = option(2, "samples to print of each test set, side by side", least=0)
     prompt: str = option("", "only print what each model answers to this")
@@ -97,6 +98,13 @@ def main() -> None:
         if beta > 0 and reward_of is not None and last != reference and chat[last] == chat[reference]:
             sha = report["models"][reference]["sha256"]
             known = optimum_of_training(runs[last], sha, beta, options.reward, title)
+            if known is None and options.reference_samples:
+                model, tokenizer = models[reference]
+                more = sample_items(
+                    model, model, tokenizer, records, reward_of, max_new, options.reference_samples, machine.seed,
+                    chat[reference],
+                )  # fmt: skip
+                known = reference_optimum([x for x in more if x["sample"] >= 0], beta, len(records))
             more, optimum = regret_metrics(items, reference, last, beta, len(records), known)
             metrics += more
         rows = compare(metrics, reference, machine.seed)

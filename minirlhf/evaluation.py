@@ -281,6 +281,19 @@ def nll_metrics(nll: dict[str, np.ndarray], records: Sequence[dict]) -> list[Met
     return metrics
 
 
+def reference_optimum(items: Sequence[dict], beta: float, n: int) -> dict:
+    """J* of n prompts from sampled items of the reference alone, with its 95 % interval, or no value if too few."""
+    rewards = np.array([x["scores"]["reward"] for x in items])  # (N,)
+    ones, top = np.ones(len(rewards)), rewards.max()
+    size = effective_size(rewards, ones, beta)
+    if size < LEAST:
+        return {"effective_size": size, "value": None}
+    lifted = [{"index": x["index"], "v": v} for x, v in zip(items, np.exp((rewards - top) / beta))]
+    Z = per_prompt({"": lifted}, n, lambda x: (x["v"], 1))[""]  # (n, 2)
+    low, high = corpus_interval(Z, lambda sums: top + beta * np.log(ratio(sums)))
+    return {"effective_size": size, "value": optimal_objective(rewards, ones, beta), "low": low, "high": high}
+
+
 def regret_metrics(
     items: dict[str, list[dict]], reference: str, policy: str, beta: float, n: int, known: dict | None = None
 ) -> tuple[list[Metric], dict]:

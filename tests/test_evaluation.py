@@ -14,6 +14,7 @@ from minirlhf.evaluation import (
     metric_table,
     ratio,
     reference_nll,
+    reference_optimum,
     regret_metrics,
     response_statistics,
     sample_items,
@@ -505,3 +506,15 @@ def test_where_there_is_nothing_to_gain_the_share_is_undefined():
             x["scores"]["reward"] = 0.25 + 1e-3 * (x["index"] == 0)
     metrics, known = regret_metrics(items, "ref", "pi", 0.3, 40)
     assert isnan(whole(metrics, "share of J* - J(ref), %")["pi"]) and known["value"] == pytest.approx(0.25, abs=0.01)
+
+
+def test_the_optimum_from_samples_of_the_reference_alone_is_the_oracles():
+    """With an interval around it, and none where a few samples decide."""
+    items, (ref, _, _) = mdp_items(0.5, 40_000)
+    known = reference_optimum(items["ref"], 0.3, 40)
+    assert known["value"] == pytest.approx(float(optimum(ref, MDP, 0.3)[2]), abs=0.01)
+    assert known["low"] < known["value"] < known["high"] and known["effective_size"] > 200
+    few = reference_optimum(items["ref"][:300], 1e-3, 40)
+    assert few["value"] is None and few["effective_size"] < 200
+    metrics, told = regret_metrics(items, "ref", "pi", 1e-3, 40, few)
+    assert [m.name for m in metrics] == ["J = reward - 0.001 KL"] and told["value"] is None
