@@ -94,7 +94,7 @@ def optimum_line(optimum: dict, reference: str, policy: str) -> str:
     """What could be had, and what it costs to have it from the reference by choosing among many samples."""
     size = optimum["effective_size"]
     if optimum["value"] is None:
-        line = f"J* is not shown: {size:.0f} effective samples are too few"
+        line = f"J* is not shown: {size:.0f} effective samples are too few (more: --reference-samples)"
     else:
         half = (optimum["high"] - optimum["low"]) / 2
         line = f"J* = {number(optimum['value'])} ±{number(half)}, on {size:.0f} effective samples"

@@ -232,5 +232,5 @@ def test_the_optimum_is_told_with_its_interval_its_samples_and_the_cost_of_best_
 
 def test_an_optimum_that_is_not_known_is_not_shown():
     line = optimum_line(KNOWN | {"value": None, "effective_size": 12.0, "worth": inf}, "sft", "ppo")
-    assert line.startswith("J* is not shown: 12 effective samples are too few; no best-of-n of sft")
+    assert line.startswith("J* is not shown: 12 effective samples are too few (more: --reference-samples); no best-of-n of sft")
     assert "0.9" not in line
