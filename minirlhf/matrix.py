@@ -14,8 +14,7 @@ The papers of Dr. GRPO and DAPO set β to 0, which --beta 0 does; DAPO's dynamic
 An algorithm is data: two functions read the row, one for the advantages and one for the loss, and every
 mixture of choices runs through the same loop. What is said of an update's expectation holds on-policy, for the
 first optimizer step of a round: of --minibatches 8, the last is seven steps old, which only the ratio knows.
-Which rows are unbiased, and how far off the others are, is
-computed exactly in tests/test_matrix.py.
+Which rows are unbiased, and how far off the others are, is computed exactly in tests/test_matrix.py.
 """
 
 from dataclasses import dataclass
