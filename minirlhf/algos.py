@@ -8,6 +8,7 @@ Proved by tests/test_algos.py, against slow loops in float64, closed forms and p
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -229,6 +230,29 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, weights: Ten
     clipped = old_values + (values - old_values).clamp(-clip, clip)  # (B, R)
     worse = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)  # (B, R)
     return 0.5 * (weights * worse).sum()
+
+
+def preference_loss(margins: Tensor, p: Tensor | float = 1.0) -> Tensor:
+    """− p log σ(m) − (1 − p) log σ(−m), the mean: the likelihood of choices under Bradley and Terry's model.
+
+    margins: (B,) m = r(chosen) − r(rejected); log 2 at m = 0.  p: probability that the chosen one is the better,
+    in [0, 1]; its logit is where the loss is least.
+    Source: Christiano et al. 2017, eq. 1; Ouyang et al. 2022, eq. 1.
+    """
+    return -(p * F.logsigmoid(margins) + (1 - p) * F.logsigmoid(-margins)).mean()
+
+
+def dpo_margins(
+    chosen: Tensor, ref_chosen: Tensor, rejected: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    """m = β [log π/ref (chosen) − log π/ref (rejected)], the margin of the reward that π is the optimum of.
+
+    All (B,) log-probs of whole responses, EOS included, summed and not averaged over tokens: from
+    π* ∝ ref exp(r / β) follows r = β log π*/ref + a constant of the prompt, which the difference drops. So
+    `preference_loss` of it is a reward model's loss, and its minimiser the policy that PPO would look for.
+    Source: Rafailov et al. 2023, eq. 5 to 7.
+    """
+    return beta * ((chosen - ref_chosen) - (rejected - ref_rejected))  # (B,)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -473,6 +473,18 @@ MUTANTS = [
         'return cls._from_symbols({**model["vocab"], **specials}, merges, "gpt2-digits", list(specials))',
         "tests/test_tokenizer.py::test_save_and_load_keep_everything",
     ),
+    # Preferences
+    Mutant(
+        "dpo-without-reference", "DPO's margin is of log-ratios to the reference", "a trap of --reference-free losses",
+        "algos.py", "beta * ((chosen - ref_chosen) - (rejected - ref_rejected))", "beta * (chosen - rejected)",
+        "tests/test_oracle.py::test_dpo_starts_at_log_2",
+    ),
+    Mutant(
+        "soft-label-on-one-side", "A soft label weighs both outcomes", "common slip",
+        "algos.py", "-(p * F.logsigmoid(margins) + (1 - p) * F.logsigmoid(-margins)).mean()",
+        "-(p * F.logsigmoid(margins)).mean()",
+        "tests/test_oracle.py::test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective",
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ import torch
 
 from minirlhf.algos import (
     adapt_beta,
+    dpo_margins,
     entropy,
     exact_kl,
     explained_variance,
@@ -19,6 +20,7 @@ from minirlhf.algos import (
     masked_mean,
     masked_sum,
     policy_loss,
+    preference_loss,
     reinforce_loss,
     token_logprobs,
     token_rewards,
@@ -537,3 +539,49 @@ def test_explained_variance_of_a_constant_return_is_undefined(constant):
     """Also where the float32 mean of equal numbers is another number."""
     returns = torch.full((1000,), constant)
     assert explained_variance(torch.randn(1000), returns, torch.ones(1000).bool()).isnan()
+
+
+# Preferences
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+def test_two_answers_of_one_reward_cost_log_2_whatever_was_preferred(p):
+    assert float(preference_loss(torch.zeros(3, dtype=torch.float64), p)) == pytest.approx(log(2), abs=1e-15)
+
+
+def test_the_preference_loss_is_minus_the_log_probability_of_the_choice():
+    """σ(1) = .731: chosen with certainty, rejected with certainty, and half of the time."""
+    margins, sigma = torch.ones(1, dtype=torch.float64), 1 / (1 + exp(-1))
+    assert float(preference_loss(margins)) == pytest.approx(-log(sigma))
+    assert float(preference_loss(margins, 0.0)) == pytest.approx(-log(1 - sigma))
+    assert float(preference_loss(margins, 0.5)) == pytest.approx(-(log(sigma) + log(1 - sigma)) / 2)
+
+
+def test_a_soft_label_wants_the_margin_that_is_its_logit():
+    p = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    margins = torch.logit(p).requires_grad_()
+    assert gradient(preference_loss(margins, p), margins).abs().max() < 1e-15
+
+
+def test_the_preference_loss_of_an_extreme_margin_is_finite():
+    margins = torch.tensor([-1e4, 1e4], requires_grad=True)
+    loss = preference_loss(margins)
+    assert loss.item() == pytest.approx(5000) and gradient(loss, margins).tolist() == [-0.5, 0]
+
+
+def test_the_margin_of_dpo_is_beta_times_the_difference_of_log_ratios():
+    x = [torch.tensor([v]) for v in (-3.0, -4.0, -6.0, -5.0)]  # chosen up by 1 nat, rejected down by 1
+    assert float(dpo_margins(*x, beta=0.1)) == pytest.approx(0.1 * 2)
+
+
+def test_dpo_raises_the_chosen_and_lowers_the_rejected():
+    chosen, rejected = (torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    loss = preference_loss(dpo_margins(chosen, torch.zeros(1), rejected, torch.zeros(1), beta=0.5))
+    up, down = torch.autograd.grad(loss, (chosen, rejected))
+    assert float(up) == -0.25 and float(down) == 0.25  # −β σ(−m)
+
+
+def test_the_preference_loss_and_dpo_gradcheck():
+    x = [torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    p = torch.tensor([1, 0.2, 0.7, 0.5], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *a: preference_loss(dpo_margins(*a, beta=0.3), p), x)

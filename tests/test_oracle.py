@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from minirlhf.algos import (
+    dpo_margins,
     exact_kl,
     gae,
     kl_estimate,
@@ -17,6 +18,7 @@ from minirlhf.algos import (
     leave_one_out,
     masked_sum,
     policy_loss,
+    preference_loss,
     reinforce_loss,
     token_rewards,
 )
@@ -618,3 +620,54 @@ def test_sampled_responses_have_the_frequencies_of_the_oracle(make_gpt):
     observed = torch.stack([row.bincount(minlength=len(mdp.responses)) for row in number])  # (X, N)
     assert float(expected.min()) > 5
     assert float(((observed - expected) ** 2 / expected).sum()) < 56.9
+
+
+# DPO: preferences of a known reward, all pairs of responses to a prompt, each with its exact probability
+
+
+def every_preference(mdp: TokenMDP, logp: torch.Tensor, ref: torch.Tensor, beta: float) -> tuple:
+    """(margins of DPO, probabilities that the first of the pair is preferred), all pairs of all prompts."""
+    policy, reference = response_logprobs(logp, mdp), response_logprobs(ref, mdp)  # (P, N)
+    first, second = torch.triu_indices(policy.shape[1], policy.shape[1], 1)
+    pairs = (x[:, i].flatten() for x in (policy, reference) for i in (first, second))
+    chosen, rejected, ref_chosen, ref_rejected = pairs
+    p = torch.sigmoid(mdp.scores[:, first] - mdp.scores[:, second]).flatten()
+    return dpo_margins(chosen, ref_chosen, rejected, ref_rejected, beta), p
+
+
+def test_dpo_starts_at_log_2():
+    """The reference prefers nothing."""
+    mdp = world()
+    ref = random_logits(0, mdp).log_softmax(-1)
+    margins, p = every_preference(mdp, ref, ref, BETA)
+    assert margins.abs().max() == 0 and abs(float(preference_loss(margins, p)) - log(2)) < 1e-12
+
+
+def test_at_the_optimum_dpos_margins_are_the_differences_of_rewards():
+    """So the policy is its own reward model, and the constant of each prompt has dropped out."""
+    mdp = world()
+    ref = random_logits(0, mdp).log_softmax(-1)
+    margins, p = every_preference(mdp, optimum(ref, mdp, BETA)[0], ref, BETA)
+    assert (torch.sigmoid(margins) - p).abs().max() < 1e-12
+
+
+def test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective():
+    """No sampling, no reward model: from the reference to π*, by the preferences alone."""
+    mdp = world()
+    ref = random_logits(0, mdp).log_softmax(-1)
+    logits = ref.clone().requires_grad_()
+    search = torch.optim.LBFGS(
+        [logits], 1.0, 400, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
+        search.zero_grad()
+        value = preference_loss(*every_preference(mdp, logits.log_softmax(-1), ref, BETA))
+        value.backward()
+        return value
+
+    search.step(loss)
+    best, _, J_star = optimum(ref, mdp, BETA)
+    found = logits.detach().log_softmax(-1)
+    assert kl(found, best, mdp).mean() < 1e-8
+    assert abs(objective(found, ref, mdp, BETA).mean() - J_star.mean()) < 1e-8
