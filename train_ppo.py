@@ -2,6 +2,7 @@
 
 python train_ppo.py                                          out/sft -> out/ppo on the tasks it was trained on
 python train_ppo.py --algo rloo                              another row of minirlhf/matrix.py
+python train_ppo.py --reward model:out/rm                    a reward model instead of the tasks' own reward
 python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts and reward
 """
 
@@ -25,7 +26,7 @@ class Data:
 
     task: str = option("", "generated tasks, with weights: a,b:2; none: all that --init was trained on")
     prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
-    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record); replaces the task's")
+    reward: str = option("", "FILE.py:FUNCTION of (prompt, response, record), or model:DIR; replaces the task's")
     examples: int = option(20_000, "prompts that are generated for a task", least=1)
     init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
     out: str = option("out/ppo", "checkpoint folder to write")
@@ -36,17 +37,15 @@ def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
     data, config, machine = parse(__doc__.splitlines()[0], Data, PPOConfig, Machine)
     device, dtype = machine.set_up()
-    policy, tokenizer = checkpoint.load(data.init)
+    policy, tokenizer = checkpoint.load_chat(data.init)
     parent = checkpoint.read_json(Path(data.init) / "run.json") if (Path(data.init) / "run.json").exists() else {}
-    if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
-        raise UserError(f"{data.init}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
 
     prompts_a_round = config.batch / config.row.group
     sets: dict[str, tuple[list[dict], float]] = {}
     weights: dict[str, float] = {}
     if data.prompts:
         if not data.reward:
-            raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
+            raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
         sets[OWN] = ([r for path in data.prompts for r in read_records(path)], prompts_a_round)
         max_new = config.max_new or 64
     else:
@@ -61,7 +60,7 @@ def main() -> None:
         max_new = config.max_new or max(TASKS[name].MAX_NEW for name in weights)
     for name, (records, rows) in sets.items():
         sets[name] = (prompts_that_fit(records, tokenizer, policy.config.context, name), rows)
-    reward = load_reward(data.reward) if data.reward else None
+    reward = load_reward(data.reward, device) if data.reward else None
 
     out = Path(data.out)
     policy.to(device)
@@ -69,6 +68,7 @@ def main() -> None:
     value_head, cost = train(
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
         config, max_new, machine.seed, dtype, out, data.resume, data_hash([sets, data.reward]),
+        gold_of=reward_of_task if reward and weights else None,
     )  # fmt: skip
     training = dataclasses.asdict(config) | dataclasses.asdict(config.row)
     run = {"data": dataclasses.asdict(data), "training": training, "seed": machine.seed}

@@ -13,11 +13,14 @@ for name in ("base", "sft", "ppo"):
         assert (out / name / file).stat().st_size > 0, f"{name}/{file} is empty"
 
 report = json.loads((out / "eval" / "report.json").read_text(encoding="utf-8"))
-items = (out / "eval" / "items.jsonl").read_text(encoding="utf-8").splitlines()
-assert report["version"] == 1 and set(report["models"]) == {"base", "sft", "ppo"}
+text = (out / "eval" / "items.jsonl").read_text(encoding="utf-8")
+kinds = [json.loads(line)["kind"] for line in text.split("\n")[:-1]]
+assert report["version"] == 2 and set(report["models"]) == {"base", "sft", "ppo"}
 assert {"reviews", "sentiment", "arithmetic", "translation"} <= set(report["tasks"])
-wanted = sum(t["prompts"] * (t["samples"] + 1) * 3 for t in report["tasks"].values())
-assert len(items) == wanted, f"{len(items)} items, {wanted} wanted"
+prompts = sum(t["prompts"] for t in report["tasks"].values())
+responses = sum(t["prompts"] * (t["samples"] + 1) * 3 for t in report["tasks"].values())
+wanted = {"run": 1, "set": len(report["tasks"]), "prompt": prompts, "text": prompts * 3, "response": responses}
+assert {kind: kinds.count(kind) for kind in kinds} == wanted, f"{len(kinds)} lines, {wanted} wanted"
 assert len({m["sha256"] for m in report["models"].values()}) == 3, "two of the models are the same"
 
 
@@ -30,7 +33,7 @@ for task in report["tasks"]:
     assert metric(task, "KL to reference")["models"]["sft"]["value"] == 0, f"{task}: KL of SFT to itself"
 
 checks = {
-    "reviews: SFT within 3 % of the grammar": metric("reviews", "above the grammar")["models"]["sft"]["value"] < 3,
+    "reviews: SFT within 3 % of the grammar": metric("reviews", "above entropy")["models"]["sft"]["value"] < 3,
     "reviews: PPO's reward": metric("reviews", "reward")["models"]["ppo"]["value"] >= 0.9,
     "reviews: PPO's texts parse": metric("reviews", "grammatical")["models"]["ppo"]["value"] >= 0.95,
     "reviews: PPO better than SFT": metric("reviews", "reward")["differences"]["ppo"]["verdict"] == "better",

@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import struct
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
@@ -209,16 +210,26 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
-def save(folder: str | Path, model: GPT, tokenizer: Tokenizer, run: dict) -> None:
-    """Write the model, its tokenizer and run.json. config.json comes last: it marks the folder whole."""
+def save(
+    folder: str | Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    run: dict,
+    head: dict[str, Tensor] | None = None,
+    config: dict | None = None,
+) -> None:
+    """Write the model, its tokenizer and run.json. config.json comes last: it marks the folder whole.
+
+    head, config: tensors beside the model's, and keys of config.json that differ from a language model's.
+    """
     folder = Path(folder)
-    write_atomic(folder / "model.safetensors", dump_safetensors(to_huggingface(model)))
+    write_atomic(folder / "model.safetensors", dump_safetensors(to_huggingface(model) | (head or {})))
     tokenizer.save(folder)
     write_json(folder / "run.json", run)
-    write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id))
+    write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id) | (config or {}))
 
 
 def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
@@ -226,6 +237,11 @@ def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
 
     Dropout is kept as config.json says. Raises UserError with the file and the remedy.
     """
+    return load_with(folder, ())[:2]
+
+
+def load_with(folder: str | Path, heads: Sequence[str]) -> tuple[GPT, Tokenizer, list[Tensor | None]]:
+    """`load`, and the tensors of these names, which no language model has; None for what is not there."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; train one first, or name another")
@@ -235,7 +251,9 @@ def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
         data = weights.read_bytes()
     except OSError as error:
         raise UserError(f"{weights}: {error.strerror or error}") from None
-    model = from_huggingface(parse_safetensors(data, str(weights)), config, str(weights))
+    tensors = parse_safetensors(data, str(weights))
+    found = [tensors.pop(name, None) for name in heads]
+    model = from_huggingface(tensors, config, str(weights))
     try:
         tokenizer = Tokenizer.load(folder)
     except (ValueError, OSError) as error:
@@ -245,6 +263,14 @@ def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
         raise UserError(f"{folder}: the tokenizer has {sizes}: they are of two models")
     # Rows that no token stands for could be sampled, and then not be decoded.
     model.resize_vocabulary(tokenizer.vocab_size)
+    return model, tokenizer, found
+
+
+def load_chat(folder: str | Path) -> tuple[GPT, Tokenizer]:
+    """`load` of a model that knows who speaks. Raises UserError for one that was not fine-tuned."""
+    model, tokenizer = load(folder)
+    if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
+        raise UserError(f"{folder}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
     return model, tokenizer
 
 

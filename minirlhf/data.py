@@ -68,12 +68,22 @@ def read_records(path: str | Path) -> list[dict]:
 
 
 def check_record(record: dict, where: str) -> None:
-    """Raises UserError unless the record has `text`, `messages`, or `prompt` (and a `response` if any)."""
-    for key in ("text", "prompt", "response"):
+    """Raises UserError unless the record has `text`, `messages`, or `prompt` (and a `response` if any).
+
+    A comparison also has `chosen` and `rejected`, perhaps `p`, how probably chosen is better, and `margin`.
+    """
+    for key in ("text", "prompt", "response", "chosen", "rejected"):
         if key in record and not isinstance(record[key], str):
             raise UserError(f"{where}: {key!r} must be a string, it is {record[key]!r:.40}")
     if record.get("prompt") == "":
         raise UserError(f"{where}: the prompt is empty")
+    if "chosen" in record or "rejected" in record:
+        if empty := [key for key in ("chosen", "rejected") if not record.get(key)]:
+            raise UserError(f"{where}: {empty[0]!r} is missing or empty: a comparison wants two responses")
+        for key, good in (("p", lambda x: 0 <= x <= 1), ("margin", lambda x: x - x == 0)):
+            if key in record and not (type(record[key]) in (int, float) and good(record[key])):
+                wanted = "a probability" if key == "p" else "a finite number"
+                raise UserError(f"{where}: {key!r} must be {wanted}, it is {record[key]!r:.40}")
     if "messages" in record:
         messages = record["messages"]
         if not isinstance(messages, list) or not messages:
@@ -126,10 +136,24 @@ def render_prompt(record: dict, tokenizer: Tokenizer, chat: bool = True) -> list
     return prefix + ([tokenizer.special_ids["<|assistant|>"]] if chat else [])
 
 
-def reference_of(record: dict) -> str:
-    """The text to compare an answer with: `reference`, else the response or last assistant turn, or ''."""
+def prompt_of(record: dict) -> str:
+    """All that stands before the answer, as one text."""
+    messages = messages_of(record)
+    return "\n".join(m["content"] for m in messages[: len(messages) - (messages[-1]["role"] == "assistant")])
+
+
+def references_of(record: dict) -> list[str]:
+    """The texts to compare an answer with: `reference`, one or a list, else the response or last assistant turn."""
     last = messages_of(record)[-1]
-    return str(record.get("reference", last["content"] if last["role"] == "assistant" else ""))
+    given = record.get("reference")
+    if given is None:
+        given = [last["content"]] if last["role"] == "assistant" else []
+    return [str(text) for text in given] if isinstance(given, list) else [str(given)]
+
+
+def reference_of(record: dict) -> str:
+    """The first of its references, or ''."""
+    return next(iter(references_of(record)), "")
 
 
 def document_examples(text: str, tokenizer: Tokenizer, context: int) -> list[Example]:

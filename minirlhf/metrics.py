@@ -1,7 +1,10 @@
-"""Scores of a model's output: perplexity, classification, diversity, calibration, best-of-n.
+"""Scores of a model's output: perplexity, classification, diversity, best-of-n.
+
+    perplexity = exp(NLL / T)        F1 = 2 TP / (2 TP + FP + FN)        distinct-n = unique / all n-grams
 
 Pure functions of numbers, labels and token lists, in float64. Undefined input (no tokens, no items) gives
-nan, never a silent 0; malformed input (unequal lengths, a confidence above 1) raises ValueError.
+nan, never a silent 0; malformed input (unequal lengths) raises ValueError. Overlap with references is in
+`overlap.py`, calibration in `calibration.py`. Proved by tests/test_metrics.py.
 """
 
 import math
@@ -16,11 +19,18 @@ from minirlhf.overlap import ngram_counts, sentence_bleu
 UNPARSABLE = "∅"  # the class of an answer that could not be parsed
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray, undefined: float = math.nan) -> np.ndarray:
+def divide(numerator: np.ndarray, denominator: np.ndarray, undefined: float = math.nan) -> np.ndarray:
     """numerator / denominator in float64, `undefined` where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominator == 0, undefined, numerator / denominator)[()]
+
+
+def mean_within_ties(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Each value replaced by the mean over the items with the same key, so that the order of tied items
+    has no influence on what is computed after a sort by key."""
+    _, group = np.unique(keys, return_inverse=True)
+    return (np.bincount(group, values) / np.bincount(group))[group]
 
 
 def perplexity(nll_sum: float | np.ndarray, n_tokens: int | np.ndarray) -> float | np.ndarray:
@@ -31,13 +41,13 @@ def perplexity(nll_sum: float | np.ndarray, n_tokens: int | np.ndarray) -> float
     perplexity of the corpus. nan for T = 0, inf for an impossible token.
     """
     with np.errstate(over="ignore"):
-        return np.exp(_divide(nll_sum, n_tokens))
+        return np.exp(divide(nll_sum, n_tokens))
 
 
 def bits_per_byte(nll_sum: float | np.ndarray, n_bytes: int | np.ndarray) -> float | np.ndarray:
     """Bits per UTF-8 byte, NLL / (ln 2 · bytes) of the scored text; comparable across tokenizers, as
     perplexity is not. Elementwise for arrays; with characters for bytes it is bits per character."""
-    return _divide(nll_sum, np.multiply(n_bytes, math.log(2)))
+    return divide(nll_sum, np.multiply(n_bytes, math.log(2)))
 
 
 def exact_match(prediction: str | None, references: Sequence[str]) -> bool:
@@ -64,7 +74,7 @@ def _label_set(y_true: list, y_pred: list) -> list:
 def accuracy(y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None]) -> float:
     """Share of predictions that are right; None (unparsable) is wrong and stays in the denominator."""
     y_true, y_pred = _parsed(y_true, y_pred)
-    return _divide(sum(t == p for t, p in zip(y_true, y_pred)), len(y_true))
+    return divide(sum(t == p for t, p in zip(y_true, y_pred)), len(y_true))
 
 
 def confusion_matrix(
@@ -97,9 +107,9 @@ def classification_statistics(
 def _prf(statistics: np.ndarray, zero_division: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tp, pred, true = np.split(np.asarray(statistics), 3, axis=-1)  # (..., C)
     return (
-        _divide(tp, pred, zero_division),
-        _divide(tp, true, zero_division),
-        _divide(2 * tp, pred + true, zero_division),
+        divide(tp, pred, zero_division),
+        divide(tp, true, zero_division),
+        divide(2 * tp, pred + true, zero_division),
     )
 
 
@@ -151,7 +161,7 @@ def precision_recall_f1(
         kept = ~np.isnan(values)
         if not weights[kept].any():
             weights = np.ones_like(weights)  # no item of any of these classes: scikit-learn's plain mean
-        return float(_divide((values * weights)[kept].sum(), weights[kept].sum()))
+        return float(divide((values * weights)[kept].sum(), weights[kept].sum()))
 
     return ClassificationReport(
         labels,
@@ -160,8 +170,44 @@ def precision_recall_f1(
         micro=tuple(float(x[0]) for x in _prf(totals.reshape(3, -1).sum(axis=1), zero_division)),
         macro=tuple(average(values, np.ones_like(support)) for values in per_class),
         weighted=tuple(average(values, support) for values in per_class),
-        unparsable_rate=_divide(y_pred.count(UNPARSABLE), len(y_pred)),
+        unparsable_rate=divide(y_pred.count(UNPARSABLE), len(y_pred)),
     )
+
+
+def balanced_accuracy(y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None]) -> float:
+    """Mean recall of the classes that occur in y_true: of a constant answer 1/C, however common its class."""
+    return precision_recall_f1(y_true, y_pred, sorted(set(y_true))).macro[1]
+
+
+def matthews_correlation(y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None]) -> float:
+    """Correlation of answer and truth, in [−1, 1]; 0 for a constant answer, nan without items.
+
+        R = (s Σ_k c_kk − Σ_k t_k p_k) / √((s² − Σ_k t_k²)(s² − Σ_k p_k²))
+
+    with c the confusion matrix, t and p its row and column sums, s the number of items.
+    Source: Matthews 1975; for several classes Gorodkin 2004.
+    """
+    _, c = confusion_matrix(y_true, y_pred)  # (C, C)
+    if not c.size:
+        return math.nan
+    t, p, s = c.sum(axis=1), c.sum(axis=0), int(c.sum())
+    return float(divide(s * np.trace(c) - t @ p, math.sqrt((s * s - t @ t) * (s * s - p @ p)), undefined=0.0))
+
+
+def roc_auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
+    """P(a positive outscores a negative), a tie as one half: the area under the ROC curve.
+
+        (Σ_{i positive} rank_i − n₊ (n₊ + 1) / 2) / (n₊ n₋)        with mean ranks for ties
+
+    labels: (N,) 0 or 1.  scores: (N,). nan unless both classes occur.
+    Source: Hanley and McNeil 1982; the statistic is Mann and Whitney's.
+    """
+    labels, scores = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
+    rank = np.empty(len(scores))
+    rank[np.argsort(scores)] = np.arange(1, len(scores) + 1)
+    positive = int(labels.sum())
+    surplus = mean_within_ties(scores, rank)[labels].sum() - positive * (positive + 1) / 2
+    return float(divide(surplus, positive * (len(labels) - positive)))
 
 
 def _pooled_counts(samples: Sequence[Sequence[Hashable]], n: int) -> Counter:
@@ -174,7 +220,7 @@ def distinct_n(samples: Sequence[Sequence[Hashable]], n: int) -> float:
     Falls with the amount of text: compare at equal token budgets.  Source: Li et al. 2016.
     """
     counts = _pooled_counts(samples, n)
-    return _divide(len(counts), counts.total())
+    return divide(len(counts), counts.total())
 
 
 def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int, vocab_size: int) -> float:
@@ -185,7 +231,7 @@ def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int,
     Source: Liu et al. 2022.
     """
     counts = _pooled_counts(samples, n)
-    return _divide(len(counts), vocab_size * (1 - (1 - 1 / vocab_size) ** counts.total()))
+    return divide(len(counts), vocab_size * (1 - (1 - 1 / vocab_size) ** counts.total()))
 
 
 def self_bleu(texts: Sequence[str], tokenize: str | None = None, max_order: int = 4) -> float:
@@ -197,7 +243,7 @@ def self_bleu(texts: Sequence[str], tokenize: str | None = None, max_order: int 
     scores = [
         sentence_bleu(text, rest, tokenize, max_order=max_order) for text, rest in zip(texts, others) if rest
     ]
-    return _divide(sum(scores), len(scores))
+    return divide(sum(scores), len(scores))
 
 
 def unigram_entropy(samples: Sequence[Sequence[Hashable]], miller_madow: bool = False) -> float:
@@ -219,106 +265,7 @@ def seq_rep_n(tokens: Sequence[Hashable], n: int = 4) -> float:
 
 def duplicate_rate(texts: Sequence[str]) -> float:
     """Share of texts that repeat another one exactly, 1 − unique / all."""
-    return 1 - _divide(len(set(texts)), len(texts))
-
-
-def _mean_within_ties(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Replaces each value by the mean over the items with the same key, so that the order of tied items
-    has no influence on what is computed after a sort by key."""
-    _, group = np.unique(keys, return_inverse=True)
-    return (np.bincount(group, values) / np.bincount(group))[group]
-
-
-@dataclass(frozen=True)
-class ReliabilityBins:
-    """A reliability diagram: the non-empty bins of confidence, from low to high."""
-
-    count: np.ndarray  # (M',) int
-    confidence: np.ndarray  # (M',) mean confidence
-    accuracy: np.ndarray  # (M',) share correct
-
-
-def reliability_bins(
-    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15, equal_mass: bool = False
-) -> ReliabilityBins:
-    """Items binned by confidence, into bins of equal width or (equal_mass) of equal numbers of items.
-
-    Equal-width bins are (l, r], the first one [0, r]: a confidence of exactly 0 or 1 has a bin.
-    confidence: (N,) in [0, 1].  correct: (N,) 0 or 1.
-    """
-    confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
-    if confidence.shape != correct.shape or not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError("confidence and correct must be of one length, and confidences in [0, 1]")
-    if equal_mass:
-        correct = _mean_within_ties(confidence, correct)
-        bins = np.empty(len(confidence), dtype=int)
-        for b, members in enumerate(np.array_split(np.argsort(confidence), n_bins)):
-            bins[members] = b
-    else:
-        bins = np.searchsorted(np.arange(1, n_bins) / n_bins, confidence, side="left")
-    count = np.bincount(bins, minlength=n_bins)
-    used = count > 0
-    means = (np.bincount(bins, x, n_bins)[used] / count[used] for x in (confidence, correct))
-    return ReliabilityBins(count[used], *means)
-
-
-def expected_calibration_error(
-    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15, equal_mass: bool = False
-) -> float:
-    """ECE = Σ_b (n_b / N) |acc_b − conf_b|; with equal_mass the adaptive ECE. nan without items.
-
-    Biased upward for small N, and dependent on n_bins: publish both beside it.
-    Source: Guo et al. 2017, eq. 3; equal mass: Nixon et al. 2019.
-    """
-    bins = reliability_bins(confidence, correct, n_bins, equal_mass)
-    return _divide((bins.count * np.abs(bins.accuracy - bins.confidence)).sum(), bins.count.sum())
-
-
-def maximum_calibration_error(
-    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15
-) -> float:
-    """MCE = max_b |acc_b − conf_b| over the non-empty bins. nan without items.  Guo et al. 2017, eq. 5."""
-    bins = reliability_bins(confidence, correct, n_bins)
-    return max(np.abs(bins.accuracy - bins.confidence), default=math.nan)
-
-
-def brier_score(probabilities: np.ndarray, labels: Sequence[int]) -> float:
-    """Brier score. probabilities (N,) of y = 1: mean of (p − y)², in [0, 1]; (N, K): mean of
-    Σ_k (p_k − 1[y = k])², in [0, 2], not halved. labels: (N,) int.  Source: Brier 1950."""
-    probabilities, labels = np.asarray(probabilities, dtype=float), np.asarray(labels)
-    targets = labels if probabilities.ndim == 1 else np.eye(probabilities.shape[1])[labels]
-    return _divide(((probabilities - targets) ** 2).sum(), len(labels))
-
-
-def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:
-    """The T > 0 that minimises the NLL of softmax(logits / T); fit it on a split that is not reported.
-
-    In s = 1/T the NLL is convex, with derivative Σ_i (E_{softmax(s z_i)}[z_i] − z_{i,y_i}): bisection.
-    Limits: 0.0 if every label has the largest logit (more confidence is always better), inf if no
-    confidence is better than any, nan if the logits say nothing.
-    logits: (N, K).  labels: (N,) int.  Source: Guo et al. 2017, section 4.2.
-    """
-    logits, labels = np.asarray(logits, dtype=float), np.asarray(labels)
-    z = logits - logits.max(axis=1, keepdims=True, initial=-math.inf)  # (N, K)
-    target = z[np.arange(len(z)), labels].sum()
-    if not z.any():
-        return math.nan
-
-    def derivative(s: float) -> float:
-        p = np.exp(s * z)  # (N, K)
-        return float(((p * z).sum(axis=1) / p.sum(axis=1)).sum() - target)
-
-    if target == 0:
-        return 0.0
-    if derivative(0.0) >= 0:
-        return math.inf
-    low, high = 0.0, 1.0
-    while derivative(high) < 0:
-        low, high = high, 2 * high
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if derivative(middle) < 0 else (low, middle)
-    return 2 / (low + high)
+    return 1 - divide(len(set(texts)), len(texts))
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -344,7 +291,7 @@ def expected_best_of_n(proxy: Sequence[float], gold: Sequence[float], n: int) ->
     if proxy.shape != gold.shape or not 1 <= n <= len(proxy):
         raise ValueError(f"best-of-{n} needs as many proxy as gold rewards and at least {max(n, 1)} of them")
     weights = [math.comb(i, n - 1) / math.comb(len(proxy), n) for i in range(len(proxy))]
-    return float(np.dot(weights, _mean_within_ties(proxy, gold)[np.argsort(proxy)]))
+    return float(np.dot(weights, mean_within_ties(proxy, gold)[np.argsort(proxy)]))
 
 
 def best_of_n_kl_bound(n: int) -> float:

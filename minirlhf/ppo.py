@@ -29,7 +29,7 @@ from minirlhf.matrix import ALGORITHMS, CHOICES, Algorithm, advantages_of, surro
 from minirlhf.model import GPT, ScalarHead
 from minirlhf.optim import Stepper, learning_rate, make_adamw
 from minirlhf.regret import Achieved
-from minirlhf.rollout import Reward, Rollout, collect, fit_value_head, score_tokens
+from minirlhf.rollout import Reward, Rollout, collect, fit_value_head, score_responses, score_tokens
 from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Stop, autocast, option
 from minirlhf.sft import check_same_settings
 from minirlhf.tokenizer import Tokenizer
@@ -160,11 +160,13 @@ def train(
     out: Path,
     resume: bool = False,
     data: str = "",
+    gold_of: Callable[[dict], Reward] | None = None,
 ) -> tuple[ScalarHead | None, dict]:
     """Train the policy in place on records_of(iteration), against a frozen copy of itself as it comes.
 
     records_of: the prompts of a round; each is answered `group` times.
     data: a hash of what the records come from; a resume on other data is refused.
+    gold_of: a reward that is logged as gold/TASK and not trained on, 0 for what did not end.
     Returns the value head (None where the algorithm has no critic) and the cost. Logs each round to
     out/log.jsonl, keeps what a resume needs in out/train_state.pt. Raises Interrupted (state saved), Diverged, and
     UserError.
@@ -228,6 +230,9 @@ def train(
                 advantages, returns = advantages_of(rollout, row, beta, config.gamma)  # (B, R) each
                 lr = learning_rate(step, config.lr, config.warmup, config.iterations, 0.0, "linear")
                 record = {"step": step + 1, "lr": lr, "beta": beta} | describe(rollout, returns, records, beta, row)
+                if gold_of is not None:
+                    gold = score_responses(gold_of, tokenizer, records, rollout, 0.0)  # (B,)
+                    record |= by_task("gold", gold, records)
                 if beta > 0 and config.kl_target == 0:  # else there is no one J to be the best of
                     record |= regret(rollout, records, achieved, beta)
                 record |= update(
@@ -276,7 +281,12 @@ def describe(
     if row.group > 1:
         groups = rollout.scores.view(-1, row.group)  # (B / K, K)
         figures["no_contrast"] = float((groups == groups[:, :1]).all(1).float().mean())
-    return figures | {f"reward/{task}": float(rollout.scores[rows].mean()) for task, rows in rows_of(records).items()}
+    return figures | by_task("reward", rollout.scores, records)
+
+
+def by_task(name: str, scores: Tensor, records: list[dict]) -> dict[str, float]:
+    """name/TASK: the mean score of each task's rows. scores: (B,)."""
+    return {f"{name}/{task}": float(scores[rows].mean()) for task, rows in rows_of(records).items()}
 
 
 def rows_of(records: list[dict]) -> dict[str, list[int]]:

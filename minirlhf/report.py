@@ -1,7 +1,8 @@
 """The comparison as people read it: a table for the terminal, and report.json for programs.
 
-Every metric carries the value and 95 % interval of each model, and the paired difference between the
-last model and the reference with its interval, p-value and verdict. Proved by tests/test_report.py.
+Every metric carries the value and 95 % interval of each model, and the paired difference between each other
+model and the reference with its interval, p-value and verdict. Primary metrics, one a set, are a family: their
+verdicts go by Holm's adjusted p. Proved by tests/test_report.py.
 """
 
 import math
@@ -9,11 +10,55 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minirlhf.evaluation import Metric
-from minirlhf.stats import corpus_interval, paired_corpus, verdict
+from minirlhf.alarms import alarms
+from minirlhf.analysis import Metric, plain, regret_metrics, view_of
+from minirlhf.evidence import VERSION, TestSet
+from minirlhf.exhibits import best_of_reference, calibration, choose, frontier, lengths, samples, wins
+from minirlhf.intervals import corpus_interval
+from minirlhf.metrics import perplexity
+from minirlhf.quantities import metric_table
+from minirlhf.stats import holm, paired_corpus, verdict
 
 RESAMPLES = 2000
 SHORT = {"no difference shown": "not shown"}  # so that a line of three models fits 100 columns
+
+
+def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict:
+    """report.json: every number of an evaluation from its evidence alone. names: of `quantities.METRICS`.
+
+    Raises UserError as `metric_table` does.
+    """
+    models, reference = list(run["models"]), run["reference"]
+    last, seed = models[-1], run["seed"]
+    report = {"version": VERSION} | run | {"last": last, "tasks": {}}
+    trained_on = {prompt for s in sets for prompt in (s.about.get("trained_on") or ())}
+    report["alarms"] = alarms(run["models"], {s.title: s.items for s in sets}, trained_on)
+    for s in sets:
+        view = view_of(s.records, s.items, s.texts, s.about.get("reward", ""), run.get("vocabulary", 0))
+        metrics, optimum = metric_table(view, names), None
+        if s.about.get("beta"):
+            known = s.about.get("optimum")
+            more, optimum = regret_metrics(s.items, reference, last, s.about["beta"], view.unit, known)
+            optimum |= {k: plain(optimum[k]) for k in ("worth", "value", "low", "high") if optimum.get(k) is not None}
+            metrics += more
+        rows = compare(metrics, reference, seed)
+        task = {"prompts": len(s.records), "units": int(view.unit.max()) + 1, "metrics": rows}
+        task |= {"samples": 1 + max(x["sample"] for x in s.items[last])}
+        if last != reference:
+            task["wins"] = wins(view, reference, last)
+        if lengths(view):
+            best = optimum["best_of"] if optimum else best_of_reference(view, reference)
+            task |= {"frontier": frontier(rows, best), "lengths": lengths(view)}
+        if optimum:
+            task["optimum"] = optimum
+        if ngram := s.about.get("ngram"):
+            task["ngram"] = ngram | {"perplexity": plain(perplexity(ngram["nll"], ngram["tokens"]))}
+        task["calibration"] = calibration(s.texts, view.unit, seed)
+        task["examples"] = samples(view, choose(view, reference, last, seed), last)
+        task["attention"] = s.about.get("attention")
+        report["tasks"][s.title] = task
+    adjust([row for task in report["tasks"].values() for row in task["metrics"] if row["primary"]])
+    return report
 
 
 def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[dict]:
@@ -23,7 +68,8 @@ def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[di
     """
     rows = []
     for metric in metrics:
-        row: dict = {"metric": metric.name, "direction": metric.direction, "models": {}, "differences": {}}
+        row: dict = {"metric": metric.name, "group": metric.group, "direction": metric.direction}
+        row |= {"primary": metric.primary, "models": {}, "differences": {}}
         for model, statistics in metric.statistics.items():
             value = float(metric.combine(statistics.sum(0, keepdims=True))[0])
             low, high = corpus_interval(statistics, metric.combine, RESAMPLES, seed)
@@ -38,20 +84,27 @@ def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[di
                 "p": plain(d.p_value),
                 "n": d.n,
                 "minimum_detectable": plain(d.minimum_detectable_effect),
+                "prompts_needed": plain(d.prompts_needed),
                 "verdict": word(verdict(d, metric.direction >= 0), metric.direction),
             } | ({"undefined": d.undefined} if d.undefined else {})
         rows.append(row)
     return rows
 
 
+def adjust(rows: Sequence[dict], alpha: float = 0.05) -> None:
+    """Give each difference Holm's p over these rows, model by model, and take back verdicts that do not survive it."""
+    for model in {model for row in rows for model in row["differences"]}:
+        family = [row["differences"][model] for row in rows if model in row["differences"]]
+        adjusted = holm([math.nan if d["p"] is None else d["p"] for d in family])
+        for d, p in zip(family, adjusted):
+            d["p_holm"] = plain(p)
+            if p > alpha:
+                d["verdict"] = "no difference shown"
+
+
 def word(verdict: str, direction: int) -> str:
     """A verdict on a quantity that is neither good nor bad says higher or lower."""
     return {"better": "higher", "worse": "lower"}.get(verdict, verdict) if direction == 0 else verdict
-
-
-def plain(x: float) -> float | None:
-    """The number, or None where it is undefined."""
-    return float(x) if math.isfinite(x) else None
 
 
 def number(x: float | None, signed: bool = False) -> str:
@@ -78,6 +131,9 @@ def table(title: str, rows: Sequence[dict], models: Sequence[str], reference: st
         if compared:
             d = row["differences"][last]
             line += f"{cell(d, signed=True):>16}  {SHORT.get(d['verdict'], d['verdict'])}"
+            if d["verdict"] == "no difference shown" and d["prompts_needed"]:
+                n = d["prompts_needed"]
+                line += f", n {n:.0f}" if n < 1e4 else f", n {n:.0e}".replace("+0", "").replace("+", "")
         lines.append(line.rstrip())
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
@@ -96,15 +152,20 @@ def optimum_line(optimum: dict, reference: str, policy: str) -> str:
     if optimum["value"] is None:
         line = f"J* is not shown: {size:.0f} effective samples are too few (more: --reference-samples)"
     else:
-        half = (optimum["high"] - optimum["low"]) / 2
-        line = f"J* = {number(optimum['value'])} ±{number(half)}, on {size:.0f} effective samples"
+        line = f"J* = {cell(optimum)}, on {size:.0f} effective samples"
     tokens, n = optimum["tokens"], optimum["worth"]
-    if math.isfinite(n):
+    if n is not None:
         line += f"; {policy}'s reward is worth best-of-{n:.3g} of {reference}"
         line += f", {n * tokens[reference]:.0f} tokens an answer against {tokens[policy]:.0f}"
     else:
         line += f"; no best-of-n of {reference} that these samples show earns {policy}'s reward"
     return line
+
+
+def ngram_line(ngram: dict) -> str:
+    """The perplexity that a transformer must beat to have learnt more than local counts."""
+    model = f"{ngram['order']}-gram of {ngram['answers']:,} training answers"
+    return f"reference perplexity of a {model} (Kneser-Ney): {number(ngram['perplexity'])}"
 
 
 def side_by_side(items: dict[str, list[dict]], wanted: int, seed: int) -> str:

@@ -43,6 +43,8 @@ class Rollout:
     scores: Tensor  # (B,) what the reward function said
     ended: Tensor  # (B,) bool, True where EOS was sampled
 
+    responses = Generation.responses
+
     def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
         """Some of the rows, without the columns that are padding in all of them."""
         index = torch.as_tensor(index, device=self.ids.device)
@@ -136,6 +138,43 @@ def prompt_text(record: dict) -> str:
     return [m["content"] for m in messages_of(record) if m["role"] == "user"][-1]
 
 
+def call_rewards(reward_of: Callable[[dict], Reward], cases: Sequence[tuple[str, str, dict]]) -> list[float]:
+    """The reward of each (prompt, response, record). reward_of(record) is the record's reward function.
+
+    One with a method `many`, from a list of cases to a list of floats, as a network has it, is asked for all
+    its cases at once; any other for one after another.
+    """
+    rewards = [reward_of(record) for _, _, record in cases]
+    scores = [0.0] * len(cases)
+    for reward in {id(reward): reward for reward in rewards}.values():
+        rows = [i for i, other in enumerate(rewards) if other is reward]
+        some = [cases[i] for i in rows]
+        one_by_one = (call_reward(reward, *case) for case in some)
+        values = reward.many(some) if hasattr(reward, "many") else one_by_one
+        for i, value in zip(rows, values, strict=True):
+            scores[i] = value
+    return scores
+
+
+def score_responses(
+    reward_of: Callable[[dict], Reward],
+    tokenizer: Tokenizer,
+    records: Sequence[dict],
+    rows: Rollout | Generation,
+    missing_eos: float,
+) -> Tensor:
+    """The reward of each row's response, (B,) float32.
+
+    A response that never ended scores `missing_eos` whatever it says: the reward of half a text is not
+    the reward of the text.
+    """
+    ended = rows.ended.tolist()
+    cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, rows.responses())]
+    said = iter(call_rewards(reward_of, [case for case, whole in zip(cases, ended) if whole]))
+    scores = [next(said) if whole else missing_eos for whole in ended]
+    return torch.tensor(scores, dtype=torch.float32, device=rows.ids.device)
+
+
 def collect(
     policy: GPT,
     value_head: ScalarHead | None,
@@ -152,21 +191,17 @@ def collect(
 ) -> Rollout:
     """Sample a response to each record and score it.
 
-    reward_of(record) is the record's reward function. A response that never ended scores
-    `missing_eos` whatever it says: the reward of half a text is not the reward of the text.
+    reward_of, missing_eos: see `score_responses`.
     The policy's log-probs are computed again by the pass that training repeats, in training's dtype,
     so that π / π_old is exactly 1 before the first step; the sampler's are kept to measure the gap.
     """
     prompts = [render_prompt(record, tokenizer) for record in records]
     g = generate(policy, prompts, max_new, tokenizer.eos_id, seeds, temperature)
-    scores = [
-        call_reward(reward_of(record), prompt_text(record), tokenizer.decode(ids), record) if ended else missing_eos
-        for record, ids, ended in zip(records, g.responses(), g.ended.tolist())
-    ]
+    scores = score_responses(reward_of, tokenizer, records, g, missing_eos)  # (B,)
     device, nothing = g.ids.device, torch.zeros_like(g.logprobs)  # (B, R)
     rollout = Rollout(
         *(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, nothing, nothing.clone(), nothing.clone()),
-        scores=torch.tensor(scores, device=device),
+        scores=scores,
         ended=g.ended,
     )
     with torch.no_grad(), autocast(device, dtype):

@@ -106,12 +106,12 @@ class OneLineParser(argparse.ArgumentParser):
 def parse(description: str, *classes: type, argv: list[str] | None = None) -> list:
     """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
 
-    A field `n_rows: int` is the option --n-rows; a bool is a switch with a --no- form; a tuple takes
-    several words; a `bare` option is a word without its name. Flags win over the file, the file over the
+    A field `n_rows: int` is the option --n-rows, `from_` is --from; a bool is a switch with a --no- form; a tuple
+    takes several words; a `bare` option is a word without its name. Flags win over the file, the file over the
     defaults. Raises UserError.
     """
     fields = {f.name: f for cls in classes for f in dataclasses.fields(cls)}
-    flags = {k: k if f.metadata.get("bare") else f"--{k.replace('_', '-')}" for k, f in fields.items()}
+    flags = {k: k if f.metadata.get("bare") else f"--{k.rstrip('_').replace('_', '-')}" for k, f in fields.items()}
     parser = OneLineParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
     for cls in classes:
@@ -129,6 +129,8 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
                 keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
             if f.metadata.get("bare"):
                 keywords |= {"nargs": "?", "metavar": name.upper()}
+            else:
+                keywords["dest"] = name
             group.add_argument(flags[name], **keywords)
     given, unknown = parser.parse_known_args(argv)
     if unknown:

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+import torch
+
 from minirlhf.data import messages_of, read_records, split_of
 from minirlhf.files import UserError
+from minirlhf.learned_reward import load_reward_model
 from minirlhf.rollout import Reward
 from minirlhf.tasks import TASKS
 
@@ -88,11 +91,17 @@ def data_hash(content: list) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_reward(spec: str) -> Reward:
-    """The function `fn` of the Python file in "my_reward.py:fn". Raises UserError."""
+def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
+    """The function `fn` of the Python file in "my_reward.py:fn", or the reward model in "model:DIR".
+
+    device: of a reward model.  Raises UserError.
+    """
+    if spec.startswith("model:"):
+        return load_reward_model(spec.removeprefix("model:"), device)
     path, _, name = spec.rpartition(":")
     if not path or not Path(path).is_file():
-        raise UserError(f"--reward {spec}: give FILE.py:FUNCTION; there is no file {path or spec!r}")
+        wanted = f"give FILE.py:FUNCTION or model:DIR; there is no file {path or spec!r}"
+        raise UserError(f"--reward {spec}: {wanted}")
     module_spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--reward {spec}: {path} is not a Python file")

@@ -27,6 +27,7 @@ from minirlhf.bpe import FIRST_MERGE_ID, PATTERNS, Pair, apply_merges, learn_mer
 from minirlhf.files import write_atomic
 
 EOS = "<|endoftext|>"
+PAD = "<|pad|>"  # of reward models alone, which read the EOS
 SPECIALS = (EOS, "<|user|>", "<|assistant|>", "<|system|>")
 
 # GPT-2's byte table: id -> byte, and id -> the character that stands for it in vocabulary files. Bytes
@@ -233,7 +234,7 @@ class Tokenizer:
                       "merges": [f"{symbols[left]} {symbols[right]}" for left, right in self.merges]},
         }
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-                  "bos_token": EOS, "eos_token": EOS, "pad_token": EOS}
+                  "bos_token": EOS, "eos_token": EOS, "pad_token": PAD if PAD in self.special_ids else EOS}
         for name, content in (("tokenizer.json", tokenizer), ("tokenizer_config.json", config)):
             text = json.dumps(content, ensure_ascii=False, indent=1)
             write_atomic(Path(folder) / name, text.encode("utf-8"))

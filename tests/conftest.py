@@ -4,9 +4,11 @@ import dataclasses
 from itertools import product
 from math import nan
 
+import numpy as np
 import pytest
 import torch
 
+from minirlhf.evidence import TestSet
 from minirlhf.generation import Generation, pad_left
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.rollout import Rollout
@@ -113,3 +115,43 @@ def pad_rollout():
         return Rollout(**wide)
 
     return pad
+
+
+@pytest.fixture
+def make_evidence():
+    """A function that makes up what an evaluation saw, without models: (run, sets) of `evidence.py`.
+
+    say(model, index, sample) is the response, which ends but where it is "…"; reward(response) is its reward.
+    """
+    def make(records, say, reward=len, models=("base", "sft", "ppo"), samples=2, beta=0.0) -> tuple:
+        rng, reference = np.random.default_rng(0), "sft"
+        s = TestSet("made", records, about={"reward": "merit" if reward else ""})
+        if beta:
+            s.about["beta"] = beta
+        for model in models:
+            s.items[model], s.texts[model] = [], []
+            for i, record in enumerate(records):
+                n = len(record.get("response", "").encode())
+                p = rng.uniform(0.1, 1, n + 1)  # (tokens,)
+                s.texts[model].append(
+                    {"index": i, "nll": float(-np.log(p).sum()), "tokens": n + 1, "bytes": n,
+                     "confidence": p.round(6).tolist(), "correct": rng.integers(0, 2, n + 1).tolist()}
+                    if "response" in record else
+                    {"index": i, "nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
+                )  # fmt: skip
+                for k in range(-1, samples):
+                    text, moved = say(model, i, k), model != reference
+                    ids, stop = list(text.encode("utf-8", "replace")), "length" if text == "…" else "eos"
+                    x = {"index": i, "sample": k, "prompt": record.get("prompt", "talk"), "response": text}
+                    x |= {"reference": record.get("response", ""), "stop": stop, "ids": ids}
+                    x |= {"tokens": len(ids) + (stop == "eos"), "entropy": float(rng.uniform(0, 1 + len(ids)))}
+                    x |= {name: float(moved * rng.uniform(0, 2)) for name in ("kl", "k1", "k3", "log_ratio")}
+                    if k == 0 and moved:
+                        n = len(text)
+                        x |= {"pieces": [*text], "token_kl": [0.25] * n, "token_log_ratio": [-0.5] * n}
+                    s.items[model].append(x | {"scores": {"reward": float(reward(text))} if reward else {}})
+        run = {"reference": reference, "seed": 0, "vocabulary": 260, "settings": {}, "environment": {}}
+        known = {"folder": "", "stage": None, "cost": None, "curves": []}
+        return run | {"models": {m: known | {"sha256": m} for m in models}}, [s]
+
+    return make

@@ -72,11 +72,11 @@ MUTANTS = [
     ),
     Mutant(
         "decoded-and-encoded-again", "The tokens that are scored are those that were sampled", "trlX",
-        "rollout.py", "    scores = [\n",
+        "rollout.py", "    scores = score_responses(",
         "    for b, ids in enumerate(g.responses()):\n"
         "        again = tokenizer.encode(tokenizer.decode(ids))[: len(ids)]\n"
         "        g.ids[b, : len(again)] = torch.tensor(again, dtype=torch.int64)\n"
-        "    scores = [\n",
+        "    scores = score_responses(",
         "tests/test_rollout.py::test_ids_that_no_text_encodes_to_are_scored_as_they_are",
     ),
     Mutant(
@@ -100,7 +100,7 @@ MUTANTS = [
     ),
     Mutant(
         "half-texts-scored", "A response that never ended scores missing_eos", "minRLHF, tiny-grpo",
-        "rollout.py", " if ended else missing_eos\n", "\n",
+        "rollout.py", "ended = rows.ended.tolist()", "ended = [True] * len(records)",
         "tests/test_rollout.py::"
         "test_a_response_that_never_ended_scores_missing_eos_and_is_not_shown_to_the_reward",
     ),

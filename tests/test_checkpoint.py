@@ -10,7 +10,7 @@ import torch
 
 from minirlhf.checkpoint import (
     config_from_json, config_to_json, dump_safetensors, from_huggingface, load, load_state,
-    parse_safetensors, save, save_state, to_huggingface,
+    parse_safetensors, read_json, save, save_state, to_huggingface, write_json,
 )
 from minirlhf.files import UserError
 from minirlhf.model import GPT, GPTConfig
@@ -601,3 +601,11 @@ def test_rows_that_no_token_stands_for_are_cut_on_loading(tmp_path):
     model, loaded = load(tmp_path)
     assert model.config.vocab_size == loaded.vocab_size == model.wte.num_embeddings
     assert torch.equal(model.wte.weight, padded.wte.weight[: tokenizer.vocab_size])
+
+
+def test_json_of_any_text_can_be_written_and_read_again(tmp_path):
+    """A lone surrogate too, which JSON can say and UTF-8 cannot; other scripts stay readable."""
+    value = {"prompt": "a\ud800b", "answer": "好 🙂"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert "好" in (tmp_path / "x.json").read_text("utf-8")

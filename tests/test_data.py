@@ -17,9 +17,11 @@ from minirlhf.data import (
     messages_of,
     gather_true,
     micro_batches,
+    prompt_of,
     round_up,
     read_records,
     reference_of,
+    references_of,
     render,
     render_prompt,
     split_of,
@@ -68,6 +70,13 @@ def test_jsonl_is_read_line_by_line_and_blank_lines_are_skipped(tmp_path):
     assert read_records(written(tmp_path / "x.jsonl", [raw, "", records[1], "  ", records[2]])) == records
 
 
+def test_comparisons_are_read(tmp_path):
+    """With a p and a margin or without; elsewhere these may be anything."""
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    records = [pair, {**pair, "p": 0, "margin": -1.5}, {**pair, "p": 0.5}, {"prompt": "a", "p": "x", "margin": None}]
+    assert read_records(written(tmp_path / "x.jsonl", records)) == records
+
+
 def test_any_other_file_is_one_text(tmp_path):
     path = written(tmp_path / "x.txt", ['{"prompt": "a"}', "", "é"])
     assert read_records(path) == [{"text": '{"prompt": "a"}\n\né\n'}]
@@ -89,6 +98,16 @@ def test_any_other_file_is_one_text(tmp_path):
         ('{"messages": ["a"]}', "line 17: a message needs a 'role'"),
         ('{"messages": [{"role": "tool", "content": "a"}]}', "line 17: a message needs a 'role'"),
         ('{"messages": [{"role": "user"}]}', "line 17: a message needs a 'role'"),
+        ('{"prompt": "a", "chosen": "b"}', "line 17: 'rejected' is missing or empty"),
+        ('{"prompt": "a", "rejected": "b"}', "line 17: 'chosen' is missing or empty"),
+        ('{"prompt": "a", "chosen": "b", "rejected": ""}', "line 17: 'rejected' is missing or empty"),
+        ('{"prompt": "a", "chosen": ["b"], "rejected": "c"}', "line 17: 'chosen' must be a string"),
+        ('{"chosen": "b", "rejected": "c"}', "line 17: no 'text', 'prompt' or 'messages'"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": 1.1}', "line 17: 'p' must be a probability"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": NaN}', "line 17: 'p' must be a probability"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": true}', "line 17: 'p' must be a probability"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": "1"}', "line 17: 'margin' must be a finite"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": Infinity}', "line 17: 'margin' must be a finite"),
     ],
 )
 def test_a_bad_record_is_named_by_file_and_line(line, message, tmp_path):
@@ -129,11 +148,27 @@ def test_prompt_and_response_are_a_conversation_of_two_turns():
     assert messages_of({"messages": turns}) == turns
 
 
-def test_the_reference_is_the_field_of_that_name_or_the_last_answer():
-    assert reference_of({"prompt": "a", "response": "b", "reference": "c"}) == "c"
-    assert reference_of({"prompt": "a", "response": "b"}) == "b"
-    assert reference_of(CONVERSATION) == "22"
-    assert reference_of({"prompt": "a"}) == ""
+@pytest.mark.parametrize("record, references", [
+    ({"prompt": "a", "response": "b", "reference": "c"}, ["c"]),
+    ({"prompt": "a", "response": "b", "reference": ["c", "d"]}, ["c", "d"]),
+    ({"prompt": "a", "response": "b"}, ["b"]),
+    ({"prompt": "a", "response": "b", "reference": None}, ["b"]),
+    ({"prompt": "a", "reference": [3, 4.5]}, ["3", "4.5"]),
+    ({"prompt": "a", "response": "b", "reference": []}, []),
+    (CONVERSATION, ["22"]),
+    ({"messages": CONVERSATION["messages"][:-1]}, []),
+    ({"prompt": "a"}, []),
+])
+def test_references_are_the_field_of_that_name_or_the_last_answer(record, references):
+    """One text or a list of them, of which the first is shown."""
+    assert references_of(record) == references
+    assert reference_of(record) == (references or [""])[0]
+
+
+def test_the_prompt_as_one_text_is_all_that_stands_before_the_answer():
+    whole = "be brief\none?\n1\ntwo?"
+    assert prompt_of(CONVERSATION) == prompt_of({"messages": CONVERSATION["messages"][:-1]}) == whole
+    assert prompt_of({"prompt": "a", "response": "b"}) == prompt_of({"prompt": "a"}) == "a"
 
 
 @pytest.mark.parametrize("reply", REPLIES)

@@ -1,30 +1,26 @@
-"""Evaluation: items from models, metrics from items, and the same numbers by other ways."""
+"""The evidence: what models say and how they predict what people said, and the same numbers by other ways."""
 
-import json
+import random
+from itertools import accumulate
 from math import exp, isnan, log, nan
 
-import numpy as np
 import pytest
 import torch
 
 from minirlhf import evaluation
-from minirlhf.data import render
+from minirlhf.data import collate, messages_of, render, render_prompt
 from minirlhf.evaluation import (
-    Metric,
-    metric_table,
-    ratio,
+    pieces_of,
     reference_nll,
-    reference_optimum,
-    regret_metrics,
-    response_statistics,
     sample_items,
     scores_of,
+    text_items,
+    token_statistics,
+    turns,
 )
 from minirlhf.generation import Generation
-from minirlhf.metrics import bits_per_byte, distinct_n, perplexity, precision_recall_f1
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.oracle import TokenMDP, kl, objective, optimum, response_logprobs
-from minirlhf.overlap import corpus_bleu, corpus_chrf
+from minirlhf.sft import negative_log_likelihood
 from minirlhf.tasks import TASKS
 
 RECORDS = [
@@ -34,6 +30,9 @@ RECORDS = [
     {"prompt": "d", "response": "no"},
 ]
 MAX_NEW, SAMPLES = 8, 3
+SAID = [("system", "s"), ("user", "q"), ("assistant", "12"), ("user", "r"), ("assistant", "345")]
+SAID.append(("assistant", "好"))
+CONVERSATION = {"messages": [{"role": role, "content": content} for role, content in SAID], "hint": 7}
 
 
 def reward(prompt: str, response: str, record: dict) -> float:
@@ -46,6 +45,11 @@ def sampled(model, reference, tokenizer, records=RECORDS, **changes) -> list[dic
     return sample_items(model, reference, tokenizer, records, **{**settings, **changes})
 
 
+def summed(model, reference, g: Generation) -> dict[str, list[float]]:
+    """The statistics of whole responses."""
+    return {name: x.sum(1).tolist() for name, x in token_statistics(model, reference, g).items()}
+
+
 def uniform(vocab_size: int, **shape) -> GPT:
     """A model to which every token is as likely as any other."""
     torch.manual_seed(0)
@@ -54,24 +58,58 @@ def uniform(vocab_size: int, **shape) -> GPT:
     return model
 
 
-def whole(metrics: list[Metric], name: str) -> dict[str, float]:
-    """model -> the metric of all prompts together."""
-    (metric,) = [m for m in metrics if m.name == name]
-    return {m: float(metric.combine(s.sum(0, keepdims=True))[0]) for m, s in metric.statistics.items()}
-
-
-def by_hand(items: list[dict], value, greedy: bool = False) -> float:
-    """The mean over the sampled (or greedy) responses."""
-    values = [value(x) for x in items if (x["sample"] < 0) == greedy]
-    return sum(values) / len(values)
-
-
 @pytest.fixture
 def made(make_policy, tokenizer) -> tuple:
     """(models, items, nll) of two models, the second the reference."""
     models = {"rl": make_policy(0), "sft": make_policy(1)}
     items = {name: sampled(model, models["sft"], tokenizer) for name, model in models.items()}
     return models, items, {name: reference_nll(model, tokenizer, RECORDS) for name, model in models.items()}
+
+
+# Conversations
+
+
+def test_each_assistant_turn_is_asked_after_the_true_turns_before_it():
+    """As a record of its own, with all that the conversation's record says besides."""
+    got = turns([RECORDS[0], CONVERSATION])
+    assert got[0] == RECORDS[0]
+    assert [record["messages"] for record in got[1:]] == [CONVERSATION["messages"][:end] for end in (3, 5, 6)]
+    assert {record["hint"] for record in got[1:]} == {7} and "conversation" not in CONVERSATION
+
+
+def test_a_question_at_the_end_of_a_conversation_is_asked_too():
+    """It has no answer to be compared with."""
+    messages = [*CONVERSATION["messages"], {"role": "user", "content": "and?"}]
+    assert [record["messages"][-1]["role"] for record in turns([{"messages": messages}])] == ["assistant"] * 3 + ["user"]
+
+
+def test_the_turns_of_a_conversation_say_that_they_belong_together():
+    """And so do equal conversations, but not those that only begin alike."""
+    longer = {"messages": [*CONVERSATION["messages"], {"role": "assistant", "content": "x"}]}
+    got = turns([CONVERSATION, RECORDS[0], CONVERSATION, longer])
+    assert [record.get("conversation") for record in got] == [0, 0, 0, None, 0, 0, 0, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("record", [
+    *RECORDS, {"prompt": "a"}, *({"messages": CONVERSATION["messages"][:n]} for n in (2, 3, 4)),
+])
+def test_a_record_of_one_answer_stays_as_it_is(record):
+    assert turns([record]) == [record]
+
+
+def test_of_each_turn_exactly_the_last_answer_is_scored(make_policy, tokenizer):
+    """Its bytes and its EOS; the answers before it are given."""
+    got = text_items(make_policy(0), tokenizer, turns([CONVERSATION]))
+    assert [(x["tokens"], x["bytes"]) for x in got] == [(2 + 1, 2), (3 + 1, 3), (3 + 1, 3)]
+
+
+@torch.no_grad()
+def test_all_turns_together_cost_what_the_conversation_costs(make_policy, tokenizer):
+    model = make_policy(0)
+    whole = negative_log_likelihood(model, collate([render(CONVERSATION, tokenizer)]))  # (N,)
+    got = text_items(model, tokenizer, turns([CONVERSATION]))
+    assert sum(x["tokens"] for x in got) == len(whole)
+    assert sum(x["nll"] for x in got) == pytest.approx(float(whole.double().sum()), abs=1e-4)
 
 
 # Items
@@ -90,7 +128,7 @@ def test_expected_statistics_by_enumeration(make_gpt, every_response, garbage):
     model, reference = make_gpt(0, vocab_size=3).double(), make_gpt(1, vocab_size=3).double()
     g = every_response([2, 1], V=3, R=3)
     g.ids[~g.mask] = garbage
-    got = response_statistics(model, reference, g)
+    got = summed(model, reference, g)
     law = []
     for net in (model, reference):
         rows = [[2, 1, *ids[mask].tolist()] for ids, mask in zip(g.ids, g.mask)]
@@ -113,9 +151,10 @@ def test_padding_has_no_influence_on_the_statistics(make_gpt, every_response):
     wide = Generation(*(torch.nn.functional.pad(x, pad, value=v) for x, pad, v in (
         (g.prompt_ids, (3, 0), 1), (g.prompt_mask, (3, 0), False), (torch.where(g.mask, g.ids, 2), (0, 2), 1),
         (g.mask, (0, 2), False), (g.logprobs, (0, 2), nan))), g.ended)
-    clean, got = response_statistics(*models, g), response_statistics(*models, wide)
-    for name in clean:
-        assert got[name] == pytest.approx(clean[name], abs=1e-5)
+    clean, got = token_statistics(*models, g), token_statistics(*models, wide)
+    for name, x in clean.items():
+        assert not x[~g.mask].any() and not got[name][:, x.shape[1] :].any()
+        assert torch.allclose(got[name][:, : x.shape[1]], x, atol=1e-5, rtol=0)
 
 
 def test_there_is_a_greedy_item_and_as_many_samples_as_asked_for_each_prompt_in_order(made):
@@ -192,232 +231,30 @@ def test_a_response_that_did_not_end_scores_missing_eos(make_policy, tokenizer):
 def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsable_is_kept():
     """Half a review may well parse."""
     (record,) = TASKS["reviews"].records("test", 1, 0)
-    of_task = lambda record: TASKS["reviews"].reward
-    ended, cut = (scores_of(record, record["response"], ended, of_task, -1.0) for ended in (True, False))
-    assert ended["grammatical"] == 1 and 0 <= ended["reward"] <= 1
-    assert cut == {"reward": -1.0, "grammatical": 0.0}
+    ended, cut = (scores_of(record, record["response"], ended, -1.0) for ended in (True, False))
+    assert ended == {"reward": -1.0, "grammatical": 1.0} and cut == {"reward": -1.0, "grammatical": 0.0}
     (question,) = TASKS["sentiment"].records("test", 1, 0)
     for finished in (True, False):
-        assert scores_of(question, "what", finished, None, 0.0)["unparsable"] == 1
+        assert scores_of(question, "what", finished, None)["unparsable"] == 1
 
 
-def test_items_survive_json_and_can_be_scored_again_without_the_model(made):
-    """The same means from what stands in items.jsonl alone."""
-    _, items, nll = made
-    read = {name: [json.loads(json.dumps(x)) for x in rows] for name, rows in items.items()}
-    assert read == items
-    for rows in read.values():
-        for x in rows:
-            of = lambda record: reward
-            again = scores_of(RECORDS[x["index"]], x["response"], x["stop"] == "eos", of, 0.0)
-            assert again == x["scores"]
-    for a, b in zip(metric_table(items, nll, RECORDS), metric_table(read, nll, RECORDS)):
-        assert a.name == b.name
-        assert all(np.array_equal(a.statistics[m], b.statistics[m]) for m in a.statistics)
+def test_items_can_be_scored_again_without_the_model(made):
+    """From what stands in items.jsonl alone."""
+    _, items, _ = made
+    for x in items["rl"] + items["sft"]:
+        record, ended = RECORDS[x["index"]], x["stop"] == "eos"
+        said = reward(x["prompt"], x["response"], record) if ended else 0.0
+        assert scores_of(record, x["response"], ended, said) == x["scores"]
 
 
-# Perplexity
-
-
-@torch.no_grad()
-def test_reference_nll_equals_one_pass_a_record(made, tokenizer):
-    """Response and EOS given the prompt; "wow!" ends in the id 0, which pads the batch."""
-    models, _, nll = made
-    assert tokenizer.encode("!") == [0]
-    for i, record in enumerate(RECORDS):
-        example = render(record, tokenizer)
-        logp = models["rl"].logits(models["rl"](torch.tensor([example.ids])))[0].double().log_softmax(-1)
-        targets = [t for t, trained in enumerate(example.mask) if trained]
-        total = -sum(float(logp[t - 1, example.ids[t]]) for t in targets)
-        n_bytes = len(record["response"].encode())
-        assert len(targets) == n_bytes + 1
-        assert nll["rl"][i].tolist() == pytest.approx([total, n_bytes + 1, n_bytes], abs=1e-4)
-
-
-def test_perplexity_of_a_uniform_model_is_the_vocabulary_size(tokenizer):
-    model = uniform(tokenizer.vocab_size)
-    nll = {"m": reference_nll(model, tokenizer, RECORDS)}
-    items = {"m": sampled(model, model, tokenizer)}
-    metrics = metric_table(items, nll, RECORDS)
-    assert whole(metrics, "reference perplexity")["m"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
-    tokens, n_bytes = sum(len(r["response"].encode()) + 1 for r in RECORDS), 4 + 7 + 5 + 2
-    expected = tokens * log(tokenizer.vocab_size) / (log(2) * n_bytes)
-    assert whole(metrics, "reference bits per byte")["m"] == pytest.approx(expected, rel=1e-5)
-    assert whole(metrics, "entropy, nats/token")["m"] == pytest.approx(log(tokenizer.vocab_size), rel=1e-5)
-
-
-def test_the_bytes_of_a_conversation_are_those_of_every_turn_that_is_scored(tokenizer):
-    turns = [("user", "q"), ("assistant", "12"), ("user", "r"), ("assistant", "345")]
-    record = {"messages": [{"role": role, "content": content} for role, content in turns]}
-    ((_, tokens, n_bytes),) = reference_nll(uniform(tokenizer.vocab_size), tokenizer, [record])
-    assert (tokens, n_bytes) == (2 + 1 + 3 + 1, 2 + 3)
-
-
-def test_a_record_without_response_or_too_long_is_undefined_and_left_out(tokenizer):
-    model = uniform(tokenizer.vocab_size)
-    records = [{"prompt": "a", "response": "bc"}, {"prompt": "a"}, {"prompt": "a", "response": "b" * 40}]
-    nll = reference_nll(model, tokenizer, records)
-    assert [isnan(x) for x in nll[:, 0]] == [False, True, True] and nll[0, 1:].tolist() == [3, 2]
-    metrics = metric_table({"m": sampled(model, model, tokenizer, records)}, {"m": nll}, records)
-    assert whole(metrics, "reference perplexity")["m"] == pytest.approx(tokenizer.vocab_size, rel=1e-5)
-
-
-def test_models_are_compared_on_the_records_that_all_of_them_can_score(tokenizer):
-    """The second has a shorter context: a record that is too long for it leaves both."""
-    records = [{"prompt": "a", "response": "bc"}, {"prompt": "a", "response": "b" * 20}]
-    models = {"a": uniform(tokenizer.vocab_size), "b": uniform(tokenizer.vocab_size, context=12)}
-    nll = {name: reference_nll(model, tokenizer, records) for name, model in models.items()}
-    assert [isnan(table[1, 0]) for table in nll.values()] == [False, True]
-    items = {name: sampled(model, model, tokenizer, records) for name, model in models.items()}
-    metrics = metric_table(items, nll, records)
-    (metric,) = [m for m in metrics if m.name == "reference perplexity"]
-    for statistics in metric.statistics.values():
-        assert statistics[:, 1].tolist() == [3, 0]
-    expected = dict.fromkeys("ab", tokenizer.vocab_size)
-    assert whole(metrics, "reference perplexity") == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("context", [400, 100])
-def test_reviews_are_measured_against_their_grammar(tokenizer, context):
-    """A uniform model pays log V a token; a text longer than the context is in no mean."""
-    records = TASKS["reviews"].records("test", 12, 0)
-    model = uniform(tokenizer.vocab_size, context=context)
-    nll = reference_nll(model, tokenizer, records)
-    known = [not isnan(x) for x in nll[:, 0]]
-    assert any(known) and all(known) == (context == 400)
-    metrics = metric_table({"m": sampled(model, model, tokenizer, records, max_new=2)}, {"m": nll}, records)
-    kept = [r for r, k in zip(records, known) if k]
-    paid = [log(tokenizer.vocab_size) * (len(r["response"].encode()) + 1) for r in kept]
-    exact = [-TASKS["reviews"].log_probability(r["response"], r["subject"]) for r in kept]
-    H = sum(TASKS["reviews"].entropy(r["subject"]) for r in kept) / len(kept)
-    assert whole(metrics, "nats a text")["m"] == pytest.approx(sum(paid) / len(kept), rel=1e-5)
-    excess = sum(a - b for a, b in zip(paid, exact)) / len(kept)
-    assert whole(metrics, f"above the grammar's {H:.2f}, %")["m"] == pytest.approx(100 * excess / H, rel=1e-5)
-
-
-# Metrics from items
-
-
-def test_a_ratio_is_a_sum_over_a_sum_and_undefined_for_nothing():
-    assert ratio(np.array([[3.0, 2.0], [0.0, 5.0]])).tolist() == [1.5, 0.0]
-    assert isnan(ratio(np.zeros((1, 2)))[0])
-
-
-def test_means_in_the_table_equal_means_over_items(made):
-    _, items, nll = made
-    metrics = metric_table(items, nll, RECORDS, "usefulness")
-    for m, rows in items.items():
-        tokens = sum(x["tokens"] for x in rows if x["sample"] >= 0)
-        entropy = sum(x["entropy"] for x in rows if x["sample"] >= 0) / tokens
-        expected = {
-            "reward = usefulness": by_hand(rows, lambda x: x["scores"]["reward"]),
-            "reward, greedy": by_hand(rows, lambda x: x["scores"]["reward"], greedy=True),
-            "KL to reference, nats": by_hand(rows, lambda x: x["kl"]),
-            "entropy, nats/token": entropy,
-            "length, tokens": by_hand(rows, lambda x: x["tokens"]),
-            "ended with EOS": by_hand(rows, lambda x: x["stop"] == "eos"),
-        }
-        for name, value in expected.items():
-            assert whole(metrics, name)[m] == pytest.approx(value, rel=1e-9, abs=1e-12), name
-
-
-def test_every_metric_has_one_row_of_finite_statistics_a_prompt_and_model(made):
-    _, items, nll = made
-    for metric in metric_table(items, nll, RECORDS):
-        assert list(metric.statistics) == ["rl", "sft"]
-        for statistics in metric.statistics.values():
-            assert len(statistics) == len(RECORDS) and np.isfinite(statistics).all()
-
-
-def test_perplexity_and_bits_per_byte_are_those_of_the_corpus(made):
-    _, items, nll = made
-    metrics = metric_table(items, nll, RECORDS)
-    for m, table in nll.items():
-        total, tokens, n_bytes = table.sum(0)
-        assert whole(metrics, "reference perplexity")[m] == pytest.approx(perplexity(total, tokens))
-        assert whole(metrics, "reference bits per byte")[m] == pytest.approx(bits_per_byte(total, n_bytes))
-
-
-def test_corpus_perplexity_of_two_documents():
-    """10 nats over 10 tokens and 12 over 4: 4.8135, not the mean of two perplexities, 11.40."""
-    nll = {"m": np.array([[10.0, 10, 10], [12.0, 4, 4]])}
-    metrics = evaluation.nll_metrics(nll, [{"prompt": "a"}] * 2)
-    assert whole(metrics, "reference perplexity")["m"] == pytest.approx(4.8135197411, rel=1e-9)
-
-
-@pytest.mark.parametrize("references", [["the cat sat on the mat", "no"], ["今天天气很好", "我们在家"]])
-def test_bleu_and_chrf_equal_direct_calls(references):
-    """Of all samples as one corpus, each beside the reference of its prompt, in the right tokenisation."""
-    said = [["the cat sat on mat", "cat the on mat sat", "no", "yes or no"],
-            ["今天天气好", "天气很好今天", "我们在家", "在家"]][references[0] != "the cat sat on the mat"]
-    records = [{"prompt": "p", "response": r, "task": "translation"} for r in references]
-    rows = [{"index": i // 2, "sample": i % 2, "response": text} for i, text in enumerate(said)]
-    paired = [[references[i // 2]] for i in range(4)]
-    bleu, chrf = evaluation.overlap_metrics({"m": rows}, records)
-    assert bleu.name == ("BLEU (13a)" if references[1] == "no" else "BLEU (zh)")
-    assert whole([bleu], bleu.name)["m"] == pytest.approx(corpus_bleu(said, paired))
-    assert whole([chrf], "chrF")["m"] == pytest.approx(corpus_chrf(said, paired))
-    assert len(bleu.statistics["m"]) == 2
-
-
-def test_overlap_is_computed_only_where_every_record_has_a_reference(made):
-    _, items, nll = made
-    names = {m.name.split(" ")[0] for m in metric_table(items, nll, RECORDS)}
-    assert {"BLEU", "chrF"} <= names
-    without = [*RECORDS[:3], {"prompt": "d"}]
-    assert not {"BLEU", "chrF"} & {m.name.split(" ")[0] for m in metric_table(items, nll, without)}
-
-
-def test_precision_recall_and_f1_equal_direct_calls():
-    """What is no label, or did not end, is predicted as none."""
-    labels = ["no", "yes", "yes", "no", "maybe"]
-    said = [("yes", "eos"), (" yes ", "eos"), ("yes", "length"), ("no", "eos"), ("what", "eos")]
-    records = [{"prompt": str(i), "label": label} for i, label in enumerate(labels)]
-    rows = [{"index": i, "sample": 0, "response": text, "stop": stop} for i, (text, stop) in enumerate(said)]
-    metrics = evaluation.label_metrics({"m": rows}, records)
-    names = ["maybe", "no", "yes"]
-    expected = precision_recall_f1(labels, ["yes", "yes", None, "no", None], names)
-    assert whole(metrics, "F1, macro")["m"] == pytest.approx(expected.macro[2])
-    for c, name in enumerate(names):
-        got = [whole(metrics, f"{kind}, {name}")["m"] for kind in ("precision", "recall", "F1")]
-        wanted = [expected.precision[c], expected.recall[c], expected.f1[c]]
-        if name == "maybe":  # never predicted: precision is undefined, and said to be
-            assert isnan(got[0]) and got[1:] == wanted[1:]
-        else:
-            assert got == pytest.approx(wanted)
-
-
-def test_distinct_2_is_the_mean_over_prompts_that_have_a_bigram():
-    """Pooled over a prompt's samples; repetition from prompt to prompt is not counted here."""
-    said = {0: [[1, 2, 3], [1, 2]], 1: [[7], []], 2: [[4, 4, 4, 4]]}
-    rows = [{"index": i, "ids": ids} for i, samples in said.items() for ids in samples]
-    got = evaluation.with_distinct({"m": rows})["m"]
-    assert [(x["index"], x["distinct"], x["known"]) for x in got] == [
-        (0, distinct_n(said[0], 2), True), (1, 0.0, False), (2, distinct_n(said[2], 2), True)
-    ]
-    assert (got[0]["distinct"], got[2]["distinct"]) == pytest.approx((2 / 3, 1 / 3))
-
-
-def test_distinct_2_in_the_table(made):
-    _, items, nll = made
-    metrics = metric_table(items, nll, RECORDS)
-    for m, rows in items.items():
-        per_prompt = [distinct_n([x["ids"] for x in rows if x["index"] == i and x["sample"] >= 0], 2)
-                      for i in range(len(RECORDS))]
-        known = [x for x in per_prompt if not isnan(x)]
-        assert whole(metrics, "distinct-2 given the prompt")[m] == pytest.approx(sum(known) / len(known))
-
-
-def test_which_direction_is_good(made):
-    """KL, entropy, diversity and length are neither good nor bad."""
-    _, items, nll = made
-    signs = {m.name: m.direction for m in metric_table(items, nll, RECORDS)}
-    assert signs["reward"] == signs["chrF"] == signs["ended with EOS"] == 1
-    assert signs["reference perplexity"] == -1
-    assert {signs[n] for n in ("KL to reference, nats", "entropy, nats/token", "length, tokens")} == {0}
-
-
-# What is achievable
+def test_the_tasks_own_reward_stands_beside_another_that_it_was_replaced_with(made, tokenizer):
+    """What is optimised, and what was meant."""
+    (policy, reference), records = made[0].values(), TASKS["arithmetic"].records("test", 3, 0)
+    items = sample_items(policy, reference, tokenizer, records, lambda r: lambda *x: 7.0, 5, 2, 0, gold=True)
+    for x in items:
+        ended = x["stop"] == "eos"
+        own = TASKS["arithmetic"].reward(x["prompt"], x["response"], records[x["index"]])
+        assert x["scores"] == {"reward": 7.0 if ended else 0.0, "gold": own if ended else 0.0}
 
 
 def test_items_hold_how_much_likelier_the_compared_model_finds_them(make_policy, tokenizer):
@@ -431,90 +268,118 @@ def test_items_hold_how_much_likelier_the_compared_model_finds_them(make_policy,
     assert "log_ratio" not in swapped[0]
 
 
-MDP = TokenMDP(3, 0, 3, ((1,),), lambda x, y: len(set(y)) / 2 - 0.3 * (2 in y), missing_eos=-0.5)
+# Where a policy moved
 
 
-def mdp_items(share: float = 0.5, n: int = 4000, prompts: int = 40) -> tuple[dict, list]:
-    """Items of a reference, a policy and the optimum for β = 0.3 on the oracle's MDP, and their tables."""
-    g = torch.Generator().manual_seed(0)
-    tables = [torch.randn(1, len(MDP.prefixes), 3, generator=g, dtype=torch.float64).log_softmax(-1) for _ in "ab"]
-    tables.append(optimum(tables[0], MDP, 0.3)[0])
-    ref, policy, best = (response_logprobs(table, MDP)[0].numpy() for table in tables)
-    rng, items = np.random.default_rng(0), {}
-    for name, law, count in (("ref", ref, int(share * n)), ("best", best, n), ("pi", policy, n - int(share * n))):
-        chosen = rng.choice(len(law), count, p=np.exp(law) / np.exp(law).sum())
-        items[name] = [
-            {"index": i % prompts, "sample": i // prompts, "tokens": 3, "scores": {"reward": float(MDP.scores[0][y])},
-             "log_ratio": float(policy[y] - ref[y]), "kl": float(law[y] - ref[y])}
-            for i, y in enumerate(chosen.tolist())
-        ]  # fmt: skip
-    return items, tables
-
-
-@pytest.mark.parametrize("share", [0.5, 0.25])
-def test_objective_and_share_equal_the_oracles(share):
-    """Of the reference 0, of the optimum 100 %, of a policy between (J − J_ref) / (J* − J_ref)."""
-    items, (ref, policy, best) = mdp_items(share, 40_000)
-    metrics, known = regret_metrics(items, "ref", "pi", 0.3, 40)
-    J = {name: float(objective(x, ref, MDP, 0.3)) for name, x in (("ref", ref), ("pi", policy), ("best", best))}
-    assert whole(metrics, "J = reward - 0.3 KL") == pytest.approx(J, abs=0.01)
-    got = whole(metrics, "share of J* - J(ref), %")
-    assert got["ref"] == 0
-    assert got["best"] == pytest.approx(100, abs=3)
-    assert got["pi"] == pytest.approx(100 * (J["pi"] - J["ref"]) / (J["best"] - J["ref"]), abs=6)
-    assert known["low"] < known["value"] < known["high"]
-    assert known["value"] == pytest.approx(J["best"], abs=0.01)
-    assert J["best"] - J["pi"] == pytest.approx(0.3 * float(kl(policy, best, MDP)), abs=1e-9)
-
-
-def test_the_share_is_left_out_on_few_effective_samples():
-    """With a small β all rests on the best of them."""
-    items, _ = mdp_items(n=400)
-    assert regret_metrics(items, "ref", "pi", 0.3, 40)[1]["value"] is not None
-    metrics, known = regret_metrics(items, "ref", "pi", 1e-3, 40)
-    assert known["value"] is None and known["effective_size"] < 200
-    assert [m.name for m in metrics] == ["J = reward - 0.001 KL"]
-
-
-def test_best_of_n_of_the_reference_is_told_whoever_was_sampled():
-    """From half as many samples of its own; best-of-1 is its reward, and the policy is worth what it earns."""
-    items, (ref, _, _) = mdp_items(n=40_000)
-    _, known = regret_metrics(items, "ref", "pi", 0.3, 40)
-    assert known["best_of"]["1"] == pytest.approx(float(objective(ref, ref, MDP, 0.3)), abs=0.01)
-    assert list(known["best_of"].values()) == sorted(known["best_of"].values())
-    assert known["tokens"] == {"ref": 3, "pi": 3}
-    assert known["reward"] == pytest.approx(np.mean([x["scores"]["reward"] for x in items["pi"]]))
-
-
-def test_an_optimum_known_from_training_is_taken_instead():
-    """Also where the samples at hand could not tell; the share is measured against it."""
-    items, _ = mdp_items(n=400)
-    known = {"value": 1.5, "low": 1.4, "high": 1.6, "effective_size": 900.0}
-    metrics, optimum = regret_metrics(items, "ref", "pi", 1e-3, 40, known)
-    J = whole(metrics, "J = reward - 0.001 KL")
-    share = whole(metrics, "share of J* - J(ref), %")
-    assert share["pi"] == pytest.approx(100 * (J["pi"] - J["ref"]) / (1.5 - J["ref"])) and share["ref"] == 0
-    assert {k: optimum[k] for k in known} == known and optimum["beta"] == 1e-3
-    assert "beta" not in known
-
-
-def test_where_there_is_nothing_to_gain_the_share_is_undefined():
-    """Rewards that are all the same, and one that beats the mean by less than a tenth of a nat of KL costs."""
-    items, _ = mdp_items(n=400)
-    for rows in items.values():
+def test_the_first_sample_of_each_prompt_says_where_its_model_moved_and_no_other_item_does(made):
+    _, items, _ = made
+    for name, rows in items.items():
         for x in rows:
-            x["scores"]["reward"] = 0.25 + 1e-3 * (x["index"] == 0)
-    metrics, known = regret_metrics(items, "ref", "pi", 0.3, 40)
-    assert isnan(whole(metrics, "share of J* - J(ref), %")["pi"]) and known["value"] == pytest.approx(0.25, abs=0.01)
+            told = {key for key in ("pieces", "token_kl", "token_log_ratio") if key in x}
+            assert len(told) == (3 if name == "rl" and x["sample"] == 0 else 0)
 
 
-def test_the_optimum_from_samples_of_the_reference_alone_is_the_oracles():
-    """With an interval around it, and none where a few samples decide."""
-    items, (ref, _, _) = mdp_items(0.5, 40_000)
-    known = reference_optimum(items["ref"], 0.3, 40)
-    assert known["value"] == pytest.approx(float(optimum(ref, MDP, 0.3)[2]), abs=0.01)
-    assert known["low"] < known["value"] < known["high"] and known["effective_size"] > 200
-    few = reference_optimum(items["ref"][:300], 1e-3, 40)
-    assert few["value"] is None and few["effective_size"] < 200
-    metrics, told = regret_metrics(items, "ref", "pi", 1e-3, 40, few)
-    assert [m.name for m in metrics] == ["J = reward - 0.001 KL"] and told["value"] is None
+def test_the_kl_of_tokens_sums_to_that_of_the_response_and_their_log_ratio_to_k1(made):
+    """Each is rounded to four digits; the EOS is one of them."""
+    rows = [x for x in made[1]["rl"] if x["sample"] == 0]
+    for x in rows:
+        assert len(x["pieces"]) == len(x["token_kl"]) == len(x["token_log_ratio"]) == x["tokens"]
+        assert sum(x["token_kl"]) == pytest.approx(x["kl"], abs=1e-4 * x["tokens"])
+        assert sum(x["token_log_ratio"]) == pytest.approx(x["k1"], abs=1e-4 * x["tokens"])
+    assert {x["stop"] for x in rows} == {"eos", "length"}
+
+
+def test_the_pieces_of_an_item_are_its_response_and_the_name_of_the_eos(made):
+    for x in made[1]["rl"]:
+        if x["sample"] == 0:
+            assert "".join(x["pieces"]) == x["response"] + "<|endoftext|>" * (x["stop"] == "eos")
+
+
+TEXTS = ["plain", "", "今天天气很好", "naïve 🙂 x", "👩‍🔬", "�", "a�好"]
+RAW = [b"\xff", b"\xe4\xbd", b"a\xe4\xbdb", b"\xff\xff\xff\xe4\xbd\xa0", b"\xf0\x9f\x99"]
+RAW.append(b"\x80\x80\xe5\xa5\xbd\xe5")
+
+
+@pytest.mark.parametrize("data", [*(text.encode() for text in TEXTS), *RAW])
+def test_pieces_join_to_the_text_whatever_its_bytes(data, tokenizer):
+    """One token a byte: every character that is not ASCII is cut."""
+    ids = [tokenizer.token_bytes.index(bytes([b])) for b in data]
+    pieces = pieces_of(tokenizer, ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == tokenizer.decode(ids)
+
+
+def test_pieces_of_random_bytes_and_specials_join_to_their_text(tokenizer):
+    rng = random.Random(0)
+    for _ in range(300):
+        ids = [rng.choice([rng.randrange(260), rng.randrange(94, 256)]) for _ in range(rng.randrange(12))]
+        assert "".join(pieces_of(tokenizer, ids)) == tokenizer.decode(ids)
+
+
+def test_the_last_token_of_a_character_has_all_of_it(tokenizer):
+    assert pieces_of(tokenizer, tokenizer.encode("a好🙂")) == ["a", "", "", "好", "", "", "", "🙂"]
+
+
+# Perplexity and confidence
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chat", [True, False])
+def test_text_items_equal_one_pass_a_record(chat, made, tokenizer):
+    """− log p of the answer and its EOS, the probability of the likeliest token, and whether it was that one.
+
+    "wow!" ends in the id 0, which pads the batch.
+    """
+    model, right = made[0]["rl"], 0
+    assert tokenizer.encode("!") == [0]
+    records = RECORDS + turns([CONVERSATION])
+    for i, (record, got) in enumerate(zip(records, text_items(model, tokenizer, records, chat))):
+        ids, start = render(record, tokenizer, chat).ids, len(render_prompt(record, tokenizer, chat))
+        p = model.logits(model(torch.tensor([ids])))[0].double().softmax(-1)  # (T, V)
+        p = p[start - 1 : -1]  # (N, V), each place the law of the token after it
+        answer = messages_of(record)[-1]["content"]
+        assert (got["index"], got["tokens"], got["bytes"]) == (i, len(p), len(answer.encode()))
+        assert got["nll"] == pytest.approx(-sum(log(row[t]) for row, t in zip(p, ids[start:])), abs=1e-4)
+        assert got["confidence"] == pytest.approx([float(row.max()) for row in p], abs=2e-6)
+        assert got["correct"] == [int(row.argmax() == t) for row, t in zip(p, ids[start:])]
+        right += sum(got["correct"])
+    assert right or not chat
+
+
+def test_a_model_that_is_sure_has_confidences_of_at_most_1(make_policy, tokenizer):
+    model = make_policy(0)
+    with torch.no_grad():
+        model.ln_f.weight.mul_(100)
+    found = [p for x in text_items(model, tokenizer, RECORDS) for p in x["confidence"]]
+    assert 0 <= min(found) and max(found) == 1
+
+
+def test_the_confidence_of_a_uniform_model_is_one_over_the_vocabulary(tokenizer):
+    for x in text_items(uniform(tokenizer.vocab_size), tokenizer, RECORDS):
+        assert x["confidence"] == pytest.approx([1 / tokenizer.vocab_size] * x["tokens"], abs=1e-6)
+
+
+def test_the_perplexity_of_a_uniform_model_is_the_vocabulary_size(tokenizer):
+    nll, tokens, n_bytes = reference_nll(uniform(tokenizer.vocab_size), tokenizer, RECORDS).sum(0)
+    assert exp(nll / tokens) == pytest.approx(tokenizer.vocab_size, rel=1e-5)
+    assert (tokens, n_bytes) == (4 + 7 + 5 + 2 + 4, 4 + 7 + 5 + 2)
+
+
+def test_a_record_without_response_or_too_long_is_undefined(tokenizer):
+    records = [{"prompt": "a", "response": "bc"}, {"prompt": "a"}, {"prompt": "a", "response": "b" * 40}]
+    records.append({"messages": CONVERSATION["messages"][:4]})
+    model = uniform(tokenizer.vocab_size)
+    assert [isnan(x) for x in reference_nll(model, tokenizer, records)[:, 0]] == [False, True, True, True]
+    none = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
+    assert text_items(model, tokenizer, records)[1:] == [{"index": i} | none for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_text_depends_on_neither_its_neighbours_nor_its_batch(rows, made, tokenizer):
+    """Whose true places stand row by row, the longest text first."""
+    model, several = made[0]["rl"], text_items(made[0]["rl"], tokenizer, RECORDS)
+    parts = [RECORDS[start : start + rows] for start in range(0, len(RECORDS), rows)]
+    for start, part in zip(accumulate(map(len, parts), initial=0), parts):
+        for x, y in zip(text_items(model, tokenizer, part), several[start:]):
+            assert x["confidence"] == pytest.approx(y["confidence"], abs=2e-6)
+            assert x["correct"] == y["correct"]
+            assert x["nll"] == pytest.approx(y["nll"], abs=1e-4)

@@ -1,4 +1,4 @@
-"""Perplexity, classification, diversity, calibration, best-of-n against published and exact values."""
+"""Perplexity, classification, diversity, best-of-n against published and exact values."""
 
 import json
 import math
@@ -8,14 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minirlhf import metrics
+from minirlhf import metrics, overlap
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 KIRK = [text.split() for text in ("i am going", "i am going", "lets go i i")]
-CONFIDENCE = [0.1, 0.2, 0.35, 0.35, 0.6, 0.7, 0.8, 0.85, 0.9, 1.0]
-CORRECT = [0, 0, 0, 1, 1, 1, 1, 0, 1, 1]
-LOGITS = np.array([[2, 0, 0], [3, 1, 0], [0, 4, 0], [1, 0, 5], [2, 2.5, 0], [0, 0, 3]])
-LABELS = np.array([0, 1, 1, 2, 0, 2])
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -27,6 +23,17 @@ def nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def test_perplexity_of_known_logits(scored, expected):
     losses = nll([[0, 1, 2], [2, 1, 0], [0, 0, 0]], [2, 0, 1])[:scored]
     assert metrics.perplexity(losses.sum(), scored) == pytest.approx(expected, abs=1e-9)
+
+
+def test_each_token_of_known_logits_costs_its_nll():
+    losses = nll([[0, 1, 2], [2, 1, 0], [0, 0, 0]], [2, 0, 1])
+    assert list(losses) == pytest.approx([0.4076059644, 0.4076059644, 1.0986122887], abs=1e-9)
+
+
+def test_perplexity_of_a_classifier_is_exp_of_sklearns_log_loss():
+    y, s = np.array(GOLDEN["prob"]["y"]), np.array(GOLDEN["prob"]["s"])
+    nll_sum = -np.log(np.where(y == 1, s, 1 - s)).sum()
+    assert metrics.perplexity(nll_sum, len(y)) == pytest.approx(math.exp(GOLDEN["prob"]["logloss"]), abs=1e-9)
 
 
 def test_uniform_model_has_the_vocabulary_size_as_perplexity():
@@ -78,6 +85,41 @@ def test_accuracy_and_confusion_matrix_equal_sklearn(name):
     assert metrics.accuracy(case["y_true"], case["y_pred"]) == pytest.approx(case["accuracy"])
     _, matrix = metrics.confusion_matrix(case["y_true"], case["y_pred"], case["labels"])
     assert matrix.tolist() == case["confusion"]
+
+
+@pytest.mark.parametrize("name", GOLDEN["clf"])
+def test_balanced_accuracy_and_matthews_correlation_equal_sklearn(name):
+    case = GOLDEN["clf"][name]
+    y_true, y_pred = case["y_true"], case["y_pred"]
+    assert metrics.balanced_accuracy(y_true, y_pred) == pytest.approx(case["balanced_accuracy"], abs=1e-9)
+    assert metrics.matthews_correlation(y_true, y_pred) == pytest.approx(case["mcc"], abs=1e-9)
+
+
+def test_an_unparsable_answer_lowers_balanced_accuracy_and_correlation():
+    y_true = ["no", "yes", "yes", "no"]
+    assert metrics.balanced_accuracy(y_true, ["no", "yes", None, None]) == 0.5
+    assert metrics.matthews_correlation(y_true, y_true) == 1
+    assert metrics.matthews_correlation(y_true, ["no", "yes", "yes", None]) < 1
+    assert metrics.matthews_correlation(y_true, [None] * 4) == 0
+    assert math.isnan(metrics.balanced_accuracy([], [])) and math.isnan(metrics.matthews_correlation([], []))
+
+
+@pytest.mark.parametrize("case", [GOLDEN["prob"], GOLDEN["prob"]["auc_ties"]])
+def test_area_under_the_curve_equals_sklearn_with_and_without_ties(case):
+    assert metrics.roc_auc(case["y"], case["s"]) == pytest.approx(case["auc"], abs=1e-9)
+
+
+def test_area_under_the_curve_is_the_share_of_pairs_in_the_right_order():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        y, s = rng.integers(0, 2, 30), rng.integers(0, 8, 30)
+        order = [(p > n) + (p == n) / 2 for p in s[y == 1] for n in s[y == 0]]
+        assert metrics.roc_auc(y, s) == pytest.approx(np.mean(order))
+
+
+def test_area_under_the_curve_needs_both_classes():
+    for y, s in (([], []), ([1, 1], [0.1, 0.2]), ([0], [0.1])):
+        assert math.isnan(metrics.roc_auc(y, s))
 
 
 def test_binary_class_scores_equal_sklearn():
@@ -164,6 +206,20 @@ def test_random_labels_have_sklearns_scores(zero_division):
             np.testing.assert_allclose(mine, expected, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_random_labels_have_sklearns_balanced_accuracy_correlation_and_auc():
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        y_true, y_pred = rng.integers(0, rng.integers(1, 5), (2, rng.integers(1, 15)))
+        expected = sklearn_metrics.balanced_accuracy_score(y_true, y_pred)
+        assert metrics.balanced_accuracy(y_true, y_pred) == pytest.approx(expected)
+        expected = sklearn_metrics.matthews_corrcoef(y_true, y_pred)
+        assert metrics.matthews_correlation(y_true, y_pred) == pytest.approx(expected)
+        y, s = rng.permutation([0, 1, *rng.integers(0, 2, 9)]), rng.integers(0, 5, 11) / 4
+        assert metrics.roc_auc(y, s) == pytest.approx(sklearn_metrics.roc_auc_score(y, s))
+
+
 @pytest.mark.parametrize("n, expected", [(1, 0.5), (2, 5 / 7), (3, 0.75), (4, 1.0)])
 def test_distinct_n_is_unique_over_all_ngrams(n, expected):
     assert metrics.distinct_n(KIRK, n) == pytest.approx(expected)
@@ -205,6 +261,13 @@ def test_self_bleu_of_known_texts(max_order, expected):
     assert metrics.self_bleu(texts, max_order=max_order) == pytest.approx(expected, abs=1e-9)
 
 
+def test_self_bleu_is_the_mean_of_each_text_against_the_others():
+    texts = ["the cat sat on the mat", "the cat sat on a mat", "a dog ran in the park"]
+    scores = [overlap.sentence_bleu(text, texts[:i] + texts[i + 1 :]) for i, text in enumerate(texts)]
+    assert scores == pytest.approx([53.7284965912, 56.2341325190, 9.6524348774], abs=1e-9)
+    assert metrics.self_bleu(texts) == pytest.approx(sum(scores) / 3)
+
+
 def test_self_bleu_of_equal_texts_is_100_in_any_script():
     assert metrics.self_bleu(["the cat sat on the mat"] * 3) == pytest.approx(100)
     assert metrics.self_bleu(["我喜欢机器学习"] * 2) == pytest.approx(100)
@@ -213,99 +276,6 @@ def test_self_bleu_of_equal_texts_is_100_in_any_script():
 def test_repetition_and_duplicates_of_known_texts():
     assert metrics.seq_rep_n(["a", "b"] * 4) == pytest.approx(0.6)
     assert metrics.duplicate_rate(["a", "b", "a", "a"]) == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("n_bins, expected", [(5, 0.225), (1, 0.015), (10, 0.225), (15, 0.245)])
-def test_expected_calibration_error_of_known_data(n_bins, expected):
-    assert metrics.expected_calibration_error(CONFIDENCE, CORRECT, n_bins) == pytest.approx(expected)
-
-
-def test_adaptive_and_maximum_calibration_error_and_brier_of_known_data():
-    assert metrics.expected_calibration_error(CONFIDENCE, CORRECT, 5, True) == pytest.approx(0.205)
-    assert metrics.maximum_calibration_error(CONFIDENCE, CORRECT, 5) == pytest.approx(0.4)
-    assert metrics.brier_score(CONFIDENCE, CORRECT) == pytest.approx(0.16175)
-
-
-def test_reliability_bins_equal_sklearns_calibration_curve():
-    bins = metrics.reliability_bins(CONFIDENCE, CORRECT, 5)
-    assert list(bins.accuracy) == pytest.approx([0, 0.5, 1, 1, 2 / 3])
-    assert list(bins.confidence) == pytest.approx([0.15, 0.35, 0.6, 0.75, 0.9166666667])
-    assert list(bins.count) == [2, 2, 1, 2, 3]
-
-
-@pytest.mark.parametrize("confidence, correct, expected", [([0], [1], 1), ([0.95, 1], [1, 0], 0.475)])
-def test_confidences_of_exactly_0_and_1_have_a_bin(confidence, correct, expected):
-    assert metrics.expected_calibration_error(confidence, correct) == pytest.approx(expected)
-
-
-def test_confidence_on_an_edge_belongs_to_the_bin_below():
-    for n_bins in (3, 7, 10, 49):
-        for k in range(1, n_bins):
-            bins = metrics.reliability_bins([k / n_bins, k / n_bins - 1e-3], [1, 0], n_bins)
-            assert list(bins.count) == [2]
-
-
-@pytest.mark.parametrize("equal_mass", [False, True])
-def test_calibration_of_tied_confidences_does_not_depend_on_their_order(equal_mass):
-    rng = np.random.default_rng(0)
-    confidence, correct = rng.integers(0, 4, 50) / 4, rng.integers(0, 2, 50)
-    expected = metrics.expected_calibration_error(confidence, correct, 7, equal_mass)
-    for _ in range(5):
-        order = rng.permutation(50)
-        shuffled = metrics.expected_calibration_error(confidence[order], correct[order], 7, equal_mass)
-        assert shuffled == pytest.approx(expected)
-
-
-def test_calibration_of_nothing_is_nan_and_of_impossible_confidence_an_error():
-    assert math.isnan(metrics.expected_calibration_error([], []))
-    assert math.isnan(metrics.maximum_calibration_error([], []))
-    assert math.isnan(metrics.brier_score([], []))
-    for confidence in (1.1, -0.1, math.nan):
-        with pytest.raises(ValueError, match="confidence"):
-            metrics.expected_calibration_error([confidence], [1])
-
-
-def test_brier_score_binary_and_multiclass():
-    """The multiclass sum is not halved, so for two classes it is twice the binary score."""
-    y, s = GOLDEN["prob"]["y"], np.array(GOLDEN["prob"]["s"])
-    assert metrics.brier_score(s, y) == pytest.approx(GOLDEN["prob"]["brier"])
-    assert metrics.brier_score(np.column_stack([1 - s, s]), y) == pytest.approx(2 * GOLDEN["prob"]["brier"])
-
-
-def test_random_confidences_have_sklearns_calibration_and_brier():
-    calibration = pytest.importorskip("sklearn.calibration")
-    brier_score_loss = pytest.importorskip("sklearn.metrics").brier_score_loss
-    rng = np.random.default_rng(0)
-    for n_bins in (2, 5, 13):
-        confidence, correct = rng.random(200), rng.integers(0, 2, 200)
-        accuracy, mean = calibration.calibration_curve(correct, confidence, n_bins=n_bins)
-        bins = metrics.reliability_bins(confidence, correct, n_bins)
-        np.testing.assert_allclose([bins.accuracy, bins.confidence], [accuracy, mean])
-        theirs = brier_score_loss(correct, confidence)
-        assert metrics.brier_score(confidence, correct) == pytest.approx(theirs)
-
-
-def test_fitted_temperature_of_known_logits_minimises_the_nll():
-    temperature = metrics.fit_temperature(LOGITS, LABELS)
-    assert temperature == pytest.approx(1.257426, abs=1e-6)
-    assert nll(LOGITS, LABELS).mean() == pytest.approx(0.5981573, abs=1e-7)
-    best = nll(LOGITS / temperature, LABELS).mean()
-    assert best == pytest.approx(0.5815345, abs=1e-7)
-    for other in (temperature * 0.99, temperature * 1.01):
-        assert nll(LOGITS / other, LABELS).mean() > best
-
-
-def test_temperature_scales_with_the_logits_and_ignores_their_offset():
-    temperature = metrics.fit_temperature(LOGITS, LABELS)
-    assert metrics.fit_temperature(50 * LOGITS + 7, LABELS) == pytest.approx(50 * temperature)
-    assert metrics.fit_temperature(LOGITS / 50, LABELS) == pytest.approx(temperature / 50)
-
-
-def test_temperature_without_a_minimum_is_its_limit():
-    assert metrics.fit_temperature(LOGITS, LOGITS.argmax(axis=1)) == 0
-    assert metrics.fit_temperature(LOGITS, LOGITS.argmin(axis=1)) == math.inf
-    assert math.isnan(metrics.fit_temperature(np.ones((2, 3)), [0, 1]))
-    assert math.isnan(metrics.fit_temperature(np.empty((0, 3)), np.empty(0, dtype=int)))
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():

@@ -504,6 +504,23 @@ def test_what_is_logged_is_complete_and_finite(make_policy, tokenizer, tmp_path)
         assert record["explained_variance"] <= 1
 
 
+def test_a_gold_reward_is_logged_by_task_and_not_trained_on(make_policy, tokenizer, tmp_path):
+    """Here it is 1 for whatever ended: the share of a task's responses that did."""
+    tasks = [{**record, "task": "x" if i < 4 else "y"} for i, record in enumerate(PROMPTS)]
+    plain, watched = make_policy(0), make_policy(0)
+    run(plain, tokenizer, tmp_path / "a", records_of=lambda step: tasks)
+    run(watched, tokenizer, tmp_path / "b", records_of=lambda step: tasks,
+        gold_of=lambda record: lambda prompt, response, record: 1.0 + (record["task"] == "y"))  # fmt: skip
+    assert same(state(plain), state(watched))
+    ended = []
+    for before, record in zip(logged(tmp_path / "a"), logged(tmp_path / "b"), strict=True):
+        assert set(record) - set(before) == {"gold/x", "gold/y"}
+        assert all(record[k] == value for k, value in before.items() if k != "seconds")
+        assert (4 * record["gold/x"] + 2 * record["gold/y"]) / 8 == pytest.approx(record["ended"])
+        ended.append(record["ended"])
+    assert 0 < min(ended) < 1
+
+
 def test_with_one_step_a_round_every_round_is_on_policy(make_policy, tokenizer, tmp_path):
     """Sampled, scored and trained at one temperature: the ratio is 1 whenever the first step is taken."""
     run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, epochs=1, minibatches=1))

@@ -1,14 +1,29 @@
 """The comparison as people and programs read it."""
 
 import json
-from math import inf, nan
+from math import nan
 
 import numpy as np
 import pytest
 
-from minirlhf.evaluation import Metric, ratio
-from minirlhf.report import cell, compare, number, one_line, optimum_line, plain, side_by_side, table, word
-from minirlhf.stats import corpus_interval, paired_corpus
+from minirlhf.analysis import Metric, ratio
+from minirlhf.evidence import TestSet
+from minirlhf.files import UserError
+from minirlhf.intervals import corpus_interval
+from minirlhf.report import (
+    adjust,
+    build,
+    cell,
+    compare,
+    number,
+    one_line,
+    optimum_line,
+    side_by_side,
+    table,
+    word,
+)
+from minirlhf.stats import holm, paired_corpus
+from minirlhf.tasks import TASKS
 
 N = 40
 
@@ -99,9 +114,142 @@ def test_one_prompt_has_a_value_and_no_interval():
     assert row["differences"]["ppo"]["undefined"] == "fewer than 2 prompts"
 
 
-def test_plain_numbers():
-    assert [plain(x) for x in (nan, inf, -inf, 1)] == [None, None, None, 1.0]
-    assert type(plain(np.float64(2))) is float
+def test_an_interval_is_wider_where_prompts_belong_together(make_evidence):
+    """Twelve prompts, or four that are asked three times: the same answers, a third of the evidence."""
+    def half(records: list[dict]) -> float:
+        run, sets = make_evidence(records, lambda m, i, k: m[0] * (1 + i % 4))
+        task = build(run, sets, ["scores"])["tasks"]["made"]
+        assert (task["prompts"], task["units"]) == (12, len({r["prompt"] for r in records}))
+        x = task["metrics"][0]["models"]["sft"]
+        return x["high"] - x["low"]
+
+    apart, equal = ([{"prompt": f"{i % n}"} for i in range(12)] for n in (12, 4))
+    assert half(equal) > 1.4 * half(apart)
+
+
+# Several verdicts
+
+
+def differences(*p: float | None) -> list[dict]:
+    verdicts = ["better" if x is not None and x <= 0.05 else "no difference shown" for x in p]
+    return [{"differences": {"ppo": {"p": x, "verdict": v}}} for x, v in zip(p, verdicts)]
+
+
+def test_a_verdict_that_does_not_survive_holm_is_taken_back():
+    """0.01 × 3 survives; 0.03 × 2 does not, and so neither does what stands behind it."""
+    rows = differences(0.03, 0.01, 0.04)
+    adjust(rows)
+    got = [row["differences"]["ppo"] for row in rows]
+    assert [d["p_holm"] for d in got] == pytest.approx([0.06, 0.03, 0.06])
+    assert [d["verdict"] for d in got] == ["no difference shown", "better", "no difference shown"]
+    assert [d["p"] for d in got] == [0.03, 0.01, 0.04]
+
+
+def test_one_primary_metric_keeps_its_p_and_each_model_is_a_family_of_its_own():
+    rows = differences(0.04)
+    rows[0]["differences"]["base"] = {"p": 0.03, "verdict": "worse"}
+    adjust(rows)
+    assert {m: (d["p_holm"], d["verdict"]) for m, d in rows[0]["differences"].items()} == {
+        "ppo": (0.04, "better"), "base": (0.03, "worse")
+    }
+
+
+def test_an_undefined_p_stays_undefined_and_counts_in_the_family():
+    rows = differences(None, 0.02)
+    rows[0]["differences"]["ppo"]["verdict"] = "undefined"
+    adjust(rows)
+    assert [row["differences"]["ppo"]["p_holm"] for row in rows] == [None, 0.04]
+    assert [row["differences"]["ppo"]["verdict"] for row in rows] == ["undefined", "better"]
+
+
+def test_the_primary_metrics_of_all_sets_are_one_family_and_no_other_is(make_evidence):
+    """Base is better on 6 of 12 prompts, p = 1/32 a set: of three sets, too little."""
+    more = {"base": 2, "sft": 99, "ppo": 4}  # on every so many prompts
+    records = [{"prompt": f"{i}"} for i in range(12)]
+    run, (s,) = make_evidence(records, lambda m, i, k: "x" * (i % 3 + (i % more[m] == 1)))
+    s.items["sft"] = [x | {"scores": {"reward": x["index"] % 3}} for x in s.items["sft"]]
+    sets = [TestSet(title, s.records, s.items, s.texts, {"reward": "merit"}) for title in "abc"]
+    rows = [row for task in build(run, sets)["tasks"].values() for row in task["metrics"]]
+    primary = [row for row in rows if row["primary"]]
+    assert [row["metric"] for row in primary] == ["reward = merit"] * 3
+    assert all(("p_holm" in d) == row["primary"] for row in rows for d in row["differences"].values())
+    for model in ("base", "ppo"):
+        family = [row["differences"][model] for row in primary]
+        assert [d["p_holm"] for d in family] == pytest.approx(holm([d["p"] for d in family]))
+        assert all(d["p_holm"] == 3 * d["p"] and d["verdict"] == "no difference shown" for d in family)
+    assert primary[0]["differences"]["base"]["p"] == 1 / 32
+
+
+# The whole report
+
+
+PAIRS = [{"prompt": f"p{i}", "response": "x" * i} for i in range(5)]
+MANY = [{"prompt": f"p{i}"} for i in range(90)]
+CORNERS = {
+    "three models": {},
+    "one prompt": {"records": PAIRS[:1]},
+    "one sample": {"samples": 1},
+    "one model": {"models": ("sft",)},
+    "two models": {"models": ("sft", "ppo")},
+    "the last is the reference": {"models": ("base", "sft")},
+    "constant rewards": {"reward": lambda text: 1},
+    "equal responses": {"say": lambda m, i, k: "same"},
+    "empty responses": {"say": lambda m, i, k: ""},
+    "none ended": {"say": lambda m, i, k: "…"},
+    "no reward": {"reward": None},
+    "no answers": {"records": [{"prompt": f"p{i}"} for i in range(4)]},
+    "an optimum": {"beta": 5.0, "records": MANY},
+    "too few for an optimum": {"beta": 0.5},
+    "nothing to gain": {"beta": 5.0, "records": MANY, "reward": lambda text: 1},
+    "labels": {"records": [x | {"label": x["prompt"]} for x in PAIRS], "say": lambda m, i, k: "p1"},
+    "all in one conversation": {"records": [x | {"conversation": 0} for x in PAIRS]},
+    "a text of which nothing is known": {"records": [PAIRS[1], {"prompt": "p"}]},
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("names", [[], ["all"]], ids=["default", "all"])
+@pytest.mark.parametrize("corner", CORNERS)
+def test_the_report_is_json_and_every_line_of_it_can_be_told(corner, names, make_evidence):
+    """No NaN, whatever is missing or the same; a table of at most 100 columns; an optimum or why there is none."""
+    say = lambda m, i, k: f"{m} {i * k}"
+    case = {"records": PAIRS, "say": say} | CORNERS[corner]
+    report = build(*make_evidence(**case), names)
+    json.dumps(report, allow_nan=False)
+    task, models = report["tasks"]["made"], list(report["models"])
+    assert task["prompts"] == len(case["records"]) and task["metrics"] and len(task["examples"]) == 4
+    for row in task["metrics"]:
+        assert list(row["models"]) == models and set(row["differences"]) == {*models} - {"sft"}
+        assert all(d["verdict"] for d in row["differences"].values())
+    lines = table("made", task["metrics"], models, "sft").splitlines()
+    assert len(lines) == 2 + len(task["metrics"]) and max(map(len, lines)) <= 100
+    assert ("optimum" in task) == ("beta" in case)
+    if "beta" in case:
+        known = case["records"] is MANY
+        assert optimum_line(task["optimum"], "sft", "ppo").startswith("J* = " if known else "J* is not shown")
+
+
+def test_an_optimum_on_one_prompt_has_no_interval(make_evidence):
+    run, sets = make_evidence(PAIRS[:1], lambda m, i, k: m, beta=50.0, samples=150)
+    task = build(run, sets, ["kl"])["tasks"]["made"]
+    assert task["optimum"]["low"] is None and task["optimum"]["value"] is not None
+    assert ["share" in row["metric"] for row in task["metrics"]] == [False, False, True]
+    json.dumps(task, allow_nan=False)
+
+
+def test_the_metrics_asked_for_are_those_told_and_others_are_refused(make_evidence):
+    run, sets = make_evidence(PAIRS, lambda m, i, k: "some words")
+    (row,) = build(run, sets, ["kl"])["tasks"]["made"]["metrics"]
+    assert row["metric"] == "KL to reference, nats"
+    with pytest.raises(UserError, match="--metrics f1 needs a label in each record"):
+        build(run, sets, ["f1"])
+
+
+def test_a_report_is_a_function_of_the_evidence(make_evidence):
+    run, sets = make_evidence(PAIRS, lambda m, i, k: f"{m} {i * k}", beta=0.5)
+    first = json.dumps(build(run, sets, ["all"]))
+    assert json.dumps(build(run, sets, ["all"])) == first
+    assert json.dumps(build(run | {"seed": 1}, sets, ["all"])) != first
 
 
 # Table
@@ -139,11 +287,11 @@ def test_a_cell_is_a_value_and_half_its_interval():
 @pytest.mark.parametrize("size", [1e-3, 1.0, 30.0, 500.0, 5e4, 2e6, 3e9])
 def test_no_line_of_three_models_is_wider_than_100_columns(size):
     """Nor do two columns run into each other, however large the numbers."""
-    names = ["above the grammar's 20.12, %", "distinct-2 given the prompt", "reward = exact match"]
+    names = ["reference bits per byte", "share of J* - J(ref), %", "reward = exact match"]
     rows = compared(*(metric(name, shift=-size, scale=size) for name in names))
-    lines = table("translation, validation", rows, ["base", "sft", "ppo"], "sft").splitlines()
+    lines = table("arithmetic, range", rows, ["base", "sft", "ppo"], "sft").splitlines()
     assert max(map(len, lines)) <= 100
-    width = max(map(len, [*names, "translation, validation"]))
+    width = max(map(len, [*names, "arithmetic, range"]))
     for line in lines[2:]:
         assert len(line[width:].split()) in (4 * 2 + 1, 4 * 2 + 2)  # a value and ± for each, and the verdict
 
@@ -155,8 +303,39 @@ def test_the_table_says_what_is_compared_with_what():
     assert head.split() == ["reviews", "base", "sft", "ppo", "ppo", "-", "sft", "verdict"]
     assert set(rule) == {"-"} and len(rule) == max(len(line) for line in [head, *body])
     assert [line.split()[0] for line in body] == ["reward", "KL", "ppl"]
-    assert [line.rsplit("  ", 1)[1] for line in body] == ["better", "higher", "not shown"]
+    assert [line.rsplit("  ", 1)[1].split(",")[0] for line in body] == ["better", "higher", "not shown"]
     assert [line.index("ppo") + 3 for line in [head]] == [body[0].index(cell(rows[0]["models"]["ppo"])) + 12]
+
+
+def test_prompts_needed_stand_beside_a_difference_that_is_not_shown_and_nowhere_else():
+    """At most as wide as the columns leave, however little was seen: 12 billion are 1e10."""
+    (row,) = compared(metric(shift=0.01))
+    d = row["differences"]["ppo"]
+    assert d["verdict"] == "no difference shown" and d["prompts_needed"] > N
+
+    def last(**changes) -> str:
+        rows = [row | {"differences": {"ppo": d | changes}}]
+        return table("t", rows, ["base", "sft", "ppo"], "sft").splitlines()[-1]
+
+    assert last().endswith(f"  not shown, n {d['prompts_needed']:.0f}")
+    assert last(prompts_needed=9876.0).endswith("  not shown, n 9876")
+    assert last(prompts_needed=87654.0).endswith("  not shown, n 9e4")
+    assert last(prompts_needed=1.2e10).endswith("  not shown, n 1e10")
+    assert last(prompts_needed=None).endswith("  not shown") and last(verdict="better").endswith("  better")
+
+
+def test_all_that_is_measured_of_generated_tasks_fits_the_first_column(make_evidence):
+    """23 characters, beside the widest cells, verdict and prompts needed."""
+    for name, task in TASKS.items():
+        records = task.records("test", 2, 0)
+        run, (s,) = make_evidence(records, lambda m, i, k: records[i]["response"], beta=0.025)
+        s.about["reward"] = task.REWARD
+        for rows in s.items.values():
+            for x in rows:
+                x["scores"] |= task.score(records[x["index"]]["prompt"], x["response"], records[x["index"]])
+        known = {"value": 2.0, "low": 1.0, "high": 3.0, "effective_size": 999.0}
+        s.about["optimum"] = known
+        assert max(len(row["metric"]) for row in build(run, [s], ["all"])["tasks"]["made"]["metrics"]) <= 23
 
 
 @pytest.mark.parametrize("models", [["sft"], ["base", "sft"]])
@@ -231,6 +410,11 @@ def test_the_optimum_is_told_with_its_interval_its_samples_and_the_cost_of_best_
 
 
 def test_an_optimum_that_is_not_known_is_not_shown():
-    line = optimum_line(KNOWN | {"value": None, "effective_size": 12.0, "worth": inf}, "sft", "ppo")
+    line = optimum_line(KNOWN | {"value": None, "effective_size": 12.0, "worth": None}, "sft", "ppo")
     assert line.startswith("J* is not shown: 12 effective samples are too few (more: --reference-samples); no best-of-n of sft")
     assert "0.9" not in line
+
+
+def test_an_optimum_without_an_interval_is_told_without():
+    line = optimum_line(KNOWN | {"low": None, "high": None}, "sft", "ppo")
+    assert line.startswith("J* = 0.900, on 312 effective samples;")

@@ -14,10 +14,12 @@ from minirlhf.model import ScalarHead
 from minirlhf.rollout import (
     Rollout,
     call_reward,
+    call_rewards,
     collect,
     fit_value_head,
     prompt_text,
     response_hidden,
+    score_responses,
     score_tokens,
     spread,
 )
@@ -246,6 +248,45 @@ def test_a_bad_reward_stops_collect(made, tokenizer):
     policy, reference, _ = made
     with pytest.raises(UserError, match="the reward is nan for prompt 'a'"):
         rolled(policy, reference, tokenizer, lambda p, r, record: nan if p == "a" else 1.0, max_new=29)
+
+
+class InBatches:
+    """The length of a response, as a reward that is asked for many at once."""
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def many(self, cases) -> list[float]:
+        self.asked.append(cases)
+        return [float(len(response)) for _, response, _ in cases]
+
+
+def test_a_reward_that_takes_many_is_asked_once_for_all_that_ended(made, tokenizer):
+    policy, reference, one_by_one = made
+    reward = InBatches()
+    r = rolled(policy, reference, tokenizer, reward)
+    assert torch.equal(r.scores, one_by_one.scores)
+    (cases,) = reward.asked
+    assert [record for _, _, record in cases] == [x for x, ended in zip(RECORDS, r.ended.tolist()) if ended]
+
+
+def test_each_case_gets_the_reward_of_its_own_record():
+    """Of two rewards in turns, one of which takes many."""
+    reward = InBatches()
+    of = {"x": reward, "y": lambda prompt, response, record: 10.0 * len(prompt)}
+    cases = [("p" * i, "r" * (9 - i), {"task": "xy"[i % 2]}) for i in range(6)]
+    assert call_rewards(lambda record: of[record["task"]], cases) == [9.0, 10.0, 7.0, 30.0, 5.0, 50.0]
+    assert [len(some) for some in reward.asked] == [3] and call_rewards(of.get, []) == []
+
+
+def test_a_rollout_can_be_scored_by_another_reward(made, tokenizer):
+    """The texts are those that the first one saw."""
+    policy, reference, r = made
+    seen = [[], []]
+    rolled(policy, reference, tokenizer, lambda *case: seen[0].append(case) or 1.0)
+    scores = score_responses(lambda record: lambda *case: seen[1].append(case) or 2.0, tokenizer, RECORDS, r, -3.0)
+    assert seen[0] == seen[1] and scores.dtype == torch.float32
+    assert scores.tolist() == [2.0 if ended else -3.0 for ended in r.ended.tolist()]
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])

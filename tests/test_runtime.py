@@ -112,6 +112,28 @@ def test_a_bare_word_needs_no_name_and_may_be_left_out(tmp_path, capsys):
     assert "FROM_CUP" in capsys.readouterr().out
 
 
+@dataclass(frozen=True)
+class Way:
+    """Which way."""
+
+    from_: str = option("", "where it begins")
+    to: str = option("there", "where it ends")
+
+
+def test_a_field_may_be_a_word_of_python_with_an_underscore_behind_it(tmp_path, capsys):
+    """from_ is --from, in help and in what is said of a slip; in a file it has its own name."""
+    assert parse("Go.", Way, argv=["--from", "here"]) == [Way("here", "there")]
+    (tmp_path / "options.json").write_text('{"from_": "home"}')
+    config = ["--config", str(tmp_path / "options.json")]
+    assert parse("Go.", Way, argv=config) == [Way("home")]
+    assert parse("Go.", Way, argv=[*config, "--from", "here"]) == [Way("here")]
+    with pytest.raises(UserError, match="no option --form; did you mean --from?"):
+        parse("Go.", Way, argv=["--form", "here"])
+    with pytest.raises(SystemExit):
+        parse("Go.", Way, argv=["--help"])
+    assert "--from STR" in capsys.readouterr().out
+
+
 def test_help_shows_every_option_its_group_and_its_default(capsys):
     with pytest.raises(SystemExit) as stop:
         run(["--help"])

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from minirlhf import checkpoint
+from minirlhf.learned_reward import RewardModel, save_reward_model
 from minirlhf.runtime import Log, run_script
+from minirlhf.tokenizer import PAD
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train_sft.py", "train_ppo.py", "evaluate.py")
@@ -159,6 +161,12 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
+def responses_in(folder):
+    """The responses in an evaluation's items."""
+    lines = (folder / "items.jsonl").read_text("utf-8").split("\n")[:-1]
+    return [x for x in map(strict, lines) if x["kind"] == "response"]
+
+
 def watch(monkeypatch, stop=None):
     """The (folder, step) of each step that is done from now on; in the step `stop` a SIGTERM arrives."""
     original, done = Log.step, []
@@ -222,22 +230,6 @@ def test_models_that_are_asked_in_other_ids_have_no_optimum_in_common(trained, c
         assert any(row["metric"].startswith("J = reward") for row in task["metrics"]) is told
 
 
-@pytest.mark.parametrize("other", [
-    {}, {"reference": "b"}, {"data": {"reward": "mine.py:length"}}, {"training": {"beta": 0.1}},
-    {"training": {"temperature": 0.7}}, {"training": {"missing_eos": -1.0}}, {"optimum": {"reviews": {"value": None}}},
-])
-def test_the_optimum_of_training_is_taken_for_the_objective_it_was_of(other):
-    """Of the same reference, reward, β, temperature and score of what did not end; and where it is known."""
-    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    training = {"beta": 0.025, "temperature": 1.0, "missing_eos": 0.0} | other.get("training", {})
-    run = {"reference": "a", "data": {"reward": ""}, "optimum": {"reviews": {"value": 0.9}}} | other
-    known = module.optimum_of_training(run | {"training": training}, "a", 0.025, "", "reviews")
-    assert known == (None if other else {"value": 0.9})
-    assert module.optimum_of_training(run | {"training": training}, "a", 0.025, "", "reviews, range") is None
-
-
 def test_the_reference_is_at_distance_zero_from_itself_and_the_others_are_not(trained):
     report = strict((trained / "out" / "eval" / "report.json").read_text())
     for task in report["tasks"].values():
@@ -248,8 +240,7 @@ def test_the_reference_is_at_distance_zero_from_itself_and_the_others_are_not(tr
 
 def test_the_items_rebuild_the_report(trained):
     """Every response of every model to every prompt, two samples and a greedy one."""
-    lines = (trained / "out" / "eval" / "items.jsonl").read_text().splitlines()
-    items = [strict(line) for line in lines]
+    items = responses_in(trained / "out" / "eval")
     report = strict((trained / "out" / "eval" / "report.json").read_text())
     assert len(items) == 4 * 3 * 4 * 3
     for title, task in report["tasks"].items():
@@ -261,9 +252,51 @@ def test_the_items_rebuild_the_report(trained):
             assert sum(sampled) / len(sampled) == pytest.approx(cell["value"])
 
 
+def test_the_report_can_be_made_again_without_the_models(trained, call, tmp_path):
+    """Every number and text of it, and the page, but for the seconds it took; and the items byte for byte."""
+    items = trained / "out" / "eval" / "items.jsonl"
+    status, _, err = call("evaluate.py", "--from", items, "--threads", "1")
+    made = tmp_path / "out" / "eval"
+    assert status == 0 and (made / "items.jsonl").read_bytes() == items.read_bytes(), err
+    old, new = (strict((path / "report.json").read_text("utf-8")) for path in (items.parent, made))
+    seconds = [f"{report.pop('seconds'):.1f} s" for report in (old, new)]
+    assert new == old
+    pages = [(path / "report.html").read_text("utf-8") for path in (items.parent, made)]
+    assert pages[0].replace(*seconds) == pages[1]
+
+
+def test_more_can_be_measured_on_what_was_said(trained, call, tmp_path):
+    """All metrics, among them the default ones with the same figures."""
+    items = trained / "out" / "eval" / "items.jsonl"
+    assert call("evaluate.py", "--from", items, "--metrics", "all")[0] == 0
+    paths = items.parent, tmp_path / "out" / "eval"
+    old, new = (strict((path / "report.json").read_text("utf-8"))["tasks"] for path in paths)
+    for title, task in old.items():
+        rows = {row["metric"]: row for row in new[title]["metrics"]}
+        assert all(rows[row["metric"]] == row for row in task["metrics"])
+        assert {"reward, best of 2", "rouge1 F", "adjusted distinct-1", "KL by k3, nats"} <= rows.keys()
+
+
+def test_evidence_that_lacks_what_a_metric_needs_or_was_cut_off_is_refused(trained, call, tmp_path):
+    folder = trained / "out" / "eval"
+    items = (folder / "items.jsonl").read_text("utf-8")
+    (tmp_path / "cut.jsonl").write_text(items[: len(items) // 2], "utf-8")
+    (tmp_path / "torn.jsonl").write_text(items.replace('"kind": "text"', '"kind": ', 1), "utf-8")
+    line = 1 + [strict(x)["kind"] for x in items.split("\n")[:-1]].index("text")
+    for argv, message in (
+        (["cut.jsonl"], "cut.jsonl, line "), (["torn.jsonl"], f"torn.jsonl, line {line}: not JSON"),
+        (["gone.jsonl"], "gone.jsonl: No such file"),
+        ([folder / "report.json"], "report.json, line 1: not JSON"),
+        ([folder / "items.jsonl", "--metrics", "kl,f1"], "--metrics f1 needs a label in each record"),
+    ):
+        status, out, err = call("evaluate.py", "--from", *argv)
+        assert status == 2 and message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_what_is_printed_names_all_models_and_where_the_report_is(trained):
     text = (trained / "evaluate.py.txt").read_text()
-    assert "out/eval/report.json" in text and all(name in text for name in ("base", "sft", "ppo"))
+    assert "out/eval/report.html, report.json, items.jsonl" in text
+    assert all(name in text for name in ("base", "sft", "ppo"))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_others(trained, call):
@@ -374,6 +407,37 @@ def test_own_prompts_and_reward_drive_ppo(files, folders, call):
     assert any(record["ended"] > 0 and record["reward"] > -1 for record in log)
 
 
+@pytest.fixture
+def judge(files, folders):
+    """A reward model `rm` of the good checkpoint, with a head of random numbers."""
+    trunk, tokenizer = checkpoint.load(folders / "good")
+    tokenizer.add_specials([PAD])
+    trunk.resize_vocabulary(tokenizer.vocab_size)
+    model = RewardModel(trunk)
+    torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
+    save_reward_model(folders / "rm", model, tokenizer, {})
+    return folders
+
+
+def test_a_reward_model_drives_ppo_with_the_tasks_own_reward_logged_beside_it(judge, call):
+    argv = "--init good --reward model:rm --task arithmetic,sentiment".split()
+    status, _, err = call("train_ppo.py", *argv, *PPO)
+    assert status == 0, err
+    for record in map(strict, (judge / "out" / "ppo" / "log.jsonl").read_text().splitlines()):
+        assert {"reward/arithmetic", "reward/sentiment", "gold/arithmetic", "gold/sentiment"} <= set(record)
+        assert 0 <= record["gold/arithmetic"] <= 1 and record["reward"] not in (0.0, 1.0, -1.0)
+
+
+def test_a_reward_model_judges_own_prompts_too_and_gold_is_what_a_task_says_alone(judge, call):
+    argv = "--init good --reward model:rm --prompts prompts.jsonl --max-new 6".split()
+    status, _, err = call("train_ppo.py", *argv, *PPO)
+    assert status == 0, err
+    assert call("train_ppo.py", "--init", "good", "--task", "sentiment", "--out", "plain", *PPO)[0] == 0
+    for name in ("out/ppo", "plain"):
+        log = (judge / name / "log.jsonl").read_text()
+        assert '"reward"' in log and "gold" not in log
+
+
 def test_own_prompts_are_evaluated_beside_their_references(files, folders, call):
     models = ["--models", "a=good", "b=good", "--reference", "a"]
     argv = ["--data", "pairs.jsonl", "chat.jsonl", "--samples", "2", "--max-new", "5", *models]
@@ -381,7 +445,8 @@ def test_own_prompts_are_evaluated_beside_their_references(files, folders, call)
     assert status == 0, err
     report = strict((files / "out" / "eval" / "report.json").read_text())
     rows = {row["metric"].split()[0]: row for row in report["tasks"]["data"]["metrics"]}
-    assert report["tasks"]["data"]["prompts"] == 11 and "chrF" in rows
+    task = report["tasks"]["data"]
+    assert (task["prompts"], task["units"]) == (8 + 3 * 2, 8 + 1) and "chrF" in rows  # three equal conversations
     assert rows["KL"]["models"]["b"]["value"] == 0.0
     for row in rows.values():
         assert row["differences"]["b"]["value"] in (0.0, None)
@@ -391,7 +456,8 @@ def test_own_reward_is_evaluated(files, folders, call):
     argv = ["--data", "pairs.jsonl", "--reward", "mine.py:length", "--models", "a=good", "--samples", "3"]
     status, _, err = call("evaluate.py", *argv, "--threads", "1")
     assert status == 0, err
-    items = [strict(line) for line in (files / "out" / "eval" / "items.jsonl").read_text().splitlines()]
+    items = responses_in(files / "out" / "eval")
+    assert len(items) == 8 * 4
     for x in items:
         assert x["scores"]["reward"] == (len(x["response"]) / 10 if x["stop"] == "eos" else 0.0)
 
@@ -454,6 +520,8 @@ WRONG = [
     ("train_ppo.py --init good --reward mine.py:nan --batch 64", "the reward is nan for prompt"),
     ("train_ppo.py --init good --reward mine.py:none --batch 64", "the reward raised TypeError"),
     ("train_ppo.py --init good --reward mine.py:fails --batch 64", "the reward raised KeyError"),
+    ("train_ppo.py --init good --reward model:nowhere", "nowhere: no such checkpoint folder"),
+    ("train_ppo.py --init good --reward model:good", "good: not a reward model of ours"),
     ("train_ppo.py --init good --algo dpo", "--algo dpo: not one of ppo, reinforce"),
     ("train_ppo.py --init good --iterations 0", "--iterations 0"),
     ("train_ppo.py --init good --examples 0", "--examples 0: must be at least 1"),
@@ -479,6 +547,11 @@ WRONG = [
     ("evaluate.py --models a=good --prompts 0", "--prompts 0"),
     ("evaluate.py --models a=good --data pairs.jsonl --max-new 0", "--max-new 0"),
     ("evaluate.py --models a=good --data pairs.jsonl --reward mine.py:nan", "the reward is nan for prompt"),
+    ("evaluate.py --models a=good --data pairs.jsonl --metrics belu", "--metrics belu: there are all, scores,"),
+    ("evaluate.py --models a=good --data pairs.jsonl --metrics f1", "--metrics f1 needs a label"),
+    ("evaluate.py --from missing.jsonl", "missing.jsonl: No such file"),
+    ("evaluate.py --from broken.jsonl", "broken.jsonl, line 1: an object with a 'kind' is wanted"),
+    ("evaluate.py --from empty.jsonl", "empty.jsonl: not the items of an evaluation of version 2"),
     ("evaluate.py --models a=good --promt x", "no option --promt; did you mean --prompt"),
 ]
 if not torch.cuda.is_available():

@@ -77,9 +77,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     folder = options.checkpoint or next((f for f in ("out/ppo", "out/sft") if Path(f).is_dir()), "")
     if not folder:
         raise UserError("no checkpoint in out/ppo or out/sft: run train_sft.py first, or name a folder")
-    policy, tokenizer = checkpoint.load(folder)
-    if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
-        raise UserError(f"{folder}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
+    policy, tokenizer = checkpoint.load_chat(folder)
     path = Path(folder) / "run.json"
     run = checkpoint.read_json(path) if path.exists() else {}
     past = run if run.get("stage") in ALGORITHMS else {}  # written by train_ppo.py
@@ -103,7 +101,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     fit = [r for r in records if "text" not in r and len(render_prompt(r, tokenizer)) < context]
     if not fit:
         raise UserError(f"no prompt of {len(records)} records fits the model's context of {context} tokens")
-    reward = load_reward(spec) if spec else None
+    reward = load_reward(spec, device) if spec else None
     known = {f.name for f in dataclasses.fields(PPOConfig)}
     settings = {name: value for name, value in training.items() if name in known} | {"group": GROUP}
     settings["max_new"] = past.get("max_new") or max_new

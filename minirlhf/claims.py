@@ -1,0 +1,282 @@
+"""What people say of SFT and RL, and what the runs of `tools/study.py` say to it.
+
+    effect  = 1/S Σ_s Σ_k c_k m_k(seed s)          m_k: a measure of one arm on one set of prompts, c_k = ±1
+    verdict = holds here           every effect of the claim has a 95 % interval above 0
+              does not hold here   one of them has an interval below 0
+              not shown            else
+
+Interval: hierarchical bootstrap, seeds first and then prompts within each, both arms on the same resample.
+One resample in 27 of three seeds holds one seed thrice, more than the 2.5 % cut off: so, with three, a claim
+holds only if it holds for the worst of them. What was not run is "not run"; a diverged run counts as it ended.
+Proved by tests/test_claims.py.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+
+import numpy as np
+
+from minirlhf.metrics import expected_best_of_n
+
+Cells = dict[tuple[str, int, str], dict]  # (task, seed, arm) -> a line of results
+BINS = 15
+BEST_OF = (1, 2, 4, 8, 16)
+FLOOR = 0.1  # reward
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A quantity as sufficient statistics of each prompt and a function of their sum."""
+
+    statistics: Callable[[dict], np.ndarray]  # a set's part of a line -> (n, d)
+    value: Callable[[np.ndarray], np.ndarray]  # sums (B, d) -> (B,)
+
+
+@dataclass(frozen=True)
+class Term:
+    """± a measure of an arm on a set of prompts."""
+
+    sign: int
+    arm: str
+    set: str = "test"
+    measure: str = "reward"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A sum of terms that a claim says is above 0."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is said, and the effects that must all be above 0 for it to hold.
+
+    It is not shown where none of `need` reaches FLOOR: who earns nothing on a set of prompts cannot fall, and the
+    loss of who earned more inside of training is the larger for that alone.
+    """
+
+    topic: str
+    text: str
+    effects: tuple[Effect, ...]
+    need: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An effect over the seeds that have all its arms. nan where there are none."""
+
+    value: float
+    low: float
+    high: float
+    seeds: dict[int, float]
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """First column over second, NaN for 0/0. (B, 2) -> (B,)."""
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), nan), where=sums[:, 1] != 0)
+
+
+def mean(key: str, per: str = "") -> Measure:
+    """Mean over prompts, or the ratio of two sums. A prompt on which it is not defined (None) is left out."""
+    def statistics(part: dict) -> np.ndarray:
+        over = part[per] if per else [1.0] * len(part[key])
+        return np.array([(0.0, 0.0) if x is None else (x, w) for x, w in zip(part[key], over)])  # (n, 2)
+
+    return Measure(statistics, ratio)
+
+
+def best_of(n: int) -> Measure:
+    """Mean over prompts of the best reward among n samples, unbiased from all that were drawn."""
+    def statistics(part: dict) -> np.ndarray:
+        best = [expected_best_of_n(x, x, n) if n <= len(x) else None for x in part["rewards"]]
+        return mean("best").statistics({"best": best})  # (n, 2)
+
+    return Measure(statistics, ratio)
+
+
+def calibration_statistics(part: dict) -> np.ndarray:
+    """Tokens, confidence and hits in each bin (l, r] of a prompt's tokens, the first bin closed: (n, 3 BINS)."""
+    rows = np.zeros((len(part["confidence"]), 3, BINS))  # (n, 3, BINS)
+    for row, confidence, correct in zip(rows, part["confidence"], part["correct"]):
+        bins = np.searchsorted(np.arange(1, BINS) / BINS, confidence)  # (T,)
+        for kind, x in enumerate((np.ones(len(bins)), confidence, correct)):
+            np.add.at(row[kind], bins, x)
+    return rows.reshape(len(rows), -1)
+
+
+def calibration_error(sums: np.ndarray) -> np.ndarray:
+    """ECE = Σ_b |hits_b − Σ confidence_b| / N, from summed statistics: (B, 3 BINS) -> (B,)."""
+    count, confidence, correct = sums.reshape(len(sums), 3, BINS).transpose(1, 0, 2)  # (B, BINS) each
+    return ratio(np.column_stack([np.abs(correct - confidence).sum(1), count.sum(1)]))
+
+
+MEASURES = {
+    "reward": Measure(lambda part: np.array([(np.mean(x), 1.0) for x in part["rewards"]]), ratio),
+    "greedy": mean("greedy"),
+    "KL": mean("kl"),
+    "length": mean("length"),
+    "entropy": mean("entropy", "tokens"),
+    "distinct answers": mean("distinct"),
+    "distinct-2": mean("distinct2"),
+    "EAD-2": mean("ead2"),
+    "self-BLEU": mean("self_bleu"),
+    "perplexity": Measure(mean("nll", "nll_tokens").statistics, lambda sums: np.exp(ratio(sums))),
+    "ECE": Measure(calibration_statistics, calibration_error),
+    "cpu": mean("cpu"),
+    "trained": mean("trained"),
+    "us a token": mean("us_a_token"),
+    "diverged": mean("diverged"),
+} | {f"best of {n}": best_of(n) for n in BEST_OF}
+PROSE_DRIFT = {"distinct-2": -1, "EAD-2": -1, "self-BLEU": 1}
+DRIFT = {"entropy": -1, "distinct answers": -1} | PROSE_DRIFT | {"perplexity": 1, "ECE": 1}  # where RL is said to go
+
+
+def hierarchical_bootstrap(
+    runs: Sequence[Sequence[np.ndarray]],
+    value: Callable[[list[np.ndarray]], np.ndarray],
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Resampled means over seeds of a function of each seed's sums: (n_resamples,).
+
+    runs: for each seed the tables (n, d) of its sets of prompts.  value: sums, (B, d) for each table, -> (B,).
+    Draw S seeds with replacement; of each that is drawn, and anew each time, its prompts with replacement.
+    Source: Davison and Hinkley 1997, section 3.8.
+    """
+    rng = np.random.default_rng(seed)
+    S, total = len(runs), np.zeros(n_resamples)
+    for drawn in rng.integers(0, S, (S, n_resamples)):  # (n_resamples,)
+        for s, tables in enumerate(runs):
+            rows, sums = drawn == s, []
+            B = int(rows.sum())
+            for table in tables:
+                n = len(table)
+                draws = rng.integers(0, n, (B, n)) + n * np.arange(B)[:, None]  # (B, n)
+                sums.append(np.bincount(draws.ravel(), minlength=B * n).reshape(B, n) @ table)  # (B, d)
+            total[rows] += value(sums) / S
+    return total
+
+
+def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:
+    """The effect, its interval, and its value for every seed that has all the arms."""
+    sets = sorted({term.set for term in terms})
+    found = sorted({s for t, s, _ in cells if t == task})
+    seeds = [s for s in found if all((task, s, term.arm) in cells for term in terms)]
+    parts = [[(term, MEASURES[term.measure]) for term in terms if term.set == name] for name in sets]
+    runs = []
+    for s in seeds:
+        tables = [
+            [m.statistics(cells[task, s, t.arm]["sets"][name]) for t, m in part] for name, part in zip(sets, parts)
+        ]
+        runs.append([np.hstack(columns) for columns in tables])  # (n, Σ d) a set
+    if not runs:
+        return Estimate(nan, nan, nan, {})
+    widths = [[x.shape[1] for x in columns] for columns in tables]
+
+    def value(sums: list[np.ndarray]) -> np.ndarray:
+        total = 0.0
+        for part, columns, width in zip(parts, sums, widths):
+            pieces = np.split(columns, np.cumsum(width)[:-1], axis=1)
+            total = total + sum(t.sign * m.value(piece) for (t, m), piece in zip(part, pieces))
+        return total  # (B,)
+
+    each = {s: float(value([table.sum(0, keepdims=True) for table in run])[0]) for s, run in zip(seeds, runs)}
+    low, high = np.quantile(hierarchical_bootstrap(runs, value), [0.025, 0.975])
+    return Estimate(float(np.mean(list(each.values()))), float(low), float(high), each)
+
+
+def verdict(estimates: Sequence[Estimate], needed: Sequence[Estimate] = ()) -> str:
+    """The rule of this file's head. One seed shows nothing, nor does what is undefined, or at the floor.
+
+    estimates: the claim's effects.  needed: its terms of `need`.
+    """
+    if any(not x.seeds for x in estimates):
+        return "not run"
+    if needed and max(x.value for x in needed) < FLOOR:
+        return "not shown"
+    if any(len(x.seeds) < 2 or not isfinite(x.low + x.high) for x in estimates):
+        return "not shown"
+    if all(x.low > 0 for x in estimates):
+        return "holds here"
+    return "does not hold here" if any(x.high < 0 for x in estimates) else "not shown"
+
+
+def with_divergence(cells: Cells) -> Cells:
+    """Every line with `diverged` in its set "run": 1 for a run that diverged, else 0.
+
+    It did if training was cut off because losses or gradients were not finite, or if it ended worse than it
+    started: if the 95 % interval, over prompts, of its reward less that of the arm it started from is below 0.
+    """
+    out = {}
+    for (task, seed, arm), line in cells.items():
+        bad, start = bool(line["failed"]), cells.get((task, seed, line["start"]))
+        if start is not None:
+            after, before = (MEASURES["reward"].statistics(x["sets"]["test"]) for x in (line, start))  # (n, 2) each
+            table = np.column_stack([after[:, 0] - before[:, 0], after[:, 1]])  # (n, 2)
+            bad |= bool(np.quantile(hierarchical_bootstrap([[table]], lambda sums: ratio(sums[0])), 0.975) < 0)
+        run = line["sets"]["run"] | {"diverged": [float(bad)]}
+        out[task, seed, arm] = line | {"sets": line["sets"] | {"run": run}}
+    return out
+
+
+def difference(name: str, up: Term | str, down: Term | str) -> Effect:
+    """up − down; a word is an arm, by its reward on the test prompts."""
+    a, b = (x if isinstance(x, Term) else Term(1, x) for x in (up, down))
+    return Effect(name, (a, Term(-1, b.arm, b.set, b.measure)))
+
+
+def claims(labels: Sequence[int], sets: Sequence[str], prose: bool) -> list[Claim]:
+    """All that is tested on a task. labels: numbers of examples, rising.  sets: those outside of training.
+
+    prose: answers are texts, and some demonstrations earn more than others.
+    """
+    few, most = min(labels), max(labels)
+    sft, ppo, more = f"sft{most}", f"ppo{most}", f"more{most}"
+    drift = {k: v for k, v in DRIFT.items() if prose or k not in PROSE_DRIFT}
+
+    def moved(by: str, beyond: str, key: str) -> Effect:
+        pair = (by, beyond) if drift[key] > 0 else (beyond, by)
+        return difference(f"{pair[0]} - {pair[1]}", *(Term(1, arm, "test", key) for arm in pair))
+
+    def gap(arm: str, name: str, sign: int) -> tuple[Term, Term]:
+        return Term(sign, arm), Term(-sign, arm, name)
+
+    return [
+        Claim("labels", "SFT needs labels", (difference(f"{sft} - sft{few}", sft, f"sft{few}"),)),
+        *(Claim("labels", f"after SFT on {n:,} labels, PPO without labels adds more than SFT continued", (
+            difference(f"ppo{n} - sft{n}", f"ppo{n}", f"sft{n}"),
+            difference(f"ppo{n} - more{n}", f"ppo{n}", f"more{n}"))) for n in labels),
+        *(Claim("labels", f"PPO and {n:,} labels do better than SFT on {most:,}", (
+            difference(f"ppo{n} - {sft}", f"ppo{n}", sft),)) for n in labels if n < most),
+        Claim("labels", "RL needs no labels at all", (
+            difference("ppo0 - base", "ppo0", "base"), difference(f"ppo0 - {sft}", "ppo0", sft))),
+        Claim("arms", "RL needs SFT first", (difference(f"{ppo} - ppo0", ppo, "ppo0"),)),
+        Claim("arms", "what PPO gains is the reward's doing", (
+            difference(f"{ppo} - {sft}", ppo, sft), difference(f"{ppo} - random", ppo, "random"),
+            difference(f"{ppo} - longest", ppo, "longest"))),
+        *(Claim("arms", f"PPO does better than the best of {n} samples of SFT", (
+            difference(f"{ppo} - best of {n}", ppo, Term(1, sft, "test", f"best of {n}")),)) for n in BEST_OF[1:]),
+        *(Claim("generalisation", f"RL generalises better: it loses less from test to {name}", (
+            Effect(f"loss of {more} - loss of {ppo}", (*gap(more, name, 1), *gap(ppo, name, -1))),),
+            need=tuple(Term(1, arm, name) for arm in (more, ppo))) for name in sets),
+        *(Claim("generalisation", f"RL does better on {name} prompts", (
+            difference(f"{ppo} - {more}", Term(1, ppo, name), Term(1, more, name)),)) for name in sets),
+        Claim("cost", "RL is expensive: SFT for the same CPU time does better", (
+            difference(f"{more} - {ppo}", more, ppo),)),
+        *([Claim("cost", "RL is not needed: SFT on the best-rewarded labels, for the same CPU time, does better", (
+            difference(f"picked - {ppo}", "picked", ppo),))] if prose else []),
+        Claim("cost", "a token of PPO takes longer than one of SFT", (difference(
+            f"{ppo} - {more}, microseconds", Term(1, ppo, "run", "us a token"), Term(1, more, "run", "us a token")),)),
+        Claim("stability", "RL is unstable: 5 times the learning rate costs PPO more than SFT", (Effect(
+            f"({ppo} - ppo-hot) - ({more} - sft-hot)",
+            (Term(1, ppo), Term(-1, "ppo-hot"), Term(-1, more), Term(1, "sft-hot"))),)),
+        Claim("stability", "RL is unstable: at 5 times the learning rate more runs of PPO than of SFT diverge", (
+            difference("share of runs, ppo-hot - sft-hot", Term(1, "ppo-hot", "run", "diverged"),
+                       Term(1, "sft-hot", "run", "diverged")),)),
+        *(Claim("drift", f"RL {'raises' if drift[key] > 0 else 'lowers'} {key}, more than with a random reward", (
+            moved(ppo, sft, key), moved(ppo, "random", key))) for key in drift),
+    ]  # fmt: skip

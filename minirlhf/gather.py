@@ -1,0 +1,204 @@
+"""Ask the models: test sets, answers and their scores, all that an evaluation needs them for.
+
+`gather` gives the evidence that `evidence.py` stores and `report.py` judges.
+Proved by tests/test_gather.py and tests/test_scripts.py.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minirlhf import checkpoint
+from minirlhf.analysis import reference_optimum, units, view_of
+from minirlhf.attention import shown_attention
+from minirlhf.data import messages_of, prompt_of, read_records, render, render_prompt
+from minirlhf.evaluation import sample_items, text_items, turns
+from minirlhf.evidence import TestSet
+from minirlhf.exhibits import choose, curves
+from minirlhf.files import UserError
+from minirlhf.ngram import fit
+from minirlhf.rollout import prompt_text
+from minirlhf.runtime import environment, option
+from minirlhf.sources import OWN, load_reward, parse_tasks, reward_of_task
+from minirlhf.tasks import TASKS
+from minirlhf.tokenizer import Tokenizer
+
+ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation."""
+
+    models: tuple[str, ...] = option(("base=out/base", "sft=out/sft", "ppo=out/ppo"), "name=folder of each model")
+    reference: str = option("sft", "the model that the last is compared with, and the reference of the KL")
+    task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
+    data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label, or messages")
+    metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
+    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record), or model:DIR")
+    beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0)
+    prompts: int = option(200, "held-out prompts of each test set", least=1)
+    samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
+    reference_samples: int = option(0, "more of the reference to each, for J* where training did not know it", least=0)
+    max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1)
+    show: int = option(2, "samples to print of each test set, side by side", least=0)
+    prompt: str = option("", "only print what each model answers to this")
+    text: tuple[str, ...] = option((), "only perplexity and bits per byte of these .txt or .jsonl files, of any length")
+    stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0)
+    from_: str = option("", "items.jsonl of an evaluation: make its report again, without the models")
+    compare: tuple[str, ...] = option((), "report.json of two evaluations, the old and the new: only compare them")
+    selftest: bool = option(False, "only test the evaluator: known values, an enumerated policy, simulated nulls")
+    out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
+
+
+def load_models(options: Evaluation, device: torch.device) -> tuple[dict, dict[str, bool], dict[str, dict], dict[str, str]]:
+    """(model and tokenizer, whether it knows roles, run.json, folder) of each name. Raises UserError."""
+    folders = dict(pair.partition("=")[::2] for pair in options.models)
+    if "" in folders.values() or not 0 < len(options.models) == len(folders):
+        raise UserError(f"--models {' '.join(options.models)}: give each as name=folder, each name once")
+    if options.models == Evaluation.models:  # whatever of the default three there is
+        folders = {k: v for k, v in folders.items() if Path(v).is_dir()} or folders
+    models = {name: checkpoint.load(folder) for name, folder in folders.items()}
+    for model, _ in models.values():
+        model.to(device).eval()
+    runs = {name: read_run(folder) for name, folder in folders.items()}
+    chat = {  # a base model knows no roles
+        name: runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
+        for name, (_, tokenizer) in models.items()
+    }
+    return models, chat, runs, folders
+
+
+def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict, folders: dict) -> tuple[dict, list]:
+    """(run, sets) of `evidence.py`: everything for which the models are needed. Raises UserError."""
+    if options.reference not in (*models, Evaluation.reference):
+        raise UserError(f"--reference {options.reference}: not one of {', '.join(models)}")
+    reference = options.reference if options.reference in models else next(iter(models))
+    tokens = {name: (m.config.vocab_size, t.token_bytes, t.special_ids) for name, (m, t) in models.items()}
+    if others := [name for name in models if tokens[name] != tokens[reference]]:
+        raise UserError(f"{others[0]} and {reference} have different tokenizers, so no KL: evaluate them apart")
+    last, vocabulary = list(models)[-1], models[reference][0].config.vocab_size
+    device = models[reference][0].wte.weight.device
+    run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": dataclasses.asdict(options)}
+    run |= {"environment": environment(), "models": {
+        name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name][0]), "stage": runs[name].get("stage"),
+               "cost": runs[name].get("cost"), "curves": curves(folder)}
+        for name, folder in folders.items()
+    }}  # fmt: skip
+    beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)
+    seen = training_records(runs)
+    trained = {prompt_of(r) for records in seen.values() for r in records}
+    sets = []
+    for title, records, reward_of, reward_name, max_new in test_sets(options, runs, seed, device):
+        s = TestSet(title, prompts_that_fit(records, models, chat, title), about={"reward": reward_name})
+        for name, (model, tokenizer) in models.items():
+            s.items[name] = sample_items(
+                model, models[reference][0], tokenizer, s.records, reward_of, max_new, options.samples, seed,
+                chat[name], compared=models[last][0] if name in (reference, last) else None, gold=bool(options.reward),
+            )  # fmt: skip
+            s.texts[name] = text_items(model, tokenizer, s.records, chat[name])
+        # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
+        if beta > 0 and reward_of is not None and last != reference and chat[last] == chat[reference]:
+            sha = run["models"][reference]["sha256"]
+            known = optimum_of_training(runs[last], sha, beta, options.reward, title)
+            if known is None and options.reference_samples:
+                model, tokenizer = models[reference]
+                more = sample_items(
+                    model, model, tokenizer, s.records, reward_of, max_new, options.reference_samples, seed,
+                    chat[reference],
+                )  # fmt: skip
+                known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
+            s.about |= {"beta": beta, "optimum": known}
+        view = view_of(s.records, s.items, s.texts)
+        chosen = choose(view, reference, last, seed)["median"]
+        said = next(x for x in view.sampled[last] if x["index"] == chosen)
+        prompt = render_prompt(s.records[chosen], models[last][1], chat[last])
+        s.about["attention"] = {"model": last, "index": chosen} | shown_attention(*models[last], prompt + said["ids"])
+        if chat[last]:
+            scored = [r for i, r in enumerate(s.records) if all(t[i]["nll"] is not None for t in s.texts.values())]
+            s.about["ngram"] = ngram_baseline(seen.get(s.records[0].get("task", OWN), []), scored, models[last][1])
+        s.about["trained_on"] = [prompt_text(r) for r in s.records if prompt_of(r) in trained]
+        sets.append(s)
+    return run, sets
+
+
+def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: torch.device) -> list[tuple]:
+    """(title, records, reward_of or None, its name, max_new) of each set of held-out prompts. Raises UserError."""
+    reward = load_reward(options.reward, device) if options.reward else None
+    of = (lambda record: reward) if reward else None
+    if options.data:
+        records = turns([r for path in options.data for r in read_records(path) if "text" not in r])
+        if not records:
+            raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
+        return [("data", records, of, "", options.max_new)]
+    trained = [name for run in runs.values() for name in run.get("tasks", {})]
+    names = parse_tasks(options.task or ",".join(dict.fromkeys(trained))) if options.task or trained else {}
+    if not names:
+        raise UserError("the models were not trained on a generated task: give --task, or --data")
+    return [
+        (name if split == "test" else f"{name}, {split[5:]}", TASKS[name].records(split, options.prompts, seed),
+         of or reward_of_task, "" if of else TASKS[name].REWARD, TASKS[name].MAX_NEW)
+        for name in names for split in TASKS[name].EVAL_SPLITS if split.startswith("test")
+    ]  # fmt: skip
+
+
+def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], title: str) -> list[dict]:
+    """The records whose prompt leaves every model room for an answer. Raises UserError if none does."""
+    context = min(model.config.context for model, _ in models.values())
+    kept = [r for r in records if all(len(render_prompt(r, t, chat[n])) < context for n, (_, t) in models.items())]
+    if not kept:
+        raise UserError(f"{title}: no prompt of {len(records)} fits the models' context of {context} tokens")
+    if len(kept) < len(records):
+        left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
+        print(f"{title}: {left_out}, longer than the context of {context} tokens")
+    return kept
+
+
+def optimum_of_training(run: dict, reference: str, beta: float, reward: str, title: str) -> dict | None:
+    """J* of a test set as training came to know it, if that was for the same reference, β, reward and prompts.
+
+    And for what is sampled here: at temperature 1, with 0 for a response that did not end.
+    """
+    known, wanted = run.get("optimum", {}).get(title), {"beta": beta, "temperature": 1.0, "missing_eos": 0.0}
+    same = run.get("reference") == reference and run.get("data", {}).get("reward") == reward
+    same = same and wanted.items() <= run.get("training", {}).items()
+    return known if same and known and known["value"] is not None else None
+
+
+def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
+    """data set -> the records that the models were trained on, made or read again as their run.json says.
+
+    Of files that are gone there is nothing.
+    """
+    data = [(run.get("data", {}), run) for run in runs.values()]
+    made = {(name, d.get("examples", 0), run["seed"]) for d, run in data for name in run.get("tasks", {})}
+    files = {path for d, _ in data for path in (*d.get("data", ()), *d.get("prompts", ())) if Path(path).is_file()}
+    seen: dict[str, list[dict]] = {}
+    for name, n, seed in sorted(made):
+        seen.setdefault(name, []).extend(TASKS[name].records("train", n, seed) if name in TASKS else [])
+    return seen | {OWN: [r for path in sorted(files) for r in read_records(path) if "text" not in r]}
+
+
+def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) -> dict | None:
+    """What an n-gram model of training answers gives the records' own: its order, how many answers, nll, tokens."""
+    def answered(record: dict) -> bool:
+        return messages_of(record)[-1]["role"] == "assistant"
+
+    learnt = [render(r, tokenizer).ids for r in seen[:NGRAM_ANSWERS] if answered(r)]
+    asked = [r for r in records if answered(r)]
+    if not learnt or not asked:
+        return None
+    ngram, nll, tokens = fit(learnt, ORDER, tokenizer.vocab_size), 0.0, 0
+    for record in asked:
+        logp = ngram.log_prob(render(record, tokenizer).ids)  # (T,)
+        start = len(render_prompt(record, tokenizer))
+        nll, tokens = nll - float(logp[start:].sum()), tokens + len(logp) - start
+    return {"order": ORDER, "answers": len(learnt), "nll": nll, "tokens": tokens}
+
+
+def read_run(folder: str) -> dict:
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
+    path = Path(folder) / "run.json"
+    return checkpoint.read_json(path) if path.exists() else {}

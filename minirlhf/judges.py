@@ -1,0 +1,149 @@
+"""How far judges can be trusted, people and rewards alike: checks of one judge, and agreement of several.
+
+    attention      an item with one right answer                    awake?
+    consistency    a pair shown again with its sides swapped        sure?
+    left, longer   share of decided pairs won by that answer        biased?
+    agreement      of annotators, with chance taken off             is there a thing to agree on?
+    triangle       of people, reward model and gold reward          does the reward measure what people want?
+
+Rows are those of `judgements.results`, numbers plain dicts with None where undefined. A tie and "both bad"
+are one answer, half a win. Proved by tests/test_judges.py.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import isfinite, nan
+
+import numpy as np
+
+from minirlhf.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, quotient, raw_agreement
+from minirlhf.intervals import corpus_interval, wilson
+from minirlhf.stats import sign_test
+
+ATTENTION = 0.8  # the rule, there before the first judgement: who passes fewer of the checks is left out
+SCORE = {"a": 1.0, "b": 0.0, "tie": 0.5, "bad": 0.5}
+Scores = dict[tuple[str, str], float]  # (prompt, response) -> what a reward gives it
+
+
+def of_kind(rows: Sequence[dict], kind: str) -> list[dict]:
+    """The rows that are pairs, duplicates or attention items."""
+    return [row for row in rows if row["kind"] == kind]
+
+
+def decided(rows: Sequence[dict]) -> list[dict]:
+    """The pairs of which one answer was preferred."""
+    return [row for row in of_kind(rows, "pair") if row["choice"] in "ab"]
+
+
+def plain(x: float) -> float | None:
+    """The number, or None where it is not finite: JSON has no nan."""
+    return float(x) if isfinite(x) else None
+
+
+def estimate(value: float, interval: Sequence[float], n: int, **more) -> dict:
+    """A number with its interval."""
+    return {"value": plain(value), "low": plain(interval[0]), "high": plain(interval[1]), "n": n} | more
+
+
+def share(k: int, n: int) -> dict:
+    """k of n with Wilson's interval and, against one half, the sign test's p."""
+    return estimate(k / n if n else nan, wilson(k, n), n, k=k, p=plain(sign_test(k, n - k) if n else nan))
+
+
+def by_prompt(values: Sequence[tuple[str, float]], seed: int) -> tuple[dict, np.ndarray]:
+    """The mean of (prompt, value), its bootstrap interval over prompts, and the mean of each prompt, (P,)."""
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in values))}
+    sums = np.zeros((len(place), 2))  # (P, 2)
+    for prompt, value in values:
+        sums[place[prompt]] += value, 1
+    interval = corpus_interval(sums, lambda s: quotient(s[:, 0], s[:, 1]), seed=seed)
+    mean = sum(value for _, value in values) / len(values) if values else nan
+    return estimate(mean, interval, len(values), prompts=len(place)), sums[:, 0] / sums[:, 1]
+
+
+def attention(rows: Sequence[dict]) -> dict:
+    """How many attention items were answered right."""
+    checks = of_kind(rows, "attention")
+    return share(sum(row["choice"] == row["good"] for row in checks), len(checks))
+
+
+def attentive(rows: Sequence[dict]) -> bool:
+    """Whether an annotator's judgements count; who saw no attention item has failed none."""
+    value = attention(rows)["value"]
+    return value is None or value >= ATTENTION
+
+
+def consistency(rows: Sequence[dict]) -> dict:
+    """How many pairs shown again got the same answer; same_side: how many the same side, so another one."""
+    first = {(row["annotator"], row["item"]): row for row in of_kind(rows, "pair")}
+    again = [row for row in of_kind(rows, "duplicate") if (row["annotator"], row["item"]) in first]
+    same = same_side = 0
+    for row in again:
+        before = first[row["annotator"], row["item"]]
+        same += SCORE[row["choice"]] == SCORE[before["choice"]]
+        # Sides are swapped: a other than b is then the answer on the side where the first choice stood.
+        same_side += {row["choice"], before["choice"]} == {"a", "b"} and row["left"] != before["left"]
+    return share(same, len(again)) | {"same_side": same_side}
+
+
+def left(rows: Sequence[dict]) -> dict:
+    """How often the left answer won: 1/2 but for the judge's habit, as sides are drawn."""
+    pairs = decided(rows)
+    return share(sum(row["choice"] == row["left"] for row in pairs), len(pairs))
+
+
+def longer(rows: Sequence[dict]) -> dict:
+    """How often the answer of more characters won. Not a bias by itself: longer ones may be better."""
+    sizes = [(row["choice"], len(row["a"]["response"]) - len(row["b"]["response"])) for row in decided(rows)]
+    sizes = [(choice, delta) for choice, delta in sizes if delta]
+    return share(sum((choice == "a") == (delta > 0) for choice, delta in sizes), len(sizes))
+
+
+def annotators(rows: Sequence[dict], ties: bool, seed: int) -> dict:
+    """Agreement on the pairs that several judged; without `ties`, of decided judgements alone."""
+    names = list(dict.fromkeys(row["annotator"] for row in rows))
+    table: dict[str, dict[str, float]] = {}
+    for row in of_kind(rows, "pair") if ties else decided(rows):
+        table.setdefault(row["item"], {})[row["annotator"]] = SCORE[row["choice"]]
+    items = [[labels.get(name) for name in names] for labels in table.values()]
+    measures = {
+        "raw": raw_agreement(items, seed),
+        "alpha": krippendorff_alpha(items, seed=seed),
+        "alpha, interval": krippendorff_alpha(items, "interval", seed),
+        "Fleiss' kappa": fleiss_kappa(items, seed),
+    }
+    if len(names) == 2:
+        measures["Cohen's kappa"] = cohen_kappa(items, seed)
+    return {name: estimate(m.value, m.interval, m.n, why=m.undefined) for name, m in measures.items()}
+
+
+def preference(scores: Scores, row: dict) -> float:
+    """What a reward says of a row's pair: 1 where a's answer gets more, 0 where b's does, 0.5 for as much."""
+    a, b = (scores[row["prompt"], row[k]["response"]] for k in "ab")
+    return 0.5 + 0.5 * float(np.sign(a - b))
+
+
+def triangle(rows: Sequence[dict], rewards: dict[str, Scores], ties: bool, seed: int) -> list[dict]:
+    """Agreement of each two among people and rewards: the mean of 1 − |s − t|, s and t being 1, ½ or 0.
+
+    People with people is the ceiling: a reward that agrees with them more often than that has learnt their
+    noise, or is judged on pairs it was trained on. Without `ties`, on people's decided judgements alone.
+    """
+    by_item: dict[str, list[dict]] = {}
+    for row in of_kind(rows, "pair") if ties else decided(rows):
+        by_item.setdefault(row["item"], []).append(row)
+    people = [pair for group in by_item.values() for pair in combinations(group, 2)]
+    found = {("people", "people"): [
+        (x["prompt"], 1 - abs(SCORE[x["choice"]] - SCORE[y["choice"]])) for x, y in people
+    ]}  # fmt: skip
+    for name, scores in rewards.items():
+        found[name, "people"] = [
+            (row["prompt"], 1 - abs(preference(scores, row) - SCORE[row["choice"]]))
+            for group in by_item.values() for row in group
+        ]  # fmt: skip
+    for one, other in combinations(rewards, 2):
+        found[one, other] = [
+            (row["prompt"], 1 - abs(preference(rewards[one], row) - preference(rewards[other], row)))
+            for row, *_ in by_item.values()
+        ]
+    return [{"judges": list(judges)} | by_prompt(values, seed)[0] for judges, values in found.items()]

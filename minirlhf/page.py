@@ -1,0 +1,257 @@
+"""The comparison as one HTML file: the answer, the tables, the figures, samples, and how it was made.
+
+    page(report) -> str
+
+`report` is what report.json holds; what is absent or None in it is left out, and what is undefined is said.
+The file needs nothing else: no script, no font, no request; light and dark, on paper and on a telephone.
+Proved by tests/test_page.py.
+"""
+
+from collections.abc import Callable, Sequence
+
+from minirlhf import figures
+from minirlhf.exhibits import POINTS
+from minirlhf.figures import known
+from minirlhf.markup import (
+    document, facts, grid, in_cells, in_words, interval, kl_strip, num, passage, plot, show, table, value,
+)
+
+GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
+          "calibration": "Calibration", "cost": "Cost"}
+FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
+          "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
+          "differences too small to be seen reliably with these prompts.")
+DIFFERENCE = ("difference", "p", "verdict")
+COST = ("seconds", "tokens", "steps")
+RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), lowest "
+        "(worst) and in the middle (median), by KL where there is no reward; and one drawn by the seed (random). "
+        "They show what answers look like, and prove nothing.")
+CANNOT = (
+    "Whether another training seed would give the same verdicts. The intervals know the noise of prompts and "
+    "of sampling; each model here is one training run.",
+    "What happens on prompts of another kind. The verdicts hold for prompts drawn as these were.",
+    "Whether people would prefer the answers. A reward measures what it was written to measure: read the samples.",
+    "That two models are equal. “No difference shown” means that these prompts could not tell them apart; the "
+    "tables say how large a difference would have been seen.",
+    "Which metric to believe. Many are tested, and of twenty without any difference one has p < 0.05 by chance; "
+    "a claim should rest on the primary metric, with its p-value corrected for the number of sets (Holm).",
+    "Why a model answers as it does. Neither attention nor KL by token is an explanation by itself.",
+)
+
+
+def page(report: dict) -> str:
+    """The whole file."""
+    names, last, reference = list(report["models"]), report["last"], report["reference"]
+    compared = reference in names and last != reference
+    title = f"{last} against {reference}" if compared else f"Evaluation of {', '.join(names)}"
+    parts = {("answer", "The answer"): answer(report, compared)}
+    for i, (name, task) in enumerate(report["tasks"].items(), 1):
+        parts[f"set-{i}", name] = one_set(task, names, last, reference if compared else "")
+    parts["training", "Training"] = training(report["models"])
+    parts["cost", "What training cost"] = costs(report["models"])
+    parts["made", "How this was made"] = made(report)
+    parts["limits", "What this cannot tell you"] = "<ul>" + "".join(f"<li>{show(x)}</li>" for x in CANNOT) + "</ul>"
+    contents, body = "", ""
+    for (anchor, heading), html in parts.items():
+        if html:
+            contents += f'<li><a href="#{anchor}">{show(heading)}</a></li>'
+            body += f'<section><h2 id="{anchor}">{show(heading)}</h2>\n{html}</section>\n'
+    nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
+    return document(title, f"<h1>{show(title)}</h1>\n{alarms(report.get('alarms') or [])}{nav}{body}")
+
+
+def alarms(found: Sequence[dict]) -> str:
+    """What makes the rest doubtful."""
+    return "".join(
+        f'<div class="alarm" role="alert"><p><b>Alarm: {show(x["what"])}</b></p><p>{show(x["why"])}</p>'
+        f'<p><b>What to do:</b> {show(x["remedy"])}</p></div>\n' for x in found
+    )
+
+
+def answer(report: dict, compared: bool) -> str:
+    """What is shown of the primary metric of each set, in words; and two figures of all sets."""
+    last, reference = report["last"], report["reference"]
+    lines, rows, verdicts = [], [], {}
+    for title, task in report["tasks"].items():
+        primary = [m for m in task["metrics"] if m.get("primary")]
+        for m in primary:
+            words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m, last)}"
+            d = m["differences"].get(last) if compared else None
+            if d is not None:
+                rows.append((title if len(primary) == 1 else f"{title}: {m['metric']}", d))
+                verdicts.setdefault(d["verdict"], []).append(title)
+                words += f", of {show(reference)} {value(m, reference)}: {in_words(d)}"
+            lines.append(f"<li>{words}.</li>")
+    lead = ""
+    if rows:
+        counts = "; ".join(f"{show(v)} on {len(ts)} ({show(', '.join(ts))})" for v, ts in verdicts.items())
+        lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set: {counts}.</p>"
+    elif not lines:
+        lead = "<p>No metric is marked as primary: see the tables.</p>"
+    plots = []
+    if rows:
+        head = f"Primary metrics, {last} − {reference}"
+        plots.append(plot(head, FOREST, figures.forest(head, rows)))
+    wins = [(title, task["wins"]) for title, task in report["tasks"].items() if task.get("wins")]
+    if wins and compared:
+        note = f"On how many prompts the answers of {last} earn more than those of {reference}. The rate counts a "
+        note += "tie as half and stands with its 95 % interval; the line is one half."
+        plots.append(plot("Wins, ties, losses", note, figures.outcomes("Wins, ties, losses", wins)))
+    return f"{lead}<ul>{''.join(lines)}</ul>{grid(plots)}"
+
+
+def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
+    """Everything about one set of prompts. reference: "" where nothing is compared with it."""
+    count = f"{task['prompts']} prompts, {task['samples']} sampled answers to each"
+    if task.get("units", task["prompts"]) < task["prompts"]:
+        count += f"; {task['units']} independent ones, as turns of a conversation and equal prompts count as one"
+    parts = [f'<p class="quiet">{count}.</p>']
+    parts.append(metrics_table(task["metrics"], names, last, reference))
+    others = [name for name in names if name not in (last, reference)] if reference else []
+    for name in others:
+        inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], grouped(task["metrics"], 4, (
+            lambda m, name=name: in_cells(m["differences"].get(name))
+        )))
+        parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
+    if task.get("optimum"):
+        parts.append(f"<p>{optimum(task['optimum'], last, reference)}</p>")
+    parts.append(grid(plots_of(task, names, last, reference)))
+    if task.get("examples"):
+        rule = RULE.format(last, f" less that of {reference}" if reference else "")
+        parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
+        parts += [sample(x, i == 0) for i, x in enumerate(task["examples"])]
+    if task.get("attention"):
+        parts.append(attention(task["attention"]))
+    return "\n".join(parts)
+
+
+def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, reference: str) -> str:
+    """A row a metric, by group: each model with its interval, and last − reference with p and verdict."""
+    def cells(m: dict) -> str:
+        values = ""
+        for name in names:
+            estimate = m["models"].get(name) or {}
+            values += f"<td>{num(estimate.get('value'))}<small>{interval(estimate)}</small></td>"
+        return values + (in_cells(m["differences"].get(last)) if reference else "")
+
+    head = ["metric", *names] + ([f"{last} − {reference}", *DIFFERENCE[1:]] if reference else [])
+    return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
+
+
+def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str]) -> str:
+    """Rows of a table under the headings of their groups; ↑ and ↓ say which way is better."""
+    groups: dict[str, list[dict]] = {}
+    for m in metrics:
+        groups.setdefault(m.get("group") or "", []).append(m)
+    body = ""
+    for group in sorted(groups, key=lambda g: [*GROUPS, g].index(g)):
+        body += f'<tr><th scope="rowgroup" colspan="{columns}">{show(GROUPS.get(group, group or "Other"))}</th></tr>'
+        for m in groups[group]:
+            arrow = {1: " ↑", -1: " ↓"}.get(m.get("direction"), "")
+            name = f"<b>{show(m['metric'])}</b>{arrow}<br><small>primary</small>" if m.get("primary") else (
+                show(m["metric"]) + arrow)
+            body += f'<tr><th scope="row">{name}</th>{cells(m)}</tr>\n'
+    return body
+
+
+def optimum(o: dict, last: str, reference: str) -> str:
+    """What any policy could have, and best-of-how-many the last is worth."""
+    words = "J* = max E r − β KL"
+    words += f" at β = {o['beta']:g}" if known(o.get("beta")) else ""
+    size = f"{o['effective_size']:,.0f} effective samples" if known(o.get("effective_size")) else "few samples"
+    if known(o.get("value")):
+        words += f" is {num(o['value'])} {interval(o)}, on {size}."
+    else:
+        words += f" is not shown: {size} are too few."
+    if reference and known(o.get("worth")):
+        words += f" {show(last)}’s reward is worth best-of-{o['worth']:.3g} of {show(reference)}."
+    elif reference:
+        words += f" No best-of-n of {show(reference)} that these samples show earns {show(last)}’s reward."
+    return words
+
+
+def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> list[str]:
+    """The figures of one set."""
+    plots = []
+    if reference:
+        head, rows = f"{last} − {reference}", [(m["metric"], m["differences"].get(last)) for m in task["metrics"]]
+        plots.append(plot(head, FOREST, figures.forest(head, [(name, d) for name, d in rows if d])))
+    if f := task.get("frontier"):
+        head = "Reward against KL"
+        note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
+        note += "which is an upper bound of its KL: the true curve lies to the left."
+        plots.append(plot(head, note, figures.frontier(head, f["models"], f.get("best_of_n") or [], names)))
+    if task.get("lengths"):
+        head, note = "Reward against length", "Some answers of each model, evenly taken; a disc is larger where "
+        note += "several fall together. r is Pearson’s, over all answers."
+        plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
+    for name, c in (task.get("calibration") or {}).items():
+        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))} {interval(c)}"
+        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these {c.get('n')} tokens."
+        note += f" Temperature that would fit best: {num(c['temperature'])}." if known(c.get("temperature")) else ""
+        plots.append(plot(head, note + " Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
+    return plots
+
+
+def sample(x: dict, opened: bool) -> str:
+    """A prompt with every model's answer side by side, and where the last model departs from the reference."""
+    answers = ""
+    for name, a in x["answers"].items():
+        notes = [f"reward {num(a['reward'])}"] if known(a.get("reward")) else []
+        notes += [] if a.get("stop") == "eos" else [f"did not end: {show(a.get('stop'))}"]
+        answers += f"<div><b>{show(name)}</b> <small>{', '.join(notes)}</small>{passage(a['response'])}</div>"
+    expected = f"<b>Expected</b>{passage(x['reference'])}" if x.get("reference") else ""
+    strip = kl_strip(x["strip"]) if x.get("strip") else ""
+    head = f"{show(x['rule'])}: prompt {x['index']}"
+    return (f"<details{' open' if opened else ''}><summary>{head}</summary><b>Prompt</b>{passage(x['prompt'])}{expected}"
+            f'<div class="answers">{answers}</div>{strip}</details>')
+
+
+def attention(a: dict) -> str:
+    """A map for each layer and head."""
+    maps = []
+    for m in a["maps"]:
+        head = f"layer {m['layer']}, " + ("mean of the heads" if m.get("head") is None else f"head {m['head']}")
+        maps.append(plot(head, "", figures.heat_map(head, a["pieces"], m["weights"])))
+    of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
+    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the one it '
+            "looks at; the darker, the more. A row sums to 1, but for what goes to tokens before those shown. "
+            "<b>Attention weights are not explanations by themselves</b>: a token may be looked at and not used.</p>"
+            f"<details><summary>{len(maps)} maps</summary>{grid(maps, 'grid maps')}</details>")
+
+
+def training(models: dict[str, dict]) -> str:
+    """Learning curves of every stage; those of one quantity, or of its parts after a slash, share a figure."""
+    plots = []
+    for name, m in models.items():
+        shared: dict[tuple[str, str], list] = {}
+        for c in m.get("curves") or []:
+            words = c["name"].replace("_", " ")
+            quantity = words.split("/")[0].split(" ")[-1]
+            shared.setdefault((quantity, c["x"]), []).append((words, c["points"]))
+        for (quantity, across), lines in shared.items():
+            head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
+            plots.append(plot(head, "", figures.curves(head, lines, across)))
+    note = f'<p class="quiet">More than {POINTS} logged steps are drawn as {POINTS} means of neighbours.</p>'
+    return note + grid(plots) if plots else ""
+
+
+def costs(models: dict[str, dict]) -> str:
+    """Seconds, tokens and steps of each model's training."""
+    rows = ""
+    for name, m in models.items():
+        cost = m.get("cost") or {}
+        cells = "".join(f"<td>{cost[k]:,.0f}</td>" if known(cost.get(k)) else "<td>–</td>" for k in COST)
+        rows += f'<tr><th scope="row">{show(name)}</th><td>{show(m.get("stage") or "–")}</td>{cells}</tr>'
+    return table("Training of each model, from what it started with", ["model", "stage", *COST], rows)
+
+
+def made(report: dict) -> str:
+    """Settings, seeds, fingerprints and versions."""
+    prints = {name: f"{m['folder']}, sha256 {m['sha256']}" for name, m in report["models"].items()}
+    first = {"reference": report["reference"], "seed": report["seed"]}
+    first |= {"evaluation took": f"{report['seconds']:.1f} s"} if known(report.get("seconds")) else {}
+    first["version of report.json"] = report["version"]
+    parts = {"Models": prints, "Settings": first | (report.get("settings") or {}),
+             "Environment": report.get("environment") or {}}
+    return "".join(f"<h3>{name}</h3>{facts(values)}" for name, values in parts.items() if values)

@@ -1,0 +1,293 @@
+"""Learn a reward model from comparisons of two responses to one prompt.
+
+    P(chosen is better) = σ(Δ − margin),   Δ = r(chosen) − r(rejected)     Bradley and Terry 1952
+    L = − p log σ(Δ − margin) − (1 − p) log σ(margin − Δ)                  Ouyang et al. 2022, eq. 1, with p = 1
+        + c (r(chosen) + r(rejected))²                                     Eisenstein et al. 2023
+
+averaged over the comparisons of a step. All those of a prompt are in one step, so that an epoch is one pass
+over each response (Ouyang et al. 2022, section 3.5). Comparisons fix r up to a constant, and PPO wants a
+scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with.
+
+    python -m minirlhf.reward_model --data prefs.jsonl --init out/sft --out out/rm
+    python train_ppo.py --reward model:out/rm
+
+Proved by tests/test_reward_model.py.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minirlhf import checkpoint
+from minirlhf.algos import preference_loss
+from minirlhf.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
+from minirlhf.data import Mixture, messages_of, micro_batches, render_prompt, split_of
+from minirlhf.files import UserError
+from minirlhf.intervals import wilson
+from minirlhf.learned_reward import RewardModel, normalise, rewards_of, save_reward_model, text_ids
+from minirlhf.model import GPT
+from minirlhf.optim import Stepper, learning_rate, make_adamw
+from minirlhf.preferences import read_preferences, respond
+from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Machine, Stop
+from minirlhf.runtime import environment, option, parse, run_script
+from minirlhf.sft import check_same_settings
+from minirlhf.tokenizer import PAD, Tokenizer
+
+BINS = 10  # of the calibration error
+REFERENCE = 256  # responses over which mean and std are taken
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison: ids of prompt, response and EOS.  gold: the true difference of rewards, 0 if not known.
+
+    margin: what Δ should be ahead by. Source: Touvron et al. 2023 (Llama 2), eq. 2.
+    """
+
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    p: float = 1.0
+    margin: float = 0.0
+    gold: float = 0.0
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Training."""
+
+    epochs: float = option(3.0, "passes over the prompts; more learn a thousand comparisons by heart")
+    batch: int = option(32, "prompts in an optimizer step, with all comparisons of each", least=1)
+    lr: float = option(5e-4, "peak learning rate; falls to a tenth on half a cosine", least=0)
+    warmup: int = option(10, "steps of rising learning rate", least=0)
+    weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
+    center: float = option(0.0, "c, the weight of the square of a pair's summed rewards", least=0)
+    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
+    held_out: int = option(20, "percent of the prompts, on which the result is measured", least=0)
+    micro_rows: int = option(32, "comparisons a forward pass: memory against speed, not the result", least=1)
+    save_every: int = option(200, "steps between saved states", least=1)
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0:
+            raise UserError(f"--epochs {self.epochs}: must be above 0")
+
+
+def pairs_by_prompt(
+    records: Sequence[dict], tokenizer: Tokenizer, context: int
+) -> tuple[dict[str, list[Pair]], int]:
+    """The comparisons of each prompt, and how many were dropped: those that are equal within the context."""
+    groups: dict[str, list[Pair]] = {}
+    dropped = 0
+    for record in records:
+        chosen, rejected = (text_ids(record, record[k], tokenizer, context) for k in ("chosen", "rejected"))
+        if chosen == rejected:
+            dropped += 1
+            continue
+        gold = record.get("gold_chosen", 0.0) - record.get("gold_rejected", 0.0)
+        pair = Pair(chosen, rejected, float(record.get("p", 1)), float(record.get("margin", 0)), gold)
+        groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
+    return groups, dropped
+
+
+def accumulate(
+    model: RewardModel, pairs: Sequence[Pair], center: float, micro_rows: int, dtype: torch.dtype
+) -> float:
+    """Add the gradient of the mean loss of the comparisons to .grad; returns that loss.
+
+    The same to rounding for every micro_rows, which counts comparisons. A response that is in several of
+    them goes through the network once.
+    """
+    loss = 0.0
+    for part in micro_batches([max(len(pair.chosen), len(pair.rejected)) for pair in pairs], micro_rows):
+        some = [pairs[i] for i in part]
+        place: dict[tuple[int, ...], int] = {}
+        index = [[place.setdefault(ids, len(place)) for ids in (x.chosen, x.rejected)] for x in some]
+        chosen, rejected = model(list(place), dtype)[torch.tensor(index)].unbind(1)  # (n,) each
+        p, margin = torch.tensor([[pair.p, pair.margin] for pair in some], device=chosen.device).unbind(1)
+        mean = preference_loss(chosen - rejected - margin, p) + center * ((chosen + rejected) ** 2).mean()
+        share = mean * len(some) / len(pairs)
+        share.backward()
+        loss += float(share.detach())
+    return loss
+
+
+def fit(
+    model: RewardModel,
+    groups: Sequence[list[Pair]],
+    config: RewardConfig,
+    seed: int,
+    dtype: torch.dtype,
+    out: Path,
+    resume: bool = False,
+    data: str = "",
+) -> dict:
+    """Train the model in place on groups, the comparisons of one prompt each; returns the cost.
+
+    data: a hash of where they come from. Logs each step to out/log.jsonl, keeps what a resume needs in
+    out/train_state.pt. Raises Interrupted (state saved), Diverged, and UserError for another run's state.
+    """
+    optimizer = make_adamw([model], config.lr, config.weight_decay, (0.9, 0.95))
+    stepper = Stepper(optimizer, config.max_norm)
+    batches = Mixture({"prompts": (groups, config.batch)}, seed)
+    steps = ceil(config.epochs * len(groups) / config.batch)
+    state_path, start, seconds, tokens = out / "train_state.pt", 0, 0.0, 0
+    settings = dataclasses.asdict(config) | dataclasses.asdict(model.trunk.config)
+    settings |= {"seed": seed, "init": checkpoint.fingerprint(model.trunk), "data": data}
+    if resume:
+        state = checkpoint.load_state(state_path)
+        check_same_settings(state, settings, state_path)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        start, seconds, tokens, stepper.skipped = (state[k] for k in ("step", "seconds", "tokens", "skipped"))
+    else:
+        state_path.unlink(missing_ok=True)
+
+    def save(step: int) -> None:
+        state = {"settings": settings, "step": step, "rng": torch.get_rng_state(), "skipped": stepper.skipped}
+        state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        checkpoint.save_state(state_path, state | {"seconds": clock.seconds(), "tokens": tokens})
+
+    clock, log = Clock(seconds), Log(out / "log.jsonl", "reward", steps, start)
+    model.train()
+    try:
+        with Stop() as stop:
+            for step in range(start, steps):
+                pairs = [pair for group in batches.step(step) for pair in group]
+                lr = learning_rate(step, config.lr, min(config.warmup, steps), steps, 0.1)
+                loss = accumulate(model, pairs, config.center, config.micro_rows, dtype)
+                norm = stepper.step(lr)
+                tokens += sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+                record = {"step": step + 1, "loss": loss, "pairs": len(pairs), "lr": lr, "grad_norm": norm}
+                log.step(record | {"skipped": stepper.skipped, "seconds": clock.seconds()}, loss=loss)
+                if step + 1 == steps or stop.asked or (step + 1) % config.save_every == 0:
+                    save(step + 1)
+                if stop.asked:  # in the last step too: nothing is measured yet
+                    raise Interrupted(f"stopped after step {step + 1}; go on with --resume")
+    except Diverged as error:
+        raise Diverged(f"step {step + 1}: {error}; {state_path}, if it was written before, is good") from None
+    finally:
+        log.close()
+        model.eval()
+    return {"steps": steps, "tokens": tokens, "seconds": clock.seconds(), "skipped": stepper.skipped}
+
+
+def agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """How probably the judge of a pair says what the sign of delta says, (N,): p, 1 − p, or 1/2 for a tie."""
+    return 0.5 + np.sign(delta) * (p - 0.5)
+
+
+def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
+    """How well differences of rewards, (N,), tell what was chosen: before `normalise` changes their scale.
+
+    accuracy: the mean agreement, with Wilson's interval (of pairs: too narrow where a prompt has many).
+    longer: that of choosing the longer one.  calibration: of each bin of σ(|Δ|) its mean, the agreement and
+    the number of pairs; ece: their weighted mean distance; ece_if_calibrated: what chance alone makes of it.
+    gold: of the pairs whose gold rewards differ, the share that is in their order.
+    """
+    columns = np.array([(pair.p, pair.margin, pair.gold) for pair in pairs], dtype=float)  # (N, 3)
+    p, margin, gold = columns.T  # (N,) each
+    length = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])  # (N,)
+    right = agreement(delta, p)  # (N,)
+    confidence = 1 / (1 + np.exp(-np.abs(delta)))  # (N,)
+    bins = reliability_bins(confidence, right, BINS)
+    figures = {
+        "pairs": len(pairs),
+        "accuracy": float(right.mean()),
+        "interval": wilson(float(right.sum()), len(pairs)),
+        "longer": float(agreement(length, p).mean()),
+        "loss": float(preference_loss(torch.from_numpy(delta - margin), torch.from_numpy(p))),
+        "ece": float(expected_calibration_error(confidence, right, BINS)),
+        "ece_if_calibrated": float(ece_if_calibrated(confidence, BINS).mean()),
+        "calibration": np.stack([bins.confidence, bins.accuracy, bins.count], 1).tolist(),
+    }
+    if (known := gold != 0).any():
+        figures["gold"] = float(agreement(delta, (1 + np.sign(gold)) / 2)[known].mean())
+    return figures
+
+
+def summary(held_out: dict) -> str:
+    """What `measure` says, as lines to print."""
+    low, high = held_out["interval"]
+    text = f"{held_out['pairs']} held-out comparisons: accuracy {held_out['accuracy']:.3f}"
+    text += f" [{low:.3f}, {high:.3f}], the longer one {held_out['longer']:.3f}, loss {held_out['loss']:.3f}"
+    text += f"; order of the gold rewards {held_out['gold']:.3f}" if "gold" in held_out else ""
+    bins = ", ".join(f"{said:.2f} -> {was:.2f} ({n:.0f})" for said, was, n in held_out["calibration"])
+    chance = f"{held_out['ece_if_calibrated']:.3f} by chance alone"
+    return f"{text}\ncalibration, said -> was (pairs): {bins}; ECE {held_out['ece']:.3f}, {chance}"
+
+
+def reference_texts(
+    trunk: GPT, tokenizer: Tokenizer, records: Sequence[dict], max_new: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Prompt and response of samples of the trunk, of those that end: REFERENCE prompts from the records."""
+    rng, context = np.random.default_rng(seed), trunk.config.context
+    drawn = [records[i] for i in rng.integers(len(records), size=REFERENCE)]
+    asked = [record for record in drawn if len(render_prompt(record, tokenizer)) < context]
+    seeds = rng.integers(2**63, size=len(asked)).tolist()
+    answers = respond(trunk, tokenizer, asked, max_new, seeds) if asked else []
+    return [text_ids(r, text, tokenizer, context) for r, text in zip(asked, answers) if text is not None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Data."""
+
+    data: tuple[str, ...] = option((), ".jsonl files of prompt, chosen and rejected, perhaps p and margin")
+    init: str = option("out/sft", "checkpoint to start from; its responses get mean reward 0 and std 1")
+    out: str = option("out/rm", "checkpoint folder to write")
+    resume: bool = option(False, "go on where the run in --out stopped")
+
+
+def main() -> None:
+    """Wire comparisons, checkpoint and loop together, measure and save."""
+    options, config, machine = parse(__doc__.splitlines()[0], Options, RewardConfig, Machine)
+    device, dtype = machine.set_up()
+    if not options.data:
+        raise UserError("--data: name a file of comparisons; python -m minirlhf.preferences makes one")
+    records = read_preferences(options.data)
+    trunk, tokenizer = checkpoint.load_chat(options.init)
+    tokenizer.add_specials([PAD])
+    trunk.resize_vocabulary(tokenizer.vocab_size)
+    groups, dropped = pairs_by_prompt(records, tokenizer, trunk.config.context)
+    if dropped:
+        where = f"within the context of {trunk.config.context} tokens"
+        print(f"{dropped} of {len(records)} comparisons dropped: the two are equal {where}")
+    split: dict[str, list[list[Pair]]] = {"train": [], "validation": []}
+    for prompt, pairs in groups.items():
+        split[split_of(prompt, config.held_out)].append(pairs)
+    if not split["train"]:
+        why = f"{dropped} of {len(records)} are of equals, {config.held_out} % of the prompts are held out"
+        raise UserError(f"{' '.join(options.data)}: no comparison to train on: {why}")
+    held_out = [pair for pairs in split["validation"] for pair in pairs]
+    data = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+
+    longest = max(max(len(x.chosen), len(x.rejected)) for pairs in groups.values() for x in pairs)
+    reference = reference_texts(trunk.to(device), tokenizer, records, longest, machine.seed)
+    if len(reference) < 2:
+        why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
+        raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
+    model, out = RewardModel(trunk).to(device), Path(options.out)
+    cost = fit(model, split["train"], config, machine.seed, dtype, out, options.resume, data)
+    run = {"data": dataclasses.asdict(options), "training": dataclasses.asdict(config), "seed": machine.seed}
+    run |= {"stage": "reward", "cost": cost, "data_hash": data, "pairs": len(records), "dropped": dropped}
+    run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
+    n = sum(map(len, split["train"]))
+    print(f"{out}: {n} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
+    if held_out:
+        chosen = rewards_of(model, [pair.chosen for pair in held_out])  # (N,)
+        rejected = rewards_of(model, [pair.rejected for pair in held_out])  # (N,)
+        run["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
+        print(summary(run["held_out"]))
+    run["normalisation"] = normalise(model, rewards_of(model, reference))
+    save_reward_model(out, model, tokenizer, run)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,281 @@
+"""From results to verdicts: the rule, the intervals it rests on, and the direction of every claim."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from minirlhf.calibration import expected_calibration_error
+from minirlhf.calibration import expected_calibration_error
+from minirlhf.claims import (
+    MEASURES,
+    Claim,
+    Estimate,
+    Term,
+    claims,
+    difference,
+    estimate,
+    hierarchical_bootstrap,
+    verdict,
+    with_divergence,
+)
+from minirlhf.metrics import expected_best_of_n, perplexity
+from minirlhf.study_report import claim_line, write_report
+
+LABELS, OUTSIDE = [100, 10_000], ["reworded"]
+
+
+def part(reward: float, n: int = 20, noise: float = 0.05, seed: int = 0, **drift: float) -> dict:
+    """What a line holds of a set of n prompts whose mean reward is `reward`, with like noise in all of one seed."""
+    wobble = noise * np.random.default_rng(seed).standard_normal(n)
+    wobble -= wobble.mean()
+    values = {"kl": 1.0, "length": 5.0, "distinct": 0.5, "distinct2": 0.5, "ead2": 0.5, "self_bleu": 50.0} | drift
+    out = {key: [float(x)] * n for key, x in values.items()}
+    out |= {"rewards": [[float(reward + w)] * 16 for w in wobble], "greedy": [float(reward)] * n}
+    out |= {"tokens": [10.0] * n, "entropy": [10 * drift.get("entropy", 1.0)] * n}
+    out |= {"nll": [5 * drift.get("nll", 1.0)] * n, "nll_tokens": [5.0] * n}
+    return out | {"confidence": [[drift.get("confidence", 0.5)] * 2] * n, "correct": [[0, 1]] * n}
+
+
+def made(seed: int, arm: str, reward: float, outside: float | None = None, start: str = "", us: float = 1.0, **drift):
+    """A line of results, as `estimate` and `with_divergence` read it."""
+    sets = {"test": part(reward, seed=seed, **drift), "run": {"cpu": [9.0], "trained": [5000], "us_a_token": [us]}}
+    sets["reworded"] = part(reward if outside is None else outside, seed=seed)
+    return {"task": "t", "seed": seed, "arm": arm, "start": start, "failed": "", "sets": sets}
+
+
+def world(arms: dict[str, dict], seeds: int = 3) -> dict:
+    """Cells in which every seed says about the same, with divergence."""
+    lines = [made(s, arm, **kwargs) for s in range(seeds) for arm, kwargs in arms.items()]
+    return with_divergence({("t", x["seed"], x["arm"]): x for x in lines})
+
+
+def pair(*differences: float, noise: float = 0.05) -> dict:
+    """Arms a and b of as many seeds, with reward a − b as given."""
+    cells = {}
+    for s, d in enumerate(differences):
+        for arm, reward in (("a", 0.5 + d), ("b", 0.5)):
+            line = made(s, arm, reward)
+            line["sets"]["test"] = part(reward, noise=noise, seed=2 * s + (arm == "a"))
+            cells["t", s, arm] = line
+    return cells
+
+
+A_BEATS_B = Claim("topic", "a beats b", (difference("a - b", "a", "b"),))
+
+
+def said(*differences: float, **kwargs) -> str:
+    return claim_line(A_BEATS_B, pair(*differences, **kwargs), "t")
+
+
+def test_a_claim_holds_fails_or_is_not_shown():
+    assert said(0.2, 0.25, 0.3).startswith("- **holds here**: a beats b. a - b: +0.250 [+0.")
+    assert said(-0.2, -0.25, -0.3).startswith("- **does not hold here**: a beats b. a - b: -0.250 [-0.")
+    assert said(0.2, -0.2, 0.0).startswith("- **not shown**: a beats b. a - b: +0.000 [-")
+
+
+def test_every_seed_and_their_number_are_shown():
+    assert said(0.2, 0.25, 0.3).endswith("n = 3: +0.200 +0.250 +0.300")
+
+
+def test_of_three_seeds_the_worst_one_decides():
+    """One resample in 27 is the worst seed three times, more than the 2.5 % that the interval leaves below."""
+    assert "holds here" in said(0.2, 0.3, 0.01, noise=0.0)
+    assert "not shown" in said(0.2, 0.3, -0.01, noise=0.0)
+
+
+def test_one_seed_shows_nothing():
+    assert said(0.5).startswith("- **not shown**") and "n = 1" in said(0.5)
+
+
+def test_a_claim_of_several_effects_needs_all_of_them():
+    up, down, flat = (Estimate(x, x - 0.1, x + 0.1, {0: x, 1: x}) for x in (0.5, -0.5, 0.0))
+    assert verdict([up, up]) == "holds here"
+    assert verdict([up, flat]) == verdict([flat, flat]) == "not shown"
+    assert verdict([up, down]) == verdict([flat, down]) == "does not hold here"
+
+
+def test_who_has_nothing_to_lose_shows_nothing():
+    """All fall to 0: the loss of who earned more is larger, and says nothing."""
+    floor = {"ppo10000": {"reward": 0.9, "outside": 0.0}, "more10000": {"reward": 0.5, "outside": 0.05}}
+    (claim,) = (c for c in claims(LABELS, OUTSIDE, False) if c.text.startswith("RL generalises"))
+    line = claim_line(claim, world(WORLD | floor), "t")
+    assert line.startswith("- **not shown**") and line.endswith("no arm earns 0.1 there, so none has much to lose")
+    floor["more10000"]["outside"] = 0.15
+    assert "does not hold here" in claim_line(claim, world(WORLD | floor), "t")
+
+
+def test_what_is_undefined_is_not_shown():
+    nan = float("nan")
+    assert verdict([Estimate(nan, nan, nan, {0: nan, 1: nan})]) == "not shown"
+
+
+def test_a_missing_arm_leaves_no_number():
+    cells = {key: line for key, line in pair(0.2, 0.3).items() if key[2] != "b"}
+    assert claim_line(A_BEATS_B, cells, "t") == "- **not run**: a beats b."
+
+
+def test_a_seed_that_lacks_an_arm_is_left_out_and_counted_out():
+    cells = pair(0.2, 0.3, 0.9)
+    del cells["t", 2, "b"]
+    assert claim_line(A_BEATS_B, cells, "t").endswith("n = 2: +0.200 +0.300")
+
+
+WORLD = {  # each arm of RL better than each of SFT, in every way
+    "base": {"reward": 0.0},
+    "sft100": {"reward": 0.1}, "ppo100": {"reward": 0.8}, "more100": {"reward": 0.2},
+    "sft10000": {"reward": 0.4}, "more10000": {"reward": 0.5, "outside": 0.1},
+    "ppo10000": {"reward": 0.9, "outside": 0.85, "us": 5.0, "entropy": 0.1, "distinct": 0.1, "distinct2": 0.1,
+                 "ead2": 0.1, "self_bleu": 90.0, "nll": 3.0, "confidence": 0.9},
+    "picked": {"reward": 0.6}, "ppo0": {"reward": 0.95}, "random": {"reward": 0.3}, "longest": {"reward": 0.2},
+    "sft-hot": {"reward": 0.45, "start": "sft10000"}, "ppo-hot": {"reward": 0.1, "start": "sft10000"},
+}  # fmt: skip
+OPPOSITE = WORLD | {  # each arm of SFT better than each of RL, in every way
+    "sft100": {"reward": 0.8}, "ppo100": {"reward": 0.6}, "more100": {"reward": 0.9},
+    "sft10000": {"reward": 0.7}, "more10000": {"reward": 0.9, "outside": 0.85, "us": 5.0},
+    "ppo10000": {"reward": 0.5, "outside": 0.1, "entropy": 3.0, "distinct": 0.9, "distinct2": 0.9, "ead2": 0.9,
+                 "self_bleu": 10.0, "nll": 0.5, "confidence": 0.5},
+    "base": {"reward": 0.2, "confidence": 0.9}, "ppo0": {"reward": 0.1}, "picked": {"reward": 0.8},
+    "random": {"reward": 0.6, "confidence": 0.9}, "longest": {"reward": 0.7},
+    "sft-hot": {"reward": 0.1, "start": "sft10000"}, "ppo-hot": {"reward": 0.45, "start": "ppo0"},
+}  # fmt: skip
+OPPOSITE["sft10000"]["confidence"] = 0.9
+EXPECTED = {  # beginning of a claim -> whether it holds in the first world; in the second it is the other way
+    "SFT needs labels": True,
+    "after SFT on": True,
+    "PPO and 100 labels": True,
+    "RL needs no labels": True,
+    "RL needs SFT first": False,
+    "what PPO gains": True,
+    "PPO does better than the best of": True,
+    "RL generalises better": True,
+    "RL does better on reworded": True,
+    "RL is expensive": False,
+    "RL is not needed": False,
+    "a token of PPO": True,
+    "RL is unstable": True,
+    "RL lowers": True,
+    "RL raises": True,
+}
+
+
+@pytest.mark.parametrize("claim", claims(LABELS, OUTSIDE, True), ids=lambda claim: claim.text[:60])
+def test_each_claim_has_the_right_direction(claim):
+    """Two worlds, in one of which everything said for RL is true, and in the other the contrary."""
+    (holds,) = {value for start, value in EXPECTED.items() if claim.text.startswith(start)}
+    words = {True: "**holds here**", False: "**does not hold here**"}
+    assert words[holds] in claim_line(claim, world(WORLD), "t")
+    assert words[not holds] in claim_line(claim, world(OPPOSITE), "t")
+
+
+def test_the_gap_is_what_is_lost_outside_of_training():
+    """more: .5 − .1 = .4;  ppo: .9 − .85 = .05;  their difference .35."""
+    (claim,) = (c for c in claims(LABELS, OUTSIDE, False) if c.text.startswith("RL generalises"))
+    x = estimate(world(WORLD), "t", claim.effects[0].terms)
+    assert x.value == pytest.approx(0.35) and x.low > 0.3
+
+
+def test_a_diverged_run_is_counted_and_keeps_its_reward():
+    cells = {("t", 0, "sft"): made(0, "sft", 0.8), ("t", 1, "sft"): made(1, "sft", 0.8)}
+    cells["t", 0, "hot"] = made(0, "hot", 0.9, start="sft") | {"failed": "step 3: 10 bad steps in a row"}
+    cells["t", 1, "hot"] = made(1, "hot", 0.9, start="sft")
+    lost = estimate(with_divergence(cells), "t", [Term(1, "hot", "run", "diverged")])
+    assert lost.seeds == {0: 1.0, 1: 0.0}
+    assert estimate(with_divergence(cells), "t", [Term(1, "hot")]).value == pytest.approx(0.9)
+
+
+def test_a_run_that_ends_worse_than_it_began_has_diverged_unless_that_may_be_noise():
+    def lost(end: float) -> float:
+        cells = {("t", 0, "sft"): made(0, "sft", 0.8), ("t", 0, "hot"): made(0, "hot", end, start="sft")}
+        noise = np.random.default_rng(5).permutation(np.linspace(-0.3, 0.3, 20))
+        rows = [[float(end + x)] for x in noise]
+        cells["t", 0, "hot"]["sets"]["test"]["rewards"] = rows
+        return with_divergence(cells)["t", 0, "hot"]["sets"]["run"]["diverged"][0]
+
+    assert [lost(x) for x in (0.2, 0.79, 0.8, 0.95)] == [1.0, 0.0, 0.0, 0.0]
+
+
+def means(runs: list[np.ndarray], n_resamples: int = 2000) -> np.ndarray:
+    """Resampled means of one value a prompt."""
+    tables = [[np.column_stack([x, np.ones(len(x))])] for x in runs]
+    return hierarchical_bootstrap(tables, lambda sums: sums[0][:, 0] / sums[0][:, 1], n_resamples)
+
+
+def test_the_interval_covers_the_truth():
+    """200 experiments of 12 seeds and 20 prompts, noise between seeds and within: 95 % ± what 200 coin flips allow,
+    less what a bootstrap of 12 lacks."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(200):
+        x = rng.standard_normal((12, 1)) + rng.standard_normal((12, 20))
+        low, high = np.quantile(means(list(x), 300), [0.025, 0.975])
+        hits += low < 0 < high
+    assert 0.87 <= hits / 200 <= 0.99
+
+
+def test_both_seeds_and_prompts_are_resampled():
+    """Var of the mean: between seeds σ²/S, within them τ²/(S n); each alone, and both."""
+    S, n = 8, 10
+    between, within = np.repeat(np.arange(8.0)[:, None], n, 1), np.tile(np.arange(10.0), (S, 1))
+    sigma2, tau2 = between.var() / S, within.var() / (S * n)
+    for x, expected in ((between, sigma2), (within, tau2), (between + within, sigma2 + tau2)):
+        assert means(list(x), 8000).var() == pytest.approx(expected, rel=0.08)
+
+
+def test_seeds_may_have_unequal_numbers_of_prompts():
+    """The mean is that of seeds, not of prompts."""
+    assert means([np.zeros(3), np.ones(30)]).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_arms_are_compared_on_the_same_resample():
+    """Prompts differ by far more than the arms do."""
+    cells = {("t", s, arm): made(s, arm, 0.0) for s in range(3) for arm in "ab"}
+    for (_, s, arm), line in cells.items():
+        line["sets"]["test"]["rewards"] = [[i + 0.01 * (arm == "a")] for i in range(20)]
+    x = estimate(cells, "t", A_BEATS_B.effects[0].terms)
+    assert x.low == pytest.approx(0.01) and x.high == pytest.approx(0.01)
+
+
+def value(measure: str, part: dict) -> float:
+    m = MEASURES[measure]
+    return float(m.value(m.statistics(part).sum(0, keepdims=True))[0])
+
+
+def test_measures_are_those_of_the_metrics():
+    """Perplexity and ECE of the corpus, not means over prompts; best-of-n unbiased from all that were drawn."""
+    rng = np.random.default_rng(0)
+    confidence = [rng.random(n).tolist() for n in (3, 1, 8, 5)]
+    confidence[0][:2] = [0.0, 1.0]
+    correct = [rng.integers(0, 2, len(row)).tolist() for row in confidence]
+    one = {"confidence": confidence, "correct": correct, "nll": [3.0, 8.0], "nll_tokens": [2.0, 9.0]}
+    one |= {"rewards": rng.random((5, 8)).tolist(), "entropy": [4.0, 6.0], "tokens": [10, 40]}
+    assert value("ECE", one) == pytest.approx(expected_calibration_error(sum(confidence, []), sum(correct, [])))
+    assert value("perplexity", one) == pytest.approx(perplexity(11.0, 11.0)) == pytest.approx(np.e)
+    assert value("entropy", one) == pytest.approx(0.2)
+    assert value("best of 4", one) == pytest.approx(np.mean([expected_best_of_n(x, x, 4) for x in one["rewards"]]))
+    assert np.isnan(value("best of 16", one))
+
+
+def test_a_prompt_without_the_quantity_is_left_out():
+    assert value("distinct-2", {"distinct2": [0.5, None, 0.7]}) == pytest.approx(0.6)
+    assert np.isnan(value("distinct-2", {"distinct2": [None, None]}))
+
+
+def test_the_report_has_every_arm_claim_and_seed(tmp_path):
+    cells = world(WORLD)
+    del cells["t", 2, "picked"]
+    said = write_report(cells, {"t": ["test", *OUTSIDE]}, LABELS, ["t"], tmp_path)
+    assert (tmp_path / "study.md").read_text() == said
+    for claim in claims(LABELS, OUTSIDE, True):
+        assert said.count(f": {claim.text}. ") == 1
+    assert "| ppo100 | 0.800 [0.7" in said and "| 0.800 0.800 0.800 | 0.000 |" in said
+    assert said.count("| ppo-hot |") == 2 and "| 3 of 3 |" in said and "not run" not in said
+    dots = {"t": 13 * 3 - 1, "labels": 6 * 3 + 3, "cost": 6 * 3 + 3}  # 3 are the legend's
+    for name, n in dots.items():
+        tree = ElementTree.fromstring((tmp_path / f"study.{name}.svg").read_text())
+        assert len(tree.findall("{http://www.w3.org/2000/svg}circle")) == n
+
+
+def test_a_report_of_nothing_run_invents_nothing(tmp_path):
+    said = write_report({}, {"t": ["test", *OUTSIDE]}, LABELS, ["t"], tmp_path)
+    verdicts = [line for line in said.splitlines() if line.startswith("- **")]
+    assert verdicts and all(line.startswith("- **not run**: ") and line.endswith(".") for line in verdicts)

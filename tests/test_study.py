@@ -1,0 +1,353 @@
+"""The runner of the study: its rewards, prompts and arms are what they are said to be, and it resumes."""
+
+import json
+import random
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from minirlhf import examination, experiment
+from minirlhf.claims import BEST_OF
+from minirlhf.data import render
+from minirlhf.examination import confidences, held_out_words
+from minirlhf.experiment import BEST_OF_SAMPLES, Arm, Study, arms, longest_reward, random_reward
+from minirlhf.files import UserError
+from minirlhf.runtime import Diverged
+from minirlhf.tasks import TASKS, reviews
+from minirlhf.tools import study
+
+TINY = Study(
+    task="arithmetic", seeds=1, labels=("10", "40"), base_steps=2, steps=2, iterations=1, batch=4, prompts=3,
+    samples=2, width=8, rows=4, workers=0,
+)  # fmt: skip
+
+
+def test_the_random_reward_is_a_function_that_knows_nothing():
+    """Uniform on [0, 1), the same every time, another for another prompt."""
+    x = np.array([random_reward("a", str(i), {}) for i in range(2000)])
+    assert (0 <= x).all() and (x < 1).all() and abs(x.mean() - 0.5) < 0.03 and abs(x.var() - 1 / 12) < 0.01
+    assert random_reward("a", "1", {}) == x[1] != random_reward("b", "1", {})
+    assert abs(np.corrcoef(x, np.arange(2000))[0, 1]) < 0.07
+    assert random_reward("ab", "c", {}) != random_reward("a", "bc", {})
+
+
+def test_the_longest_answer_earns_the_most():
+    record = {"task": "arithmetic"}
+    earned = [longest_reward("1+1=", "2" * n, record) for n in (0, 1, 8, 32, 33)]
+    assert earned == [0, 1 / 32, 1 / 4, 1, 1]
+
+
+@pytest.mark.parametrize("task", experiment.STUDIED)
+def test_prompts_outside_of_training_are_not_in_it(task):
+    """Nor are those of the test; and every set asks for something that can earn a reward."""
+    trained = {r["prompt"] for r in TASKS[task].records("train", 20_000, 0)}
+    sets = examination.test_sets(task, 50, 0)
+    assert len(sets) == 3 and [*sets][0] == "test"
+    for records in sets.values():
+        assert len(records) == 50 and not trained & {r["prompt"] for r in records}
+        for r in records:
+            assert r["prompt"] == r["prompt"].strip() and TASKS[task].reward(r["prompt"], r["response"], r) >= 0
+    best = [TASKS[task].reward(r["prompt"], r["response"], r) for records in sets.values() for r in records]
+    assert max(best) == 1 and min(best) == (1 if task == "arithmetic" else 0)
+
+
+def test_reworded_prompts_ask_the_same_in_a_form_that_training_lacks():
+    for task in experiment.STUDIED:
+        sets, trained = examination.test_sets(task, 50, 0), TASKS[task].records("train", 2000, 0)
+        for plain, other in zip(sets["test"], sets["reworded"]):
+            assert {**plain, "prompt": ""} == {**other, "prompt": ""}
+            assert plain.get("subject", "") in other["prompt"]
+        form = " " if task == "arithmetic" else "."
+        assert all(form in r["prompt"] for r in sets["reworded"])
+        assert not any(form in r["prompt"] for r in trained)
+    assert examination.test_sets("arithmetic", 1, 0)["reworded"][0]["prompt"].count(" ") == 3
+
+
+def test_held_out_words_never_stood_in_their_place():
+    """The first word was never first, the second never beside this noun; the domain is that of the noun."""
+    trained = [s.split() for s in reviews.subjects("train")]
+    first, beside = {s[0] for s in trained}, {(s[1], s[2]) for s in trained}
+    known = {word for s in trained for word in s}
+    for record in reviews.records("test", 100, 0):
+        other = held_out_words(record, random.Random(record["prompt"]))
+        a, b, noun = other["subject"].split()
+        assert noun == record["subject"].split()[2] and a not in first and (b, noun) not in beside and {a, b} <= known
+        assert other["subject"] in other["prompt"]
+        assert reviews.parse(other["response"], reviews.domain_of(record["subject"])) is not None
+
+
+def test_seeds_are_asked_different_prompts():
+    a, b = (examination.test_sets("reviews", 50, s)["test"] for s in (0, 1))
+    assert [r["prompt"] for r in a] != [r["prompt"] for r in b]
+
+
+def test_rivals_of_ppo_begin_where_it_does_and_take_its_time():
+    for task in experiment.STUDIED:
+        table = arms(task, [100, 1000])
+        for n in (100, 1000):
+            assert table[f"ppo{n}"].start == table[f"more{n}"].start == f"sft{n}"
+            assert table[f"more{n}"].match == f"ppo{n}" and table[f"more{n}"].labels == n
+        others = ["sft-hot", "ppo-hot", "random", "longest"] + ["picked"] * (task == "reviews")
+        assert {table[name].start for name in others} == {"sft1000"} and table["ppo0"].start == "base"
+        assert table["sft-hot"].rate == table["ppo-hot"].rate == 5
+        known = list(table)
+        for name, arm in table.items():
+            assert all(known.index(x) < known.index(name) for x in (arm.start, arm.match) if x)
+    assert max(BEST_OF) <= BEST_OF_SAMPLES
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """What `fit` was given, without training: the examples of every step, and the config; `then` changes the model."""
+    seen: dict = {"steps": [], "then": lambda model, step: None}
+
+    def fit(model, batch_of, validation, config, *_):
+        for step in range(config.steps):
+            seen["steps"].append(batch_of(step))
+            seen["then"](model, step)
+        seen["config"] = config
+        return {"tokens": 7, "steps": config.steps}
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    return seen
+
+
+def sft(model, tokenizer, tmp_path, labels: int, task: str = "arithmetic", most_steps: int = 50, **arm) -> None:
+    arm = Arm("base", "sft", labels, **arm)
+    options = Study(rows=4, lr=1e-3)
+    experiment.train_sft(model, tokenizer, task, 0, arm, most_steps, options, tmp_path, torch.float32)
+
+
+def test_sft_sees_its_labels_and_no_others(fitted, model, tokenizer, tmp_path, monkeypatch):
+    """Of 20, 16 are for training and 4 for validation."""
+    judged = []
+
+    def loss(model, examples, device):
+        judged.append([tuple(e.ids) for e in examples])
+        return 1.0, 1
+
+    monkeypatch.setattr(experiment, "evaluate_loss", loss)
+    sft(model, tokenizer, tmp_path, 20)
+    all_labels = [tuple(render(r, tokenizer).ids) for r in TASKS["arithmetic"].records("train", 20_000, 0)]
+    trained = {tuple(e.ids) for step in fitted["steps"] for e in step}
+    assert {x for row in judged for x in row} == {*all_labels[:4]} and trained == {*all_labels[4:20]}
+
+
+def test_sft_stops_after_100_epochs_unless_it_takes_the_time_of_ppo(fitted, model, tokenizer, tmp_path):
+    """4 of 5 examples are for training, 4 a step."""
+    sft(model, tokenizer, tmp_path, 5, most_steps=150)
+    assert fitted["config"].steps == 100
+    sft(model, tokenizer, tmp_path, 5, most_steps=150, match="ppo5")
+    assert fitted["config"].steps == 150
+
+
+def test_sft_keeps_the_weights_of_the_lowest_validation_loss(fitted, model, tokenizer, tmp_path):
+    """Each step moves the model away; the start is the best. At 5 times the rate the last is kept."""
+    def worse(model, step):
+        with torch.no_grad():
+            model.wte.weight.mul_(-3)
+
+    fitted["then"] = worse
+    before = model.wte.weight.clone()
+    sft(model, tokenizer, tmp_path, 20, match="ppo")
+    assert torch.equal(model.wte.weight, before)
+    sft(model, tokenizer, tmp_path, 20, match="ppo", rate=5.0)
+    assert not torch.equal(model.wte.weight, before) and fitted["config"].lr == pytest.approx(5e-3)
+
+
+def test_picked_labels_are_those_of_the_highest_reward(fitted, model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "evaluate_loss", lambda *_: (1.0, 1))
+    sft(model, tokenizer, tmp_path, 200, "reviews", match="ppo", picked=True)
+    records = TASKS["reviews"].records("train", 20_000, 0)[:200]
+    good = {tuple(render(r, tokenizer).ids) for r in records if reviews.reward("", r["response"], r) == 1}
+    trained = {tuple(e.ids) for step in fitted["steps"] for e in step}
+    assert trained < good and len(good) - len(trained) == max(len(good) // 5, 1)
+
+
+def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypatch):
+    seen = {}
+
+    def train(model, tokenizer, records_of, reward_of, config, *_):
+        seen.update(records=[r for step in range(5) for r in records_of(step)], reward=reward_of({}), lr=config.lr)
+        return None, {}
+
+    monkeypatch.setattr(experiment, "train", train)
+    arm = Arm("sft10", "ppo", reward="random", rate=5.0)
+    experiment.train_ppo(model, tokenizer, "arithmetic", 0, arm, Study(batch=4, ppo_lr=1e-3), tmp_path, torch.float32)
+    assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
+    assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3)
+
+
+def test_confidences_are_those_of_the_next_token(make_policy, tokenizer):
+    """− log p of the record's response is at least − log of the confidence, and equal where the token is right."""
+    policy = make_policy(0, context=64)
+    records = TASKS["arithmetic"].records("test", 6, 0)
+    found = confidences(policy, tokenizer, records, True)
+    for record, confidence, correct in zip(records, found["confidence"], found["correct"]):
+        example = render(record, tokenizer)
+        logits = policy.logits(policy(torch.tensor([example.ids])))[0].softmax(-1)  # (T, V)
+        p, best = logits[: len(example.ids) - 1].max(-1)
+        places = [t - 1 for t in range(len(example.ids)) if example.mask[t]]
+        assert confidence == pytest.approx(p[places].tolist(), abs=1e-4)
+        assert correct == [int(best[t] == example.ids[t + 1]) for t in places]
+
+
+def test_diversity_is_taken_of_equally_many_samples(make_policy, tokenizer):
+    """best-of-n draws 6 of one model; of these, diversity and KL look at the first 3."""
+    policy, other = make_policy(0, context=128), make_policy(1, context=128)
+    sets = {"test": reviews.records("test", 2, 0)}
+    few, many = (
+        examination.judge(policy, other, tokenizer, "reviews", sets, 3, n, 0, True)["test"] for n in (0, 6)
+    )
+    assert [len(x) for x in few["rewards"]] == [3, 3] and [len(x) for x in many["rewards"]] == [6, 6]
+    assert {k: v for k, v in few.items() if k != "rewards"} == {k: v for k, v in many.items() if k != "rewards"}
+    assert few["kl"][0] > 0 and all(0 <= x <= 1 for x in few["distinct"])
+
+
+def results(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+COMMAND = "study --task arithmetic --seeds 1 --labels 10 40 --base-steps 2 --steps 2 --iterations 1 --batch 4"
+COMMAND += " --prompts 3 --samples 2 --width 8 --rows 4 --workers 0 --out"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole study of a tiny model, its folder and what it printed."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    folder, said = tmp_path_factory.mktemp("study"), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setattr(sys, "argv", [*COMMAND.split(), str(folder)])
+        study.main()
+    return folder, said.getvalue()
+
+
+def test_the_whole_runs(finished):
+    folder, said = finished
+    lines = results(folder)
+    assert [x["arm"] for x in lines] == list(arms("arithmetic", [10, 40]))
+    for x in lines:
+        assert (folder / "arithmetic/0" / x["arm"] / "model.safetensors").exists()
+        assert not (folder / "arithmetic/0" / x["arm"] / "train_state.pt").exists()
+        assert x["cpu"] > 0 and x["failed"] == "" and set(x["sets"]) == {"test", "held-out range", "reworded", "run"}
+    assert said == (folder / "study.md").read_text() + "\n" and "not run" not in said
+    assert {p.name for p in folder.glob("*.svg")} == {
+        "study.arithmetic.svg", "study.labels.svg", "study.cost.svg"
+    }  # fmt: skip
+
+
+def test_cost_adds_up_from_the_base_model(finished):
+    line = {x["arm"]: x for x in results(finished[0])}
+    run = {name: x["sets"]["run"] for name, x in line.items()}
+    total = sum(line[name]["cpu"] for name in ("base", "sft40", "ppo40"))
+    assert run["ppo40"]["cpu"] == [pytest.approx(total)]
+    assert run["ppo40"]["trained"] == [sum(line[name]["tokens"] for name in ("base", "sft40", "ppo40"))]
+    ratio = line["ppo40"]["cpu"] / line["sft40"]["cpu"] * line["sft40"]["steps"]
+    assert line["more40"]["steps"] == max(1, round(ratio))
+
+
+def test_what_is_done_is_not_done_again(finished, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "again")
+    monkeypatch.setattr(sys, "argv", [*COMMAND.split(), str(folder)])
+    monkeypatch.setattr(study, "run_cell", lambda *_: pytest.fail("ran a cell again"))
+    study.main()
+    assert capsys.readouterr().out == finished[1]
+
+
+def test_it_goes_on_behind_a_line_cut_off(finished, tmp_path, monkeypatch):
+    """Killed while the line of ppo40 was written: it, and what was behind it, is run."""
+    folder = shutil.copytree(finished[0], tmp_path / "again")
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    names = list(arms("arithmetic", [10, 40]))
+    place = names.index("ppo40")
+    (folder / "results.jsonl").write_text("\n".join(lines[:place]) + "\n" + lines[place][:50])
+    ran = fake_cells(monkeypatch, lines)
+    done = study.run(options(folder))
+    assert ran == names[place:] and len(done) == len(names)
+    assert study.read_results(folder / "results.jsonl", options(folder)) == done
+
+
+def options(folder, **changes) -> Study:
+    """Those of the command."""
+    return Study(**{**TINY.__dict__, "out": str(folder), **changes})
+
+
+def fake_cells(monkeypatch, lines: list[str]) -> list[str]:
+    """Cells that take no time: their names as they are run."""
+    ran: list[str] = []
+    known = {x["arm"]: x for x in map(json.loads, lines)}
+
+    def run_cell(task, seed, name, options, before):
+        assert all(x in before for x in (arms(task, [10, 40])[name].start, arms(task, [10, 40])[name].match) if x)
+        ran.append(name)
+        return known[name] | {"settings": experiment.settings(options)}
+
+    monkeypatch.setattr(study, "run_cell", run_cell)
+    return ran
+
+
+def test_lines_of_other_settings_are_not_used(finished, tmp_path, monkeypatch):
+    """More steps: all is run anew. More seeds, tasks, workers: nothing is lost."""
+    def cells(**changes) -> list[tuple]:
+        other = options(finished[0], **changes)
+        return study.plan(other, study.read_results(finished[0] / "results.jsonl", other))
+
+    assert len(cells(steps=3)) == len(cells(prompts=4)) == 12
+    more = cells(seeds=2, task="arithmetic,reviews", workers=2)
+    assert len(more) == 12 + 13 * 2 and ("arithmetic", 0, "base") not in more
+
+
+def test_a_checkpoint_that_is_needed_and_gone_is_made_again(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "again")
+    done = study.read_results(folder / "results.jsonl", options(folder))
+    shutil.rmtree(folder / "arithmetic/0/sft40")
+    assert study.plan(options(folder), done) == []
+    del done["arithmetic", 0, "ppo40"]
+    assert [name for _, _, name in study.plan(options(folder), done)] == ["sft40", "ppo40"]
+
+
+def test_ctrl_c_leaves_what_is_finished(finished, tmp_path, monkeypatch):
+    lines = (finished[0] / "results.jsonl").read_text().splitlines()
+    ran, names = fake_cells(monkeypatch, lines), list(arms("arithmetic", [10, 40]))
+    whole_cell = study.run_cell
+
+    def interrupted(task, seed, name, *rest):
+        if name == names[3]:
+            raise KeyboardInterrupt
+        return whole_cell(task, seed, name, *rest)
+
+    monkeypatch.setattr(study, "run_cell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(options(tmp_path))
+    assert [x["arm"] for x in results(tmp_path)] == names[:3] == ran
+
+
+def test_a_run_that_diverges_is_judged_as_it_ended(finished, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished[0], tmp_path / "again")
+    before = {x["arm"]: x for x in results(folder)}
+
+    def train(*_):
+        raise Diverged("round 1: not finite")
+
+    monkeypatch.setattr(experiment, "train", train)
+    line = experiment.run_cell("arithmetic", 0, "ppo40", options(folder), before)
+    assert line["failed"] == "round 1: not finite"
+    assert line["sets"]["test"]["nll"] == before["sft40"]["sets"]["test"]["nll"]
+
+
+@pytest.mark.parametrize("labels", ["", "x", "1", "30000", "10 -5"])
+def test_labels_that_are_no_numbers_of_examples_are_refused(labels):
+    with pytest.raises(UserError, match="--labels"):
+        experiment.numbers(Study(labels=tuple(labels.split())))
+
+
+def test_a_task_whose_reward_is_a_label_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["study", "--task", "sentiment"])
+    with pytest.raises(UserError, match="sentiment: not one of reviews, arithmetic"):
+        study.main()
