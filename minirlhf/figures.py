@@ -36,7 +36,7 @@ def empty(title: str, why: str) -> str:
 
 
 def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
-    """The name of a row on its left and words on its right, on two lines where one is too short; and the y below."""
+    """A row's name on the left and words on the right, on two lines where one is too short; and the y below."""
     wide = breadth(name) + breadth(words) + 12 > WIDTH - 28
     shapes = [text(14, top + 13, fit(name, WIDTH - 28))]
     top += 16 if wide else 0
@@ -44,9 +44,9 @@ def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
 
 
 def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Differences with their intervals, each row on an axis of its own, in its own units, with 0 in the middle.
+    """Differences with their intervals, each row on an axis of its own, in its own units, 0 in the middle.
 
-    rows: (name, difference). The grey band reaches as far as the smallest difference that would have been seen.
+    rows: (name, difference). The grey band reaches to the smallest difference that would have been seen.
     """
     if not rows:
         return empty(title, "nothing to compare")
@@ -64,11 +64,13 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
         least = abs(d["minimum_detectable"]) if known(d.get("minimum_detectable")) else 0.0
         reach = round_up(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
         axis, y = Axis(-reach, reach, left, right), top + 11
-        shapes += [*more, box(axis.place(-least), y - 7, axis.place(least) - axis.place(-least), 14, FAINT, 0.6)]
+        unseen = axis.place(-least), axis.place(least)
+        shapes += [*more, box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6)]
         shapes.append(line(left, y + 7, right, y + 7, FAINT))
         shapes.append(line(axis.place(0), y - 9, axis.place(0), y + 10, MUTED))
-        shapes.append(line(axis.place(d["low"]), y, axis.place(d["high"]), y, colour, 3))
-        shapes += [line(axis.place(d[end]), y - 5, axis.place(d[end]), y + 5, colour, 2) for end in ("low", "high")]
+        ends = axis.place(d["low"]), axis.place(d["high"])
+        shapes.append(line(ends[0], y, ends[1], y, colour, 3))
+        shapes += [line(x, y - 5, x, y + 5, colour, 2) for x in ends]
         shapes.append(disc(axis.place(d["value"]), y, colour, 5))
         for x, anchor in ((-reach, "start"), (0.0, "middle"), (reach, "end")):
             shapes.append(text(axis.place(x), y + 19, label(x), anchor, MUTED, 10))
@@ -124,10 +126,10 @@ def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], ord
         return empty(title, "no KL or no reward")
     shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], 8, WIDTH, 0)
     top += 22
-    x = Axis.over([v for m in drawn.values() for v in (m["kl"], m.get("kl_high"))] + [b["kl_bound"] for b in best],
-                  LEFT, RIGHT, "root")
-    y = Axis.over([v for m in drawn.values() for v in (m["reward"], m.get("low"), m.get("high"))]
-                  + [b["reward"] for b in best], top + 200, top)
+    kls = [v for m in drawn.values() for v in (m["kl"], m.get("kl_high"))] + [b["kl_bound"] for b in best]
+    rewards = [v for m in drawn.values() for v in (m["reward"], m.get("low"), m.get("high"))]
+    x = Axis.over(kls, LEFT, RIGHT, "root")
+    y = Axis.over(rewards + [b["reward"] for b in best], top + 200, top)
     shapes += axes(x, y, "KL to the reference, nats, by square root (best-of-n: KL ≤)", "reward")
     if best:
         spots = [(x.place(max(b["kl_bound"], 0.0)), y.place(b["reward"])) for b in best]
@@ -150,7 +152,7 @@ def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], ord
 
 
 def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
-    """Reward against length, a panel a model on the same axes. Answers that fall together are one larger disc."""
+    """Reward against length, a panel a model on the same axes. Answers that fall together are a larger disc."""
     points = {name: [p for p in m["points"] if known(*p)] for name, m in models.items()}
     all_points = [p for ps in points.values() for p in ps]
     if not all_points:
@@ -161,7 +163,7 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
         x = Axis.over([p[0] for p in all_points], LEFT, RIGHT)
         y = Axis.over([p[1] for p in all_points], top + high, top)
         r = models[name].get("correlation")
-        words = f"r = {short(r)}" if known(r) else "r undefined"
+        words = f"r = {r:.2f}".replace("-", "−") if known(r) else "r undefined"
         i = order.index(name)
         shapes += [marker(12, top - 21, i), text(22, top - 17, fit(name, WIDTH - 120))]
         shapes.append(text(RIGHT, top - 17, words, "end"))
@@ -178,7 +180,7 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
 
 
 def reliability(title: str, calibration: dict) -> str:
-    """Accuracy against confidence with a Wilson bar a bin, the diagonal of the calibrated, and the counts below."""
+    """Accuracy against confidence with a bar a bin, the diagonal of the calibrated, and the counts below."""
     bins = [b for b in calibration["bins"] if b["count"] and known(b.get("confidence"), b.get("accuracy"))]
     if not bins:
         return empty(title, "no predictions to bin")
@@ -196,7 +198,8 @@ def reliability(title: str, calibration: dict) -> str:
     shapes.append(line(x.start, 282, x.end, 282, MUTED))
     shapes.append(text(x.start - 6, 250, str(most), "end", MUTED, 11))
     shapes.append(text(x.start - 6, 282, "0", "end", MUTED, 11))
-    shapes.append(text((x.start + x.end) / 2, 298, "confidence, and how many tokens have it", "middle", MUTED, 11))
+    words = "confidence, and how many tokens have it"
+    shapes.append(text((x.start + x.end) / 2, 298, words, "middle", MUTED, 11))
     return figure(WIDTH, 304, title, shapes)
 
 
@@ -208,11 +211,11 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
         return empty(title, "nothing was logged")
     wide = min(values) > 0 and max(values) >= 100 * min(values)
     shapes, top = legend([name for name, _ in series], 8, WIDTH, 0, "line") if len(series) > 1 else ([], 0)
-    top += 22
+    gone = sum(len(points) for _, points in lines) - len(values)
+    top += 22 if wide or gone else 8
     x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
     y = Axis.over(values, top + 120, top, "log" if wide else "even")
     shapes += axes(x, y, across, "log scale" if wide else "")
-    gone = sum(len(points) for _, points in lines) - len(values)
     shapes += [text(RIGHT, top - 8, f"{gone} without a number", "end", MUTED, 11)] if gone else []
     for i, (_, points) in enumerate(series):
         spots, colour = [(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)]

@@ -96,8 +96,8 @@ def stop_at(law: Fit, points: Sequence[Point]) -> Point | None:
 
 
 def shown(x: float, digits: int = 3) -> str:
-    """A number; "none" for a peak that there is not, – where nothing is known."""
-    return f"{x:.{digits}f}" if np.isfinite(x) else "none" if x == np.inf else "–"
+    """A number; ∞, or – where nothing is known."""
+    return f"{x:.{digits}f}" if np.isfinite(x) else "∞" if x == np.inf else "–"
 
 
 def rows(titles: Sequence[str], table: Sequence[Sequence[str]]) -> str:
@@ -116,14 +116,20 @@ def markdown(studies: Sequence[Study], start: float) -> str:
             measured.append(row)
             for law in study.laws(way):
                 stop = stop_at(law, points)
-                low, high = (shown(x, 2) for x in law.intervals["d_peak"])
-                cells = [shown(law.alpha), shown(law.beta), shown(law.misfit, 1)]
-                cells += [f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + law.r_peak)]
+                cells = [shown(law.alpha), shown(law.beta), shown(law.misfit, 1), *peak_of(law, start)]
                 cells += [stop.name if stop else "–", gold_of(stop, start)]
                 laws.append([str(study.comparisons), way, LAWS[law.kind], *cells])
     titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
     more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
     return f"{rows(titles, measured)}\n\n{rows(more, laws)}"
+
+
+def peak_of(law: Fit, start: float) -> tuple[str, str]:
+    """Where the law has its peak and its gold there; of one beyond all points nobody has seen anything."""
+    low, high = (shown(x, 2) for x in law.intervals["d_peak"])
+    if law.d_peak > law.d_seen:
+        return f"beyond {law.d_seen:.2f}", "–"
+    return f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + law.r_peak)
 
 
 def gold_of(p: Point | None, start: float) -> str:

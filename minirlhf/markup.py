@@ -1,7 +1,7 @@
-"""The building blocks of a self-contained HTML page: its style, escaped text, numbers, tables, figures in a grid.
+"""The building blocks of the page: its style, escaped text, numbers, verdicts, tables, figures in a grid.
 
-Every text from data or model goes through `show`, so that none of it can become markup, break the encoding, or
-turn the direction of what stands around it. Numbers go through `num`. Proved by tests/test_page.py.
+Every text from data or model goes through `show`, so that none of it can become markup, break the encoding,
+or turn the direction of what stands around it. Numbers go through `num`. Proved by tests/test_page.py.
 """
 
 import json
@@ -30,6 +30,7 @@ p,li,dd{max-width:46rem}
 a{color:var(--link)}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;list-style:none}
 small,figcaption,.quiet{color:var(--muted);font-size:.85rem;line-height:1.4}
+table small{font-size:.95em}
 .alarm{border:2px solid var(--bad);border-radius:6px;padding:.3rem 1rem;margin:1rem 0}
 .alarm p{margin:.4rem 0}
 .scroll{overflow-x:auto}
@@ -37,7 +38,9 @@ table{border-collapse:collapse;font-size:.88rem;line-height:1.35}
 caption{text-align:left;color:var(--muted);padding-bottom:.4rem}
 th,td{padding:.35rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);
 overflow-wrap:break-word}
-th[scope=row]{font-weight:500;min-width:7.5rem;max-width:15rem;padding-left:0}
+th:first-child{padding-left:0}
+th[scope=row]{font-weight:500;min-width:7.5rem;max-width:15rem;position:sticky;left:0;
+background:var(--ground)}
 th[scope=rowgroup]{color:var(--muted);padding:1rem 0 .2rem;border-bottom-color:var(--muted)}
 td{white-space:nowrap;font-variant-numeric:tabular-nums}
 td small{display:block}
@@ -47,10 +50,13 @@ td.words{white-space:normal;min-width:12rem;max-width:20rem}
 .worse{border-color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1.4rem 1.6rem;
 margin:1.2rem 0}
+.flow{columns:20.5rem 3;column-gap:1.6rem;margin:1.2rem 0}
+.flow figure{padding-bottom:1.4rem}
 figure{margin:0;min-width:0;break-inside:avoid}
 figcaption{margin-bottom:.5rem}
 figcaption b{display:block;color:var(--ink);font-size:.95rem}
 svg{display:block;width:100%;max-width:27rem;height:auto}
+.maps figure{overflow-x:auto}
 .maps svg{width:auto;max-width:none}
 details{margin:.7rem 0;border:1px solid var(--faint);border-radius:6px;padding:0 .8rem}
 details[open]{padding-bottom:.8rem}
@@ -60,7 +66,7 @@ summary{cursor:pointer;padding:.55rem 0;font-weight:600}
 margin:.2rem 0 .6rem;padding:.5rem .7rem;max-height:22rem;overflow:auto;font-size:.92rem;unicode-bidi:isolate}
 .strip{white-space:pre-wrap;line-height:2.2;margin:.4rem 0}
 .token{background:rgb(var(--heat)/calc(var(--k)*.55));border:1px solid var(--faint);border-radius:3px;
-border-bottom:calc(1px + var(--k)*4px) solid rgb(var(--heat));padding:1px;margin:0 1px;
+border-bottom:calc(1px + var(--k)*4px) solid rgb(var(--heat));padding:1px;margin:0 1px;color:var(--ink);
 -webkit-box-decoration-break:clone;box-decoration-break:clone}
 .less{border-bottom-style:dashed}
 .facts{margin:0}
@@ -69,11 +75,12 @@ padding:.2rem 0}
 .facts dt{color:var(--muted);flex:0 0 40%}
 .facts dd{margin:0;flex:1;min-width:0}
 @media (min-width:48rem){.facts{columns:2;column-gap:2rem}}
-@media print{body{font-size:10pt;max-width:none;padding:0}nav{display:none}
-.text{max-height:none;overflow:visible}.scroll{overflow:visible}
-table{font-size:8pt}th,td{padding:.2rem .35rem}td.words,th[scope=row]{min-width:0}
-.grid{grid-template-columns:1fr 1fr}.maps svg{max-width:100%}h2,h3{break-after:avoid}tr{break-inside:avoid}
-details{border:0;padding:0}details:not([open])::details-content{content-visibility:visible;block-size:auto}}
+@media print{html{font-size:10.5pt}body{max-width:none;padding:0;font-size:1rem}nav{display:none}
+.text{max-height:none;overflow:visible}.scroll{overflow:visible}h2,h3,summary,b{break-after:avoid}
+table{font-size:.75rem}th,td{padding:.2rem .3rem}th[scope=row]{min-width:5rem}td.words{min-width:9rem}
+tr,.answers>div{break-inside:avoid}.grid{grid-template-columns:1fr 1fr}.flow{columns:2}
+.strip,.token{print-color-adjust:exact;-webkit-print-color-adjust:exact}details{border:0;padding:0}
+details:not([open],.folded)::details-content{content-visibility:visible;block-size:auto}}
 """
 
 
@@ -101,8 +108,10 @@ def value(metric: dict, name: str) -> str:
 
 def chances(d: dict) -> list[str]:
     """The p-value, and the one after Holm where there is one."""
-    known_ones = [(name, d[key]) for name, key in (("p", "p"), ("Holm", "p_holm")) if known(d.get(key))]
-    return [f"{name} &lt; 0.001" if p < 0.001 else f"{name} = {p:.3f}" for name, p in known_ones]
+    def p(name: str, x: float) -> str:
+        return f"{name}&nbsp;&lt;&nbsp;0.001" if x < 0.001 else f"{name}&nbsp;=&nbsp;{x:.3f}"
+
+    return [p(name, d[key]) for name, key in (("p", "p"), ("Holm", "p_holm")) if known(d.get(key))]
 
 
 def power(d: dict) -> str:
@@ -141,8 +150,9 @@ def in_cells(d: dict | None) -> str:
         verdict, note = "not shown", power(d)
     kind = verdict if verdict in ("better", "worse") else "neither"
     chance = "<br>".join(chances(d)) or "–"
+    words = f'<span class="verdict {kind}">{show(verdict)}</span><small>{note}</small>'
     return (f"<td>{num(d.get('value'), True)}<small>{interval(d)}</small></td><td>{chance}</td>"
-            f'<td class="words"><span class="verdict {kind}">{show(verdict)}</span><small>{note}</small></td>')
+            f'<td class="words">{words}</td>')
 
 
 def plot(title: str, note: str, svg: str) -> str:
@@ -166,10 +176,10 @@ def table(caption: str, head: Sequence[str], body: str) -> str:
 
 
 def facts(values: dict) -> str:
-    """Names and values; what is no text or number is shown as JSON."""
+    """Names and values; what is no text, or an empty one, is shown as JSON."""
     rows = []
     for name, x in values.items():
-        words = x if isinstance(x, str) else json.dumps(x, ensure_ascii=False)
+        words = x if isinstance(x, str) and x else json.dumps(x, ensure_ascii=False)
         rows.append(f"<div><dt>{show(name)}</dt><dd>{show(words)}</dd></div>")
     return f'<dl class="facts">{"".join(rows)}</dl>'
 
@@ -188,10 +198,13 @@ def kl_strip(strip: dict) -> str:
         kind = "token less" if known(r) and r < 0 else "token"
         tip = f"KL {num(k)} nats" + (f", log ratio {num(r, True)}" if known(r) else "")
         boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(shape(piece))}</span>'
-    scale = "".join(f'<span class="token" style="--k:{s}">{num(s * top)}</span>' for s in (0, 0.5, 1))
-    note = "KL of the policy to the reference at each token, nats: "
-    return (f'<b>Where RL changed the policy</b><p class="strip" dir="auto">{boxes}</p><p class="quiet">{note}{scale}'
-            '; <span class="token less" style="--k:.5">dashed</span>: less likely than under the reference.</p>')
+    note = "0 at every token: the two are the same here."
+    if top > 0:
+        note = "".join(f'<span class="token" style="--k:{s}">{num(s * top)}</span>' for s in (0, 0.5, 1))
+        note += ' nats. <span class="token less" style="--k:.5">Dashed</span>: '
+        note += "the token is less likely than under the reference."
+    return (f'<b>Where RL changed the policy</b><p class="strip" dir="auto">{boxes}</p>'
+            f'<p class="quiet">KL of the policy to the reference at each token: {note}</p>')
 
 
 def shape(piece: str) -> str:

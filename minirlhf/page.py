@@ -19,22 +19,23 @@ from minirlhf.markup import (
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
 FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
-          "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
+          "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
           "differences too small to be seen reliably with these prompts.")
 DIFFERENCE = ("difference", "p", "verdict")
 COST = ("seconds", "tokens", "steps")
-RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), lowest "
-        "(worst) and in the middle (median), by KL where there is no reward; and one drawn by the seed (random). "
-        "They show what answers look like, and prove nothing.")
+RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), "
+        "lowest (worst) and in the middle (median), by KL where there is no reward; and one drawn by the seed "
+        "(random). They show what answers look like, and prove nothing.")
 CANNOT = (
     "Whether another training seed would give the same verdicts. The intervals know the noise of prompts and "
     "of sampling; each model here is one training run.",
     "What happens on prompts of another kind. The verdicts hold for prompts drawn as these were.",
-    "Whether people would prefer the answers. A reward measures what it was written to measure: read the samples.",
-    "That two models are equal. “No difference shown” means that these prompts could not tell them apart; the "
-    "tables say how large a difference would have been seen.",
-    "Which metric to believe. Many are tested, and of twenty without any difference one has p < 0.05 by chance; "
-    "a claim should rest on the primary metric, with its p-value corrected for the number of sets (Holm).",
+    "Whether people would prefer the answers. A reward measures what it was written to measure: read the "
+    "samples.",
+    "That two models are equal. “No difference shown” means that these prompts could not tell them apart; "
+    "the tables say how large a difference would have been seen.",
+    "Which metric to believe. Many are tested, and of twenty without any difference one has p < 0.05 by "
+    "chance; a claim should rest on the primary metric, its p-value corrected for the number of sets (Holm).",
     "Why a model answers as it does. Neither attention nor KL by token is an explanation by itself.",
 )
 
@@ -50,7 +51,8 @@ def page(report: dict) -> str:
     parts["training", "Training"] = training(report["models"])
     parts["cost", "What training cost"] = costs(report["models"])
     parts["made", "How this was made"] = made(report)
-    parts["limits", "What this cannot tell you"] = "<ul>" + "".join(f"<li>{show(x)}</li>" for x in CANNOT) + "</ul>"
+    limits = "".join(f"<li>{show(x)}</li>" for x in CANNOT)
+    parts["limits", "What this cannot tell you"] = f"<ul>{limits}</ul>"
     contents, body = "", ""
     for (anchor, heading), html in parts.items():
         if html:
@@ -71,7 +73,8 @@ def alarms(found: Sequence[dict]) -> str:
 def answer(report: dict, compared: bool) -> str:
     """What is shown of the primary metric of each set, in words; and two figures of all sets."""
     last, reference = report["last"], report["reference"]
-    lines, rows, verdicts = [], [], {}
+    lines, rows = [], []
+    verdicts: dict[str, int] = {}
     for title, task in report["tasks"].items():
         primary = [m for m in task["metrics"] if m.get("primary")]
         for m in primary:
@@ -79,13 +82,14 @@ def answer(report: dict, compared: bool) -> str:
             d = m["differences"].get(last) if compared else None
             if d is not None:
                 rows.append((title if len(primary) == 1 else f"{title}: {m['metric']}", d))
-                verdicts.setdefault(d["verdict"], []).append(title)
+                verdicts[d["verdict"]] = verdicts.get(d["verdict"], 0) + 1
                 words += f", of {show(reference)} {value(m, reference)}: {in_words(d)}"
             lines.append(f"<li>{words}.</li>")
     lead = ""
     if rows:
-        counts = "; ".join(f"{show(v)} on {len(ts)} ({show(', '.join(ts))})" for v, ts in verdicts.items())
-        lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set: {counts}.</p>"
+        counts = ", ".join(f"{show(v)} on {n}" for v, n in verdicts.items())
+        lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
+        lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
     elif not lines:
         lead = "<p>No metric is marked as primary: see the tables.</p>"
     plots = []
@@ -94,8 +98,8 @@ def answer(report: dict, compared: bool) -> str:
         plots.append(plot(head, FOREST, figures.forest(head, rows)))
     wins = [(title, task["wins"]) for title, task in report["tasks"].items() if task.get("wins")]
     if wins and compared:
-        note = f"On how many prompts the answers of {last} earn more than those of {reference}. The rate counts a "
-        note += "tie as half and stands with its 95 % interval; the line is one half."
+        note = f"On how many prompts the answers of {last} earn more than those of {reference}. The rate counts "
+        note += "a tie as half and stands with its 95 % interval; the line is one half."
         plots.append(plot("Wins, ties, losses", note, figures.outcomes("Wins, ties, losses", wins)))
     return f"{lead}<ul>{''.join(lines)}</ul>{grid(plots)}"
 
@@ -104,7 +108,7 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     """Everything about one set of prompts. reference: "" where nothing is compared with it."""
     count = f"{task['prompts']} prompts, {task['samples']} sampled answers to each"
     if task.get("units", task["prompts"]) < task["prompts"]:
-        count += f"; {task['units']} independent ones, as turns of a conversation and equal prompts count as one"
+        count += f"; {task['units']} independent ones: turns of a conversation, and equal prompts, are one"
     parts = [f'<p class="quiet">{count}.</p>']
     parts.append(metrics_table(task["metrics"], names, last, reference))
     others = [name for name in names if name not in (last, reference)] if reference else []
@@ -115,7 +119,7 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
         parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
     if task.get("optimum"):
         parts.append(f"<p>{optimum(task['optimum'], last, reference)}</p>")
-    parts.append(grid(plots_of(task, names, last, reference)))
+    parts.append(grid(plots_of(task, names, last, reference), "flow"))
     if task.get("examples"):
         rule = RULE.format(last, f" less that of {reference}" if reference else "")
         parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
@@ -135,7 +139,7 @@ def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, refe
         return values + (in_cells(m["differences"].get(last)) if reference else "")
 
     head = ["metric", *names] + ([f"{last} − {reference}", *DIFFERENCE[1:]] if reference else [])
-    return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
+    return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
 
 
 def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str]) -> str:
@@ -145,7 +149,8 @@ def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str])
         groups.setdefault(m.get("group") or "", []).append(m)
     body = ""
     for group in sorted(groups, key=lambda g: [*GROUPS, g].index(g)):
-        body += f'<tr><th scope="rowgroup" colspan="{columns}">{show(GROUPS.get(group, group or "Other"))}</th></tr>'
+        heading = show(GROUPS.get(group, group or "Other"))
+        body += f'<tr><th scope="rowgroup" colspan="{columns}">{heading}</th></tr>\n'
         for m in groups[group]:
             arrow = {1: " ↑", -1: " ↓"}.get(m.get("direction"), "")
             name = f"<b>{show(m['metric'])}</b>{arrow}<br><small>primary</small>" if m.get("primary") else (
@@ -158,7 +163,7 @@ def optimum(o: dict, last: str, reference: str) -> str:
     """What any policy could have, and best-of-how-many the last is worth."""
     words = "J* = max E r − β KL"
     words += f" at β = {o['beta']:g}" if known(o.get("beta")) else ""
-    size = f"{o['effective_size']:,.0f} effective samples" if known(o.get("effective_size")) else "few samples"
+    size = f"{o['effective_size']:,.0f} effective samples"
     if known(o.get("value")):
         words += f" is {num(o['value'])} {interval(o)}, on {size}."
     else:
@@ -174,27 +179,30 @@ def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> lis
     """The figures of one set."""
     plots = []
     if reference:
-        head, rows = f"{last} − {reference}", [(m["metric"], m["differences"].get(last)) for m in task["metrics"]]
-        plots.append(plot(head, FOREST, figures.forest(head, [(name, d) for name, d in rows if d])))
+        head, rows = f"{last} − {reference}", [m for m in task["metrics"] if last in m["differences"]]
+        svg = figures.forest(head, [(m["metric"], m["differences"][last]) for m in rows])
+        plots.append(plot(head, FOREST, svg))
     if f := task.get("frontier"):
         head = "Reward against KL"
-        note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
+        note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
         note += "which is an upper bound of its KL: the true curve lies to the left."
         plots.append(plot(head, note, figures.frontier(head, f["models"], f.get("best_of_n") or [], names)))
     if task.get("lengths"):
-        head, note = "Reward against length", "Some answers of each model, evenly taken; a disc is larger where "
-        note += "several fall together. r is Pearson’s, over all answers."
+        head = "Reward against length"
+        note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
+        note += "r is Pearson’s, over all answers."
         plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
     for name, c in (task.get("calibration") or {}).items():
         head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))} {interval(c)}"
-        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these {c.get('n')} tokens."
-        note += f" Temperature that would fit best: {num(c['temperature'])}." if known(c.get("temperature")) else ""
-        plots.append(plot(head, note + " Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
+        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these {c['n']:,} tokens. "
+        if known(c.get("temperature")):
+            note += f"Temperature that would fit best: {num(c['temperature'])}. "
+        plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
     return plots
 
 
 def sample(x: dict, opened: bool) -> str:
-    """A prompt with every model's answer side by side, and where the last model departs from the reference."""
+    """A prompt with every model's answer side by side, and where the last one departs from the reference."""
     answers = ""
     for name, a in x["answers"].items():
         notes = [f"reward {num(a['reward'])}"] if known(a.get("reward")) else []
@@ -202,8 +210,8 @@ def sample(x: dict, opened: bool) -> str:
         answers += f"<div><b>{show(name)}</b> <small>{', '.join(notes)}</small>{passage(a['response'])}</div>"
     expected = f"<b>Expected</b>{passage(x['reference'])}" if x.get("reference") else ""
     strip = kl_strip(x["strip"]) if x.get("strip") else ""
-    head = f"{show(x['rule'])}: prompt {x['index']}"
-    return (f"<details{' open' if opened else ''}><summary>{head}</summary><b>Prompt</b>{passage(x['prompt'])}{expected}"
+    asked = f"<b>Prompt</b>{passage(x['prompt'])}{expected}"
+    return (f"<details{' open' if opened else ''}><summary>{show(x['rule'])}: prompt {x['index']}</summary>{asked}"
             f'<div class="answers">{answers}</div>{strip}</details>')
 
 
@@ -211,17 +219,18 @@ def attention(a: dict) -> str:
     """A map for each layer and head."""
     maps = []
     for m in a["maps"]:
-        head = f"layer {m['layer']}, " + ("mean of the heads" if m.get("head") is None else f"head {m['head']}")
+        which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
+        head = f"layer {m['layer']}, {which}"
         maps.append(plot(head, "", figures.heat_map(head, a["pieces"], m["weights"])))
     of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
-    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the one it '
-            "looks at; the darker, the more. A row sums to 1, but for what goes to tokens before those shown. "
-            "<b>Attention weights are not explanations by themselves</b>: a token may be looked at and not used.</p>"
-            f"<details><summary>{len(maps)} maps</summary>{grid(maps, 'grid maps')}</details>")
+    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the one '
+            "it looks at; the darker, the more. A row sums to 1, but for what goes to tokens before those shown. "
+            "<b>Attention weights are not explanations by themselves</b>: what is looked at may not be used.</p>"
+            f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 
 def training(models: dict[str, dict]) -> str:
-    """Learning curves of every stage; those of one quantity, or of its parts after a slash, share a figure."""
+    """Learning curves of every stage; those of one quantity, or of its parts after a slash, in one figure."""
     plots = []
     for name, m in models.items():
         shared: dict[tuple[str, str], list] = {}

@@ -15,8 +15,6 @@ Proved by tests/test_reward_model.py.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -38,6 +36,7 @@ from minirlhf.preferences import read_preferences, respond
 from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Machine, Stop
 from minirlhf.runtime import environment, option, parse, run_script
 from minirlhf.sft import check_same_settings
+from minirlhf.sources import data_hash
 from minirlhf.tokenizer import PAD, Tokenizer
 
 BINS = 10  # of the calibration error
@@ -93,6 +92,29 @@ def pairs_by_prompt(
         pair = Pair(chosen, rejected, float(record.get("p", 1)), float(record.get("margin", 0)), gold)
         groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
     return groups, dropped
+
+
+def comparisons(
+    paths: Sequence[str], tokenizer: Tokenizer, context: int, percent: int
+) -> tuple[list[dict], list[list[Pair]], list[Pair], int]:
+    """(records, comparisons to train on by prompt, those of the held-out prompts, how many were dropped).
+
+    Raises UserError where nothing is left to train on.
+    """
+    if not paths:
+        raise UserError("--data: name a file of comparisons; python -m minirlhf.preferences makes one")
+    records = read_preferences(paths)
+    groups, dropped = pairs_by_prompt(records, tokenizer, context)
+    if dropped:
+        where = f"within the context of {context} tokens"
+        print(f"{dropped} of {len(records)} comparisons dropped: the two are equal {where}")
+    split: dict[str, list[list[Pair]]] = {"train": [], "validation": []}
+    for prompt, pairs in groups.items():
+        split[split_of(prompt, percent)].append(pairs)
+    if not split["train"]:
+        why = f"{dropped} of {len(records)} are of equals, {percent} % of the prompts are held out"
+        raise UserError(f"{' '.join(paths)}: no comparison to train on: {why}")
+    return records, split["train"], [pair for pairs in split["validation"] for pair in pairs], dropped
 
 
 def accumulate(
@@ -249,36 +271,23 @@ def main() -> None:
     """Wire comparisons, checkpoint and loop together, measure and save."""
     options, config, machine = parse(__doc__.splitlines()[0], Options, RewardConfig, Machine)
     device, dtype = machine.set_up()
-    if not options.data:
-        raise UserError("--data: name a file of comparisons; python -m minirlhf.preferences makes one")
-    records = read_preferences(options.data)
     trunk, tokenizer = checkpoint.load_chat(options.init)
     tokenizer.add_specials([PAD])
     trunk.resize_vocabulary(tokenizer.vocab_size)
-    groups, dropped = pairs_by_prompt(records, tokenizer, trunk.config.context)
-    if dropped:
-        where = f"within the context of {trunk.config.context} tokens"
-        print(f"{dropped} of {len(records)} comparisons dropped: the two are equal {where}")
-    split: dict[str, list[list[Pair]]] = {"train": [], "validation": []}
-    for prompt, pairs in groups.items():
-        split[split_of(prompt, config.held_out)].append(pairs)
-    if not split["train"]:
-        why = f"{dropped} of {len(records)} are of equals, {config.held_out} % of the prompts are held out"
-        raise UserError(f"{' '.join(options.data)}: no comparison to train on: {why}")
-    held_out = [pair for pairs in split["validation"] for pair in pairs]
-    data = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    records, groups, held_out, dropped = comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
+    data = data_hash(records)
 
-    longest = max(max(len(x.chosen), len(x.rejected)) for pairs in groups.values() for x in pairs)
+    longest = max(max(len(x.chosen), len(x.rejected)) for x in (*held_out, *(x for pairs in groups for x in pairs)))
     reference = reference_texts(trunk.to(device), tokenizer, records, longest, machine.seed)
     if len(reference) < 2:
         why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
         raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
     model, out = RewardModel(trunk).to(device), Path(options.out)
-    cost = fit(model, split["train"], config, machine.seed, dtype, out, options.resume, data)
+    cost = fit(model, groups, config, machine.seed, dtype, out, options.resume, data)
     run = {"data": dataclasses.asdict(options), "training": dataclasses.asdict(config), "seed": machine.seed}
     run |= {"stage": "reward", "cost": cost, "data_hash": data, "pairs": len(records), "dropped": dropped}
     run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
-    n = sum(map(len, split["train"]))
+    n = sum(map(len, groups))
     print(f"{out}: {n} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
     if held_out:
         chosen = rewards_of(model, [pair.chosen for pair in held_out])  # (N,)

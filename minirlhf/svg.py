@@ -28,10 +28,11 @@ def visible(words: str) -> str:
     That is Unicode's control, format, surrogate and unassigned characters and its line separators, except
     newline, tab, and the two joiners that scripts and emoji need. What remains is valid in XML and UTF-8.
     """
-    hidden = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in hidden and c not in "\n\t\u200c\u200d" else c for c in words
-    )
+    def spelled(c: str) -> str:
+        hidden = unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
+        return f"⟨U+{ord(c):04X}⟩" if hidden and c not in "\n\t\u200c\u200d" else c
+
+    return "".join(map(spelled, words))
 
 
 def breadth(words: str, size: float = 12) -> float:
@@ -39,7 +40,9 @@ def breadth(words: str, size: float = 12) -> float:
     def em(c: str) -> float:
         if unicodedata.east_asian_width(c) in "WF":
             return 1.0
-        return 0.36 if c in " iljtfr.,:;'|!()[]/" else 0.95 if c in "mwMW@%…" else 0.72 if c.isupper() else 0.6
+        if c in " iljtfr.,:;'|!()[]/":
+            return 0.36
+        return 0.95 if c in "mwMW@%…" else 0.72 if c.isupper() else 0.6
 
     return size * sum(map(em, words))
 
@@ -107,14 +110,15 @@ def marker(x: float, y: float, series: int, radius: float = 4.5) -> str:
 def legend(
     names: Sequence[str], left: float, right: float, y: float, kind: str = "mark"
 ) -> tuple[list[str], float]:
-    """Marks (or "line"s) with their names, as many a line as there is room for; and the y under the last line."""
+    """Marks, or "line"s, with their names, as many on a line as fit; and the y under the last line."""
     shapes, x = [], left
     for i, name in enumerate(names):
         name = fit(name, right - left - 18)
         if x > left and x + 18 + breadth(name) > right:
             x, y = left, y + 18
         colour = SERIES[i % len(SERIES)]
-        shapes.append(marker(x + 6, y + 8, i) if kind == "mark" else line(x, y + 8, x + 12, y + 8, colour, 2.5))
+        mark = marker(x + 6, y + 8, i) if kind == "mark" else line(x, y + 8, x + 12, y + 8, colour, 2.5)
+        shapes.append(mark)
         shapes.append(text(x + 17, y + 12, name))
         x += 17 + breadth(name) + 14
     return shapes, y + 18
@@ -129,9 +133,8 @@ def figure(width: int, height: int, title: str, shapes: Sequence[str]) -> str:
 
 def dark_rules() -> str:
     """CSS that gives figures within a page the colours of DARK."""
-    return "".join(
-        f'svg [{part}="{light}"]{{{part}:{dark}}}' for light, dark in DARK.items() for part in ("fill", "stroke")
-    )
+    parts = [(part, *colours) for part in ("fill", "stroke") for colours in DARK.items()]
+    return "".join(f'svg [{part}="{light}"]{{{part}:{dark}}}' for part, light, dark in parts)
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -196,7 +199,7 @@ def axes(x: Axis, y: Axis, across: str, up: str) -> list[str]:
     """The grid of a plot with numbers at its lines, `across` below and `up` above. y starts at the bottom."""
     shapes = [text((x.start + x.end) / 2, y.start + 31, across, "middle", MUTED, 11)] if across else []
     shapes += [text(4, y.end - 8, up, "start", MUTED, 11)] if up else []
-    for v in x.ticks():
+    for v in x.ticks(6):
         shapes.append(line(x.place(v), y.end, x.place(v), y.start, FAINT))
         shapes.append(text(x.place(v), y.start + 15, label(v), "middle", MUTED, 11))
     for v in y.ticks(4):

@@ -103,7 +103,7 @@ def test_the_table_has_stop_best_and_end():
     assert row[:6] == ["100", "PPO", "d (α − β ln d)", "1.000", "0.500", "0.0"]
     assert row[6].startswith("2.72 [")
     assert row[7:] == [f"{0.3 + 0.5 * np.e:.3f}", "β = 3", f"{0.3 + gold[3]:.3f} ±0.011"]
-    assert laws[2][6].startswith("none [")
+    assert laws[2][6:8] == ["beyond 1.50", "–"]
 
 
 def test_a_policy_without_noise_leaves_the_law_unknown_and_the_table_whole():

@@ -15,7 +15,7 @@ from minirlhf import evidence, export, judgements
 from minirlhf.files import UserError, write_atomic
 from minirlhf.judged import analyse
 from minirlhf.judges import ATTENTION, Scores
-from minirlhf.rollout import Reward, call_reward, prompt_text
+from minirlhf.rollout import Reward, call_rewards, prompt_text
 from minirlhf.runtime import option, parse, run_script
 from minirlhf.sources import load_reward
 from minirlhf.tasks import TASKS
@@ -72,17 +72,13 @@ def rewards_of(options: Judged, rows: Sequence[dict], sources: Sequence[str]) ->
             raise UserError(f"--gold {options.gold}: no such task; there are {', '.join(TASKS)}")
         judges["gold"] = lambda record: TASKS[options.gold].reward
     records = records_by_prompt([options.items] if options.items else sources) if judges else {}
-    scores: dict[str, Scores] = {name: {} for name in judges}
-    for row in rows:
-        prompt = row["prompt"]
+    for prompt in dict.fromkeys(row["prompt"] for row in rows):
         if options.gold and records.get(prompt, {}).get("task") != options.gold:
             where = "give --items, the items.jsonl of evaluate.py that the study was made from"
             raise UserError(f"--gold {options.gold}: no record of it has the prompt {prompt!r:.60}; {where}")
-        record = records.get(prompt, {"prompt": prompt})
-        for name, reward_of in judges.items():
-            for answer in (row["a"]["response"], row["b"]["response"]):
-                scores[name][prompt, answer] = call_reward(reward_of(record), prompt, answer, record)
-    return scores
+    answers = dict.fromkeys((row["prompt"], row[k]["response"]) for row in rows for k in "ab")
+    cases = [(prompt, said, records.get(prompt, {"prompt": prompt})) for prompt, said in answers]
+    return {name: dict(zip(answers, call_rewards(reward_of, cases))) for name, reward_of in judges.items()}
 
 
 def shown(x: dict | None, signed: bool = False) -> str:
