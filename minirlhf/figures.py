@@ -36,7 +36,7 @@ def empty(title: str, why: str) -> str:
 
 
 def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
-    """A row's name on the left and words on the right, on two lines where one is too short; and the y below."""
+    """A row's name on the left and words on the right, on two lines if one is too short; and the y below."""
     wide = breadth(name) + breadth(words) + 12 > WIDTH - 28
     shapes = [text(14, top + 13, fit(name, WIDTH - 28))]
     top += 16 if wide else 0
@@ -92,7 +92,7 @@ def round_up(x: float) -> float:
 
 
 def outcomes(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Wins, ties and losses as shares of one bar a row, with the counts and the rate, ties half."""
+    """Wins, ties and losses as shares of one bar a row, with the counts and the rate, a tie half a win."""
     if not rows:
         return empty(title, "nothing to compare")
     shapes, top, left, right = [], 4.0, 14, WIDTH - 14
@@ -108,7 +108,7 @@ def outcomes(title: str, rows: Sequence[tuple[str, dict]]) -> str:
             shapes += [box(x, top + 3, width, 13, colour)] if count else []
             x += width
         shapes.append(line(middle, top, middle, top + 19, INK))
-        words = (f"{counts[0]} wins", f"{counts[1]} ties", f"{counts[2]} losses")
+        words = (f"{counts[0]} won", f"{counts[1]} tied", f"{counts[2]} lost")
         for x, anchor, word in zip((left, middle, right), ("start", "middle", "end"), words):
             shapes.append(text(x, top + 30, word, anchor, MUTED, 11))
         top += 40
@@ -118,7 +118,7 @@ def outcomes(title: str, rows: Sequence[tuple[str, dict]]) -> str:
 def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]) -> str:
     """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
 
-    The KL axis goes by square root (Gao et al. 2022), where both start as straight lines.
+    The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
     """
     drawn = {name: m for name, m in models.items() if known(m.get("kl"), m.get("reward"))}
     best = [b for b in best_of_n if known(b.get("kl_bound"), b.get("reward"))]
@@ -132,7 +132,7 @@ def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], ord
     y = Axis.over(rewards + [b["reward"] for b in best], top + 200, top)
     shapes += axes(x, y, "KL to the reference, nats, by square root (best-of-n: KL ≤)", "reward")
     if best:
-        spots = [(x.place(max(b["kl_bound"], 0.0)), y.place(b["reward"])) for b in best]
+        spots = [(x.place(b["kl_bound"]), y.place(b["reward"])) for b in best]
         shapes.append(path(spots, INK, 1.5, "4 3"))
         last = -99.0
         for (px, py), b in zip(spots, best):
@@ -141,18 +141,18 @@ def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], ord
                 shapes.append(text(px, py - 7, f"n={b['n']}" if last < 0 else f"{b['n']}", "middle", INK, 10))
                 last = px
     for name, m in drawn.items():
-        px, py, i = x.place(max(m["kl"], 0.0)), y.place(m["reward"]), order.index(name)
+        px, py, i = x.place(m["kl"]), y.place(m["reward"]), order.index(name)
         colour = SERIES[i % len(SERIES)]
         if known(m.get("low"), m.get("high")):
             shapes.append(line(px, y.place(m["low"]), px, y.place(m["high"]), colour, 2))
         if known(m.get("kl_low"), m.get("kl_high")):
-            shapes.append(line(x.place(max(m["kl_low"], 0.0)), py, x.place(m["kl_high"]), py, colour, 2))
+            shapes.append(line(x.place(m["kl_low"]), py, x.place(m["kl_high"]), py, colour, 2))
         shapes.append(marker(px, py, i))
     return figure(WIDTH, top + 240, title, shapes)
 
 
 def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
-    """Reward against length, a panel a model on the same axes. Answers that fall together are a larger disc."""
+    """Reward against length, a panel a model on the same axes. Answers that coincide make a larger disc."""
     points = {name: [p for p in m["points"] if known(*p)] for name, m in models.items()}
     all_points = [p for ps in points.values() for p in ps]
     if not all_points:
@@ -172,7 +172,7 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
         for length, reward in own:
             spot = round(x.place(length) / 3), round(y.place(reward) / 3)  # 3 pixels are one place
             spots[spot] = spots.get(spot, 0) + 1
-        largest = max(n for n in spots.values()) if spots else 1
+        largest = max(spots.values(), default=1)
         for (px, py), n in spots.items():
             radius = round(max(1.5, 8 * (n / max(largest, 9)) ** 0.5), 1)
             shapes.append(dot(3 * px, 3 * py, SERIES[i % len(SERIES)], radius))
@@ -215,7 +215,7 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
     top += 22 if wide or gone else 8
     x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
     y = Axis.over(values, top + 120, top, "log" if wide else "even")
-    shapes += axes(x, y, across, "log scale" if wide else "")
+    shapes += axes(x, y, fit(across, RIGHT - LEFT, 11), "log scale" if wide else "")
     shapes += [text(RIGHT, top - 8, f"{gone} without a number", "end", MUTED, 11)] if gone else []
     for i, (_, points) in enumerate(series):
         spots, colour = [(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)]
@@ -224,10 +224,10 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
 
 
 def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
-    """Attention of each token (a row) to itself and those before it (the columns); darkness is √weight.
+    """Attention of each token (a row) to itself and those before it (the columns); opacity is √weight.
 
-    Above the diagonal there is nothing: no token sees a later one. Each darkness is one path of unit squares,
-    in steps of a twentieth.
+    Above the diagonal there is nothing: no token sees a later one. The squares of one opacity, in steps of a
+    twentieth, are one path.
     """
     T = len(weights)
     if not T:

@@ -126,8 +126,7 @@ def preference(scores: Scores, row: dict) -> float:
 def triangle(rows: Sequence[dict], rewards: dict[str, Scores], ties: bool, seed: int) -> list[dict]:
     """Agreement of each two among people and rewards: the mean of 1 − |s − t|, s and t being 1, ½ or 0.
 
-    People with people is the ceiling: a reward that agrees with them more often than that has learnt their
-    noise, or is judged on pairs it was trained on. Without `ties`, on people's decided judgements alone.
+    Without `ties` on people's decided judgements alone; then "truth" is added, the `ceiling` of a reward.
     """
     by_item: dict[str, list[dict]] = {}
     for row in of_kind(rows, "pair") if ties else decided(rows):
@@ -146,4 +145,17 @@ def triangle(rows: Sequence[dict], rewards: dict[str, Scores], ties: bool, seed:
             (row["prompt"], 1 - abs(preference(rewards[one], row) - preference(rewards[other], row)))
             for row, *_ in by_item.values()
         ]
-    return [{"judges": list(judges)} | by_prompt(values, seed)[0] for judges, values in found.items()]
+    table = [{"judges": list(judges)} | by_prompt(values, seed)[0] for judges, values in found.items()]
+    return table if ties else [*table, {"judges": ["truth", "people"]} | ceiling(table[0])]
+
+
+def ceiling(people: dict) -> dict:
+    """How often the truth agrees with people, from how often they agree with each other.
+
+        q = a² + (1 − a)²        a = (1 + √(2q − 1)) / 2
+
+    if they err alike and independently; a reward that agrees with them more often has seen these judgements.
+    None for q < 1/2.  people: an `estimate` of q.
+    """
+    best = {k: people[k] and (1 + max(2 * people[k] - 1, 0.0) ** 0.5) / 2 for k in ("value", "low", "high")}
+    return (best if (people["value"] or 0) >= 0.5 else dict.fromkeys(best)) | {"n": people["n"]}

@@ -43,7 +43,7 @@ th[scope=row]{font-weight:500;min-width:7.5rem;max-width:15rem;position:sticky;l
 background:var(--ground)}
 th[scope=rowgroup]{color:var(--muted);padding:1rem 0 .2rem;border-bottom-color:var(--muted)}
 td{white-space:nowrap;font-variant-numeric:tabular-nums}
-td small{display:block}
+td small,th small{display:block;font-weight:400}
 td.words{white-space:normal;min-width:12rem;max-width:20rem}
 .verdict{border-left:.5rem solid var(--faint);padding-left:.4rem;font-weight:600}
 .better{border-color:var(--good)}
@@ -116,12 +116,14 @@ def chances(d: dict) -> list[str]:
 
 def power(d: dict) -> str:
     """What a comparison that showed nothing would have shown."""
+    if d["value"] == d.get("low") == d.get("high") == 0:
+        return "the two are equal on every prompt"
     if not known(d.get("minimum_detectable")):
-        return "what could have been seen is undefined"
-    words = f"{d['n']} prompts could have shown {num(d['minimum_detectable'])} or more, 4 times in 5"
+        return "what could have been shown is undefined"
+    words = f"{d['n']} prompts could have shown a difference of {num(d['minimum_detectable'])}, 4 times in 5"
     if known(d.get("prompts_needed"), d.get("value")):
         needed = float(f"{d['prompts_needed']:.2g}")  # two figures of an estimate are enough
-        words += f"; {num(abs(d['value']))} would take about {needed:,.0f}"
+        words += f"; the one seen would take about {needed:,.0f}"
     return words
 
 

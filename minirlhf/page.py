@@ -24,8 +24,8 @@ FOREST = ("Each row has a scale of its own, in the units of its metric, printed 
 DIFFERENCE = ("difference", "p", "verdict")
 COST = ("seconds", "tokens", "steps")
 RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), "
-        "lowest (worst) and in the middle (median), by KL where there is no reward; and one drawn by the seed "
-        "(random). They show what answers look like, and prove nothing.")
+        "lowest (worst) and in the middle (median), by KL where there is no reward; and one drawn by the "
+        "seed (random). They show what answers look like, and prove nothing.")
 CANNOT = (
     "Whether another training seed would give the same verdicts. The intervals know the noise of prompts and "
     "of sampling; each model here is one training run.",
@@ -98,8 +98,8 @@ def answer(report: dict, compared: bool) -> str:
         plots.append(plot(head, FOREST, figures.forest(head, rows)))
     wins = [(title, task["wins"]) for title, task in report["tasks"].items() if task.get("wins")]
     if wins and compared:
-        note = f"On how many prompts the answers of {last} earn more than those of {reference}. The rate counts "
-        note += "a tie as half and stands with its 95 % interval; the line is one half."
+        note = f"On how many prompts the answers of {last} earn more than those of {reference}. The rate "
+        note += "counts a tie as half and stands with its 95 % interval; the line is one half."
         plots.append(plot("Wins, ties, losses", note, figures.outcomes("Wins, ties, losses", wins)))
     return f"{lead}<ul>{''.join(lines)}</ul>{grid(plots)}"
 
@@ -107,19 +107,18 @@ def answer(report: dict, compared: bool) -> str:
 def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     """Everything about one set of prompts. reference: "" where nothing is compared with it."""
     count = f"{task['prompts']} prompts, {task['samples']} sampled answers to each"
-    if task.get("units", task["prompts"]) < task["prompts"]:
+    if (task.get("units") or task["prompts"]) < task["prompts"]:
         count += f"; {task['units']} independent ones: turns of a conversation, and equal prompts, are one"
-    parts = [f'<p class="quiet">{count}.</p>']
-    parts.append(metrics_table(task["metrics"], names, last, reference))
+    metrics = sorted(task["metrics"], key=lambda m: [*GROUPS, m["group"]].index(m["group"]))
+    parts = [f'<p class="quiet">{count}.</p>', metrics_table(metrics, names, last, reference)]
     others = [name for name in names if name not in (last, reference)] if reference else []
     for name in others:
-        inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], grouped(task["metrics"], 4, (
-            lambda m, name=name: in_cells(m["differences"].get(name))
-        )))
+        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"].get(name)))
+        inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], rows)
         parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
     if task.get("optimum"):
         parts.append(f"<p>{optimum(task['optimum'], last, reference)}</p>")
-    parts.append(grid(plots_of(task, names, last, reference), "flow"))
+    parts.append(grid(plots_of(task | {"metrics": metrics}, names, last, reference), "flow"))
     if task.get("examples"):
         rule = RULE.format(last, f" less that of {reference}" if reference else "")
         parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
@@ -143,19 +142,17 @@ def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, refe
 
 
 def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str]) -> str:
-    """Rows of a table under the headings of their groups; ↑ and ↓ say which way is better."""
-    groups: dict[str, list[dict]] = {}
+    """Rows of a table, sorted by group, under the headings of their groups; ↑ and ↓ say which way is better."""
+    body, above = "", None
     for m in metrics:
-        groups.setdefault(m.get("group") or "", []).append(m)
-    body = ""
-    for group in sorted(groups, key=lambda g: [*GROUPS, g].index(g)):
-        heading = show(GROUPS.get(group, group or "Other"))
-        body += f'<tr><th scope="rowgroup" colspan="{columns}">{heading}</th></tr>\n'
-        for m in groups[group]:
-            arrow = {1: " ↑", -1: " ↓"}.get(m.get("direction"), "")
-            name = f"<b>{show(m['metric'])}</b>{arrow}<br><small>primary</small>" if m.get("primary") else (
-                show(m["metric"]) + arrow)
-            body += f'<tr><th scope="row">{name}</th>{cells(m)}</tr>\n'
+        if (group := m["group"]) != above:
+            heading = show(GROUPS.get(group, group))
+            body += f'<tr><th scope="rowgroup" colspan="{columns}">{heading}</th></tr>\n'
+            above = group
+        name = show(m["metric"]) + {1: " ↑", -1: " ↓"}.get(m["direction"], "")
+        if m.get("primary"):
+            name = f"<b>{name}</b><small>primary</small>"
+        body += f'<tr><th scope="row">{name}</th>{cells(m)}</tr>\n'
     return body
 
 
@@ -194,7 +191,8 @@ def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> lis
         plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
     for name, c in (task.get("calibration") or {}).items():
         head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))} {interval(c)}"
-        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these {c['n']:,} tokens. "
+        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these "
+        note += f"{c['n']:,} tokens. "
         if known(c.get("temperature")):
             note += f"Temperature that would fit best: {num(c['temperature'])}. "
         plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
@@ -211,7 +209,8 @@ def sample(x: dict, opened: bool) -> str:
     expected = f"<b>Expected</b>{passage(x['reference'])}" if x.get("reference") else ""
     strip = kl_strip(x["strip"]) if x.get("strip") else ""
     asked = f"<b>Prompt</b>{passage(x['prompt'])}{expected}"
-    return (f"<details{' open' if opened else ''}><summary>{show(x['rule'])}: prompt {x['index']}</summary>{asked}"
+    head = f"<summary>{show(x['rule'])}: prompt {x['index']}</summary>"
+    return (f"<details{' open' if opened else ''}>{head}{asked}"
             f'<div class="answers">{answers}</div>{strip}</details>')
 
 
@@ -223,9 +222,10 @@ def attention(a: dict) -> str:
         head = f"layer {m['layer']}, {which}"
         maps.append(plot(head, "", figures.heat_map(head, a["pieces"], m["weights"])))
     of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
-    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the one '
-            "it looks at; the darker, the more. A row sums to 1, but for what goes to tokens before those shown. "
-            "<b>Attention weights are not explanations by themselves</b>: what is looked at may not be used.</p>"
+    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the '
+            "one it looks at; the stronger the colour, the more. A row sums to 1, but for what goes to tokens before those "
+            "shown. <b>Attention weights are not explanations by themselves</b>: what is looked at may not be "
+            "used.</p>"
             f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 

@@ -18,8 +18,8 @@ NAMES = {"sft": "SFT", "more": "SFT continued as long as PPO", "ppo": "SFT + PPO
 BEGINNING = """# What people say of SFT and RL, tested
 
 `python -m minirlhf.tools.study`; the rule of the verdicts is `minirlhf/claims.py`, the arms are those of
-`minirlhf/experiment.py`. Numbers: mean over seeds, [95 % interval: bootstrap over seeds, then prompts], and
-every seed by itself. Reward is in [0, 1]. On these small models and tasks only: "holds here" says no more.
+`minirlhf/experiment.py`. Numbers: mean over seeds, [95 % interval: bootstrap over seeds, then prompts, or t over
+seeds where that is wider], and every seed by itself. Reward is in [0, 1]. On these small models and tasks only: "holds here" says no more.
 A run counts as diverged if training was cut off, or if it ended with a reward below that of the arm it started
 from, by more than prompts explain.
 """

@@ -157,7 +157,7 @@ def finite(values: Sequence[float | None]) -> list[float]:
 
 @dataclass(frozen=True)
 class Axis:
-    """Numbers low … high on the pixels start … end: evenly, or by "log" or square "root"."""
+    """Numbers low … high on the pixels start … end: evenly, or by "log" or square "root" (0 below 0)."""
 
     low: float
     high: float
@@ -171,7 +171,7 @@ class Axis:
         known = finite(values) or [0.0, 1.0]
         low, high = min(known), max(known)
         if kind == "root":
-            return cls(0.0, high * 1.1 or 1.0, start, end, kind)
+            return cls(0.0, max(high, 0.0) * 1.1 or 1.0, start, end, kind)
         if kind == "log":
             return cls(low / 1.2, high * 1.2, start, end, kind)
         if high - low <= 1e-4 * max(abs(low), abs(high)):  # so that six digits tell the ticks apart
@@ -181,7 +181,7 @@ class Axis:
 
     def place(self, x: float) -> float:
         """The pixel of a number."""
-        bend = {"even": float, "log": log10, "root": lambda v: v**0.5}[self.kind]
+        bend = {"even": float, "log": log10, "root": lambda v: max(v, 0.0) ** 0.5}[self.kind]
         share = (bend(x) - bend(self.low)) / (bend(self.high) - bend(self.low))
         return self.start + (self.end - self.start) * share
 

@@ -120,10 +120,21 @@ def test_the_triangle_by_hand():
     assert decided["reward", "people"]["value"] == pytest.approx(1 / 2)
 
 
-def test_the_ceiling_is_people_with_people_on_the_same_pair():
+def test_people_are_held_against_people_on_the_same_pair():
     rows = labelled("ann", "ABT") + labelled("bob", "AAA")
-    found = judges.triangle(rows, {}, True, 0)[0]
+    (found,) = judges.triangle(rows, {}, True, 0)
     assert found["value"] == pytest.approx((1 + 0 + 0.5) / 3) and found["n"] == 3
+
+
+def test_the_ceiling_of_people_who_err_one_time_in_ten():
+    """0.9² + 0.1² = 41 of 50; who agree half the time know nothing, and with less the law does not hold."""
+    rows = labelled("ann", "A" * 50) + labelled("bob", "A" * 41 + "B" * 9)
+    people, truth = judges.triangle(rows, {}, False, 0)
+    assert people["value"] == pytest.approx(0.82) and truth["judges"] == ["truth", "people"]
+    assert truth["value"] == pytest.approx(0.9) and truth["low"] < 0.9 < truth["high"]
+    assert judges.ceiling({"value": 0.5, "low": 0.3, "high": 1.0, "n": 2})["low"] == 0.5
+    assert judges.ceiling({"value": 0.4, "low": 0.3, "high": 1.0, "n": 2})["value"] is None
+    assert judges.ceiling({"value": None, "low": None, "high": None, "n": 0})["value"] is None
 
 
 def test_rewards_meet_once_a_pair_however_many_judged_it():

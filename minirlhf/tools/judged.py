@@ -162,9 +162,10 @@ def outcome_lines(x: dict, studies: Sequence[dict]) -> list[str]:
         cells = (shown(x["agreement"][kept].get(measure)) for kept in ties)
         lines.append(name_of(measure) + "".join(f"{cell:<25}" for cell in cells).rstrip())
     lines += ["", name_of("who agrees with whom") + "".join(f"{name:<25}" for name in ties).rstrip()]
-    for rows in zip(*(x["triangle"][kept] for kept in ties)):
-        name = " - ".join(rows[0]["judges"])
-        lines.append(name_of(name) + "".join(f"{shown(row):<25}" for row in rows).rstrip())
+    triangle = {kept: {tuple(row["judges"]): row for row in x["triangle"][kept]} for kept in ties}
+    for judges in triangle[ties[-1]]:
+        cells = (shown(triangle[kept].get(judges)) for kept in ties)
+        lines.append(name_of(" - ".join(judges)) + "".join(f"{cell:<25}" for cell in cells).rstrip())
     return lines
 
 

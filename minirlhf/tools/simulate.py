@@ -1,0 +1,71 @@
+"""A simulated annotator: judges a study as people do, blind, by the gold reward of a generated task.
+
+python -m minirlhf.tools.simulate --annotator ada --seed 1     out/judgements, as a person named ada would
+
+It sees what a person sees, through the same session and log, and is told of no model. Of two answers the left is
+chosen with the probability of Bradley and Terry (`preferences.Labeller`); equal rewards are a tie. For trials of
+the whole loop, and to see what a number of judgements can show. Proved by tests/test_simulate.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minirlhf import judgements
+from minirlhf.files import UserError
+from minirlhf.preferences import Labeller
+from minirlhf.rollout import call_reward
+from minirlhf.runtime import Machine, option, parse, run_script
+from minirlhf.tasks import TASKS
+from minirlhf.tools.judged import records_by_prompt
+
+Gold = Callable[[str, str], float]  # prompt, response -> reward
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Who judges what."""
+
+    study: str = option("out/judgements", "folder of the study", bare=True)
+    annotator: str = option("simulated", "the name to judge under")
+    items: str = option("out/eval/items.jsonl", "what the study was made from: its prompts' records")
+
+
+def judge(session: judgements.Session, gold: Gold, labeller: Labeller, seed: int) -> int:
+    """Judge all that is left in the session; returns how many items that were."""
+    rng, done = np.random.default_rng(seed), 0
+    while "left" in (item := session.item()):
+        left, right = (gold(item["prompt"], item[side]) for side in ("left", "right"))
+        p = labeller.prefers_first(left, right, len(item["left"]), len(item["right"]))
+        choice = "tie" if left == right else "left" if rng.random() < p else "right"
+        session.act(choice, item["place"])
+        done += 1
+    return done
+
+
+def gold_of(items: str) -> Gold:
+    """The tasks' own rewards of answers to the prompts of an items.jsonl. Raises UserError."""
+    records = records_by_prompt([items])
+    if not records:
+        raise UserError(f"--items {items}: no prompts in it; give the items.jsonl that the study was made from")
+
+    def gold(prompt: str, response: str) -> float:
+        record = records.get(prompt, {})
+        if record.get("task") not in TASKS:
+            raise UserError(f"--items {items}: no generated task has the prompt {prompt!r:.60}: no gold reward")
+        return call_reward(TASKS[record["task"]].reward, prompt, response, record)
+
+    return gold
+
+
+def main() -> None:
+    """Wire study, reward and simulated person together."""
+    options, labeller, machine = parse(__doc__.splitlines()[0], Simulation, Labeller, Machine)
+    with judgements.Session(options.study, options.annotator) as session:
+        done = judge(session, gold_of(options.items), labeller, machine.seed)
+    print(f"{options.annotator}: {done} items judged in {options.study}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,94 @@
+"""The simulated annotator judges what is shown, by the law that it is told."""
+
+import json
+
+import pytest
+
+from minirlhf import judgements, pairs
+from minirlhf.files import UserError
+from minirlhf.judgements import Session, close, results
+from minirlhf.preferences import Labeller
+from minirlhf.tasks import TASKS
+from minirlhf.tools.simulate import gold_of, judge
+
+PROMPTS = [f"p{i}" for i in range(300)]
+
+
+def rows(answer) -> list[dict]:
+    """Responses of two models to PROMPTS, as evaluate.py writes them."""
+    return [{"set": "s", "model": model, "index": i, "sample": 0, "prompt": prompt, "response": answer(model, i)}
+            for model in ("sft", "ppo") for i, prompt in enumerate(PROMPTS)]  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of 300 pairs, in which ppo's answers are worth one more than sft's."""
+    study, key = pairs.make(rows(lambda m, i: f"{m == 'ppo':d} {i} {m}"), ("sft", "ppo"), "s", 300, "which?", 0)
+    judgements.create(tmp_path / "study", study, key)
+    return tmp_path / "study"
+
+
+def worth(prompt: str, response: str) -> float:
+    return float(response.split()[0])
+
+
+def wins(folder, **labeller) -> float:
+    """How often ppo won."""
+    with Session(folder, "ada") as session:
+        judge(session, worth, Labeller(**labeller), 0)
+    close(folder)
+    kinds = [row["choice"] for row in results(folder) if row["kind"] == "pair"]
+    assert len(kinds) == 300
+    return kinds.count("b") / 300
+
+
+def test_the_better_answer_wins_as_often_as_bradley_and_terry_say(study):
+    """σ(1 / 1) = .731, standard error .026, whichever side it stands on."""
+    assert wins(study, temperature=1.0) == pytest.approx(0.731, abs=0.08)
+
+
+def test_who_is_never_in_doubt_always_chooses_the_better(study):
+    assert wins(study, temperature=1e-3) == 1
+
+
+def test_a_bias_for_a_side_is_none_for_a_model(study):
+    """Sides are balanced."""
+    assert wins(study, temperature=1e6, position_bias=50.0) == pytest.approx(0.5, abs=1 / 300)
+
+
+def test_equal_rewards_are_a_tie(study):
+    with Session(study, "ada") as session:
+        judge(session, lambda prompt, response: 1.0, Labeller(), 0)
+    close(study)
+    assert {row["choice"] for row in results(study)} == {"tie"}
+
+
+def test_it_goes_on_where_another_session_stopped(study):
+    with Session(study, "ada") as session:
+        session.act("bad", 0)
+    with Session(study, "ada") as session:
+        assert judge(session, worth, Labeller(), 0) == session.log.total - 1
+
+
+def test_the_seed_decides_what_is_chosen(study, tmp_path):
+    def choices(name: str, seed: int) -> list[str]:
+        with Session(study, name) as session:
+            judge(session, worth, Labeller(temperature=1.0), seed)
+            return [event["do"] for event in session.log.state.judged[name]]
+
+    assert choices("a", 1) == choices("b", 1) != choices("c", 2)
+
+
+def test_gold_is_the_tasks_own_reward_of_the_prompts_record(tmp_path):
+    (record,) = TASKS["arithmetic"].records("test", 1, 0)
+    lines = [{"kind": "run", "version": 2}, {"kind": "prompt", "set": "s", "index": 0, "record": record}]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    gold = gold_of(str(tmp_path / "items.jsonl"))
+    assert gold(record["prompt"], record["answer"]) == 1 and gold(record["prompt"], "no") == 0
+    with pytest.raises(UserError, match="no generated task has the prompt 'what"):
+        gold("what?", "no")
+
+
+def test_without_the_items_there_is_no_gold(tmp_path):
+    with pytest.raises(UserError, match="no prompts in it"):
+        gold_of(str(tmp_path / "gone.jsonl"))
