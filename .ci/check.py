@@ -23,6 +23,13 @@ wanted = {"run": 1, "set": len(report["tasks"]), "prompt": prompts, "text": prom
 assert {kind: kinds.count(kind) for kind in kinds} == wanted, f"{len(kinds)} lines, {wanted} wanted"
 assert len({m["sha256"] for m in report["models"].values()}) == 3, "two of the models are the same"
 
+alarms = [alarm["what"] for alarm in report["alarms"]]
+assert all(alarm.startswith("constant reward: 0 for all 3000 responses to arithmetic, long") for alarm in alarms), alarms
+again = json.loads((out / "again" / "report.json").read_text(encoding="utf-8"))
+assert again | {"seconds": 0} == report | {"seconds": 0}, "--from gives another report"
+page = (out / "eval" / "report.html").read_text(encoding="utf-8")
+assert page.endswith("</html>\n") and "<script" not in page and "http://" not in page and "https://" not in page
+
 
 def metric(task: str, start: str) -> dict:
     """The first metric of a task whose name starts so."""

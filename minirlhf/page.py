@@ -142,7 +142,7 @@ def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, refe
 
 
 def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str]) -> str:
-    """Rows of a table, sorted by group, under the headings of their groups; ↑ and ↓ say which way is better."""
+    """Rows of a table, sorted by group, under the groups' headings; ↑ and ↓ say which way is better."""
     body, above = "", None
     for m in metrics:
         if (group := m["group"]) != above:
@@ -223,9 +223,9 @@ def attention(a: dict) -> str:
         maps.append(plot(head, "", figures.heat_map(head, a["pieces"], m["weights"])))
     of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
     return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the '
-            "one it looks at; the stronger the colour, the more. A row sums to 1, but for what goes to tokens before those "
-            "shown. <b>Attention weights are not explanations by themselves</b>: what is looked at may not be "
-            "used.</p>"
+            "one it looks at; the stronger the colour, the more. A row sums to 1, but for what goes to "
+            "tokens before those shown. <b>Attention weights are not explanations by themselves</b>: what is "
+            "looked at may not be used.</p>"
             f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 

@@ -21,7 +21,7 @@ def parse(svg: str) -> ElementTree.Element:
     for e in root.iter():
         for value in e.attrib.values():
             assert not re.search(r"nan|inf|None", value), value
-        assert e.tag[len(SVG):] in {"svg", "title", "rect", "line", "circle", "polygon", "polyline", "text", "g", "path"}
+        assert e.tag[len(SVG) :] in "svg title rect line circle polygon polyline text g path".split()
     return root
 
 
@@ -50,8 +50,8 @@ def number(words: str) -> float | None:
 
 def reader(root: ElementTree.Element, anchor: str, where: str, bend=float, size: str = "11"):
     """pixel -> number, from the first and last tick of an axis; bend: its scale."""
-    found = [(bend(number(e.text)), float(e.get(where))) for e in all_of(root, "text", text_anchor=anchor, font_size=size)
-             if number(e.text) is not None]
+    labels = all_of(root, "text", text_anchor=anchor, font_size=size)
+    found = [(bend(number(e.text)), float(e.get(where))) for e in labels if number(e.text) is not None]
     (a, pa), (b, pb) = min(found), max(found)
     assert (pa < pb) == (where == "x")  # to the right, and upwards
     shift = 4 if where == "y" else 0  # a label's baseline is below the middle of its digits
@@ -112,8 +112,8 @@ def test_an_undefined_difference_says_why():
 
 def test_a_long_name_has_a_line_of_its_own_and_every_row_its_place():
     """No two words of a forest lie on each other."""
-    rows = [("the share of what could be achieved at all, %", difference()), ("x", difference()), ("翻译" * 40, difference())]
-    root = parse(figures.forest("t", rows))
+    names = ("the share of what could be achieved at all, %", "x", "翻译" * 40)
+    root = parse(figures.forest("t", [(name, difference()) for name in names]))
     spots = [at(e, "x", "y") for e in root.iter(SVG + "text")]
     assert len(set(spots)) == len(spots)
     heads = [e for e in root.iter(SVG + "text") if e.get("font-size") == "12"]
@@ -231,8 +231,8 @@ def test_a_reliability_diagram_has_a_point_and_a_bar_a_bin_and_their_counts():
 
 def test_the_diagonal_goes_from_0_to_1():
     root = parse(figures.reliability("t", {"bins": [{"count": 1, "confidence": 0.5, "accuracy": 0.5}]}))
-    ((x1, y1, x2, y2),) = [p for p in (at(e, "x1", "y1", "x2", "y2") for e in all_of(root, "line", stroke=MUTED))
-                           if p[1] != p[3]]
+    lines = [at(e, "x1", "y1", "x2", "y2") for e in all_of(root, "line", stroke=MUTED)]
+    ((x1, y1, x2, y2),) = [p for p in lines if p[1] != p[3]]
     (dot,) = all_of(root, "circle")
     assert at(dot, "cx", "cy") == pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2), abs=0.1)
 
@@ -306,7 +306,7 @@ def test_labels_stand_at_their_cells_and_never_on_each_other():
     for T in (3, 48):
         root = parse(figures.heat_map("t", [f"t{i}" for i in range(T)], [[1 / T] * T] * T))
         group = all_of(root, "g")[0].get("transform")
-        margin, scale = float(re.search(r"translate\((\S+)", group)[1]), float(re.search(r"scale\((\S+)\)", group)[1])
+        margin, scale = (float(re.search(rf"{word}\(([\d.]+)", group)[1]) for word in ("translate", "scale"))
         rows = [(e.text, *at(e, "y", "font-size")) for e in all_of(root, "text", text_anchor="end")]
         assert len(rows) == T if T == 3 else 10 < len(rows) < T
         for name, y, size in rows:
@@ -321,11 +321,11 @@ def test_labels_stand_at_their_cells_and_never_on_each_other():
 
 def drawings(words: str, x: float | None) -> list[str]:
     """Every figure, with these words and this number wherever there is one."""
-    estimate = dict.fromkeys(("value", "low", "high", "kl", "kl_low", "kl_high", "reward", "confidence", "accuracy",
-                              "kl_bound", "minimum_detectable", "rate"), x)
+    names = "value low high kl kl_low kl_high reward confidence accuracy kl_bound minimum_detectable rate"
+    estimate: dict = dict.fromkeys(names.split(), x) | {"undefined": words}
     order = [words, "other"]
     return [
-        figures.forest(words, [(words, estimate | {"verdict": v, "undefined": words}) for v in ("better", "undefined")]),
+        figures.forest(words, [(words, estimate | {"verdict": v}) for v in ("better", "undefined")]),
         figures.outcomes(words, [(words, estimate | {"wins": 1, "ties": 0, "losses": 3})]),
         figures.frontier(words, {words: estimate}, [estimate | {"n": 4}], order),
         figures.lengths(words, {words: {"points": [[x, x], [3, 1]], "correlation": x}}, order),

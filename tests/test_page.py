@@ -106,15 +106,18 @@ def task(words: str = "") -> dict:
         "prompts": 40, "units": 38, "samples": 3, "metrics": metrics,
         "optimum": {"value": 0.9, "low": 0.8, "high": 1.0, "effective_size": 321.0, "worth": 6.5, "beta": 0.05},
         "wins": {"wins": 25, "ties": 10, "losses": 5, "rate": 0.75, "low": 0.6, "high": 0.85, "p": 0.001},
-        "frontier": {"models": {m: dict(point) for m in (base, sft, ppo)},
-                     "best_of_n": [{"n": 1, "kl_bound": 0.0, "reward": 0.5}, {"n": 4, "kl_bound": 0.63, "reward": 0.7}]},
+        "frontier": {"models": {m: dict(point) for m in (base, sft, ppo)}, "best_of_n": [
+            {"n": 1, "kl_bound": 0.0, "reward": 0.5}, {"n": 4, "kl_bound": 0.63, "reward": 0.7}]},
         "lengths": {m: {"points": [[3, 0.0], [9, 1.0]], "correlation": 0.5} for m in (base, sft, ppo)},
-        "calibration": {m: {"ece": 0.0625, "low": 0.05, "high": 0.08, "expected": 0.015625, "n": 4321, "temperature": 1.5,
-                            "bins": [{"count": 9, "confidence": 0.5, "accuracy": 0.4, "low": 0.2, "high": 0.7}]}
-                        for m in (base, sft, ppo)},
-        "examples": [{"rule": rule, "index": i, "prompt": f"prompt {rule}{words}", "reference": "132" + words,
-                      "answers": {m: a | {"response": f"{a['response']}, {rule}{words}"} for m, a in answers.items()},
-                      "strip": copy.deepcopy(strip)} for i, rule in enumerate(("best", "median", "worst", "random"))],
+        "calibration": {m: {
+            "ece": 0.0625, "low": 0.05, "high": 0.08, "expected": 0.015625, "n": 4321, "temperature": 1.5,
+            "bins": [{"count": 9, "confidence": 0.5, "accuracy": 0.4, "low": 0.2, "high": 0.7}],
+        } for m in (base, sft, ppo)},
+        "examples": [{
+            "rule": rule, "index": i, "prompt": f"prompt {rule}{words}", "reference": "132" + words,
+            "answers": {m: a | {"response": f"{a['response']}, {rule}{words}"} for m, a in answers.items()},
+            "strip": copy.deepcopy(strip),
+        } for i, rule in enumerate(("best", "median", "worst", "random"))],
         "attention": {"model": ppo, "index": 1, "pieces": ["a", words or "b"], "maps": [
             {"layer": 0, "head": 1, "weights": [[1.0, 0.0], [0.5, 0.5]]},
             {"layer": 1, "head": None, "weights": [[1.0, 0.0], [0.5, 0.5]]}]},
@@ -155,12 +158,13 @@ def strings(x: object) -> Iterator[str]:
 
 
 def test_a_hostile_text_arrives_as_text_in_every_field():
-    """Markup, quotes, comments, controls, bidi overrides and lone surrogates; none makes an element or attribute."""
+    """Markup, quotes, comments, controls, bidi overrides, lone surrogates; none makes an element or attribute."""
     hostile = report(HOSTILE)
     seen = read(hostile)
     words = seen.texts("body")[0] + "".join(v for a in seen["span"] + seen["div"] for v in a.values() if v)
     for text in strings(hostile):
-        if HOSTILE in text and not text.startswith(("loss", "validation", "step")) and text != HOSTILE:  # those may be cut
+        cut = text == HOSTILE or text.startswith(("loss", "validation", "step"))  # to fit a figure
+        if HOSTILE in text and not cut:
             assert visible(text) in words or visible(json.dumps(text, ensure_ascii=False)) in words, text
     assert seen.texts("title")[0] == visible(f"ppo{HOSTILE} against sft{HOSTILE}")
 
@@ -185,7 +189,8 @@ def test_the_page_runs_nothing_and_asks_for_nothing(words):
 
 
 def test_a_style_attribute_holds_one_number():
-    assert all(re.fullmatch(r"--k:[\d.]+", a["style"]) for _, a, _ in read(report(HOSTILE)).elements if "style" in a)
+    styles = [a["style"] for _, a, _ in read(report(HOSTILE)).elements if "style" in a]
+    assert styles and all(re.fullmatch(r"--k:[\d.]+", style) for style in styles)
 
 
 # completeness
@@ -193,7 +198,8 @@ def test_a_style_attribute_holds_one_number():
 
 def test_alarms_come_before_everything_but_the_title():
     body = read(report()).texts("body")[0].strip()
-    assert re.match(r"ppo against sft\s+Alarm: what of the alarm\s*why of the alarm\s*What to do: remedy of the alarm", body)
+    first = "ppo against sft Alarm: what of the alarm why of the alarm What to do: remedy of the alarm"
+    assert re.match(first.replace(" ", r"\s*"), body)
 
 
 def test_every_set_metric_model_and_sample_is_there():
@@ -260,7 +266,8 @@ def test_an_undefined_difference_says_why():
 
 def test_what_is_not_shown_says_what_could_have_been_seen_and_how_many_prompts_it_takes():
     d = difference("no difference shown", 0.01)
-    assert power(d) == "40 prompts could have shown a difference of 0.070, 4 times in 5; the one seen would take about 1,200"
+    words = "40 prompts could have shown a difference of 0.070, 4 times in 5; the one seen would take about 1,200"
+    assert power(d) == words
     assert power(d) in in_cells(d) and power(d) in in_words(d)
     assert power(d | {"prompts_needed": None}).endswith("4 times in 5")
     assert "undefined" in power(d | {"minimum_detectable": None})
@@ -385,7 +392,9 @@ def test_figures_fit_a_telephone_and_tables_scroll_in_their_own_box():
 def blend(a: str, b: str, share: float) -> list[float]:
     """Colour a over b, as linear luminance parts. #rrggbb, or "r g b"."""
     def parts(colour: str) -> list[int]:
-        return [int(colour[i : i + 2], 16) for i in (1, 3, 5)] if colour[0] == "#" else list(map(int, colour.split()))
+        if colour[0] == "#":
+            return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        return [int(x) for x in colour.split()]
 
     return [x * share + y * (1 - share) for x, y in zip(parts(a), parts(b))]
 
@@ -401,7 +410,7 @@ def test_words_can_be_read_on_every_ground_they_stand_on_in_both_themes():
     light, dark = (dict(re.findall(r"--(\w+):([^;}]+)", block)) for block in re.findall(r":root\{[^}]*\}", STYLE))
     strongest = float(re.search(r"var\(--k\)\*([.\d]+)\)\)", STYLE)[1])
     for theme in (light, light | dark):
-        pairs = [(theme[word], theme[ground], 0.0) for word in ("ink", "muted", "link") for ground in ("ground", "panel")]
+        pairs = [(theme[word], theme[g], 0.0) for word in ("ink", "muted", "link") for g in ("ground", "panel")]
         for word, ground, share in [*pairs, (theme["ink"], theme["ground"], strongest)]:
             a, b = sorted((luminance(blend(word, word, 1)), luminance(blend(theme["heat"], ground, share))))
             assert (b + 0.05) / (a + 0.05) >= 4.5, (word, ground, share)

@@ -121,13 +121,14 @@ def test_a_label_has_a_real_minus_and_none_before_a_zero():
 
 def test_the_numbers_of_a_plot_stand_where_its_axes_place_them():
     """Tick by tick, with its line; and 0 is at the bottom."""
-    x, y = Axis(0.0, 7.0, 50, 330), Axis(0.0, 0.9, 120, 20)
+    x, y = Axis(0.0, 7.0, 50, 330), Axis(-0.2, 0.6, 120, 20)
     root = ElementTree.fromstring(f"<g>{''.join(axes(x, y, 'across', 'up'))}</g>")
     words = {e.text: (float(e.get("x")), float(e.get("y"))) for e in root.iter("text")}
     assert words["4"][0] == pytest.approx(x.place(4), abs=0.1)
-    assert words["0.5"][1] - 4 == pytest.approx(y.place(0.5), abs=0.1)
+    assert words["0.4"][1] - 4 == pytest.approx(y.place(0.4), abs=0.1) and y.place(0.4) < y.place(0.2)
     lines = {tuple(float(e.get(k)) for k in ("x1", "y1", "x2", "y2")) for e in root.iter("line")}
-    assert (x.place(4), 20.0, x.place(4), 120.0) in lines and (50.0, y.place(0.5), 330.0, y.place(0.5)) in lines
+    upright = {(x.place(v), 20, x.place(v), 120) for v in (0, 2, 4, 6)}
+    assert lines == upright | {(50, round(y.place(v), 1), 330, round(y.place(v), 1)) for v in (-0.2, 0, 0.2, 0.4, 0.6)}
     assert {"across", "up"} <= set(words)
 
 
