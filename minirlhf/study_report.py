@@ -18,10 +18,10 @@ NAMES = {"sft": "SFT", "more": "SFT continued as long as PPO", "ppo": "SFT + PPO
 BEGINNING = """# What people say of SFT and RL, tested
 
 `python -m minirlhf.tools.study`; the rule of the verdicts is `minirlhf/claims.py`, the arms are those of
-`minirlhf/experiment.py`. Numbers: mean over seeds, [95 % interval: bootstrap over seeds, then prompts, or t over
-seeds where that is wider], and every seed by itself. Reward is in [0, 1]. On these small models and tasks only: "holds here" says no more.
-A run counts as diverged if training was cut off, or if it ended with a reward below that of the arm it started
-from, by more than prompts explain.
+`minirlhf/experiment.py`. Numbers: mean over seeds, [95 % interval: bootstrap over seeds, then prompts, or t
+over seeds where that is wider], and every seed by itself. Reward is in [0, 1]. On these small models and tasks
+only: "holds here" says no more. A run counts as diverged if training was cut off, or if it ended with a reward
+below that of the arm it started from, by more than prompts explain.
 """
 KNOW = {  # what a reader has to know of a task before its verdicts
     "reviews": "Demonstrations earn 1/2 on average: SFT that imitates them perfectly earns 1/2, on any number of them.",
@@ -172,7 +172,7 @@ def write_report(
     cells: Cells, sets: dict[str, list[str]], labels: Sequence[int], prose: Sequence[str], out: Path
 ) -> str:
     """study.md, which is returned, and the figures. sets: task -> its sets of prompts, "test" first."""
-    parts = [BEGINNING]
+    parts = [BEGINNING.rstrip()]
     for task, names in sets.items():
         parts += [f"\n## {task}\n", *([f"{KNOW[task]}\n"] if task in KNOW else [])]
         topic = ""

@@ -4,6 +4,9 @@ import json
 import random
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from minirlhf.runtime import Diverged
 from minirlhf.tasks import TASKS, reviews
 from minirlhf.tools import study
 
+pytestmark = pytest.mark.filterwarnings("ignore:the vocabulary has")  # of the sums' digits no pair is merged
 TINY = Study(
     task="arithmetic", seeds=1, labels=("10", "40"), base_steps=2, steps=2, iterations=1, batch=4, prompts=3,
     samples=2, width=8, rows=4, workers=0,
@@ -218,9 +222,6 @@ COMMAND += " --prompts 3 --samples 2 --width 8 --rows 4 --workers 0 --out"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole study of a tiny model, its folder and what it printed."""
-    from contextlib import redirect_stdout
-    from io import StringIO
-
     folder, said = tmp_path_factory.mktemp("study"), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
         patch.setattr(sys, "argv", [*COMMAND.split(), str(folder)])
@@ -310,6 +311,15 @@ def test_a_checkpoint_that_is_needed_and_gone_is_made_again(finished, tmp_path):
     assert study.plan(options(folder), done) == []
     del done["arithmetic", 0, "ppo40"]
     assert [name for _, _, name in study.plan(options(folder), done)] == ["sft40", "ppo40"]
+
+
+def test_in_two_processes_each_waits_for_those_it_needs(finished, tmp_path, monkeypatch):
+    """Here they are threads; fake_cells checks what each is given."""
+    lines = (finished[0] / "results.jsonl").read_text().splitlines()
+    ran, names = fake_cells(monkeypatch, lines), list(arms("arithmetic", [10, 40]))
+    monkeypatch.setattr(study, "ProcessPoolExecutor", lambda workers, *_, **__: ThreadPoolExecutor(workers))
+    assert len(study.run(options(tmp_path, workers=2))) == len(results(tmp_path)) == len(names)
+    assert sorted(ran) == sorted(names)
 
 
 def test_ctrl_c_leaves_what_is_finished(finished, tmp_path, monkeypatch):
