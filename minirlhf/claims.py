@@ -18,11 +18,11 @@ from math import isfinite, nan
 
 import numpy as np
 
+from minirlhf.calibration import calibration_statistics, ece_from_statistics
 from minirlhf.intervals import t_interval
 from minirlhf.metrics import expected_best_of_n
 
 Cells = dict[tuple[str, int, str], dict]  # (task, seed, arm) -> a line of results
-BINS = 15
 BEST_OF = (1, 2, 4, 8, 16)
 FLOOR = 0.1  # reward
 
@@ -100,20 +100,9 @@ def best_of(n: int) -> Measure:
     return Measure(statistics, ratio)
 
 
-def calibration_statistics(part: dict) -> np.ndarray:
-    """Tokens, confidence and hits in each bin (l, r] of a prompt's tokens, the first bin closed: (n, 3 BINS)."""
-    rows = np.zeros((len(part["confidence"]), 3, BINS))  # (n, 3, BINS)
-    for row, confidence, correct in zip(rows, part["confidence"], part["correct"]):
-        bins = np.searchsorted(np.arange(1, BINS) / BINS, confidence)  # (T,)
-        for kind, x in enumerate((np.ones(len(bins)), confidence, correct)):
-            np.add.at(row[kind], bins, x)
-    return rows.reshape(len(rows), -1)
-
-
-def calibration_error(sums: np.ndarray) -> np.ndarray:
-    """ECE = Σ_b |hits_b − Σ confidence_b| / N, from summed statistics: (B, 3 BINS) -> (B,)."""
-    count, confidence, correct = sums.reshape(len(sums), 3, BINS).transpose(1, 0, 2)  # (B, BINS) each
-    return ratio(np.column_stack([np.abs(correct - confidence).sum(1), count.sum(1)]))
+def calibration(part: dict) -> np.ndarray:
+    """(n, M + 1): what the calibration error is made of, prompt by prompt."""
+    return np.array([calibration_statistics(*pair) for pair in zip(part["confidence"], part["correct"])])
 
 
 MEASURES = {
@@ -127,7 +116,7 @@ MEASURES = {
     "EAD-2": mean("ead2"),
     "self-BLEU": mean("self_bleu"),
     "perplexity": Measure(mean("nll", "nll_tokens").statistics, lambda sums: np.exp(ratio(sums))),
-    "ECE": Measure(calibration_statistics, calibration_error),
+    "ECE": Measure(calibration, ece_from_statistics),
     "cpu": mean("cpu"),
     "trained": mean("trained"),
     "us a token": mean("us_a_token"),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from minirlhf.calibration import expected_calibration_error
-from minirlhf.calibration import expected_calibration_error
 from minirlhf.claims import (
     MEASURES,
     Claim,
