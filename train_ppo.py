@@ -61,6 +61,9 @@ def main() -> None:
     for name, (records, rows) in sets.items():
         sets[name] = (prompts_that_fit(records, tokenizer, policy.config.context, name), rows)
     reward = load_reward(data.reward, device) if data.reward else None
+    if data.reward.startswith("model:") and config.missing_eos >= 0:
+        print(f"--missing-eos {config.missing_eos:g} is no less than the mean of a learnt reward, which is 0: an answer "
+              "that never ends pays; -3, say, is three deviations below")
 
     out = Path(data.out)
     policy.to(device)

@@ -428,6 +428,14 @@ def test_a_reward_model_drives_ppo_with_the_tasks_own_reward_logged_beside_it(ju
         assert 0 <= record["gold/arithmetic"] <= 1 and record["reward"] not in (0.0, 1.0, -1.0)
 
 
+@pytest.mark.parametrize("missing, said", [("0", True), ("-3", False)])
+def test_a_learnt_reward_that_pays_for_answers_without_end_is_pointed_out(missing, said, judge, call):
+    """Its mean is 0, which is what missing_eos is where nobody says otherwise."""
+    argv = ["--init", "good", "--reward", "model:rm", "--task", "sentiment", *PPO, "--missing-eos", missing]
+    status, out, _ = call("train_ppo.py", *argv)
+    assert status == 0 and ("an answer that never ends pays" in out) == said
+
+
 def test_a_reward_model_judges_own_prompts_too_and_gold_is_what_a_task_says_alone(judge, call):
     argv = "--init good --reward model:rm --prompts prompts.jsonl --max-new 6".split()
     status, _, err = call("train_ppo.py", *argv, *PPO)
