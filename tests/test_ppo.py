@@ -339,13 +339,12 @@ def test_a_step_moves_towards_what_was_better_than_expected(made):
 # The loop
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("config", [
-    PPOConfig("ppo", iterations=30, epochs=2, minibatches=4, lr=1e-2, layer_lr=1.0, warmup=5, beta=0.0),
-    PPOConfig("reinforce-baseline", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0),
-    PPOConfig("rloo", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0),
-    PPOConfig("grpo", iterations=60, minibatches=4, lr=1e-2, warmup=5, beta=0.0),
-], ids=lambda config: config.algo)
+@pytest.mark.parametrize("seed, config", [
+    (0, PPOConfig("ppo", iterations=30, epochs=2, minibatches=4, lr=1e-2, layer_lr=1.0, warmup=5, beta=0.0)),
+    (1, PPOConfig("reinforce-baseline", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0)),
+    (0, PPOConfig("rloo", iterations=60, minibatches=2, lr=1e-2, warmup=5, beta=0.0)),
+    (1, PPOConfig("grpo", iterations=60, minibatches=4, lr=1e-2, warmup=5, beta=0.0)),
+], ids=["ppo", "reinforce-baseline", "rloo", "grpo"])
 def test_it_learns(make_policy, tokenizer, tmp_path, config, seed):
     """To end, and to answer in ASCII to "a" and not to "b": blind to the prompt it would earn 0.5."""
     prompts = [{"prompt": "a"}, {"prompt": "b"}] * (32 // config.row.group)
