@@ -18,6 +18,7 @@ from minirlhf.files import write_atomic
 from minirlhf.gather import Evaluation, gather, load_models, prompts_that_fit
 from minirlhf.generation import generate
 from minirlhf.page import page
+from minirlhf.quantities import metric_names
 from minirlhf.report import build, ngram_line, one_line, optimum_line, side_by_side, table
 from minirlhf.runtime import Machine, parse, run_script
 from minirlhf.texts import lines, read_texts, score_texts
@@ -31,7 +32,7 @@ def main() -> None:
         return selftest.run()
     if options.compare:
         return comparison.run(options.compare)
-    start = time.perf_counter()
+    start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
     if options.from_:
         run, sets = evidence.read(options.from_)
     else:
@@ -41,8 +42,9 @@ def main() -> None:
         if options.prompt:
             return answer(options, machine.seed, models, chat)
         run, sets = gather(options, machine.seed, models, chat, runs, folders)
-    names = options.metrics or run["settings"]["metrics"]
-    report = build(run, sets, [name.strip() for name in names.split(",") if name.strip()])
+    out = Path(options.out)
+    evidence.write(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
+    report = build(run, sets, wanted or metric_names(run["settings"]["metrics"]))
     report["seconds"] = time.perf_counter() - start
     for alarm in report["alarms"]:
         print(f"ALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
@@ -60,8 +62,6 @@ def main() -> None:
     for name, model in report["models"].items():
         if cost := model["cost"]:
             print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
-    out = Path(options.out)
-    evidence.write(out / "items.jsonl", run, sets)
     checkpoint.write_json(out / "report.json", report)
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
     print(f"\n± and [ ]: 95 %, bootstrap over prompts; n: prompts that would show a difference as large as the one seen."

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from math import ceil, floor, isfinite, log10
 
 from minirlhf.svg import (
-    BLUE, FAINT, GREEN, GROUND, INK, MUTED, SERIES, VERMILLION,
-    Axis, axes, box, breadth, dot, figure, finite, fit, label, legend, line, marker, path, text,
+    BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION,
+    Axis, axes, box, breadth, dot, figure, fit, label, legend, line, marker, path, text,
 )
 
 WIDTH = 340

@@ -264,13 +264,19 @@ METRICS: dict[str, tuple[Callable[[View], list[Metric]], str]] = {
 DEFAULT = ("scores", "f1", "perplexity", "calibration", "kl", "entropy", "distinct", "self-bleu", "length")
 
 
+def metric_names(words: str) -> list[str]:
+    """"bleu, chrf" -> ["bleu", "chrf"]. Raises UserError for a name that is none."""
+    names = [name.strip() for name in words.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in (*METRICS, "all")]:
+        raise UserError(f"--metrics {unknown[0]}: there are all, {', '.join(METRICS)}")
+    return names
+
+
 def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
     """The metrics of one set of prompts: those named, all that apply for "all", or a default.
 
-    Raises UserError for a name that is none and for a metric that was asked for and lacks what it needs.
+    Raises UserError for a metric that was asked for and lacks what it needs.
     """
-    if unknown := [name for name in names if name not in (*METRICS, "all")]:
-        raise UserError(f"--metrics {unknown[0]}: there are all, {', '.join(METRICS)}")
     if names and "all" not in names:
         made = {name: METRICS[name][0](view) for name in names}
         if missing := [name for name, metrics in made.items() if not metrics]:

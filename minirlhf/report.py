@@ -46,9 +46,9 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
         task |= {"samples": 1 + max(x["sample"] for x in s.items[last])}
         if last != reference:
             task["wins"] = wins(view, reference, last)
-        if lengths(view):
+        if by_length := lengths(view):
             best = optimum["best_of"] if optimum else best_of_reference(view, reference)
-            task |= {"frontier": frontier(rows, best), "lengths": lengths(view)}
+            task |= {"frontier": frontier(rows, best), "lengths": by_length}
         if optimum:
             task["optimum"] = optimum
         if ngram := s.about.get("ngram"):

@@ -26,7 +26,7 @@ from minirlhf.metrics import (
 )
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.overlap import corpus_bleu, corpus_chrf, rouge
-from minirlhf.quantities import DEFAULT, METRICS, metric_table
+from minirlhf.quantities import DEFAULT, METRICS, metric_names, metric_table
 from minirlhf.tasks import TASKS
 
 MAT, TODAY = "the cat sat on the mat", "no, not at all today"
@@ -318,10 +318,14 @@ def test_those_named_are_measured_in_their_order():
     assert list(measured(view(PAIRS, SAID), "chrf", "duplicates")) == ["chrF", "duplicates per prompt"]
 
 
-@pytest.mark.parametrize("names", [["chrf", "belu"], ["all", "belu"]])
-def test_an_unknown_name_is_answered_with_those_there_are(names):
+def test_names_are_words_between_commas():
+    assert metric_names(" chrf, kl,,") == ["chrf", "kl"] and metric_names("") == []
+
+
+@pytest.mark.parametrize("words", ["chrf,belu", "all, belu"])
+def test_an_unknown_name_is_answered_with_those_there_are(words):
     with pytest.raises(UserError) as error:
-        metric_table(view(PAIRS, SAID), names)
+        metric_names(words)
     assert str(error.value) == f"--metrics belu: there are all, {', '.join(METRICS)}"
 
 

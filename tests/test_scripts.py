@@ -446,6 +446,15 @@ def test_a_reward_model_judges_own_prompts_too_and_gold_is_what_a_task_says_alon
         assert '"reward"' in log and "gold" not in log
 
 
+def test_what_the_models_said_is_kept_where_a_metric_cannot_be_measured(files, folders, call, tmp_path):
+    """Sampling is the long part: --from goes on with it."""
+    argv = "--models a=good --data pairs.jsonl --max-new 4 --samples 1 --threads 1 --out kept".split()
+    status, _, err = call("evaluate.py", *argv, "--metrics", "f1")
+    assert status == 2 and "needs a label" in err
+    assert call("evaluate.py", "--from", "kept/items.jsonl", "--metrics", "kl", "--out", "kept")[0] == 0
+    assert (tmp_path / "kept" / "report.html").exists()
+
+
 def test_own_prompts_are_evaluated_beside_their_references(files, folders, call):
     models = ["--models", "a=good", "b=good", "--reference", "a"]
     argv = ["--data", "pairs.jsonl", "chat.jsonl", "--samples", "2", "--max-new", "5", *models]
