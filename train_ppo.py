@@ -16,7 +16,7 @@ from minirlhf.files import UserError
 from minirlhf.model import ScalarHead
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.runtime import Machine, environment, option, parse, run_script
-from minirlhf.sources import OWN, data_hash, load_reward, parse_tasks, reward_of_task
+from minirlhf.sources import OWN, data_hash, load_reward, parse_tasks, reward_hash, reward_of_task
 from minirlhf.tasks import TASKS
 
 
@@ -67,10 +67,10 @@ def main() -> None:
 
     out = Path(data.out)
     policy.to(device)
-    reference = checkpoint.fingerprint(policy)
+    reference, source = checkpoint.fingerprint(policy), data_hash([sets, data.reward, reward_hash(data.reward)])
     value_head, cost = train(
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
-        config, max_new, machine.seed, dtype, out, data.resume, data_hash([sets, data.reward]),
+        config, max_new, machine.seed, dtype, out, data.resume, source,
         gold_of=reward_of_task if reward and weights else None,
     )  # fmt: skip
     training = dataclasses.asdict(config) | dataclasses.asdict(config.row)

@@ -78,8 +78,8 @@ def check_record(record: dict, where: str) -> None:
     if record.get("prompt") == "":
         raise UserError(f"{where}: the prompt is empty")
     if "chosen" in record or "rejected" in record:
-        if empty := [key for key in ("chosen", "rejected") if not record.get(key)]:
-            raise UserError(f"{where}: {empty[0]!r} is missing or empty: a comparison wants two responses")
+        if missing := [key for key in ("chosen", "rejected") if key not in record]:  # a response may be empty
+            raise UserError(f"{where}: {missing[0]!r} is missing: a comparison wants two responses")
         for key, good in (("p", lambda x: 0 <= x <= 1), ("margin", lambda x: x - x == 0)):
             if key in record and not (type(record[key]) in (int, float) and good(record[key])):
                 wanted = "a probability" if key == "p" else "a finite number"

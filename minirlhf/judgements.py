@@ -67,7 +67,7 @@ def read_json(path: Path) -> tuple[dict, bytes]:
         data = path.read_bytes()
         content = json.loads(data)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; make a study first, or name its folder by --study") from None
+        raise UserError(f"{path}: no such file; make a study first (python -m minirlhf.tools.annotate make), or name its folder") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict) or content.get("version") != VERSION or "places" not in content:

@@ -193,8 +193,6 @@ def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> lis
         head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))} {interval(c)}"
         note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these "
         note += f"{c['n']:,} tokens. "
-        if known(c.get("temperature")):
-            note += f"Temperature that would fit best: {num(c['temperature'])}. "
         plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
     return plots
 

@@ -161,4 +161,4 @@ def check_same_settings(state: dict, settings: dict, path: Path) -> None:
     """Raises UserError naming the first setting in which a saved run differs from this one."""
     for key, value in settings.items():
         if (saved := state.get("settings", {}).get(key)) != value:
-            raise UserError(f"{path}: saved with {key} = {saved}, now {value}: resume with the same options")
+            raise UserError(f"{path}: saved with {key} = {saved}, now {value}: resume with the same options and files")

@@ -91,6 +91,15 @@ def data_hash(content: list) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def reward_hash(spec: str) -> str:
+    """SHA-256 of the file behind a reward of `load_reward`, so that a resume can say that it has changed; "" of none."""
+    if not spec:
+        return ""
+    folder, path = spec.removeprefix("model:"), spec.rpartition(":")[0]
+    file = Path(folder) / "model.safetensors" if folder != spec else Path(path)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
     """The function `fn` of the Python file in "my_reward.py:fn", or the reward model in "model:DIR".
 

@@ -77,9 +77,9 @@ def test_other_answers_to_a_prompt_are_another_record():
 
 
 def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):
-    """Texts may hold what cuts lines elsewhere."""
+    """Texts may hold what cuts lines elsewhere, or nothing."""
     rows = [row("a", f"prompt {i}\u2028") for i in range(200)]
-    rows += [row("b", f"prompt {i}\u2028", a={"model": "sft", "response": "else"}) for i in range(200)]
+    rows += [row("b", f"prompt {i}\u2028", a={"model": "sft", "response": ""}) for i in range(200)]
     records = preferences(rows, soft=False)
     test, n, n_test = write(tmp_path / "prefs.jsonl", records)
     assert test == tmp_path / "prefs.test.jsonl" and n + n_test == len(records) == 400

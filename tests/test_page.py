@@ -110,7 +110,7 @@ def task(words: str = "") -> dict:
             {"n": 1, "kl_bound": 0.0, "reward": 0.5}, {"n": 4, "kl_bound": 0.63, "reward": 0.7}]},
         "lengths": {m: {"points": [[3, 0.0], [9, 1.0]], "correlation": 0.5} for m in (base, sft, ppo)},
         "calibration": {m: {
-            "ece": 0.0625, "low": 0.05, "high": 0.08, "expected": 0.015625, "n": 4321, "temperature": 1.5,
+            "ece": 0.0625, "low": 0.05, "high": 0.08, "expected": 0.015625, "n": 4321,
             "bins": [{"count": 9, "confidence": 0.5, "accuracy": 0.4, "low": 0.2, "high": 0.7}],
         } for m in (base, sft, ppo)},
         "examples": [{
@@ -296,7 +296,7 @@ def test_numbers_have_a_real_minus_and_a_dash_where_there_is_none(x, signed, wor
 def without(x: object, path: tuple = ()) -> Iterator[tuple]:
     """Paths of everything optional: parts of a set, numbers, and details of a model."""
     optional = {"optimum", "wins", "frontier", "lengths", "calibration", "examples", "attention", "units", "strip",
-                "log_ratio", "reference", "cost", "curves", "stage", "best_of_n", "temperature", "expected", "head",
+                "log_ratio", "reference", "cost", "curves", "stage", "best_of_n", "expected", "head",
                 "correlation", "p_holm", "prompts_needed", "minimum_detectable", "alarms", "seconds"}
     for key, value in x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ():
         if (key in optional and path[-1:] != ("wins",)) or (isinstance(value, float) and key != "effective_size"):

@@ -376,7 +376,6 @@ def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
         "prefs": records,
         "equal": [comparison("p", "a", "a")],
         "plain": [{"prompt": "p", "response": "r"}],
-        "blank": [comparison("p", "")],
         "half": [{"prompt": "p", "chosen": "a"}],
         "label": [comparison("p", p=1.5)],
     }
@@ -501,8 +500,7 @@ def test_with_nothing_held_out_nothing_is_measured(call, tmp_path):
     ("--data equal.jsonl --init sft", "equal.jsonl: no comparison to train on: 1 of 1 are of equals"),
     ("--data prefs.jsonl --init sft --held-out 100", "no comparison to train on"),
     ("--data plain.jsonl --init sft", "plain.jsonl: record 1 has no 'chosen'"),
-    ("--data blank.jsonl --init sft", "blank.jsonl, line 1: 'chosen' is missing or empty"),
-    ("--data half.jsonl --init sft", "half.jsonl, line 1: 'rejected' is missing or empty"),
+    ("--data half.jsonl --init sft", "half.jsonl, line 1: 'rejected' is missing"),
     ("--data label.jsonl --init sft", "label.jsonl, line 1: 'p' must be a probability"),
     ("--data prefs.jsonl --init nowhere", "nowhere: no such checkpoint folder"),
     ("--data prefs.jsonl --init base", "base: its tokenizer has no <|user|>"),

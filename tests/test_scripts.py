@@ -367,6 +367,16 @@ def test_resuming_ppo_with_another_option_is_refused_by_its_name(option, value, 
     assert status == 2 and message in err.splitlines()[-1]
 
 
+def test_resuming_with_a_reward_that_was_edited_is_refused(folders, files, call):
+    argv = ["--init", "good", "--prompts", "prompts.jsonl", "--reward", "mine.py:length", "--max-new", "6", *PPO]
+    assert call("train_ppo.py", *argv)[0] == 0
+    assert call("train_ppo.py", *argv, "--resume")[0] == 0
+    with Path("mine.py").open("a", encoding="utf-8") as file:
+        file.write("BONUS = 1\n")
+    status, _, err = call("train_ppo.py", *argv, "--resume")
+    assert status == 2 and "saved with data = " in err.splitlines()[-1]
+
+
 def test_a_sigterm_saves_and_exits(tmp_path):
     process = start("train_sft.py", *SFT, "--base-steps", 10**6, "--save-every", 10**6, cwd=tmp_path)
     log = tmp_path / "out" / "base" / "log.jsonl"

@@ -11,6 +11,7 @@ from minirlhf.sources import (
     file_source,
     load_reward,
     parse_tasks,
+    reward_hash,
     reward_of_task,
     task_sources,
     texts_of,
@@ -168,3 +169,15 @@ def test_the_hash_of_data_is_of_what_is_in_it():
     assert data_hash(records) == data_hash([{"response": "\ud800", "prompt": "p"}])
     others = ([], records * 2, [{"prompt": "p"}], [{"prompt": "r", "response": "p"}], records)
     assert len({data_hash(other) for other in others}) == 5
+
+
+@pytest.mark.parametrize("spec, file", [("mine.py:fn", "mine.py"), ("model:rm", "rm/model.safetensors")])
+def test_the_hash_of_a_reward_is_of_its_file(spec, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    hashes = {reward_hash("")}
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        hashes |= {reward_hash(spec), reward_hash(spec)}
+    assert len(hashes) == 3
