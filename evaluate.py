@@ -6,13 +6,14 @@ python evaluate.py --data mine.jsonl --models a=DIR b=DIR  your own prompts and 
 python evaluate.py --text novel.txt                        perplexity and bits per byte of long texts
 python evaluate.py --from out/eval/items.jsonl             every number and figure again, without the models
 python evaluate.py --compare old/report.json report.json   two evaluations, paired by item
+python evaluate.py --runs 0/report.json 1/report.json ...   several training runs: better, or lucky?
 python evaluate.py --selftest                              does the evaluator itself measure right?
 """
 
 import time
 from pathlib import Path
 
-from minirlhf import checkpoint, comparison, evidence, selftest
+from minirlhf import checkpoint, comparison, evidence, selftest, several_runs
 from minirlhf.data import render_prompt
 from minirlhf.files import write_atomic
 from minirlhf.gather import Evaluation, gather, load_models, prompts_that_fit
@@ -32,6 +33,8 @@ def main() -> None:
         return selftest.run()
     if options.compare:
         return comparison.run(options.compare)
+    if options.runs:
+        return several_runs.run(options.runs)
     start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
     if options.from_:
         run, sets = evidence.read(options.from_)

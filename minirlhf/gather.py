@@ -49,6 +49,7 @@ class Evaluation:
     stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0)
     from_: str = option("", "items.jsonl of an evaluation: make its report again, without the models")
     compare: tuple[str, ...] = option((), "report.json of two evaluations, the old and the new: only compare them")
+    runs: tuple[str, ...] = option((), "report.json of several training runs: only compare last and reference over all")
     selftest: bool = option(False, "only test the evaluator: known values, an enumerated policy, simulated nulls")
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.intervals import beta_cdf, percentiles, resample_counts, t_interval, t_quantile
+from minirlhf.intervals import beta_cdf, percentiles, resample_counts, standard_error, t_interval, t_quantile
 
 IQM_RUNS = 8  # with fewer, a quarter of the runs is too few to cut off
 
@@ -102,6 +102,19 @@ def crossed_t(differences: np.ndarray, level: float = 0.95) -> tuple[tuple[float
     half = t_quantile((1 + level) / 2, freedom) * se
     t = mean / se
     return (mean - half, mean + half), beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def independent_t(by_run: Sequence[float], level: float = 0.95) -> tuple[tuple[float, float], float]:
+    """Student's interval and two-sided p-value for the mean of independent runs, each on prompts of its own.
+
+    by_run: the difference of each. nan for fewer than two.
+    """
+    x = np.asarray(by_run, dtype=float)
+    interval = t_interval(x, level)
+    if len(x) < 2 or not np.ptp(x):
+        return interval, math.nan if len(x) < 2 else float(x[0] == 0)
+    freedom, t = len(x) - 1, x.mean() / standard_error(x)
+    return interval, beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
 def compare_runs(
