@@ -67,7 +67,7 @@ def main() -> None:
             print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
     checkpoint.write_json(out / "report.json", report)
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
-    print(f"\n± and [ ]: 95 %, bootstrap over prompts; n: prompts that would show a difference as large as the one seen."
+    print(f"\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 
 

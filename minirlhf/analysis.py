@@ -26,6 +26,7 @@ class Metric:
     statistics: dict[str, np.ndarray]  # model -> (n units, d)
     group: str = "quality"  # or drift, diversity, calibration
     primary: bool = False  # one of the few that the evaluation was made for
+    note: str = ""  # what its value depends on
 
 
 @dataclass(frozen=True)

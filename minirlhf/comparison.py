@@ -23,7 +23,7 @@ from minirlhf.stats import holm, paired_difference, verdict
 
 DRIFT: dict[str, Callable[[dict], float]] = {
     "KL to reference, nats": lambda x: x["kl"],
-    "entropy, nats/token": lambda x: x["entropy"] / max(x["tokens"], 1),
+    "entropy, nats/answer": lambda x: x["entropy"],
     "length, tokens": lambda x: x["tokens"],
 }
 ELSEWHERE = ("models", "metrics", "show", "from_", "out")  # settings that change no answer, or are compared

@@ -6,6 +6,7 @@
 """
 
 import codecs
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,10 +25,10 @@ from minirlhf.data import (
     render,
     render_prompt,
 )
-from minirlhf.generation import Generation, generate
+from minirlhf.generation import Generation, generate, pad_left
 from minirlhf.model import GPT
 from minirlhf.rollout import Reward, call_rewards, prompt_text, response_hidden, spread
-from minirlhf.tasks import TASKS
+from minirlhf.tasks import task_of
 from minirlhf.tokenizer import Tokenizer
 
 ROWS = 256  # responses sampled in one pass
@@ -54,21 +55,30 @@ def turns(records: Sequence[dict]) -> list[dict]:
 
 
 @torch.no_grad()
-def token_statistics(model: GPT, reference: GPT, g: Generation) -> dict[str, Tensor]:
+def token_statistics(
+    model: GPT, reference: GPT, g: Generation, of_reference: Generation | None = None
+) -> dict[str, Tensor]:
     """Per response token, EOS included, (B, R), 0 where the mask is False: kl (Rao-Blackwell), k1, k3, entropy.
 
     Under the models themselves, at temperature 1 and in float32; KL(model ‖ reference) of a model with
     itself is exactly 0. k1 is the log-ratio log model − log reference.
+    of_reference: the same responses behind the prompts as the reference is asked them, if it is asked otherwise.
     """
     logits = []
-    for net in (model, reference):
-        hidden, n = response_hidden(net, g)  # (N', C)
+    for net, rows in ((model, g), (reference, of_reference or g)):
+        hidden, n = response_hidden(net, rows)  # (N', C)
         logits.append(net.logits(hidden)[:n])  # (N, V)
     tokens = g.ids[g.mask]  # (N,)
     logp, ref = token_logprobs(logits[0], tokens), token_logprobs(logits[1], tokens)  # (N,)
     per_token = {"kl": exact_kl(*logits), "entropy": entropy(logits[0])}
     per_token |= {kind: kl_estimate(logp, ref, kind) for kind in ("k1", "k3")}
     return {name: spread(x, g.mask) for name, x in per_token.items()}  # (B, R) each
+
+
+def behind(g: Generation, prompts: Sequence[Sequence[int]]) -> Generation:
+    """The same responses to other prompts, a list of ids each."""
+    ids, mask = (x.to(g.ids.device) for x in pad_left(prompts, 0))  # (B, P) each
+    return dataclasses.replace(g, prompt_ids=ids, prompt_mask=mask)
 
 
 def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -90,27 +100,34 @@ def sample_items(
     missing_eos: float = 0.0,
     compared: GPT | None = None,
     gold: bool = False,
+    reference_chat: bool | None = None,
 ) -> list[dict]:
     """`samples` responses at temperature 1 and a greedy one (sample −1) to each record, with their scores.
 
     The random numbers are those of (seed, record, sample), the same for every model: a paired
     comparison then has less noise to fight. A response that did not end scores `missing_eos`.
     With `gold`, the task's own reward stands beside another that it was replaced with.
+    reference_chat: as `chat`, for the reference; none: the same. A policy is a model and how it is asked, so the KL
+    is to the reference asked in its own way, and responses are as short as that leaves room for.
     With `compared`, items also hold log_ratio, log compared − log reference of the response. Sample 0 of a model
     that is not the reference also says where it moved: `pieces`, and `token_kl`, `token_log_ratio` of each.
     """
     items = []
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, samples)]
     prompts = [render_prompt(record, tokenizer, chat) for record in records]
+    otherwise = reference_chat not in (None, chat)
+    context = min(net.config.context for net in (model, reference, compared) if net is not None)
+    tight = otherwise or context < model.config.context  # what one model has said must fit the others, too
+    asked = [render_prompt(record, tokenizer, reference_chat) for record in records] if otherwise else prompts
     for greedy in (True, False):
         rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
             seeds = [int(np.random.SeedSequence([seed, i, k + 1]).generate_state(1)[0]) for i, k in part]
-            g = generate(
-                model, [prompts[i] for i, _ in part], max_new, tokenizer.eos_id, seeds, 0.0 if greedy else 1.0
-            )
-            tokens = token_statistics(model, reference, g)
+            longest = max(len(x[i]) for x in (prompts, asked) for i, _ in part)
+            room = min(max_new, context - longest) if tight else max_new
+            g = generate(model, [prompts[i] for i, _ in part], room, tokenizer.eos_id, seeds, 0.0 if greedy else 1.0)
+            tokens = token_statistics(model, reference, g, behind(g, [asked[i] for i, _ in part]))
             statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
             if compared is not None:
                 statistics["log_ratio"] = token_statistics(compared, reference, g)["k1"].sum(1).tolist()
@@ -142,7 +159,7 @@ def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: 
     gold: the reward is not the task's own, which then stands beside it.
     """
     scores = {} if reward is None else {"reward": reward}
-    if (task := TASKS.get(record.get("task", ""))) is not None:
+    if (task := task_of(record)) is not None:
         own = {"gold": task.reward(prompt_text(record), text, record)} if gold else {}
         own |= task.score(prompt_text(record), text, record)
         scores |= {k: v if ended or k == "unparsable" else 0.0 for k, v in own.items()}

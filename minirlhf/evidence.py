@@ -95,11 +95,17 @@ def read(path: str | Path) -> tuple[dict, list[TestSet]]:
                 rows = table.setdefault(line.pop("model"), [])
                 if missing := [key for key in WANTED[kind] if key not in line]:
                     raise KeyError(missing[0])
+                if kind == "response":
+                    first = next((x[0]["scores"] for x in sets[title].items.values() if x), line["scores"])
+                    if not isinstance(line["scores"], dict) or line["scores"].keys() != first.keys():
+                        raise UserError(f"{path}, entry {number}: its scores are not those of the other responses")
                 rows.append(line)
         except KeyError as error:
             raise UserError(f"{path}, entry {number}: {error} is missing, or stands before its set") from None
     if not run.get("models") or not sets:
         raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")
+    if run.get("reference") not in run["models"]:
+        raise UserError(f"{path}: its reference, {run.get('reference')!r:.40}, is none of its models")
     for title, s in sets.items():
         if not whole(s, run["models"]):
             raise UserError(f"{path}: some model's answers to {title} are missing; was it cut off?")

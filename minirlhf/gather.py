@@ -13,7 +13,7 @@ import torch
 from minirlhf import checkpoint
 from minirlhf.analysis import reference_optimum, units, view_of
 from minirlhf.attention import shown_attention
-from minirlhf.data import messages_of, prompt_of, read_records, render, render_prompt
+from minirlhf.data import messages_of, prompt_of, read_records, references_of, render, render_prompt
 from minirlhf.evaluation import sample_items, text_items, turns
 from minirlhf.evidence import TestSet
 from minirlhf.exhibits import choose, curves
@@ -22,7 +22,7 @@ from minirlhf.ngram import fit
 from minirlhf.rollout import prompt_text
 from minirlhf.runtime import environment, option
 from minirlhf.sources import OWN, load_reward, parse_tasks, reward_of_task
-from minirlhf.tasks import TASKS
+from minirlhf.tasks import TASKS, task_of
 from minirlhf.tokenizer import Tokenizer
 
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
@@ -98,6 +98,7 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
             s.items[name] = sample_items(
                 model, models[reference][0], tokenizer, s.records, reward_of, max_new, options.samples, seed,
                 chat[name], compared=models[last][0] if name in (reference, last) else None, gold=bool(options.reward),
+                reference_chat=chat[reference],
             )  # fmt: skip
             s.texts[name] = text_items(model, tokenizer, s.records, chat[name])
         # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
@@ -117,9 +118,12 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
         said = next(x for x in view.sampled[last] if x["index"] == chosen)
         prompt = render_prompt(s.records[chosen], models[last][1], chat[last])
         s.about["attention"] = {"model": last, "index": chosen} | shown_attention(*models[last], prompt + said["ids"])
+        scored = [r for i, r in enumerate(s.records) if all(t[i]["nll"] is not None for t in s.texts.values())]
+        for line in left_out(s.records, len(scored)):
+            print(f"{title}: {line}")
         if chat[last]:
-            scored = [r for i, r in enumerate(s.records) if all(t[i]["nll"] is not None for t in s.texts.values())]
-            s.about["ngram"] = ngram_baseline(seen.get(s.records[0].get("task", OWN), []), scored, models[last][1])
+            task = task_of(s.records[0])
+            s.about["ngram"] = ngram_baseline(seen.get(task.NAME if task else OWN, []), scored, models[last][1])
         s.about["trained_on"] = [prompt_text(r) for r in s.records if prompt_of(r) in trained]
         sets.append(s)
     return run, sets
@@ -155,6 +159,17 @@ def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], t
         left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
         print(f"{title}: {left_out}, longer than the context of {context} tokens")
     return kept
+
+
+def left_out(records: list[dict], scored: int) -> list[str]:
+    """What some of the records lack, and which metrics do without them. scored: how many texts have a loss."""
+    n, answers = len(records), sum(messages_of(r)[-1]["role"] == "assistant" for r in records)
+    known, lines = sum(any(references_of(r)) for r in records), []
+    if 0 < known < n:
+        lines.append(f"{n - known} of {n} records have no answer to compare with: no BLEU, chrF, ROUGE, exact match")
+    if scored < answers:
+        lines.append(f"{answers - scored} of {answers} answers fit no context: perplexity and calibration leave them out")
+    return lines
 
 
 def optimum_of_training(run: dict, reference: str, beta: float, reward: str, title: str) -> dict | None:

@@ -291,7 +291,7 @@ def by_task(name: str, scores: Tensor, records: list[dict]) -> dict[str, float]:
 
 def rows_of(records: list[dict]) -> dict[str, list[int]]:
     """task -> the rows that are of it; what is of no task is not in it."""
-    tasks = [record.get("task", "") for record in records]
+    tasks = [str(record.get("task", "")) for record in records]
     return {task: [i for i, name in enumerate(tasks) if name == task] for task in sorted(set(tasks) - {""})}
 
 

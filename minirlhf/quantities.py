@@ -19,6 +19,7 @@ from minirlhf.metrics import (
     distinct_n,
     duplicate_rate,
     exact_match,
+    expected_best_of_n,
     expectation_adjusted_distinct,
     macro_f1_from_statistics,
     perplexity,
@@ -27,13 +28,14 @@ from minirlhf.metrics import (
 )
 from minirlhf.overlap import (
     bleu_from_statistics,
+    bleu_signature,
     bleu_statistics,
     chrf_from_statistics,
     chrf_statistics,
     default_tokenizer,
     rouge,
 )
-from minirlhf.tasks import reviews
+from minirlhf.tasks import reviews, task_of, translation
 
 
 def scores(view: View) -> list[Metric]:
@@ -50,12 +52,24 @@ def scores(view: View) -> list[Metric]:
 
 
 def best(view: View) -> list[Metric]:
-    """The best reward among a prompt's samples: of rewards that are 0 or 1, pass@k."""
+    """The best reward among k of a prompt's samples, without bias: of rewards that are 0 or 1, pass@k."""
     if "reward" not in next(iter(view.sampled.values()))[0]["scores"]:
         return []
     samples = 1 + max(x["sample"] for rows in view.sampled.values() for x in rows)
-    rows = together(view.sampled, lambda xs: max(x["scores"]["reward"] for x in xs))
-    return [view.mean(f"reward, best of {samples}", 1, lambda x: x["value"], rows)]
+    metrics = []
+    for k in sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples}):
+        def value(xs: list[dict], k=k) -> float:
+            rewards = [x["scores"]["reward"] for x in xs]
+            return expected_best_of_n(rewards, rewards, k)
+
+        metrics.append(view.mean(f"reward, best of {k}", 1, lambda x: x["value"], together(view.sampled, value)))
+    return metrics
+
+
+def labels_of(view: View) -> list[str] | None:
+    """The label of each record, white space around it aside, or None if one has none."""
+    given = [record.get("label") for record in view.records]
+    return None if None in given else [str(label).strip() for label in given]
 
 
 def predicted(item: dict, names: Sequence[str]) -> str | None:
@@ -66,27 +80,31 @@ def predicted(item: dict, names: Sequence[str]) -> str | None:
 
 def accuracy(view: View) -> list[Metric]:
     """How many answers are the right label, and how many are no label at all."""
-    if not all("label" in record for record in view.records):
+    if (right := labels_of(view)) is None:
         return []
-    names = {str(record["label"]) for record in view.records}
     return [
-        view.mean("accuracy", 1, lambda x: predicted(x, names) == str(view.records[x["index"]]["label"])),
-        view.mean("no label", -1, lambda x: predicted(x, names) is None),
+        view.mean("accuracy", 1, lambda x: predicted(x, right) == right[x["index"]]),
+        view.mean("no label", -1, lambda x: predicted(x, right) is None),
     ]
 
 
 def labels(view: View) -> list[Metric]:
-    """Macro-F1, and precision, recall and F1 of each class. What is no label is a class of its own, and wrong."""
-    if not all("label" in record for record in view.records):
+    """F1 over classes, macro and micro, and precision, recall and F1 of each. What is no label is wrong: it lowers
+    recall, and has no class to be averaged."""
+    if (right := labels_of(view)) is None:
         return []
-    names = sorted({str(record["label"]) for record in view.records})
+    names = sorted(set(right))
     C = len(names)
 
     def statistic(x: dict) -> np.ndarray:
-        return classification_statistics([str(view.records[x["index"]]["label"])], [predicted(x, names)], names)[0]  # (3C,)
+        return classification_statistics([right[x["index"]]], [predicted(x, names)], names)[0]  # (3C,)
+
+    def micro(s: np.ndarray) -> np.ndarray:
+        return f1_of_counts(*s.reshape(len(s), 3, C).sum(2).T)
 
     statistics = per_unit(view.sampled, view.unit, statistic)
     metrics = [Metric("F1, macro", 1, macro_f1_from_statistics, statistics)]
+    metrics += [Metric("F1, micro", 1, micro, statistics)]
     for c, name in enumerate(names):
         metrics += [
             Metric(f"precision, {name}", 1, lambda s, c=c: ratio(s[:, [c, C + c]]), statistics),
@@ -122,7 +140,7 @@ def bleu(view: View) -> list[Metric]:
     rows = per_unit(
         view.sampled, view.unit, lambda x: bleu_statistics(x["response"], references[x["index"]], tokenize)
     )
-    return [Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, rows)]
+    return [Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, rows, note=bleu_signature(references, tokenize))]
 
 
 def chrf(view: View) -> list[Metric]:
@@ -162,7 +180,7 @@ def nll(view: View) -> list[Metric]:
         Metric("reference perplexity", -1, lambda s: perplexity(s[:, 0], s[:, 1]), tables, "drift"),
         Metric("reference bits per byte", -1, lambda s: bits_per_byte(s[:, 0], s[:, 2]), tables, "drift"),
     ]
-    if all(record.get("task") == "reviews" for record in view.records):
+    if all(task_of(record) is reviews for record in view.records):
         # On the same texts, so that their luck cancels: what is left is the cost of not being the grammar.
         exact = [-reviews.log_probability(r["response"], r["subject"]) for r in view.records]
         H = float(np.mean([reviews.entropy(view.records[x["index"]]["subject"]) for x in next(iter(rows.values()))]))
@@ -179,6 +197,17 @@ def calibration(view: View) -> list[Metric]:
         return []
     tables = per_unit(rows, view.unit, lambda x: calibration_statistics(x["confidence"], x["correct"]))
     return [Metric("calibration error", -1, ece_from_statistics, tables, "calibration")]
+
+
+def brier(view: View) -> list[Metric]:
+    """Brier score of the next token's confidence, over the records' own answers: mean of (confidence − right)²."""
+    rows = known_texts(view)
+    if not all(rows.values()):
+        return []
+    def squares(x: dict) -> float:
+        return sum((p - y) ** 2 for p, y in zip(x["confidence"], x["correct"]))
+
+    return [view.mean("Brier score", -1, squares, rows, lambda x: len(x["confidence"]), "calibration")]
 
 
 def distance(view: View) -> list[Metric]:
@@ -251,6 +280,7 @@ METRICS: dict[str, tuple[Callable[[View], list[Metric]], str]] = {
     "rouge": (rouges, "a response or reference in each record"),
     "perplexity": (nll, "a response in each record"),
     "calibration": (calibration, "a response in each record"),
+    "brier": (brier, "a response in each record"),
     "kl": (distance, "prompts"),
     "estimates": (estimates, "prompts"),
     "entropy": (spread_of_tokens, "prompts"),
@@ -282,10 +312,10 @@ def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
         if missing := [name for name, metrics in made.items() if not metrics]:
             raise UserError(f"--metrics {missing[0]} needs {METRICS[missing[0]][1]}")
         return [metric for metrics in made.values() for metric in metrics]
-    task, labelled = view.records[0].get("task"), all("label" in record for record in view.records)
+    task, labelled = task_of(view.records[0]), labels_of(view) is not None
     chosen = list(METRICS if names else DEFAULT)
     if not names and not task:
         chosen.insert(1, "accuracy")
-    if not names and task in (None, "", "translation") and not labelled:
+    if not names and task in (None, translation) and not labelled:
         chosen[1:1] = ["bleu", "chrf"]  # elsewhere many answers are right, and the reward knows them
     return [metric for name in chosen for metric in METRICS[name][0](view)]

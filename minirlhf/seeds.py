@@ -84,19 +84,30 @@ def mean_squares(differences: np.ndarray) -> tuple[float, float, float]:
     return tuple(float(s / f) for s, f in zip(sums, freedom))
 
 
+def all_equal(x: np.ndarray) -> bool:
+    """Whether all are the same number but for rounding."""
+    return bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
+
+
+def without_spread(x: np.ndarray) -> tuple[tuple[float, float], float]:
+    """Interval and p-value of differences that do not vary: none, but for methods that never differ."""
+    return ((math.nan, math.nan), math.nan) if x.any() else ((0.0, 0.0), 1.0)
+
+
 def crossed_t(differences: np.ndarray, level: float = 0.95) -> tuple[tuple[float, float], float]:
     """Interval and two-sided p-value for the mean where both runs and prompts are a sample.
 
         d̄ ± t_ν √(V / (S n))        V = MS_A + MS_P − MS_E        ν = V² / Σ_j MS_j² / ν_j
 
-    V is held at the larger of MS_A and MS_P, below which it falls by chance alone. differences: (S, n).
+    V is held at the larger of MS_A and MS_P, below which it falls by chance alone. nan where all differences are
+    equal and not 0: then nothing says how much the next may differ. differences: (S, n).
     Source: Clark 1973 (quasi-F); ν: Satterthwaite 1946.
     """
     runs, prompts = differences.shape
     a, p, e = mean_squares(differences)
     mean, V = float(differences.mean()), max(a + p - e, a, p)
-    if V == 0:
-        return (mean, mean), float(mean == 0)
+    if all_equal(differences):
+        return without_spread(differences)
     freedom = V**2 / (a**2 / (runs - 1) + p**2 / (prompts - 1) + e**2 / ((runs - 1) * (prompts - 1)))
     se = math.sqrt(V / differences.size)
     half = t_quantile((1 + level) / 2, freedom) * se
@@ -107,14 +118,16 @@ def crossed_t(differences: np.ndarray, level: float = 0.95) -> tuple[tuple[float
 def independent_t(by_run: Sequence[float], level: float = 0.95) -> tuple[tuple[float, float], float]:
     """Student's interval and two-sided p-value for the mean of independent runs, each on prompts of its own.
 
-    by_run: the difference of each. nan for fewer than two.
+    by_run: the difference of each. nan for fewer than two, and for equal ones: few runs of a coarse metric often
+    agree by chance, and t knows no noise then. p = 1 where all are 0.
     """
     x = np.asarray(by_run, dtype=float)
-    interval = t_interval(x, level)
-    if len(x) < 2 or not np.ptp(x):
-        return interval, math.nan if len(x) < 2 else float(x[0] == 0)
+    if len(x) < 2:
+        return (math.nan, math.nan), math.nan
+    if all_equal(x):
+        return without_spread(x)
     freedom, t = len(x) - 1, x.mean() / standard_error(x)
-    return interval, beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
+    return t_interval(x, level), beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
 def compare_runs(

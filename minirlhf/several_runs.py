@@ -94,9 +94,8 @@ def difference(tables: Sequence[Values], shared: bool, direction: int) -> dict:
     else:
         interval, figures["p"] = independent_t(by_run)
     figures |= zip(("low", "high"), interval)
-    shown = figures["p"] <= 0.05 and figures["value"] != 0
-    better = (figures["value"] > 0) == (direction >= 0)
-    verdict = ("better" if better else "worse") if shown else "no difference shown"
+    better = "better" if (figures["value"] > 0) == (direction >= 0) else "worse"
+    verdict = "undefined" if np.isnan(figures["p"]) else better if figures["p"] <= 0.05 else "no difference shown"
     return {"by_run": by_run} | {k: plain(x) for k, x in figures.items()} | {"verdict": word(verdict, direction)}
 
 

@@ -26,6 +26,7 @@ from minirlhf.intervals import (
 
 # z(0.975) + z(0.8): the shift, in standard errors, that a two-sided 5% test detects 80% of the time.
 POWER_FACTOR = 2.8015852181
+LEAST = 6  # prompts: with fewer, no swap test reaches 5%: 2 of the 2^n swaps are as extreme as what was seen
 EXACT_LIMIT = 16  # up to this many prompts all 2^n swaps are enumerated
 
 
@@ -59,16 +60,16 @@ class Difference:
 
 def minimum_detectable_effect(sd: float, n: int) -> float:
     """The true mean difference found 80% of the time at 5% two-sided: 2.80 sd / √n, sd of the differences.
-    nan for sd = 0: differences that are all equal tell nothing about the next one."""
-    return POWER_FACTOR * sd / math.sqrt(n) if sd > 0 else math.nan
+    nan for sd = 0: differences that are all equal tell nothing about the next one; and for n below LEAST."""
+    return POWER_FACTOR * sd / math.sqrt(n) if sd > 0 and n >= LEAST else math.nan
 
 
 def prompts_needed(sd: float, effect: float) -> float:
-    """Prompts for a minimum detectable effect of |effect|: (2.80 sd / effect)², rounded up; inf for an
-    effect of 0, else nan for sd = 0."""
+    """Prompts for a minimum detectable effect of |effect|: (2.80 sd / effect)², rounded up, LEAST or more; inf for
+    an effect of 0, else nan for sd = 0."""
     if effect == 0:
         return math.inf
-    return float(math.ceil((POWER_FACTOR * sd / effect) ** 2)) if sd > 0 else math.nan
+    return float(max(math.ceil((POWER_FACTOR * sd / effect) ** 2), LEAST)) if sd > 0 else math.nan
 
 
 def _undefined(n: int, reason: str) -> Difference:

@@ -16,7 +16,7 @@ from minirlhf.stats import holm, paired_difference
 PROMPTS = [f"prompt {i}" for i in range(30)]
 METRICS = [
     "reward", "reward, greedy", "unparsable", "unparsable, greedy",
-    "KL to reference, nats", "entropy, nats/token", "length, tokens",
+    "KL to reference, nats", "entropy, nats/answer", "length, tokens",
 ]  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def write(folder: Path, sets: dict[str, dict[str, list[dict]]], records=None, **
         texts = {m: [{"index": i} | nothing for i in asked] for m in items}
         made.append(TestSet(title, records or list(asked.values()), items, texts))
     models = {m: {"sha256": f"{folder.name} {m}"} for of in sets.values() for m in of}
-    about = {"settings": {}, "seed": 0, "models": models} | about
+    about = {"settings": {}, "seed": 0, "models": models, "reference": next(iter(models))} | about
     evidence.write(folder / "items.jsonl", about, made)
     (folder / "report.json").write_text(json.dumps({"version": VERSION} | about))
     return str(folder / "report.json")
@@ -161,13 +161,13 @@ def test_turns_of_a_conversation_are_told_apart_by_what_stands_before_them_and_a
     assert metrics(part)["reward"]["value"] == 0 and part["answers"]["sampled"]["changed"] == 0
 
 
-def test_entropy_is_that_of_a_token(compare):
-    """Twice as long at twice the entropy is the same entropy a token."""
+def test_entropy_and_length_are_those_of_an_answer(compare):
+    """Twice as long at the same entropy a token is twice both."""
     new = answers()
     for x in new:
         x["entropy"], x["tokens"] = 2 * x["entropy"], 2 * x["tokens"]
     rows = metrics(compare(answers(), new)["comparisons"][0])
-    assert rows["entropy, nats/token"]["value"] == pytest.approx(0)
+    assert rows["entropy, nats/answer"]["value"] == pytest.approx(rows["entropy, nats/answer"]["old"])
     assert rows["length, tokens"]["value"] == pytest.approx(rows["length, tokens"]["old"])
 
 

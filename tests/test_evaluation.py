@@ -203,6 +203,32 @@ def test_every_model_is_given_the_same_random_numbers(tokenizer, monkeypatch):
     assert len(set(random)) == len(random)
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_kl_is_to_the_reference_as_it_is_asked(chat, make_policy, tokenizer):
+    """One pass a response and model, each behind its own prompt: a base model's document, or a chat."""
+    model, reference = make_policy(0), make_policy(1)
+    for x in sampled(model, reference, tokenizer, chat=chat, reference_chat=True):
+        said = x["ids"] + [tokenizer.eos_id] * (x["stop"] == "eos")
+        logp = []
+        for net, way in ((model, chat), (reference, True)):
+            prompt = render_prompt(RECORDS[x["index"]], tokenizer, way)
+            with torch.no_grad():
+                logits = net.logits(net(torch.tensor([prompt + said[:-1]])))[0, len(prompt) - 1 :]  # (R, V)
+            logp.append(logits.double().log_softmax(-1))
+        exact = float((logp[0].exp() * (logp[0] - logp[1])).sum())
+        ratios = [float(p.gather(1, torch.tensor(said)[:, None]).sum()) for p in logp]
+        assert (x["kl"], x["k1"]) == pytest.approx((exact, ratios[0] - ratios[1]), abs=1e-4)
+
+
+def test_what_a_model_says_fits_the_context_of_all(make_policy, tokenizer):
+    """A chat prompt has two ids more than a document has; and a reference may have a shorter context."""
+    long, short = make_policy(0, context=32), make_policy(1, context=12)
+    for x in sampled(long, long, tokenizer, max_new=40, chat=False, reference_chat=True):
+        assert len(render_prompt(RECORDS[x["index"]], tokenizer)) + x["tokens"] <= 32
+    for x in sampled(long, short, tokenizer, max_new=40):
+        assert len(render_prompt(RECORDS[x["index"]], tokenizer)) + x["tokens"] <= 12
+
+
 def test_a_sample_depends_on_neither_its_neighbours_nor_the_number_of_samples(made, tokenizer):
     models, items, _ = made
     few = sampled(models["rl"], models["sft"], tokenizer, RECORDS[:2], samples=1)

@@ -139,3 +139,21 @@ def test_a_file_of_which_nothing_is_missing_may_have_blank_lines(made):
     path, run, sets = made
     path.write_text(path.read_text("utf-8").replace("\n", "\n\n"), encoding="utf-8")
     assert read(path) == (run, sets)
+
+
+@pytest.mark.parametrize("scores", [None, {}, {"merit": 1.0}])
+def test_every_response_has_the_scores_of_the_others(scores, made):
+    path, *_ = made
+    lines = path.read_text("utf-8").split("\n")[:-1]
+    where = [n for n, line in enumerate(lines) if json.loads(line)["kind"] == "response"]
+    for n in (where[0], where[-1]):
+        other = json.dumps(json.loads(lines[n]) | {"scores": scores})
+        assert "its scores are not those of the other responses" in refused(path, [*lines[:n], other, *lines[n + 1 :]])
+
+
+@pytest.mark.parametrize("reference", [None, "nobody"])
+def test_the_reference_is_one_of_the_models(reference, made):
+    path, *_ = made
+    first, *rest = path.read_text("utf-8").split("\n")[:-1]
+    other = json.dumps(json.loads(first) | {"reference": reference})
+    assert "is none of its models" in refused(path, [other, *rest])

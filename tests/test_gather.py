@@ -12,6 +12,7 @@ from minirlhf.files import UserError
 from minirlhf.gather import (
     Evaluation,
     gather,
+    left_out,
     load_models,
     ngram_baseline,
     optimum_of_training,
@@ -85,8 +86,21 @@ def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, 
     base, sft, ppo = (make_policy(i, context=320) for i in range(3))
     for name, model, chat, by in (("base", base, False, None), ("sft", sft, True, ppo), ("ppo", ppo, True, ppo)):
         asked = model, sft, tokenizer, s.records, reward_of_task, 8, 2, 5, chat
-        assert s.items[name] == sample_items(*asked, compared=by)
+        assert s.items[name] == sample_items(*asked, compared=by, reference_chat=True)
         assert s.texts[name] == text_items(model, tokenizer, s.records, chat)
+
+
+@pytest.mark.parametrize("answers, scored, said", [
+    (["a", "b"], 2, []), ([None, None], 0, []),
+    (["a", None], 1, ["1 of 2 records have no answer to compare with"]),
+    (["a", ""], 2, ["1 of 2 records have no answer to compare with"]),
+    (["a", "b"], 1, ["1 of 2 answers fit no context"]),
+    (["a", "b", None], 0, ["1 of 3 records have no answer", "2 of 2 answers fit no context"]),
+], ids=str)
+def test_records_that_some_metrics_leave_out_are_counted(answers, scored, said):
+    records = [{"prompt": "p"} | ({} if a is None else {"response": a}) for a in answers]
+    lines = left_out(records, scored)
+    assert len(lines) == len(said) and all(line.startswith(start) for line, start in zip(lines, said))
 
 
 def test_prompts_that_leave_a_model_no_room_are_left_out_for_all_and_counted(make_policy, tokenizer, capsys):

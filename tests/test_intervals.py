@@ -155,3 +155,10 @@ def test_quantiles_and_proportion_intervals_equal_scipy():
         for ours, method in ((intervals.wilson, "wilson"), (intervals.clopper_pearson, "exact")):
             theirs = binomial.proportion_ci(0.9, method=method)
             assert ours(k, n, 0.9) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("value, low, high, turned", [
+    (0.5, 0.4, 0.7, (0.3, 0.6)), (0.01, 0.012, 0.03, (0, 0.01)), (0.1, 0.12, 0.16, (0.04, 0.1)),
+])
+def test_a_pivoted_interval_is_turned_round_its_estimate_and_holds_it(value, low, high, turned):
+    assert intervals.pivot(value, low, high) == pytest.approx(turned)

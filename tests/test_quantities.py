@@ -127,6 +127,7 @@ def test_precision_recall_and_f1_equal_direct_calls():
     got, names = measured(labelled(), "f1"), ["maybe", "no", "yes"]
     expected = precision_recall_f1(LABELS, CALLED, names)
     assert got["F1, macro"]["m"] == pytest.approx(expected.macro[2])
+    assert got["F1, micro"]["m"] == pytest.approx(expected.micro[2])
     for c, name in enumerate(names):
         found = [got[f"{kind}, {name}"]["m"] for kind in ("precision", "recall", "F1")]
         wanted = [expected.precision[c], expected.recall[c], expected.f1[c]]
@@ -136,20 +137,31 @@ def test_precision_recall_and_f1_equal_direct_calls():
             assert found == pytest.approx(wanted)
 
 
-def test_labels_that_are_numbers_are_compared_as_text():
-    records = [{"prompt": "a", "label": 1}, {"prompt": "b", "label": 0}]
+@pytest.mark.parametrize("one, nought", [(1, 0), (" 1", "0\n")], ids=["numbers", "white space"])
+def test_labels_are_compared_as_text_without_the_white_space_around_them(one, nought):
+    records = [{"prompt": "a", "label": one}, {"prompt": "b", "label": nought}]
     got = measured(view(records, {"m": ["1", "1"]}), "accuracy", "f1")
     assert got["accuracy"]["m"] == 0.5 and got["recall, 1"]["m"] == 1
+
+
+def test_null_is_no_label():
+    records = [{"prompt": "a", "label": "x"}, {"prompt": "b", "label": None}]
+    with pytest.raises(UserError, match="needs a label in each record"):
+        measured(view(records, {"m": ["x", "x"]}), "accuracy")
 
 
 # Rewards
 
 
 def test_the_best_of_rewards_of_0_and_1_is_pass_at_k():
-    rewards = {"a": [0, 1, 1, 0, 0, 0], "b": [1, 1, 1, 0, 0, 1]}
-    got = measured(view(PAIRS, {m: ["x"] * 6 for m in "ab"}, rewards=rewards), "best")["reward, best of 3"]
-    for m, r in rewards.items():
-        assert got[m] == np.mean([pass_at_k(3, sum(r[start : start + 3]), 3) for start in (0, 3)])
+    """For 2, 4, ... and all samples of a prompt, each from all of them, without bias."""
+    rewards = {"a": [0, 1, 1, 0, 0, 0, 0, 1, 0, 0], "b": [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]}
+    got = measured(view(PAIRS, {m: ["x"] * 10 for m in "ab"}, rewards=rewards), "best")
+    assert list(got) == ["reward, best of 2", "reward, best of 4", "reward, best of 5"]
+    for k in (2, 4, 5):
+        for m, r in rewards.items():
+            expected = np.mean([pass_at_k(5, sum(r[start : start + 5]), k) for start in (0, 5)])
+            assert got[f"reward, best of {k}"][m] == pytest.approx(expected)
 
 
 def test_the_reward_and_the_tasks_own_quantities_are_means_over_samples_and_over_greedy_answers():
@@ -185,7 +197,14 @@ def test_the_calibration_error_is_that_of_all_tokens_together():
     assert got["a"] == pytest.approx(expected_calibration_error(p, y)) and got["a"] > 0.1
 
 
-@pytest.mark.parametrize("name", ["perplexity", "calibration"])
+def test_the_brier_score_is_that_of_all_tokens_together():
+    """The mean of (confidence − right)²: of .8 right, .6 wrong and .9 right, (.04 + .36 + .01) / 3."""
+    rows = [text(0, [0.8, 0.6], [1, 0]), text(1, [0.9], [1])]
+    got = measured(view(PAIRS, SAID, {m: rows for m in SAID}), "brier")["Brier score"]
+    assert got["a"] == pytest.approx(0.41 / 3)
+
+
+@pytest.mark.parametrize("name", ["perplexity", "calibration", "brier"])
 def test_models_are_compared_on_the_texts_that_all_of_them_can_score(name):
     """The second has a shorter context: a text that is too long for it leaves both."""
     both = [text(0, [0.5, 0.5], [1, 0]), text(1, [0.125] * 20, [0] * 20)]
@@ -285,20 +304,22 @@ COMMON = ["reference perplexity", "reference bits per byte", "calibration error"
           "entropy, nats/token", "distinct-2 per prompt", "self-BLEU per prompt", "length, tokens",
           "ended with EOS"]  # fmt: skip
 REWARD = ["reward", "reward, greedy"]
-PER_CLASS = ["F1, macro", "precision, x", "recall, x", "F1, x"]
+PER_CLASS = ["F1, macro", "F1, micro", "precision, x", "recall, x", "F1, x"]
 
 
 @pytest.mark.parametrize("record, reward, chosen", [
-    ({"prompt": "p", "response": "x", "task": "arithmetic"}, True, REWARD + COMMON),
+    ({"prompt": "p", "response": "x", "task": "arithmetic", "answer": "x"}, True, REWARD + COMMON),
     ({"prompt": "p", "response": "x", "task": "sentiment", "label": "x"}, True, REWARD + PER_CLASS + COMMON),
-    ({"prompt": "p", "response": "x", "task": "translation"}, True, [*REWARD, "BLEU (13a)", "chrF", *COMMON]),
+    ({"prompt": "p", "response": "x", "task": "translation", "reference": "x"}, True,
+     [*REWARD, "BLEU (13a)", "chrF", *COMMON]),
+    ({"prompt": "p", "response": "x", "task": ["arithmetic"]}, False, ["BLEU (13a)", "chrF", *COMMON]),
     ({"prompt": "p", "response": "x"}, False, ["BLEU (13a)", "chrF", *COMMON]),
     ({"prompt": "p", "response": "x"}, True, [*REWARD, "BLEU (13a)", "chrF", *COMMON]),
     ({"prompt": "p", "reference": ["x", "y"]}, False, ["BLEU (13a)", "chrF", *COMMON[3:]]),
     ({"prompt": "p", "label": "x"}, False, ["accuracy", "no label", *PER_CLASS, *COMMON[3:]]),
     ({"prompt": "p", "response": "x", "label": "x"}, False, ["accuracy", "no label", *PER_CLASS, *COMMON]),
     ({"prompt": "p"}, False, COMMON[3:]),
-], ids=["task", "labelled task", "translation", "pairs", "pairs and reward", "references", "labels",
+], ids=["task", "labelled task", "translation", "no task", "pairs", "pairs and reward", "references", "labels",
         "labelled pairs", "prompts"])  # fmt: skip
 def test_what_is_measured_by_default_suits_the_data(record, reward, chosen, make_evidence):
     got = defaults(record, reward, make_evidence)
@@ -334,7 +355,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(words):
     ("f1", "a label in each record"), ("exact", "a response or reference in each record"),
     ("bleu", "a response or reference in each record"), ("chrf", "a response or reference in each record"),
     ("rouge", "a response or reference in each record"), ("perplexity", "a response in each record"),
-    ("calibration", "a response in each record"), ("repetition", "answers of four tokens or more"),
+    ("calibration", "a response in each record"), ("brier", "a response in each record"), ("repetition", "answers of four tokens or more"),
 ])
 def test_a_metric_that_lacks_what_it_needs_says_so(name, needed):
     """Of labels and references, one record without is enough."""
@@ -351,7 +372,7 @@ def test_which_direction_is_good(make_evidence):
     assert better == {"reward", "reward, greedy", "reward, best of 2", "exact match", "BLEU (13a)", "chrF",
                       "rouge1 F", "rouge2 F", "rougeL F", "rougeLsum F", "ended with EOS"}  # fmt: skip
     assert {name for name, sign in signs.items() if sign == -1} == {
-        "reference perplexity", "reference bits per byte", "calibration error"
+        "reference perplexity", "reference bits per byte", "calibration error", "Brier score"
     }
 
 

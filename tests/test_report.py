@@ -1,5 +1,6 @@
 """The comparison as people and programs read it."""
 
+import dataclasses
 import json
 from math import nan
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from minirlhf.analysis import Metric, ratio
+from minirlhf.calibration import calibration_statistics, ece_from_statistics
 from minirlhf.evidence import TestSet
 from minirlhf.files import UserError
-from minirlhf.intervals import corpus_interval
+from minirlhf.intervals import corpus_interval, pivot, t_interval
 from minirlhf.report import (
     adjust,
     build,
@@ -112,6 +114,56 @@ def test_one_prompt_has_a_value_and_no_interval():
     (row,) = compared(Metric("x", 1, ratio, {k: s[:1] for k, s in m.statistics.items()}))
     assert row["models"]["ppo"]["value"] is not None and row["models"]["ppo"]["low"] is None
     assert row["differences"]["ppo"]["undefined"] == "fewer than 2 prompts"
+
+
+def small(values: np.ndarray, direction=1) -> tuple[float, float]:
+    """The interval of a mean over these units."""
+    m = Metric("x", direction, ratio, {"sft": np.column_stack([values, np.ones(len(values))])})
+    (row,) = compared(m)
+    return row["models"]["sft"]["low"], row["models"]["sft"]["high"]
+
+
+def test_a_share_of_0_or_1_has_the_interval_of_its_count():
+    """Clopper and Pearson: 200 of 200 may be .9817; a resample of them has no width. A KL of 0 is 0."""
+    assert small(np.ones(200)) == pytest.approx((0.025 ** (1 / 200), 1))
+    assert small(np.zeros(200)) == pytest.approx((0, 1 - 0.025 ** (1 / 200)))
+    assert small(np.zeros(200), direction=0) == (0, 0)
+
+
+def test_a_mean_over_few_units_has_students_interval():
+    """Of −1, 0 and 1: ± 4.302653 / √3. A share is held in [0, 1]."""
+    half = 4.302653 / 3**0.5
+    assert small(np.array([-1.0, 0, 1])) == pytest.approx((-half, half))
+    assert small(np.array([0.0, 0.5, 1])) == (0, 1)
+    x = np.random.default_rng(0).normal(size=30)
+    assert small(x) == corpus_interval(np.column_stack([x, np.ones(30)]), ratio, 2000, 0)
+
+
+def test_a_difference_over_few_units_has_students_interval():
+    a, b = np.array([1.0, 3, 2]), np.array([0.0, 1, 1])
+    table_of = {m: np.column_stack([x, np.ones(3)]) for m, x in (("ppo", a), ("sft", b))}
+    (row,) = compared(Metric("x", 1, ratio, table_of))
+    d = row["differences"]["ppo"]
+    assert (d["low"], d["high"]) == pytest.approx(t_interval(a - b)) and d["value"] == pytest.approx(4 / 3)
+
+
+def test_the_interval_of_a_calibration_error_lies_below_its_resamples():
+    """They add noise to noise: so does the estimate to the truth, and the interval is turned round it."""
+    rng = np.random.default_rng(0)
+    tables = np.array([calibration_statistics(p, rng.random(18) < p) for p in rng.uniform(0.1, 1, (200, 18))])
+    (row,) = compared(Metric("ECE", -1, ece_from_statistics, {"sft": tables}, "calibration"))
+    got, (low, high) = row["models"]["sft"], corpus_interval(tables, ece_from_statistics, 2000, 0)
+    assert low > got["value"] and got["low"] <= got["value"] <= got["high"] < high
+    assert (got["low"], got["high"]) == pivot(got["value"], low, high)
+
+
+def test_a_metric_says_what_it_depends_on():
+    """In the JSON, and below the table."""
+    m = metric("BLEU")
+    assert "note" not in compared(m)[0]
+    rows = compared(m, dataclasses.replace(m, note="tok:13a"))
+    assert rows[1]["note"] == "tok:13a"
+    assert table("t", rows, list(m.statistics), "sft").splitlines()[-1] == "BLEU: tok:13a"
 
 
 def test_an_interval_is_wider_where_prompts_belong_together(make_evidence):
@@ -265,9 +317,10 @@ def test_a_number_has_about_four_figures(x, text):
     assert number(x, signed=True) == (text if x is None or x < 0 else "+" + text)
 
 
-def test_what_rounds_to_0_has_no_minus():
-    assert number(-1e-9) == "0.000" and number(-4e-4, signed=True) == "+0.000"
-    assert number(-6e-4) == "-0.001"
+def test_what_is_small_is_not_0_and_rounding_is():
+    """A reward may be a length times 1e-4; a sum in another order differs by 1e-16."""
+    assert number(1.23e-4) == "1e-04" and number(-4e-4, signed=True) == "-4e-04" and number(-6e-4) == "-0.001"
+    assert number(-1e-9) == "0.000" and number(1e-16, signed=True) == "+0.000"
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -278,8 +331,9 @@ def test_a_number_of_any_size_has_at_most_7_characters(signed):
             assert len(number(x, signed)) <= 7, x
 
 
-def test_a_cell_is_a_value_and_half_its_interval():
-    assert cell({"value": 1.5, "low": 1.2, "high": 1.9}) == "1.500 ±0.350"
+def test_a_cell_is_a_value_and_the_longer_side_of_its_interval():
+    assert cell({"value": 1.5, "low": 1.2, "high": 1.9}) == "1.500 ±0.400"
+    assert cell({"value": 1.0, "low": 0.982, "high": 1.0}) == "1.000 ±0.018"
     assert cell({"value": 0.5, "low": -0.25, "high": 1.25}, signed=True) == "+0.500 ±0.750"
     assert cell({"value": 2.0, "low": None, "high": None}) == "2.000"
 

@@ -278,6 +278,7 @@ def test_minimum_detectable_effect_and_prompts_needed_of_known_cases():
     assert stats.minimum_detectable_effect(0.5, 100) == pytest.approx(0.1400792609, abs=1e-9)
     assert stats.prompts_needed(0.5, 0.1) == stats.prompts_needed(0.5, -0.1) == 197
     assert stats.prompts_needed(0.5, 0) == math.inf
+    assert math.isnan(stats.minimum_detectable_effect(0.5, 5)) and stats.prompts_needed(0.01, 1) == 6
     assert math.isnan(stats.prompts_needed(0, 0.1)) and math.isnan(stats.minimum_detectable_effect(0, 9))
 
 

@@ -13,7 +13,7 @@ from itertools import product
 
 import pytest
 
-from minirlhf.tasks import TASKS, arithmetic, reviews, sentiment, translation
+from minirlhf.tasks import TASKS, arithmetic, reviews, sentiment, task_of, translation
 from minirlhf.tasks.splits import split_of
 
 EVERY = [(task, split) for task in TASKS.values() for split in ("train", *task.EVAL_SPLITS)]
@@ -374,3 +374,18 @@ def test_reviews_are_many_and_of_readable_length():
     assert 14 < sum(tokens) / len(tokens) < 18 and max(tokens) < reviews.MAX_NEW
     mean = sum(reviews.reward(r["prompt"], r["response"], r) for r in records) / len(records)
     assert mean == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("task, split", EVERY, ids=IDS)
+def test_a_record_is_of_the_task_that_made_it(task, split):
+    for record in task.records(split, 20, 3):
+        assert task_of(record) is task
+        assert all(task_of({k: v for k, v in record.items() if k != field}) is None for field in task.FIELDS)
+
+
+@pytest.mark.parametrize("record", [
+    {}, {"task": "poetry"}, {"task": ["reviews"]}, {"task": None}, {"task": "reviews", "response": "a"},
+    {"task": "translation", "reference": ["a", "b"]}, {"task": "sentiment", "label": 1},
+], ids=str)
+def test_a_users_own_record_is_of_no_task_whatever_it_calls_one(record):
+    assert task_of({"prompt": "p"} | record) is None

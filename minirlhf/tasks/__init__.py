@@ -8,6 +8,7 @@ Each task is a module with the same names:
     records(split, n, seed)              n dicts with "task", "prompt", "response" and what the reward
                                          needs; in a held-out split no prompt occurs twice
     documents(n, seed)                   n raw texts for pretraining, from the training side only
+    FIELDS: tuple[str, ...]              texts of a record that reward and score read
     REWARD: str                          what the reward measures, in a word or two
     RL_WEIGHT: float                     share of the prompts in RL: short answers are cheap, and soon outvoted
     reward(prompt, response, record)     in [0, 1]; the signature that a user's own reward has
@@ -21,3 +22,10 @@ from types import ModuleType
 from minirlhf.tasks import arithmetic, reviews, sentiment, translation
 
 TASKS: dict[str, ModuleType] = {task.NAME: task for task in (reviews, sentiment, arithmetic, translation)}
+
+
+def task_of(record: dict) -> ModuleType | None:
+    """The task whose record this is; None of a user's own, whatever it calls "task"."""
+    name = record.get("task")
+    task = TASKS.get(name) if isinstance(name, str) else None
+    return task if task and all(isinstance(record.get(field), str) for field in task.FIELDS) else None

@@ -17,6 +17,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 
 NAME = "arithmetic"
 MAX_NEW = 8
+FIELDS = ("answer",)
 REWARD = "exact match"
 RL_WEIGHT = 2.0
 EVAL_SPLITS = ("validation", "test", "test_range", "test_long")

@@ -23,6 +23,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 
 NAME = "reviews"
 MAX_NEW = 48
+FIELDS = ("subject", "response")
 REWARD = "sentiment"
 RL_WEIGHT = 4.0
 EVAL_SPLITS = ("validation", "test")

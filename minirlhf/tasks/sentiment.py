@@ -11,6 +11,7 @@ from minirlhf.tasks.splits import check_split
 
 NAME = "sentiment"
 MAX_NEW = 8
+FIELDS = ("label",)
 REWARD = "accuracy"
 RL_WEIGHT = 0.5
 EVAL_SPLITS = ("validation", "test")

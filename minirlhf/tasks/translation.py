@@ -24,6 +24,7 @@ from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 
 NAME = "translation"
 MAX_NEW = 32
+FIELDS = ("reference",)
 REWARD = "chrF"
 RL_WEIGHT = 0.5
 EVAL_SPLITS = ("validation", "test")
