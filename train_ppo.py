@@ -44,6 +44,8 @@ def main() -> None:
     sets: dict[str, tuple[list[dict], float]] = {}
     weights: dict[str, float] = {}
     if data.prompts:
+        if data.task:
+            raise UserError("--task and --prompts: give one of them")
         if not data.reward:
             raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
         sets[OWN] = ([r for path in data.prompts for r in read_records(path)], prompts_a_round)
@@ -85,9 +87,12 @@ def main() -> None:
 
 def prompts_that_fit(records: list[dict], tokenizer, context: int, name: str) -> list[dict]:
     """The records whose prompt leaves room for an answer. Raises UserError if none does."""
-    kept = [r for r in records if "text" not in r and len(render_prompt(r, tokenizer)) < context]
-    if len(kept) < len(records):
-        left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
+    asked = [r for r in records if "prompt" in r or "messages" in r]
+    kept = [r for r in asked if len(render_prompt(r, tokenizer)) < context]
+    if len(asked) < len(records):
+        print(f"{name}: {len(records) - len(asked)} of {len(records)} records left out: text, and no prompt")
+    if len(kept) < len(asked):
+        left_out = f"{len(asked) - len(kept)} of {len(asked)} prompts left out"
         print(f"{name}: {left_out}, longer than the context of {context} tokens")
     if not kept:
         raise UserError(f"{name}: no prompt of {len(records)} records fits the model's context of {context} tokens")

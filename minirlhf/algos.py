@@ -86,8 +86,11 @@ def adapt_beta(beta: float, kl: float, target: float, horizon: float, n: int) ->
 
         e = clip(kl / target − 1, −0.2, 0.2)        β ← β (1 + e n / horizon)
 
-    Source: Ziegler et al. 2019, section 2.2.
+    n must be below 5 horizons, or β may turn negative and reward the KL: raises ValueError.
+    Source: Ziegler et al. 2019, section 2.2, whose K_β = 0.1 is n / horizon in their code.
     """
+    if n >= 5 * horizon:
+        raise ValueError(f"{n} responses in a horizon of {horizon:g}: beta could turn negative")
     error = min(max(kl / target - 1, -0.2), 0.2)
     return beta * (1 + error * n / horizon)
 
@@ -109,7 +112,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
     with V = Â = 0 after the last real token. λ = 1 is Monte Carlo minus V, λ = 0 is δ.
 
-    rewards, values: (B, R) float.  mask: (B, R) bool, True on response tokens, EOS included.
+    rewards, values: (B, R) float.  mask: (B, R) bool, True on response tokens, EOS included; without holes, across
+    which no credit passes.
     Returns (advantages, returns), each (B, R) and 0 where the mask is False; what stands in masked
     places has no influence. Whiten the advantages after this, never the returns.
     Source: Schulman et al. 2016, eq. 16.
@@ -157,13 +161,15 @@ def token_weights(mask: Tensor, aggregate: str, longest: int) -> Tensor:
         constant  1 / (B longest)    `sum`, over a number                 Dr. GRPO
 
     mask: (B, R) of *all* rows of the step; micro-batches take their rows of the result.
-    longest: the most tokens a response may have. Raises ValueError for another name.
+    longest: the most tokens a response may have. Raises ValueError for another name, or a constant of no tokens.
     Source: Yu et al. 2025 (DAPO), eq. 8; Liu et al. 2025 (Dr. GRPO), section 3.2.
     """
     B, lengths = mask.shape[0], mask.sum(1, keepdim=True)  # (B, 1)
     counts = {"sum": B, "token": lengths.sum(), "sequence": B * lengths, "constant": B * longest}
     if aggregate not in counts:
         raise ValueError(f"aggregate {aggregate!r} is none of {', '.join(counts)}")
+    if aggregate == "constant" and longest < 1:
+        raise ValueError(f"aggregate constant divides by the longest response: {longest} tokens are none")
     count = torch.as_tensor(counts[aggregate], device=mask.device)
     return mask / count.clamp(min=1)  # (B, R)
 

@@ -1,30 +1,34 @@
 """What people say of SFT and RL, and what the runs of `tools/study.py` say to it.
 
-    effect  = 1/S Σ_s Σ_k c_k m_k(seed s)          m_k: a measure of one arm on one set of prompts, c_k = ±1
-    verdict = holds here           every effect of the claim has a 95 % interval above 0
-              does not hold here   one of them has an interval below 0
-              not shown            else
+    effect   d = 1/S Σ_s Σ_k c_k m_k(seed s)       m_k: a measure of one arm on one set of prompts, c_k = ±1
+    its p    the larger of t's over the seeds and the bootstrap's, 2 (1 + #{d* d <= 0}) / (B + 1)
+    claim    of K effects: the largest p if all are above 0, else K times the smallest p of those below
+    verdict  holds here, or does not hold here (an effect is below 0), where the claim's p, adjusted by Holm
+             over all claims of the task, is at most 5 %; else not shown
 
-Interval: the wider of two. Hierarchical bootstrap, seeds first and then prompts within each, both arms on the
-same resample; with three seeds it alone misses in 13 to 15 %. And Student's t over the seeds, each of which has
-its own data, models and prompts, so that their spread holds all the noise there is.
-What was not run is "not run"; a diverged run counts as it ended.
-Proved by tests/test_claims.py.
+The interval shown is the plain 95 % one, the wider of the two. Bootstrap: seeds first, then prompts within each,
+both arms on the same resample; with three seeds it alone misses in 13 to 15 %. Student's t: each seed has its own
+data, models and prompts, so that their spread holds all the noise there is. What was not run is "not run"; a
+diverged run counts as it ended. Proved by tests/test_claims.py.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import isnan, nan
 
 import numpy as np
 
+from minirlhf.analysis import ratio
 from minirlhf.calibration import calibration_statistics, ece_from_statistics
-from minirlhf.intervals import t_interval
+from minirlhf.intervals import bootstrap_interval, percentiles, resample_counts
 from minirlhf.metrics import expected_best_of_n
+from minirlhf.seeds import independent_t
+from minirlhf.stats import holm, sign_test
 
 Cells = dict[tuple[str, int, str], dict]  # (task, seed, arm) -> a line of results
 BEST_OF = (1, 2, 4, 8, 16)
 FLOOR = 0.1  # reward
+ALPHA = 0.05  # the chance of any false verdict on a task
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Measure:
 
     statistics: Callable[[dict], np.ndarray]  # a set's part of a line -> (n, d)
     value: Callable[[np.ndarray], np.ndarray]  # sums (B, d) -> (B,)
+    yes_or_no: bool = False  # 1 or 0 of a whole run: it gets the exact sign test over seeds, and no interval
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,19 @@ class Estimate:
     value: float
     low: float
     high: float
+    p_value: float  # two-sided, of this effect alone; nan for one seed
     seeds: dict[int, float]
 
 
-def ratio(sums: np.ndarray) -> np.ndarray:
-    """First column over second, NaN for 0/0. (B, 2) -> (B,)."""
-    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), nan), where=sums[:, 1] != 0)
+@dataclass(frozen=True)
+class Finding:
+    """A claim with what was found."""
+
+    claim: Claim
+    effects: tuple[Estimate, ...]
+    floor: bool  # none of its `need` reaches FLOOR
+    p_value: float  # adjusted; nan where undefined, not run or at the floor
+    verdict: str
 
 
 def mean(key: str, per: str = "") -> Measure:
@@ -120,52 +132,44 @@ MEASURES = {
     "cpu": mean("cpu"),
     "trained": mean("trained"),
     "us a token": mean("us_a_token"),
-    "diverged": mean("diverged"),
+    "diverged": Measure(mean("diverged").statistics, ratio, yes_or_no=True),
 } | {f"best of {n}": best_of(n) for n in BEST_OF}
 PROSE_DRIFT = {"distinct-2": -1, "EAD-2": -1, "self-BLEU": 1}
 DRIFT = {"entropy": -1, "distinct answers": -1} | PROSE_DRIFT | {"perplexity": 1, "ECE": 1}  # where RL is said to go
 
 
-def hierarchical_bootstrap(
-    runs: Sequence[Sequence[np.ndarray]],
-    value: Callable[[list[np.ndarray]], np.ndarray],
-    n_resamples: int = 2000,
-    seed: int = 0,
+def nested_bootstrap(
+    runs: Sequence[Sequence[np.ndarray]], value: Callable[[list[np.ndarray]], np.ndarray], n: int = 10_000
 ) -> np.ndarray:
-    """Resampled means over seeds of a function of each seed's sums: (n_resamples,).
+    """n resampled means over seeds of a function of each seed's sums: (n,).
 
-    runs: for each seed the tables (n, d) of its sets of prompts.  value: sums, (B, d) for each table, -> (B,).
+    runs: each seed's tables, (prompts, d), of its sets of prompts.  value: sums (B, d) of each -> (B,).
     Draw S seeds with replacement; of each that is drawn, and anew each time, its prompts with replacement.
+    `seeds.hierarchical_bootstrap` is crossed, for runs that all answer the same prompts, and only of means.
     Source: Davison and Hinkley 1997, section 3.8.
     """
-    rng = np.random.default_rng(seed)
-    S, total = len(runs), np.zeros(n_resamples)
-    for drawn in rng.integers(0, S, (S, n_resamples)):  # (n_resamples,)
+    rng = np.random.default_rng(0)
+    S, total = len(runs), np.zeros(n)
+    for drawn in rng.integers(0, S, (S, n)):  # (n,)
         for s, tables in enumerate(runs):
-            rows, sums = drawn == s, []
-            B = int(rows.sum())
-            for table in tables:
-                n = len(table)
-                draws = rng.integers(0, n, (B, n)) + n * np.arange(B)[:, None]  # (B, n)
-                sums.append(np.bincount(draws.ravel(), minlength=B * n).reshape(B, n) @ table)  # (B, d)
+            rows = drawn == s
+            weights = [resample_counts(len(table), int(rows.sum()), rng) for table in tables]
+            sums = [np.concatenate([w @ table for w in ws]) for ws, table in zip(weights, tables)]  # (B, d)
             total[rows] += value(sums) / S
     return total
 
 
 def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:
-    """The effect, its interval, and its value for every seed that has all the arms."""
+    """The effect, its interval and p-value, and its value for every seed that has all the arms."""
     sets = sorted({term.set for term in terms})
-    found = sorted({s for t, s, _ in cells if t == task})
-    seeds = [s for s in found if all((task, s, term.arm) in cells for term in terms)]
+    seeds = sorted({s for t, s, _ in cells if t == task and all((t, s, term.arm) in cells for term in terms)})
     parts = [[(term, MEASURES[term.measure]) for term in terms if term.set == name] for name in sets]
+    if not seeds:
+        return Estimate(nan, nan, nan, nan, {})
     runs = []
     for s in seeds:
-        tables = [
-            [m.statistics(cells[task, s, t.arm]["sets"][name]) for t, m in part] for name, part in zip(sets, parts)
-        ]
+        tables = [[m.statistics(cells[task, s, t.arm]["sets"][t.set]) for t, m in part] for part in parts]
         runs.append([np.hstack(columns) for columns in tables])  # (n, Σ d) a set
-    if not runs:
-        return Estimate(nan, nan, nan, {})
     widths = [[x.shape[1] for x in columns] for columns in tables]
 
     def value(sums: list[np.ndarray]) -> np.ndarray:
@@ -176,27 +180,52 @@ def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:
         return total  # (B,)
 
     each = {s: float(value([table.sum(0, keepdims=True) for table in run])[0]) for s, run in zip(seeds, runs)}
-    low, high = np.quantile(hierarchical_bootstrap(runs, value), [0.025, 0.975])
-    if len(each) > 1:
-        over_seeds = t_interval(list(each.values()))
-        low, high = min(low, over_seeds[0]), max(high, over_seeds[1])
-    return Estimate(float(np.mean(list(each.values()))), float(low), float(high), each)
+    d = np.array(list(each.values()))  # (S,)
+    average = float(d.mean())
+    if any(m.yes_or_no for part in parts for _, m in part):
+        return Estimate(average, nan, nan, sign_test(int((d > 0).sum()), int((d < 0).sum())), each)
+    resampled = nested_bootstrap(runs, value)  # (B,)
+    low, high = percentiles(resampled, 0.95)
+    over_seeds, p_value = independent_t(d)
+    if len(d) > 1:
+        low, high = float(np.minimum(low, over_seeds[0])), float(np.maximum(high, over_seeds[1]))
+    against = int((~(resampled * average > 0)).sum())  # 0 and nan count as well
+    p_value = float(np.maximum(p_value, min(1.0, 2 * (1 + against) / (1 + len(resampled)))))
+    return Estimate(average, low, high, p_value, each)
 
 
-def verdict(estimates: Sequence[Estimate], needed: Sequence[Estimate] = ()) -> str:
-    """The rule of this file's head. One seed shows nothing, nor does what is undefined, or at the floor.
+def decisive(effects: Sequence[Estimate]) -> Estimate:
+    """The effect a claim stands or falls with: the surest of those below 0, or else the least sure of all."""
+    def key(x: Estimate) -> tuple[float, float]:
+        return x.p_value, -abs(x.value)
 
-    estimates: the claim's effects.  needed: its terms of `need`.
-    """
-    if any(not x.seeds for x in estimates):
+    below = [x for x in effects if x.value < 0]
+    return min(below, key=key) if below else max(effects, key=key)
+
+
+def claim_p_value(effects: Sequence[Estimate]) -> float:
+    """Two-sided: "all above 0" is as sure as its least sure; to be below, each of K has a chance. nan if any is."""
+    x = decisive(effects)
+    chances = len(effects) if x.value < 0 else 1
+    return nan if any(isnan(e.p_value) for e in effects) else min(1.0, chances * x.p_value)
+
+
+def verdict(effects: Sequence[Estimate], p_value: float) -> str:
+    """The rule of this file's head. p_value: the claim's, adjusted; nan shows nothing."""
+    if any(not x.seeds for x in effects):
         return "not run"
-    if needed and max(x.value for x in needed) < FLOOR:
+    if not p_value <= ALPHA:
         return "not shown"
-    if any(len(x.seeds) < 2 or not isfinite(x.low + x.high) for x in estimates):
-        return "not shown"
-    if all(x.low > 0 for x in estimates):
-        return "holds here"
-    return "does not hold here" if any(x.high < 0 for x in estimates) else "not shown"
+    return "does not hold here" if decisive(effects).value < 0 else "holds here"
+
+
+def findings(cells: Cells, task: str, all_claims: Sequence[Claim]) -> list[Finding]:
+    """What the results say to each claim. all_claims: all that are tested on the task, the family of Holm."""
+    effects = [tuple(estimate(cells, task, e.terms) for e in claim.effects) for claim in all_claims]
+    floors = [bool(c.need) and max(estimate(cells, task, [x]).value for x in c.need) < FLOOR for c in all_claims]
+    adjusted = holm([nan if floor else claim_p_value(found) for found, floor in zip(effects, floors)])
+    rows = zip(all_claims, effects, floors, adjusted.tolist())
+    return [Finding(claim, found, floor, p, verdict(found, p)) for claim, found, floor, p in rows]
 
 
 def with_divergence(cells: Cells) -> Cells:
@@ -209,9 +238,8 @@ def with_divergence(cells: Cells) -> Cells:
     for (task, seed, arm), line in cells.items():
         bad, start = bool(line["failed"]), cells.get((task, seed, line["start"]))
         if start is not None:
-            after, before = (MEASURES["reward"].statistics(x["sets"]["test"]) for x in (line, start))  # (n, 2) each
-            table = np.column_stack([after[:, 0] - before[:, 0], after[:, 1]])  # (n, 2)
-            bad |= bool(np.quantile(hierarchical_bootstrap([[table]], lambda sums: ratio(sums[0])), 0.975) < 0)
+            after, before = (MEASURES["reward"].statistics(x["sets"]["test"])[:, 0] for x in (line, start))  # (n,)
+            bad |= bootstrap_interval(after - before)[1] < 0
         run = line["sets"]["run"] | {"diverged": [float(bad)]}
         out[task, seed, arm] = line | {"sets": line["sets"] | {"run": run}}
     return out

@@ -1,4 +1,5 @@
-"""Judgements as training data for a reward model: {"prompt", "chosen", "rejected", "p", "n", ...} a pair.
+"""Judgements as training data for a reward model: {"prompt", "chosen", "rejected", "p", "n", ...} a pair;
+"messages" instead of "prompt" where it has several turns.
 
     W, T, L     annotators who preferred the one answer, neither, the other; each has one vote a pair
     hard        chosen is the majority's, n = W + L, p = W / n; dropped where W = L
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minirlhf.data import split_of
-from minirlhf.files import write_atomic
+from minirlhf.files import UserError, write_atomic
 from minirlhf.judges import SCORE, of_kind
+from minirlhf.pairs import shown_prompt
 
 TEST = 20  # % of prompts
 
@@ -42,8 +44,9 @@ def preferences(rows: Sequence[dict], soft: bool) -> list[dict]:
             continue
         row = texts[key]
         chosen, rejected = (row["a"], row["b"]) if p >= 0.5 else (row["b"], row["a"])
+        asked = next(k for k in ("messages", "prompt") if k in row)
         records.append({
-            "prompt": row["prompt"], "chosen": chosen["response"], "rejected": rejected["response"],
+            asked: row[asked], "chosen": chosen["response"], "rejected": rejected["response"],
             "p": max(p, 1 - p), "n": len(counted), "models": [chosen["model"], rejected["model"]],
             "study": row["study"],
         })  # fmt: skip
@@ -60,10 +63,16 @@ def is_test(prompt: str) -> bool:
 
 
 def write(path: str | Path, records: Sequence[dict]) -> tuple[Path, int, int]:
-    """Training records to `path`, test records beside it to NAME.test.jsonl: that path, and both counts."""
+    """Training records to `path`, test records beside it to NAME.test.jsonl: that path, and both counts.
+
+    Raises UserError, with old files as they were, if there is nothing to train on.
+    """
     path = Path(path)
     test = path.with_suffix(f".test{path.suffix}")
-    sides = [[r for r in records if is_test(r["prompt"]) == side] for side in (False, True)]
+    sides = [[r for r in records if is_test(shown_prompt(r)) == side] for side in (False, True)]
+    if not sides[0]:
+        why = "all prompts are test prompts" if sides[1] else "ties only, or nobody is left"
+        raise UserError(f"{path}: nothing to train on: {why}; nothing is written")
     for place, part in zip((path, test), sides):
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in part)
         write_atomic(place, "".join(lines).encode("utf-8", "surrogatepass"))

@@ -7,8 +7,8 @@
 
 `analyse` takes the rows of `judgements.results` and gives plain dicts, None where a number is undefined. A
 pair shown again checks the judge (`judges.py`) and is no second judgement. Annotators below ATTENTION are
-left out by a rule older than the judgements; results stand with and without them. Proved by
-tests/test_judged.py.
+left out by a rule older than the judgements; results stand with and without them. Of each two models a is
+the same everywhere, whatever a study calls it. Proved by tests/test_judged.py.
 """
 
 from collections.abc import Sequence
@@ -35,15 +35,24 @@ def wins(scores: Sequence[float]) -> dict:
     return counts | estimate(w.rate, w.interval, len(signs), p=plain(w.p_value))
 
 
-def same_way_round(rows: Sequence[dict]) -> list[list[dict]]:
-    """The pairs of models, each with its rows of kind pair, a and b as in the first of them."""
-    groups: dict[frozenset, list[dict]] = {}
+def same_way_round(rows: Sequence[dict]) -> list[dict]:
+    """The rows, a and b of each two models as in the first row of them."""
+    first: dict[frozenset, str] = {}
+    turned = []
+    for row in rows:
+        a, b = row["a"]["model"], row["b"]["model"]
+        if first.setdefault(frozenset((a, b)), a) != a:
+            names = {key: SIDES.get(row[key], row[key]) for key in ("left", "choice", "good")}
+            row = row | {"a": row["b"], "b": row["a"]} | names
+        turned.append(row)
+    return turned
+
+
+def by_models(rows: Sequence[dict]) -> list[list[dict]]:
+    """The rows of kind pair of each two models."""
+    groups: dict[tuple, list[dict]] = {}
     for row in of_kind(rows, "pair"):
-        group = groups.setdefault(frozenset((row["a"]["model"], row["b"]["model"])), [])
-        if group and row["a"]["model"] != group[0]["a"]["model"]:
-            choice = SIDES.get(row["choice"], row["choice"])
-            row = row | {"a": row["b"], "b": row["a"], "left": SIDES[row["left"]], "choice": choice}
-        group.append(row)
+        groups.setdefault((row["a"]["model"], row["b"]["model"]), []).append(row)
     return list(groups.values())
 
 
@@ -102,7 +111,7 @@ def outcome(rows: Sequence[dict], rewards: dict[str, Scores], seed: int) -> dict
     models = {"davidson": ("davidson", False), "half": ("half", False), "side": ("davidson", True)}
     ties = {"with ties": True, "without ties": False}
     return {
-        "contests": [contest(group, seed) for group in same_way_round(rows)],
+        "contests": [contest(group, seed) for group in by_models(rows)],
         "strengths": {k: of_strengths(strengths(compared, *how, seed=seed)) for k, how in models.items()},
         "left": judges.left(rows),
         "longer": judges.longer(rows),
@@ -117,7 +126,7 @@ def analyse(rows: Sequence[dict], rewards: dict[str, Scores], seed: int = 0) -> 
     {"annotators": checks of each, "everybody": `outcome`}, and, where the rule leaves somebody out,
     "attentive": the outcome without them, None where nobody is left.
     """
-    checks = {}
+    rows, checks = same_way_round(rows), {}
     for name in dict.fromkeys(row["annotator"] for row in rows):
         own = [row for row in rows if row["annotator"] == name]
         checks[name] = {

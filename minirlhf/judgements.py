@@ -1,7 +1,7 @@
 """Judgements of people, of which none is lost: a study's folder, its event log, and what the log says now.
 
-    study.json   the question, and at each place a prompt, a left and a right answer: all that a judge sees
-    key.json     which model stands on which side, and which places are checks: shut until the study is closed
+    study.json   what a judge sees, place by place                       (study_files.py)
+    key.json     what nobody sees until the study is closed: whose answers these are
     log.jsonl    one event a line, appended and synced before the next item is shown
     log.torn     what a killed process left of a line: set aside, never parsed
     NAME.lock    held by the one session of annotator NAME
@@ -21,13 +21,12 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 
-from minirlhf.files import UserError, write_atomic
+from minirlhf.files import UserError
+from minirlhf.study_files import KEY, STUDY, VERSION, read_json, study_hash
 
-VERSION = 1  # of study.json, key.json and the lines of log.jsonl
 CHOICES = ("left", "right", "tie", "bad", "skip")
 
 
@@ -37,42 +36,6 @@ class Stale(Exception):
 
 class Closed(UserError):
     """The study takes no more judgements."""
-
-
-def create(folder: str | Path, study: dict, key: dict) -> None:
-    """Write a new study. study.json comes last: a folder without it holds no study, and can be written again.
-
-    study: {"question", "pairs", "auto_ties", "places": [{"prompt", "left", "right"}]}.
-    key: {"models": [name of a, name of b], "places": [{"item", "kind", "left": "a" or "b", "good"}]}.
-    Raises UserError if there is one.
-    """
-    folder = Path(folder)
-    if (folder / "study.json").exists():
-        raise UserError(f"{folder}: holds a study already; choose another folder with --study")
-    data = json.dumps({"version": VERSION} | study, indent=1).encode()
-    lock = {"version": VERSION, "study": study_hash(data)}
-    write_atomic(folder / "key.json", json.dumps(lock | key, indent=1).encode())
-    write_atomic(folder / "log.jsonl", b"")
-    write_atomic(folder / "study.json", data)
-
-
-def study_hash(data: bytes) -> str:
-    """What tells the study with this study.json from all others."""
-    return sha256(data).hexdigest()[:16]
-
-
-def read_json(path: Path) -> tuple[dict, bytes]:
-    """study.json or key.json, and its bytes. Raises UserError."""
-    try:
-        data = path.read_bytes()
-        content = json.loads(data)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; make a study first (python -m minirlhf.tools.annotate make), or name its folder") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("version") != VERSION or "places" not in content:
-        raise UserError(f"{path}: not a study of version {VERSION}, the one that this program knows")
-    return content, data
 
 
 class State:
@@ -114,7 +77,8 @@ class Log:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "log.jsonl"
-        self.study, data = read_json(self.folder / "study.json")
+        remedy = "make a study first (python -m minirlhf.tools.annotate make), or name its folder"
+        self.study, data = read_json(self.folder / "study.json", STUDY, remedy)
         self.hash, self.total = study_hash(data), len(self.study["places"])
         self.state, self.torn = State(), 0
         self._offset = self._lines = 0  # of the file: how much of it the state knows
@@ -238,11 +202,12 @@ class Session:
         return len(self.log.state.judged.get(self.annotator, []))
 
     def item(self) -> dict:
-        """What to show: place, total, question; prompt, left and right unless all is done. Raises Closed."""
+        """Annotator, place, total, question; prompt, left and right unless all is done. Raises Closed."""
         self.log.refresh()
         if self.log.state.closed:
             raise Closed("the study is closed: it takes no more judgements")
-        head = {"place": self.place, "total": self.log.total, "question": self.log.study["question"]}
+        head = {"annotator": self.annotator, "place": self.place, "total": self.log.total}
+        head["question"] = self.log.study["question"]
         return head | (self.log.study["places"][self.place] if self.place < self.log.total else {})
 
     def act(self, do: str, place: int, seconds: float = 0.0, event: str = "") -> None:
@@ -274,27 +239,39 @@ def close(folder: str | Path, early: bool = False) -> dict[str, int]:
     return done
 
 
+def read_key(log: "Log") -> dict:
+    """The key of a study that is closed. Raises UserError."""
+    if not log.state.closed:
+        why = "names stay hidden until annotate close has ended the study"
+        raise UserError(f"{log.folder}: not closed; {why}")
+    path = log.folder / "key.json"
+    key, _ = read_json(path, KEY, "put it back: nothing else knows which answer is whose")
+    if key["study"] != log.hash:
+        raise UserError(f"{path}: is the key of study {key['study']}, this is {log.hash}")
+    sides = {place["left"] for place in key["places"]}
+    if len(key["models"]) != 2 or len(key["places"]) != log.total or not sides <= {"a", "b"}:
+        raise UserError(f"{path}: damaged, it does not fit study.json; put back an undamaged copy")
+    return key
+
+
 def results(folder: str | Path) -> list[dict]:
     """The judgements that hold, skipped places left out, with the models' names. UserError before close.
 
-    Each is {"item", "prompt", "annotator", "kind": "pair", "duplicate" or "attention", "a" and "b": {"model",
-    "response"}, "left": which of them stood there, "choice": "a", "b", "tie" or "bad", "seconds", "good": the
-    right answer to an attention item, else None}. a and b are the study's models, whatever their side. A
-    duplicate has the item id of its original.
+    Each is {"item", "prompt", perhaps its "messages", "annotator", "kind": "pair", "duplicate" or "attention",
+    "a" and "b": {"model", "response"}, "left": which of them stood there, "choice": "a", "b", "tie" or "bad",
+    "seconds", "good": the right answer to an attention item, else None}. a and b are the study's models,
+    whatever their side. A duplicate has the item id of its original.
     """
     log = Log(folder)
-    if not log.state.closed:
-        raise UserError(f"{folder}: not closed; names stay hidden until annotate close has ended the study")
-    key, _ = read_json(log.folder / "key.json")
-    if key["study"] != log.hash:
-        raise UserError(f"{log.folder / 'key.json'}: is the key of study {key['study']}, this is {log.hash}")
+    key = read_key(log)
     model, rows = dict(zip("ab", key["models"])), []
     for annotator, events in sorted(log.state.judged.items()):
         for event, shown, secret in zip(events, log.study["places"], key["places"]):
             if event["do"] == "skip":
                 continue
             on = {"left": secret["left"], "right": "b" if secret["left"] == "a" else "a"}
-            row = {"annotator": annotator, "prompt": shown["prompt"], "seconds": event["seconds"]} | secret
+            asked = {k: shown[k] for k in ("prompt", "messages") if k in shown}
+            row = asked | {"annotator": annotator, "seconds": event["seconds"]} | secret
             row |= {name: {"model": model[name], "response": shown[side]} for side, name in on.items()}
             rows.append(row | {"choice": on.get(event["do"], event["do"])})
     return rows

@@ -17,8 +17,7 @@ from math import isfinite, nan
 import numpy as np
 
 from minirlhf.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, quotient, raw_agreement
-from minirlhf.intervals import corpus_interval, wilson
-from minirlhf.stats import sign_test
+from minirlhf.intervals import clustered_se, corpus_interval, wilson
 
 ATTENTION = 0.8  # the rule, there before the first judgement: who passes fewer of the checks is left out
 SCORE = {"a": 1.0, "b": 0.0, "tie": 0.5, "bad": 0.5}
@@ -46,8 +45,22 @@ def estimate(value: float, interval: Sequence[float], n: int, **more) -> dict:
 
 
 def share(k: int, n: int) -> dict:
-    """k of n with Wilson's interval and, against one half, the sign test's p."""
-    return estimate(k / n if n else nan, wilson(k, n), n, k=k, p=plain(sign_test(k, n - k) if n else nan))
+    """k of n with Wilson's interval."""
+    return estimate(k / n if n else nan, wilson(k, n), n, k=k)
+
+
+def share_by_prompt(values: Sequence[tuple[str, bool]]) -> dict:
+    """How many of (prompt, whether) are true, with Wilson's interval for as many as they are worth.
+
+        n' = p (1 − p) / SE²        SE that of prompts as clusters; at most n; as many as prompts where SE is 0
+
+    n' is n where every prompt stands there once: then it is `share`. Source: Kish 1965, design effect.
+    """
+    prompts, x = [prompt for prompt, _ in values], [float(value) for _, value in values]
+    n, k = len(x), int(sum(x))
+    p, se = (k / n, clustered_se(x, prompts, correction=False)) if n else (nan, nan)
+    worth = min(p * (1 - p) / se**2, n) if se > 1e-9 else len(set(prompts))
+    return estimate(p, wilson(p * worth, worth) if n else (nan, nan), n, k=k, prompts=len(set(prompts)))
 
 
 def by_prompt(values: Sequence[tuple[str, float]], seed: int) -> tuple[dict, np.ndarray]:
@@ -88,15 +101,13 @@ def consistency(rows: Sequence[dict]) -> dict:
 
 def left(rows: Sequence[dict]) -> dict:
     """How often the left answer won: 1/2 but for the judge's habit, as sides are drawn."""
-    pairs = decided(rows)
-    return share(sum(row["choice"] == row["left"] for row in pairs), len(pairs))
+    return share_by_prompt([(row["prompt"], row["choice"] == row["left"]) for row in decided(rows)])
 
 
 def longer(rows: Sequence[dict]) -> dict:
     """How often the answer of more characters won. Not a bias by itself: longer ones may be better."""
-    sizes = [(row["choice"], len(row["a"]["response"]) - len(row["b"]["response"])) for row in decided(rows)]
-    sizes = [(choice, delta) for choice, delta in sizes if delta]
-    return share(sum((choice == "a") == (delta > 0) for choice, delta in sizes), len(sizes))
+    sizes = [(row, len(row["a"]["response"]) - len(row["b"]["response"])) for row in decided(rows)]
+    return share_by_prompt([(x["prompt"], (x["choice"] == "a") == (delta > 0)) for x, delta in sizes if delta])
 
 
 def annotators(rows: Sequence[dict], ties: bool, seed: int) -> dict:

@@ -116,10 +116,12 @@ def surrogate(
     """
     loss, watch = policy_loss(logprobs, rows.logprobs, advantages, weights, row.clip, row.clip_high)
     if row.ratio == "none":
-        loss = reinforce_loss(logprobs, advantages, weights)
+        loss, watch["clip_frac"] = reinforce_loss(logprobs, advantages, weights), torch.zeros(())
     watch["policy_loss"] = loss.detach()
     if row.kl_in == "loss":
-        loss = loss + beta * kl_loss(logprobs, rows.ref_logprobs, weights, row.kl)
+        distance = kl_loss(logprobs, rows.ref_logprobs, weights, row.kl)
+        loss = loss + beta * distance
+        watch["kl_loss"] = distance.detach()
     if row.baseline == "value":
         v_loss = value_loss(values, rows.values, returns, weights, value_clip)
         loss = loss + value_coefficient * v_loss

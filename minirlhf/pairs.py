@@ -8,7 +8,8 @@ key.json, which nobody sees before the end. Of n pairs:
     duplicate     1 in 10, shown again at least 10 places later with sides swapped: is the judge consistent?
     attention     1 in 20 more, one model's answer against the other's to another prompt: is the judge awake?
 
-An attention item tests something only where answers to other prompts are visibly wrong.
+An attention item tests something only where answers to other prompts are visibly wrong. Of a conversation the
+prompt is every turn before the answer, and the study holds these as `messages`, too.
 Proved by tests/test_pairs.py.
 """
 
@@ -19,6 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from minirlhf.data import check_record, messages_of
 from minirlhf.files import UserError
 
 LATER = 10  # places between a pair and its duplicate, at least
@@ -48,15 +50,35 @@ def item_id(pair: Pair) -> str:
     return sha256(content.encode()).hexdigest()[:16]
 
 
+def turns_before(record: dict) -> list[dict]:
+    """The messages that a response to the record answers."""
+    messages = [{k: message[k] for k in ("role", "content")} for message in messages_of(record)]
+    return messages[: len(messages) - (messages[-1]["role"] == "assistant")]
+
+
+def shown_prompt(record: dict) -> str:
+    """The prompt as judges see it, by which all that comes later knows it: several turns behind their roles.
+
+    Their lines are indented, or a turn could hold what looks like the next one.
+    """
+    turns = turns_before(record)
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role']}\n{turn['content']}".replace("\n", "\n  ") for turn in turns)
+
+
 def read_responses(path: str | Path) -> list[dict]:
-    """The lines of items.jsonl that are responses: of `kind` response, or of none. Raises UserError."""
+    """The lines of items.jsonl that are responses: of `kind` response, or of none. Raises UserError.
+
+    `prompt` is what judges see. Where the line of `kind` prompt has several turns, `messages` holds them.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; evaluate.py writes it") from None
-    rows = []
+    rows, asked = [], {}
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which cuts at U+2028 in a string
         if not line.strip():
             continue
@@ -66,12 +88,19 @@ def read_responses(path: str | Path) -> list[dict]:
             raise UserError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: a JSON object is wanted, this is a {type(row).__name__}")
+        record = row.get("record")
+        if row.get("kind") == "prompt" and isinstance(record, dict) and "messages" in record:
+            check_record(record, f"{path}, line {number}")
+            asked[row.get("set"), str(row.get("index"))] = record
         if row.get("kind", "response") != "response":
             continue
         if wrong := [k for k, kind in KEYS.items() if type(row.get(k)) is not kind]:
             key = wrong[0]
             why = f"{key!r} is {row.get(key)!r:.40}, not a {KEYS[key].__name__}"
             raise UserError(f"{path}, line {number}: {why}")
+        record = asked.get((row["set"], str(row["index"])))
+        if record and len(turns := turns_before(record)) > 1:
+            row |= {"prompt": shown_prompt(record), "messages": turns}
         rows.append(row)
     if not rows:
         raise UserError(f"{path}: no responses in it; evaluate.py writes them")
@@ -176,11 +205,13 @@ def make(
     shown = [pair for pair in pairs if pair.a != pair.b]
     if not shown:
         raise UserError(f"{' and '.join(models)}: all of {len(pairs)} pairs are identical: nothing to judge")
+    turns = {row["prompt"]: {"messages": row["messages"]} for row in rows if "messages" in row}
     places, secrets = [], []
     for kind, pair, left, good in arrange(shown, spare, rng):
         first, second = (pair.a, pair.b) if left == "a" else (pair.b, pair.a)
-        places.append({"prompt": pair.prompt, "left": first, "right": second})
+        places.append({"prompt": pair.prompt, "left": first, "right": second} | turns.get(pair.prompt, {}))
         secrets.append({"item": item_id(pair), "kind": kind, "left": left, "good": good})
     study = {"question": question, "pairs": len(pairs), "auto_ties": len(pairs) - len(shown)}
     key = {"models": list(models), "set": title or rows[0]["set"], "seed": seed}
+    key["identical"] = [item_id(pair) for pair in pairs if pair.a == pair.b]
     return study | {"places": places}, key | {"places": secrets}

@@ -46,7 +46,9 @@ class PPOConfig:
     minibatches: int = option(8, "optimizer steps an epoch")
     lr: float = option(6e-4, "peak learning rate; falls to 0 on a line")
     layer_lr: float = option(0.3, "rate of the layers, as a share of the embedding's: their noise costs more KL")
-    warmup: int = option(10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong")
+    warmup: int = option(
+        10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong", least=0
+    )
     beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference")
     kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there")
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2")
@@ -58,7 +60,7 @@ class PPOConfig:
     missing_eos: float = option(0.0, "score of a response that did not end within max-new tokens")
     max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm")
-    micro_rows: int = option(32, "rows a forward pass: memory against speed, not the result")
+    micro_rows: int = option(32, "rows a forward pass of training: memory against speed, not the result")
     save_every: int = option(20, "rounds between saved states")
 
     baseline: str = option(None, "none, value, leave_one_out, group or group_std")
@@ -86,16 +88,26 @@ class PPOConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in (None, *known):
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: not one of {', '.join(known)}")
+        for name in ("gamma", "lam"):
+            if (getattr(self, name) or 0) > 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at most 1")
         if self.kl_target > 0 and self.beta == 0:
             raise UserError(f"--kl-target {self.kl_target}: a beta of 0 stays 0; give a --beta to start from")
+        if self.row.kl_in == "loss" and self.row.kl == "k1" and self.beta > 0:
+            raise UserError("--kl k1 in the loss: its gradient is 0 on average, no penalty at all; take k2 or k3")
         if self.row.baseline not in ("none", "value") and self.row.group < 2:
             raise UserError(f"--group {self.row.group}: baseline {self.row.baseline} compares at least 2 responses")
 
     @property
     def row(self) -> Algorithm:
-        """The row of --algo with the choices made here instead of its own."""
+        """The row of --algo with the choices made here instead of its own.
+
+        A KL that moves takes the estimator that is right in its new place with it: k1 in the reward, k3 in the loss.
+        """
         names = [f.name for f in dataclasses.fields(Algorithm)]
         chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if chosen.get("kl_in") in ("reward", "loss") and chosen["kl_in"] != ALGORITHMS[self.algo].kl_in:
+            chosen = {"kl": {"reward": "k1", "loss": "k3"}[chosen["kl_in"]]} | chosen
         return dataclasses.replace(ALGORITHMS[self.algo], **chosen)
 
 
@@ -222,13 +234,14 @@ def train(
                 rollout = sample(records_of(config.iterations), np.random.default_rng([seed, config.iterations]))
                 monte_carlo = dataclasses.replace(row, lam=1.0)
                 _, returns = advantages_of(rollout, monte_carlo, beta, config.gamma)  # (B, R)
-                fit_value_head(policy, value_head, rollout, returns)
+                fit_value_head(policy, value_head, rollout, returns, config.micro_rows)
             for step in range(start, config.iterations):
                 rng = np.random.default_rng([seed, step])
                 records = [record for record in records_of(step) for _ in range(row.group)]
                 rollout = sample(records, rng)
                 advantages, returns = advantages_of(rollout, row, beta, config.gamma)  # (B, R) each
-                lr = learning_rate(step, config.lr, config.warmup, config.iterations, 0.0, "linear")
+                warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
+                lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
                 record = {"step": step + 1, "lr": lr, "beta": beta} | describe(rollout, returns, records, beta, row)
                 if gold_of is not None:
                     gold = score_responses(gold_of, tokenizer, records, rollout, 0.0)  # (B,)
@@ -239,6 +252,9 @@ def train(
                     policy, value_head, rollout, advantages, returns, config, beta, stepper, lr, rng, dtype
                 )
                 if config.kl_target > 0:
+                    if len(records) >= 5 * config.kl_horizon:
+                        raise UserError(f"--kl-horizon {config.kl_horizon:g}: with {len(records)} responses a round "
+                                        f"beta could turn negative; give more than {len(records) / 5:g}")  # fmt: skip
                     beta = adapt_beta(beta, record["kl"], config.kl_target, config.kl_horizon, len(records))
                 tokens += int(rollout.mask.sum())
                 record |= {"skipped": stepper.skipped, "tokens": tokens, "seconds": clock.seconds()}

@@ -99,7 +99,9 @@ def score_tokens(
 
 
 @torch.no_grad()
-def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, returns: Tensor, ridge: float = 1e-3) -> None:
+def fit_value_head(
+    model: GPT, head: ScalarHead, rollout: Rollout, returns: Tensor, micro_rows: int = 32, ridge: float = 1e-3
+) -> None:
     """Set the head to the least-squares fit of the returns on the model's hidden states.
 
     A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one
@@ -107,7 +109,7 @@ def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, returns: Tens
     Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form.
     """
     features, targets = [], []
-    for index in micro_batches(rollout.lengths(), 32):
+    for index in micro_batches(rollout.lengths(), micro_rows):
         part = rollout.rows(index)
         hidden, n = response_hidden(model, part)  # (N', C)
         features.append(hidden[:n].double())  # (N, C)
@@ -142,18 +144,30 @@ def call_rewards(reward_of: Callable[[dict], Reward], cases: Sequence[tuple[str,
     """The reward of each (prompt, response, record). reward_of(record) is the record's reward function.
 
     One with a method `many`, from a list of cases to a list of floats, as a network has it, is asked for all
-    its cases at once; any other for one after another.
+    its cases at once; any other for one after another. Raises UserError as `call_reward` does.
     """
     rewards = [reward_of(record) for _, _, record in cases]
     scores = [0.0] * len(cases)
     for reward in {id(reward): reward for reward in rewards}.values():
         rows = [i for i, other in enumerate(rewards) if other is reward]
         some = [cases[i] for i in rows]
-        one_by_one = (call_reward(reward, *case) for case in some)
-        values = reward.many(some) if hasattr(reward, "many") else one_by_one
-        for i, value in zip(rows, values, strict=True):
+        values = call_many(reward, some) if hasattr(reward, "many") else [call_reward(reward, *case) for case in some]
+        for i, value in zip(rows, values):
             scores[i] = value
     return scores
+
+
+def call_many(reward: Reward, cases: list[tuple[str, str, dict]]) -> list[float]:
+    """reward.many(cases) as finite floats, one for each. Raises UserError."""
+    try:
+        values = [float(value) for value in reward.many(cases)]
+    except Exception as error:  # a user's function may raise anything
+        raise UserError(f"the reward's many() raised {type(error).__name__}: {error} for {len(cases)} cases") from error
+    if len(values) != len(cases):
+        raise UserError(f"the reward's many() returned {len(values)} numbers for {len(cases)} cases")
+    for case, value in zip(cases, values):
+        call_reward(lambda *_: value, *case)  # says for which it is not finite
+    return values
 
 
 def score_responses(

@@ -1,15 +1,19 @@
-"""The study of SFT and RL on paper: a line a claim with the numbers that decide it, tables, figures.
+"""The study of SFT and RL on paper: a table of the verdicts, a line a claim with all its numbers, tables, figures.
 
-Every number is an `Estimate` of `claims.py`; nothing is judged here. Proved by tests/test_claims.py.
+Every number is an `Estimate` of `claims.py`, every verdict a `Finding`; nothing is judged here.
+Proved by tests/test_claims.py.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
-from minirlhf.claims import BEST_OF, DRIFT, FLOOR, Cells, Claim, Estimate, Term, claims, estimate, verdict
+from minirlhf.claims import (
+    BEST_OF, DRIFT, FLOOR, Cells, Estimate, Finding, Term, claims, decisive, estimate, findings,
+)  # fmt: skip
 from minirlhf.files import write_atomic
 from minirlhf.svg import dot, figure, line, strip_plot, text, ticks
 
@@ -18,10 +22,13 @@ NAMES = {"sft": "SFT", "more": "SFT continued as long as PPO", "ppo": "SFT + PPO
 BEGINNING = """# What people say of SFT and RL, tested
 
 `python -m minirlhf.tools.study`; the rule of the verdicts is `minirlhf/claims.py`, the arms are those of
-`minirlhf/experiment.py`. Numbers: mean over seeds, [95 % interval: bootstrap over seeds, then prompts, or t
-over seeds where that is wider], and every seed by itself. Reward is in [0, 1]. On these small models and tasks
-only: "holds here" says no more. A run counts as diverged if training was cut off, or if it ended with a reward
-below that of the arm it started from, by more than prompts explain.
+`minirlhf/experiment.py`. Numbers: mean over seeds, [plain 95 % interval: bootstrap over seeds, then prompts, or
+t over seeds where that is wider], and every seed by itself. Verdicts: by the p-value of that interval, adjusted by
+Holm over all claims of a task, at 5 %; so a plain interval may leave out 0 and its claim not be shown. Shares of
+runs that diverged: the exact sign test over seeds, no interval; of five seeds its p is 1/16 at the least.
+Reward is in [0, 1], and its intervals end there. On these small models and tasks only: "holds here" says no more.
+A run counts as diverged if training was cut off, or if it ended with a reward below that of the arm it started
+from, by more than prompts explain.
 """
 KNOW = {  # what a reader has to know of a task before its verdicts
     "reviews": "Demonstrations earn 1/2 on average: SFT that imitates them perfectly earns 1/2, on any number of them.",
@@ -37,27 +44,58 @@ def number(x: float, digits: int = 3, sign: str = "") -> str:
 
 
 def interval(x: Estimate, sign: str = "") -> str:
-    """Mean [low, high]."""
-    return f"{number(x.value, sign=sign)} [{number(x.low, sign=sign)}, {number(x.high, sign=sign)}]"
+    """Mean [low, high], without the brackets where there is no interval."""
+    ends = f" [{number(x.low, sign=sign)}, {number(x.high, sign=sign)}]" if isfinite(x.low + x.high) else ""
+    return number(x.value, sign=sign) + ends
 
 
-def claim_line(claim: Claim, cells: Cells, task: str) -> str:
+def reward(cells: Cells, task: str, arm: str, measure: str = "reward") -> str:
+    """Mean [low, high] of a reward, which ends at 0 and 1, as t over seeds does not know."""
+    x = estimate(cells, task, [Term(1, arm, "test", measure)])
+    return interval(replace(x, low=max(x.low, 0.0), high=min(x.high, 1.0)))
+
+
+def surely(finding: Finding) -> str:
+    """The adjusted p-value; nothing where there is none."""
+    return f", p {finding.p_value:.3f}" if isfinite(finding.p_value) else ""
+
+
+def claim_line(finding: Finding) -> str:
     """The verdict, the claim, and each of its effects with every seed."""
-    found = [estimate(cells, task, effect.terms) for effect in claim.effects]
-    needed = [estimate(cells, task, [term]) for term in claim.need]
     said = []
-    for effect, x in zip(claim.effects, found):
+    for effect, x in zip(finding.claim.effects, finding.effects):
         if x.seeds:
             seeds = " ".join(number(v, sign="+") for v in x.seeds.values())
             said.append(f"{effect.name}: {interval(x, '+')}, n = {len(x.seeds)}: {seeds}")
-    if said and needed and max(x.value for x in needed) < FLOOR:
+    if said and finding.floor:
         said.append(f"no arm earns {FLOOR} there, so none has much to lose")
-    return f"- **{verdict(found, needed)}**: {claim.text}. {'; '.join(said)}".rstrip()
+    return f"- **{finding.verdict}**{surely(finding)}: {finding.claim.text}. {'; '.join(said)}".rstrip()
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers on the right."""
-    lines = [" | ".join(head), " | ".join(["---"] + ["--:"] * (len(head) - 1)), *(" | ".join(row) for row in rows)]
+def verdict_table(found: dict[str, list[Finding]]) -> str:
+    """A row a claim, a column a task: the verdict, the effect that decides it and the claim's p-value."""
+    def cell(task: str, text: str) -> str:
+        for x in found[task]:
+            if x.claim.text == text:
+                word = x.verdict.removesuffix(" here")
+                word = word if word.startswith("not ") else f"**{word}**"
+                return word if x.verdict == "not run" else f"{word} {interval(decisive(x.effects), '+')}{surely(x)}"
+        return ""
+
+    topics: dict[str, dict[str, None]] = {}
+    for x in sum(found.values(), []):
+        topics.setdefault(x.claim.topic, {})[x.claim.text] = None
+    rows = [
+        ["" if i else topic, text, *(cell(task, text) for task in found)]
+        for topic, texts in topics.items() for i, text in enumerate(texts)
+    ]  # fmt: skip
+    return table(["", "claim", *found], rows, left=2 + len(found))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table, numbers on the right, behind `left` columns of words."""
+    rule = ["---"] * left + ["--:"] * (len(head) - left)
+    lines = [" | ".join(row) for row in (head, rule, *rows)]
     return "\n".join(f"| {x} |" for x in lines)
 
 
@@ -72,9 +110,8 @@ def arms_table(cells: Cells, task: str, sets: Sequence[str]) -> str:
             "tokens, k", "diverged"]  # fmt: skip
     rows = []
     for arm in names_of(cells, task):
-        reward = estimate(cells, task, [Term(1, arm)])
-        each = list(reward.seeds.values())
-        row = [arm, interval(reward), " ".join(number(x) for x in each)]
+        each = list(estimate(cells, task, [Term(1, arm)]).seeds.values())
+        row = [arm, reward(cells, task, arm), " ".join(number(x) for x in each)]
         row += [number(float(np.std(each, ddof=1))) if len(each) > 1 else "–"]
         row += [number(estimate(cells, task, [Term(1, arm, "test", "greedy")]).value)]
         row += [number(estimate(cells, task, [Term(1, arm, name)]).value) for name in sets]
@@ -99,7 +136,7 @@ def best_of_table(cells: Cells, task: str, sft: str, ppo: str) -> str:
     """What the best of n samples earns, and how many tokens an answer takes; and the same of PPO's one."""
     def row(name: str, arm: str, measure: str, n: int) -> list[str]:
         length = estimate(cells, task, [Term(1, arm, "test", "length")]).value
-        return [name, interval(estimate(cells, task, [Term(1, arm, "test", measure)])), number(n * length, 1)]
+        return [name, reward(cells, task, arm, measure), number(n * length, 1)]
 
     rows = [row(f"best of {n} of {sft}", sft, f"best of {n}", n) for n in BEST_OF]
     return table(["answer", "reward", "tokens sampled"], [*rows, row(f"one of {ppo}", ppo, "reward", 1)])
@@ -151,20 +188,20 @@ def cost_figure(cells: Cells, tasks: Sequence[str], labels: Sequence[int]) -> st
         left = 60 + 330 * i
         found = {}
         for name in [f"{kind}{n}" for kind in SERIES for n in labels]:
-            cost, reward = (estimate(cells, task, [t]) for t in (Term(1, name, "run", "cpu"), Term(1, name)))
-            if reward.seeds:
-                found[name] = cost, reward
+            cost, earned = (estimate(cells, task, [t]) for t in (Term(1, name, "run", "cpu"), Term(1, name)))
+            if earned.seeds:
+                found[name] = cost, earned
         most = max((x for cost, _ in found.values() for x in cost.seeds.values()), default=1.0) * 1.05
         marks = ticks(0.0, most)
         shapes += panel(left, f"{task}: reward", "CPU seconds since the beginning", [x / most for x in marks],
                         [f"{x:g}" for x in marks])  # fmt: skip
-        for name, (cost, reward) in found.items():
+        for name, (cost, earned) in found.items():
             kind = name.rstrip("0123456789")
-            where = [(left + 280 * x / most, height(y)) for x, y in zip(cost.seeds.values(), reward.seeds.values())]
+            where = [(left + 280 * x / most, height(y)) for x, y in zip(cost.seeds.values(), earned.seeds.values())]
             shapes += [dot(*xy, SERIES[kind]) for xy in where]
             if kind != "sft" and (before := found.get(f"sft{name.removeprefix(kind)}")):
                 start = left + 280 * before[0].value / most, height(before[1].value)
-                shapes.append(line(*start, left + 280 * cost.value / most, height(reward.value), SERIES[kind], 1.5))
+                shapes.append(line(*start, left + 280 * cost.value / most, height(earned.value), SERIES[kind], 1.5))
     return figure(60 + 330 * len(tasks), 340, "Reward against CPU seconds", shapes)
 
 
@@ -172,15 +209,16 @@ def write_report(
     cells: Cells, sets: dict[str, list[str]], labels: Sequence[int], prose: Sequence[str], out: Path
 ) -> str:
     """study.md, which is returned, and the figures. sets: task -> its sets of prompts, "test" first."""
-    parts = [BEGINNING.rstrip()]
-    for task, names in sets.items():
+    found = {task: findings(cells, task, claims(labels, x[1:], task in prose)) for task, x in sets.items()}
+    parts = [BEGINNING, verdict_table(found)]
+    for task in sets:
         parts += [f"\n## {task}\n", *([f"{KNOW[task]}\n"] if task in KNOW else [])]
         topic = ""
-        for claim in claims(labels, names[1:], task in prose):
-            if claim.topic != topic:
-                parts.append(f"\n{claim.topic}\n" if topic else f"{claim.topic}\n")
-                topic = claim.topic
-            parts.append(claim_line(claim, cells, task))
+        for finding in found[task]:
+            if finding.claim.topic != topic:
+                parts.append(f"\n{finding.claim.topic}\n" if topic else f"{finding.claim.topic}\n")
+                topic = finding.claim.topic
+            parts.append(claim_line(finding))
     most = max(labels)
     for task, names in sets.items():
         parts += [f"\n## {task}: the arms\n", arms_table(cells, task, names[1:])]

@@ -221,6 +221,13 @@ def test_rao_blackwell_kl_of_a_two_step_policy():
     assert float(first @ samples) == pytest.approx(0.1542011651, abs=1e-6)
 
 
+def test_adaptive_beta_stays_above_0():
+    """The factor is 1 − n / (5 horizons) at the least: refused where that is 0 or less."""
+    assert adapt_beta(0.1, 0.0, 6.0, 20, 99) == pytest.approx(0.001)
+    with pytest.raises(ValueError, match="100 responses in a horizon of 20"):
+        adapt_beta(0.1, 0.0, 6.0, 20, 100)
+
+
 def test_adaptive_beta_of_twice_the_target():
     """Ziegler et al. 2019: a batch of 512 in a horizon of 10,000, the error clipped at 0.2."""
     assert adapt_beta(0.15, 12.0, 6.0, 10_000, 512) == pytest.approx(0.15 * 1.01024, rel=1e-12)
@@ -472,6 +479,8 @@ def test_token_weights_of_responses_of_6_3_1_and_4_tokens():
         torch.testing.assert_close(got, expected, atol=1e-7, rtol=0)
     with pytest.raises(ValueError, match="none of sum, token, sequence, constant"):
         token_weights(MASK, "mean", 8)
+    with pytest.raises(ValueError, match="0 tokens are none"):
+        token_weights(MASK, "constant", 0)
 
 
 @pytest.mark.parametrize("aggregate", ["sum", "token", "sequence", "constant"])

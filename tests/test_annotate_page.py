@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from minirlhf import judgements
+from minirlhf import judgements, study_files
 from minirlhf.judgements import Log, Session
 from minirlhf.tools import annotate_page
 from minirlhf.tools.annotate_page import Page
@@ -34,7 +34,7 @@ with Session(sys.argv[1], "ann") as session, Page(session) as page:
 def make_study(folder, n=5):
     places = [{"prompt": f"p{i} 好", "left": HOSTILE, "right": f"r{i}"} for i in range(n)]
     secret = [{"item": f"id{i}", "kind": "pair", "left": "a", "good": None} for i in range(n)]
-    judgements.create(folder, {"question": "which?", "pairs": n, "auto_ties": 0, "places": places},
+    study_files.create(folder, {"question": "which?", "pairs": n, "auto_ties": 0, "places": places},
                       {"models": ["model_one", "model_two"], "places": secret})  # fmt: skip
     return folder
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from minirlhf import evidence, judgements, pairs
+from minirlhf import evidence, judgements, pairs, study_files
 from minirlhf.data import read_records
 from minirlhf.evidence import TestSet
 from minirlhf.files import UserError
@@ -31,7 +31,7 @@ def study(tmp_path):
         content, key = pairs.make(
             pairs.read_responses(tmp_path / "items.jsonl"), ("sft", "ppo"), "set", 30, "better?", len(name)
         )
-        judgements.create(tmp_path / name, content, key | {"source": str(tmp_path / "items.jsonl")})
+        study_files.create(tmp_path / name, content, key | {"source": str(tmp_path / "items.jsonl")})
         for who in annotators:
             with judgements.Session(tmp_path / name, who) as session:
                 while "left" in (item := session.item()):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from minirlhf import judgements
+from minirlhf import judgements, study_files
 from minirlhf.files import UserError
 from minirlhf.judgements import Closed, Log, Session, State, close, results
 
@@ -37,7 +37,7 @@ def make_study(folder, n=6, question="which?"):
     if n == 6:
         secret[4] |= {"kind": "attention", "good": "b"}
         secret[5] |= {"kind": "duplicate"}
-    judgements.create(folder, {"question": question, "pairs": n, "auto_ties": 0, "places": places},
+    study_files.create(folder, {"question": question, "pairs": n, "auto_ties": 0, "places": places},
                       {"models": ["sft", "ppo"], "places": secret})  # fmt: skip
     return folder
 
@@ -471,5 +471,5 @@ def test_any_text_survives(tmp_path):
     texts = ["好\u2028\x00\x1b", "\ud800", "</script>"]
     places = [{"prompt": t, "left": t, "right": t} for t in texts]
     study = {"question": texts[0], "pairs": 3, "auto_ties": 0, "places": places}
-    judgements.create(tmp_path, study, {"places": []})
+    study_files.create(tmp_path, study, {"places": []})
     assert Log(tmp_path).study["places"] == places

@@ -318,6 +318,24 @@ def test_a_row_is_the_formula_of_its_paper(name):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_is_logged_is_what_is_in_the_loss(name):
+    """The parts of a loss sum to it, by their weights; and what nothing clips has no share that is clipped."""
+    mdp, row = world(max_new=3), small(ALGORITHMS[name], 4)
+    old, ref = (random_logits(s, mdp).log_softmax(-1) for s in range(2))
+    y, x = torch.arange(8), torch.tensor([0, 1]).repeat_interleave(4)  # (B,)
+    rollout = rollout_of(y, x, old, ref, mdp, random_logits(2, mdp)[..., 0])
+    now = (old + random_logits(3, mdp)).log_softmax(-1)
+    logprobs = torch.where(rollout.mask, now[x[:, None], mdp.states[y], mdp.ids[y]], 0.0)  # (B, L)
+    advantages, returns = advantages_of(rollout, row, BETA)
+    weights = token_weights(rollout.mask, row.aggregate, mdp.max_new)
+    loss, watch = surrogate(logprobs, rollout.values, rollout, advantages, returns, weights, row, BETA, 0.2, 0.5)
+    parts = watch["policy_loss"] + BETA * watch.get("kl_loss", 0) + 0.5 * watch.get("value_loss", 0)
+    close(loss, parts)
+    assert ("kl_loss" in watch, "value_loss" in watch) == (row.kl_in == "loss", row.baseline == "value")
+    assert (watch["clip_frac"] > 0) == (row.ratio == "clipped")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_at_ratio_1_clipping_changes_no_gradient(name):
     """The surrogate's gradient is REINFORCE's there, whatever ε."""
     mdp, row = world(), small(ALGORITHMS[name], 2)

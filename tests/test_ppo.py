@@ -545,7 +545,7 @@ def test_the_critic_is_fitted_to_the_monte_carlo_returns_of_a_round_of_its_own(
     monkeypatch.setattr(ppo, "update", lambda *a: trained.append(deepcopy(a[2])) or one_update(*a))
     asked = []
     run(make_policy(0), tokenizer, tmp_path, records_of=lambda step: asked.append(step) or PROMPTS)
-    ((_, head, rollout, returns),) = fitted
+    ((_, head, rollout, returns, _),) = fitted
     for b, n in enumerate(rollout.mask.sum(1).tolist()):  # without a KL: the policy still is the reference
         assert returns[b, rollout.mask[b]].tolist() == pytest.approx([float(rollout.scores[b])] * n)
     assert asked == [4, 0, 1, 2, 3] and rollout.ids.tolist() != trained[0].ids.tolist()
@@ -599,6 +599,38 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
     (name,) = bad
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} "):
         PPOConfig(**bad)
+
+
+@pytest.mark.parametrize("algo, kl_in, kl, row", [
+    ("ppo", "loss", None, "k3"), ("ppo", "loss", "k2", "k2"), ("ppo", "reward", None, "k1"),
+    ("grpo", "reward", None, "k1"), ("grpo", "reward", "k3", "k3"), ("grpo", "loss", None, "k3"),
+])
+def test_a_kl_that_moves_takes_the_estimator_that_is_right_there(algo, kl_in, kl, row):
+    assert PPOConfig(algo, kl_in=kl_in, kl=kl).row.kl == row
+
+
+@pytest.mark.parametrize("bad, message", [
+    ({"kl_in": "loss", "kl": "k1"}, "--kl k1 in the loss: its gradient is 0"),
+    ({"algo": "grpo", "kl": "k1"}, "--kl k1 in the loss"),
+    ({"gamma": 1.5}, "--gamma 1.5: must be at most 1"), ({"lam": 3.0}, "--lam 3.0: must be at most 1"),
+])
+def test_a_penalty_that_is_none_and_a_discount_that_grows_are_refused(bad, message):
+    with pytest.raises(UserError, match=message):
+        PPOConfig(**bad)
+    assert PPOConfig(kl_in="loss", kl="k1", beta=0.0).row.kl == "k1"
+
+
+def test_a_round_too_large_for_the_horizon_is_refused(make_policy, tokenizer, tmp_path):
+    """Twelve responses in a horizon of two could turn β negative, which would reward the KL."""
+    config = dataclasses.replace(CONFIG, kl_target=6.0, kl_horizon=len(PROMPTS) / 5)
+    with pytest.raises(UserError, match="--kl-horizon .*: with .* responses a round beta could turn negative"):
+        run(make_policy(0), tokenizer, tmp_path, config)
+
+
+def test_a_short_run_reaches_its_peak_rate(make_policy, tokenizer, tmp_path):
+    run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, iterations=2, warmup=10))
+    rates = [json.loads(line)["lr"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rates == [CONFIG.lr, CONFIG.lr]
 
 
 def test_a_beta_that_cannot_adapt_is_refused():

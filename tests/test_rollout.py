@@ -270,6 +270,18 @@ def test_a_reward_that_takes_many_is_asked_once_for_all_that_ended(made, tokeniz
     assert [record for _, _, record in cases] == [x for x, ended in zip(RECORDS, r.ended.tolist()) if ended]
 
 
+@pytest.mark.parametrize("many, message", [
+    (lambda cases: [nan] * len(cases), "the reward is nan for prompt 'pp'"),
+    (lambda cases: cases[0][2]["gone"], r"many\(\) raised KeyError: 'gone'"),
+    (lambda cases: [1.0], r"many\(\) returned 1 numbers for 2 cases"), (lambda cases: None, "raised TypeError"),
+], ids=["nan", "raises", "short", "none"])
+def test_a_reward_that_takes_many_is_held_to_what_any_other_is(many, message):
+    reward = type("Mine", (), {"many": staticmethod(many)})()
+    with pytest.raises(UserError, match=message) as error:
+        call_rewards(lambda record: reward, [("pp", "r", {}), ("q", "s", {})])
+    assert "\n" not in str(error.value)
+
+
 def test_each_case_gets_the_reward_of_its_own_record():
     """Of two rewards in turns, one of which takes many."""
     reward = InBatches()

@@ -540,6 +540,7 @@ WRONG = [
     ("train_ppo.py --init shape", "config.json and weights are of two models"),
     ("train_ppo.py --init other", "give --task, or --prompts and --reward"),
     ("train_ppo.py --init good --prompts prompts.jsonl", "--prompts without --reward"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --task reviews", "--task and --prompts: give one of them"),
     ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:none", "missing.jsonl: No such file"),
     ("train_ppo.py --init good --prompts long.jsonl --reward mine.py:length", "context of 128"),
     ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),

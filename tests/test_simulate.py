@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minirlhf import judgements, pairs
+from minirlhf import pairs, study_files
 from minirlhf.files import UserError
 from minirlhf.judgements import Session, close, results
 from minirlhf.preferences import Labeller
@@ -24,7 +24,7 @@ def rows(answer) -> list[dict]:
 def study(tmp_path):
     """A study of 300 pairs, in which ppo's answers are worth one more than sft's."""
     study, key = pairs.make(rows(lambda m, i: f"{m == 'ppo':d} {i} {m}"), ("sft", "ppo"), "s", 300, "which?", 0)
-    judgements.create(tmp_path / "study", study, key)
+    study_files.create(tmp_path / "study", study, key)
     return tmp_path / "study"
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 
-from minirlhf import judgements, pairs
+from minirlhf import judgements, pairs, study_files
 from minirlhf.files import UserError
 from minirlhf.runtime import Interrupted, option, parse, run_script
 from minirlhf.tools.annotate_page import Page
@@ -61,7 +61,7 @@ def make(options: Annotation, making: Making) -> None:
     """Write the study and say what is in it."""
     rows = pairs.read_responses(making.items)
     study, key = pairs.make(rows, making.models, making.set, making.pairs, making.question, making.seed)
-    judgements.create(options.study, study, key | {"source": making.items})
+    study_files.create(options.study, study, key | {"source": making.items})
     n = Counter(place["kind"] for place in key["places"])
     print(f"{options.study}: {study['pairs']} pairs of {' and '.join(making.models)}; "
           f"identical and counted as ties: {study['auto_ties']}")
@@ -153,6 +153,14 @@ def judge(session: judgements.Session, key: Callable[[], str] = read_key) -> Non
     print(f"\n{farewell(session)}")
 
 
+def welcome(session: judgements.Session) -> str:
+    """Whose list is judged, and from where: somebody else's would be spoilt unseen."""
+    name, done, total = session.annotator, session.place, session.log.total
+    if done == 0:
+        return f"{name} begins at place 1 of {total}"
+    return f"{name} goes on at place {done + 1} of {total}; somebody else gives another --annotator NAME"
+
+
 def farewell(session: judgements.Session) -> str:
     """Where the annotator stands."""
     done, total = session.place, session.log.total
@@ -191,6 +199,8 @@ def main() -> None:
             if session.log.torn:
                 print(f"{session.log.torn} bytes of a line that a kill had cut off are now in "
                       f"{Path(options.study) / 'log.torn'}")
+            if session.place < session.log.total:
+                print(welcome(session), flush=True)
             if options.serve:
                 serve(session, options.port)
                 return

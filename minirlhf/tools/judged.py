@@ -15,6 +15,7 @@ from minirlhf import evidence, export, judgements
 from minirlhf.files import UserError, write_atomic
 from minirlhf.judged import analyse
 from minirlhf.judges import ATTENTION, Scores
+from minirlhf.pairs import shown_prompt
 from minirlhf.rollout import Reward, call_rewards, prompt_text
 from minirlhf.runtime import option, parse, run_script
 from minirlhf.sources import load_reward
@@ -46,19 +47,21 @@ def read_studies(folders: Sequence[str]) -> tuple[list[dict], list[dict]]:
             raise UserError(f"{folder}: the same study as {seen[log.hash]}")
         seen[log.hash] = folder
         rows += [row | {"study": log.hash} for row in judgements.results(folder)]
-        key, _ = judgements.read_json(log.folder / "key.json")
+        key = judgements.read_key(log)
         about = {"folder": str(folder), "models": key["models"], "source": key.get("source", "")}
-        studies.append(about | {"identical": log.study["auto_ties"]})
+        # Pairs that nobody saw, by their ids: another study may hold them, too. An older key only counts them.
+        unnamed = [f"{log.hash} {i}" for i in range(log.study["auto_ties"])]
+        studies.append(about | {"identical": key.get("identical", unnamed)})
     if not any(row["kind"] == "pair" for row in rows):
         raise UserError(f"{', '.join(folders)}: no pair was judged")
     return rows, studies
 
 
 def records_by_prompt(sources: Sequence[str]) -> dict[str, dict]:
-    """prompt -> the record it comes from, for what stands in those items.jsonl that are there."""
+    """Shown prompt -> the record it comes from, for what stands in those items.jsonl that are there."""
     there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
     lines = [line for source in there for line in evidence.read_lines(source)]
-    return {prompt_text(line["record"]): line["record"] for line in lines if line["kind"] == "prompt"}
+    return {shown_prompt(line["record"]): line["record"] for line in lines if line["kind"] == "prompt"}
 
 
 def rewards_of(options: Judged, rows: Sequence[dict], sources: Sequence[str]) -> dict[str, Scores]:
@@ -72,12 +75,15 @@ def rewards_of(options: Judged, rows: Sequence[dict], sources: Sequence[str]) ->
             raise UserError(f"--gold {options.gold}: no such task; there are {', '.join(TASKS)}")
         judges["gold"] = lambda record: TASKS[options.gold].reward
     records = records_by_prompt([options.items] if options.items else sources) if judges else {}
-    for prompt in dict.fromkeys(row["prompt"] for row in rows):
+    for row in rows:
+        prompt = row["prompt"]
         if options.gold and records.get(prompt, {}).get("task") != options.gold:
             where = "give --items, the items.jsonl of evaluate.py that the study was made from"
             raise UserError(f"--gold {options.gold}: no record of it has the prompt {prompt!r:.60}; {where}")
+        asked = {"messages": row["messages"]} if "messages" in row else {"prompt": prompt}
+        records.setdefault(prompt, asked)
     answers = dict.fromkeys((row["prompt"], row[k]["response"]) for row in rows for k in "ab")
-    cases = [(prompt, said, records.get(prompt, {"prompt": prompt})) for prompt, said in answers]
+    cases = [(prompt_text(records[prompt]), said, records[prompt]) for prompt, said in answers]
     return {name: dict(zip(answers, call_rewards(reward_of, cases))) for name, reward_of in judges.items()}
 
 
@@ -117,7 +123,8 @@ def contest_lines(c: dict, studies: Sequence[dict]) -> list[str]:
         lines.append(f"{name_of(name)}{x['wins']:>6}{x['ties']:>6}{x['losses']:>6}   {shown(x):<24}{p}")
     rest = {"all, every judgement": c["pooled"], "at equal length": c["length_controlled"]}
     lines += [f"{name_of(name)}{'':<21}{shown(x)}  {x.get('why', '')}".rstrip() for name, x in rest.items()]
-    if n := sum(x["identical"] for x in studies if set(x["models"]) == {c["model"], c["against"]}):
+    of_these = [x["identical"] for x in studies if set(x["models"]) == {c["model"], c["against"]}]
+    if n := len(set().union(*of_these)):
         rate = (c["pairs"]["n"] * c["pairs"]["rate"] + n / 2) / (c["pairs"]["n"] + n)
         lines.append(f"{name_of('with identical answers')}{'':<21}{rate:.3f}, {n} pairs that nobody saw")
     return [*lines, power_line(c["power"])]
@@ -192,8 +199,6 @@ def main() -> None:
     if options.export:
         kept = [row for row in rows if not report["annotators"][row["annotator"]]["excluded"]]
         test, n, n_test = export.write(options.export, export.preferences(kept, options.soft))
-        if n == 0:
-            raise UserError(f"--export {options.export}: nothing to train on: ties only, or nobody is left")
         print(f"{options.export}: {n} preferences; {test}: {n_test}, of other prompts")
         print("judge the models that come of it on prompts that are in neither")
 

@@ -15,12 +15,12 @@ import numpy as np
 from minirlhf import judgements
 from minirlhf.files import UserError
 from minirlhf.preferences import Labeller
-from minirlhf.rollout import call_reward
-from minirlhf.runtime import Machine, option, parse, run_script
+from minirlhf.rollout import call_reward, prompt_text
+from minirlhf.runtime import option, parse, run_script
 from minirlhf.tasks import TASKS
 from minirlhf.tools.judged import records_by_prompt
 
-Gold = Callable[[str, str], float]  # prompt, response -> reward
+Gold = Callable[[str, str], float]  # prompt as it is shown, response -> reward
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Simulation:
     study: str = option("out/judgements", "folder of the study", bare=True)
     annotator: str = option("simulated", "the name to judge under")
     items: str = option("out/eval/items.jsonl", "what the study was made from: its prompts' records")
+    temperature: float = option(Labeller.temperature, "a gold reward this much higher is chosen with odds of e to 1")
+    length_bias: float = option(0.0, "log-odds for each character that an answer is longer")
+    position_bias: float = option(0.0, "log-odds for the left answer")
+    seed: int = option(0, "decides what is chosen where that is open", least=0)
 
 
 def judge(session: judgements.Session, gold: Gold, labeller: Labeller, seed: int) -> int:
@@ -54,16 +58,17 @@ def gold_of(items: str) -> Gold:
         record = records.get(prompt, {})
         if record.get("task") not in TASKS:
             raise UserError(f"--items {items}: no generated task has the prompt {prompt!r:.60}: no gold reward")
-        return call_reward(TASKS[record["task"]].reward, prompt, response, record)
+        return call_reward(TASKS[record["task"]].reward, prompt_text(record), response, record)
 
     return gold
 
 
 def main() -> None:
     """Wire study, reward and simulated person together."""
-    options, labeller, machine = parse(__doc__.splitlines()[0], Simulation, Labeller, Machine)
+    (options,) = parse(__doc__.splitlines()[0], Simulation)
+    labeller = Labeller(options.temperature, options.length_bias, options.position_bias)
     with judgements.Session(options.study, options.annotator) as session:
-        done = judge(session, gold_of(options.items), labeller, machine.seed)
+        done = judge(session, gold_of(options.items), labeller, options.seed)
     print(f"{options.annotator}: {done} items judged in {options.study}")
 
 
