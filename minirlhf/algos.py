@@ -248,17 +248,15 @@ def preference_loss(margins: Tensor, p: Tensor | float = 1.0) -> Tensor:
     return -(p * F.logsigmoid(margins) + (1 - p) * F.logsigmoid(-margins)).mean()
 
 
-def dpo_margins(
-    chosen: Tensor, ref_chosen: Tensor, rejected: Tensor, ref_rejected: Tensor, beta: float
-) -> Tensor:
-    """m = β [log π/ref (chosen) − log π/ref (rejected)], the margin of the reward that π is the optimum of.
+def implicit_reward(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tensor:
+    """r = β log π/ref, the reward that π is the optimum of, but for a constant of the prompt: DPO's model of reward.
 
-    All (B,) log-probs of whole responses, EOS included, summed and not averaged over tokens: from
-    π* ∝ ref exp(r / β) follows r = β log π*/ref + a constant of the prompt, which the difference drops. So
-    `preference_loss` of it is a reward model's loss, and its minimiser the policy that PPO would look for.
+    Both (B,) log-probs of whole responses, EOS included, summed and not averaged over tokens. From π* ∝ ref exp(r / β)
+    follows r = β log π*/ref + β log Z(x), and in the margin of two answers to a prompt Z drops out. So
+    `preference_loss` of margins of it is a reward model's loss, and its minimiser the policy that PPO would look for.
     Source: Rafailov et al. 2023, eq. 5 to 7.
     """
-    return beta * ((chosen - ref_chosen) - (rejected - ref_rejected))  # (B,)
+    return beta * (logprobs - ref_logprobs)  # (B,)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

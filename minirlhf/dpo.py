@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from minirlhf import checkpoint
+from minirlhf.algos import implicit_reward
 from minirlhf.data import Example, collate
 from minirlhf.learned_reward import rewards_of
 from minirlhf.model import GPT
@@ -53,7 +54,7 @@ class ImplicitReward(nn.Module):
             logp = -negative_log_likelihood(self.trunk, batch)  # (N,)
             with torch.no_grad():
                 ref = -negative_log_likelihood(self.frozen[0], batch)  # (N,)
-        return self.beta * spread(logp - ref, batch.mask).sum(1)  # (B,)
+        return implicit_reward(*(spread(x, batch.mask).sum(1) for x in (logp, ref)), self.beta)  # (B,)
 
 
 @dataclass(frozen=True)

@@ -475,8 +475,8 @@ MUTANTS = [
     ),
     # Preferences
     Mutant(
-        "dpo-without-reference", "DPO's margin is of log-ratios to the reference", "a trap of --reference-free losses",
-        "algos.py", "beta * ((chosen - ref_chosen) - (rejected - ref_rejected))", "beta * (chosen - rejected)",
+        "dpo-without-reference", "DPO's reward is a log-ratio to the reference", "a trap of --reference-free losses",
+        "algos.py", "return beta * (logprobs - ref_logprobs)", "return beta * logprobs",
         "tests/test_oracle.py::test_dpo_starts_at_log_2",
     ),
     Mutant(

@@ -8,12 +8,12 @@ import torch
 
 from minirlhf.algos import (
     adapt_beta,
-    dpo_margins,
     entropy,
     exact_kl,
     explained_variance,
     gae,
     group_relative,
+    implicit_reward,
     kl_estimate,
     kl_loss,
     leave_one_out,
@@ -578,19 +578,21 @@ def test_the_preference_loss_of_an_extreme_margin_is_finite():
     assert loss.item() == pytest.approx(5000) and gradient(loss, margins).tolist() == [-0.5, 0]
 
 
-def test_the_margin_of_dpo_is_beta_times_the_difference_of_log_ratios():
-    x = [torch.tensor([v]) for v in (-3.0, -4.0, -6.0, -5.0)]  # chosen up by 1 nat, rejected down by 1
-    assert float(dpo_margins(*x, beta=0.1)) == pytest.approx(0.1 * 2)
+def test_the_reward_of_dpo_is_beta_times_the_log_ratio():
+    assert implicit_reward(torch.tensor([-3.0, -6.0]), torch.tensor([-4.0, -5.0]), 0.1).tolist() == pytest.approx([0.1, -0.1])
 
 
 def test_dpo_raises_the_chosen_and_lowers_the_rejected():
-    chosen, rejected = (torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    loss = preference_loss(dpo_margins(chosen, torch.zeros(1), rejected, torch.zeros(1), beta=0.5))
-    up, down = torch.autograd.grad(loss, (chosen, rejected))
-    assert float(up) == -0.25 and float(down) == 0.25  # −β σ(−m)
+    logprobs = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # chosen, rejected
+    chosen, rejected = implicit_reward(logprobs, torch.zeros(2), 0.5).split(1)
+    assert gradient(preference_loss(chosen - rejected), logprobs).tolist() == [-0.25, 0.25]  # −β σ(−m)
 
 
 def test_the_preference_loss_and_dpo_gradcheck():
+    def loss(chosen: torch.Tensor, ref_chosen: torch.Tensor, rejected: torch.Tensor, ref_rejected: torch.Tensor):
+        margins = implicit_reward(chosen, ref_chosen, 0.3) - implicit_reward(rejected, ref_rejected, 0.3)
+        return preference_loss(margins, p)
+
     x = [torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(4)]
     p = torch.tensor([1, 0.2, 0.7, 0.5], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda *a: preference_loss(dpo_margins(*a, beta=0.3), p), x)
+    assert torch.autograd.gradcheck(loss, x)

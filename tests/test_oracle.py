@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from minirlhf.algos import (
-    dpo_margins,
     exact_kl,
     gae,
+    implicit_reward,
     kl_estimate,
     kl_loss,
     leave_one_out,
@@ -629,10 +629,9 @@ def every_preference(mdp: TokenMDP, logp: torch.Tensor, ref: torch.Tensor, beta:
     """(margins of DPO, probabilities that the first of the pair is preferred), all pairs of all prompts."""
     policy, reference = response_logprobs(logp, mdp), response_logprobs(ref, mdp)  # (P, N)
     first, second = torch.triu_indices(policy.shape[1], policy.shape[1], 1)
-    pairs = (x[:, i].flatten() for x in (policy, reference) for i in (first, second))
-    chosen, rejected, ref_chosen, ref_rejected = pairs
+    reward = implicit_reward(policy, reference, beta)  # (P, N)
     p = torch.sigmoid(mdp.scores[:, first] - mdp.scores[:, second]).flatten()
-    return dpo_margins(chosen, ref_chosen, rejected, ref_rejected, beta), p
+    return (reward[:, first] - reward[:, second]).flatten(), p
 
 
 def test_dpo_starts_at_log_2():
