@@ -6,10 +6,10 @@
     verdict  holds here, or does not hold here (an effect is below 0), where the claim's p, adjusted by Holm
              over all claims of the task, is at most 5 %; else not shown
 
-The interval shown is the plain 95 % one, the wider of the two. Bootstrap: seeds first, then prompts within each,
-both arms on the same resample; with three seeds it alone misses in 13 to 15 %. Student's t: each seed has its own
-data, models and prompts, so that their spread holds all the noise there is. What was not run is "not run"; a
-diverged run counts as it ended. Proved by tests/test_claims.py.
+The interval shown is the plain 95 % one, the wider of the two. Bootstrap: seeds, then prompts within each,
+both arms on the same resample; with three seeds it alone misses in 13 to 15 %. Student's t: each seed has
+its own data, models and prompts, so that their spread holds all the noise there is. What was not run is "not
+run"; a diverged run counts as it ended. Proved by tests/test_claims.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -204,7 +204,7 @@ def decisive(effects: Sequence[Estimate]) -> Estimate:
 
 
 def claim_p_value(effects: Sequence[Estimate]) -> float:
-    """Two-sided: "all above 0" is as sure as its least sure; to be below, each of K has a chance. nan if any is."""
+    """Two-sided: the largest p if all are above 0, else K times the smallest of those below. nan if one is."""
     x = decisive(effects)
     chances = len(effects) if x.value < 0 else 1
     return nan if any(isnan(e.p_value) for e in effects) else min(1.0, chances * x.p_value)
@@ -222,7 +222,8 @@ def verdict(effects: Sequence[Estimate], p_value: float) -> str:
 def findings(cells: Cells, task: str, all_claims: Sequence[Claim]) -> list[Finding]:
     """What the results say to each claim. all_claims: all that are tested on the task, the family of Holm."""
     effects = [tuple(estimate(cells, task, e.terms) for e in claim.effects) for claim in all_claims]
-    floors = [bool(c.need) and max(estimate(cells, task, [x]).value for x in c.need) < FLOOR for c in all_claims]
+    needed = [[estimate(cells, task, [term]).value for term in claim.need] for claim in all_claims]
+    floors = [bool(values) and max(values) < FLOOR for values in needed]
     adjusted = holm([nan if floor else claim_p_value(found) for found, floor in zip(effects, floors)])
     rows = zip(all_claims, effects, floors, adjusted.tolist())
     return [Finding(claim, found, floor, p, verdict(found, p)) for claim, found, floor, p in rows]
@@ -238,7 +239,7 @@ def with_divergence(cells: Cells) -> Cells:
     for (task, seed, arm), line in cells.items():
         bad, start = bool(line["failed"]), cells.get((task, seed, line["start"]))
         if start is not None:
-            after, before = (MEASURES["reward"].statistics(x["sets"]["test"])[:, 0] for x in (line, start))  # (n,)
+            after, before = (np.array(x["sets"]["test"]["rewards"]).mean(1) for x in (line, start))  # (n,) each
             bad |= bootstrap_interval(after - before)[1] < 0
         run = line["sets"]["run"] | {"diverged": [float(bad)]}
         out[task, seed, arm] = line | {"sets": line["sets"] | {"run": run}}

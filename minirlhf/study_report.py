@@ -1,4 +1,4 @@
-"""The study of SFT and RL on paper: a table of the verdicts, a line a claim with all its numbers, tables, figures.
+"""The study of SFT and RL on paper: a table of verdicts, a line a claim with its numbers, tables, figures.
 
 Every number is an `Estimate` of `claims.py`, every verdict a `Finding`; nothing is judged here.
 Proved by tests/test_claims.py.
@@ -22,13 +22,13 @@ NAMES = {"sft": "SFT", "more": "SFT continued as long as PPO", "ppo": "SFT + PPO
 BEGINNING = """# What people say of SFT and RL, tested
 
 `python -m minirlhf.tools.study`; the rule of the verdicts is `minirlhf/claims.py`, the arms are those of
-`minirlhf/experiment.py`. Numbers: mean over seeds, [plain 95 % interval: bootstrap over seeds, then prompts, or
-t over seeds where that is wider], and every seed by itself. Verdicts: by the p-value of that interval, adjusted by
-Holm over all claims of a task, at 5 %; so a plain interval may leave out 0 and its claim not be shown. Shares of
-runs that diverged: the exact sign test over seeds, no interval; of five seeds its p is 1/16 at the least.
-Reward is in [0, 1], and its intervals end there. On these small models and tasks only: "holds here" says no more.
-A run counts as diverged if training was cut off, or if it ended with a reward below that of the arm it started
-from, by more than prompts explain.
+`minirlhf/experiment.py`. Numbers: mean over seeds, [plain 95 % interval: bootstrap over seeds, then prompts,
+or t over seeds where that is wider], and every seed by itself. Verdicts: by the p-value of that interval,
+adjusted by Holm over all claims of a task, at 5 %; so a plain interval may leave out 0 and its claim not be
+shown. Shares of runs that diverged: the exact sign test over seeds, no interval; of five its p is 1/16 at the
+least. Reward is in [0, 1], and its intervals end there. The table has the effect that decides a claim.
+On these small models and tasks only: "holds here" says no more. A run counts as diverged if training was cut
+off, or if it ended with a reward below that of the arm it started from, by more than prompts explain.
 """
 KNOW = {  # what a reader has to know of a task before its verdicts
     "reviews": "Demonstrations earn 1/2 on average: SFT that imitates them perfectly earns 1/2, on any number of them.",
@@ -79,7 +79,8 @@ def verdict_table(found: dict[str, list[Finding]]) -> str:
             if x.claim.text == text:
                 word = x.verdict.removesuffix(" here")
                 word = word if word.startswith("not ") else f"**{word}**"
-                return word if x.verdict == "not run" else f"{word} {interval(decisive(x.effects), '+')}{surely(x)}"
+                decided = f" {interval(decisive(x.effects), '+')}{surely(x)}"
+                return word if x.verdict == "not run" else word + decided
         return ""
 
     topics: dict[str, dict[str, None]] = {}
@@ -188,20 +189,20 @@ def cost_figure(cells: Cells, tasks: Sequence[str], labels: Sequence[int]) -> st
         left = 60 + 330 * i
         found = {}
         for name in [f"{kind}{n}" for kind in SERIES for n in labels]:
-            cost, earned = (estimate(cells, task, [t]) for t in (Term(1, name, "run", "cpu"), Term(1, name)))
-            if earned.seeds:
-                found[name] = cost, earned
+            cost, score = (estimate(cells, task, [t]) for t in (Term(1, name, "run", "cpu"), Term(1, name)))
+            if score.seeds:
+                found[name] = cost, score
         most = max((x for cost, _ in found.values() for x in cost.seeds.values()), default=1.0) * 1.05
         marks = ticks(0.0, most)
         shapes += panel(left, f"{task}: reward", "CPU seconds since the beginning", [x / most for x in marks],
                         [f"{x:g}" for x in marks])  # fmt: skip
-        for name, (cost, earned) in found.items():
+        for name, (cost, score) in found.items():
             kind = name.rstrip("0123456789")
-            where = [(left + 280 * x / most, height(y)) for x, y in zip(cost.seeds.values(), earned.seeds.values())]
+            where = [(left + 280 * x / most, height(y)) for x, y in zip(cost.seeds.values(), score.seeds.values())]
             shapes += [dot(*xy, SERIES[kind]) for xy in where]
             if kind != "sft" and (before := found.get(f"sft{name.removeprefix(kind)}")):
                 start = left + 280 * before[0].value / most, height(before[1].value)
-                shapes.append(line(*start, left + 280 * cost.value / most, height(earned.value), SERIES[kind], 1.5))
+                shapes.append(line(*start, left + 280 * cost.value / most, height(score.value), SERIES[kind], 1.5))
     return figure(60 + 330 * len(tasks), 340, "Reward against CPU seconds", shapes)
 
 
