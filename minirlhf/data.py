@@ -26,6 +26,7 @@ from minirlhf.files import UserError
 from minirlhf.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
+FOREIGN = (".json", ".ndjson", ".csv", ".tsv", ".parquet")  # read as one text, records would be lost unseen
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class Example:
 def read_records(path: str | Path) -> list[dict]:
     """The records of a .jsonl file, or one {"text": ...} of any other (.txt) file.
 
-    Raises UserError naming the file and line for what cannot be read, and for an empty file.
+    Raises UserError naming the file and line for what cannot be read, for an empty file and for FOREIGN ones.
     """
     path = Path(path)
+    if path.suffix.lower() in FOREIGN:
+        raise UserError(f"{path}: records are read from .jsonl, one JSON object a line; text from .txt")
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark in front
     except OSError as error:
@@ -50,7 +53,7 @@ def read_records(path: str | Path) -> list[dict]:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
     if not text.strip():
         raise UserError(f"{path}: no data in it")
-    if path.suffix != ".jsonl":
+    if path.suffix.lower() != ".jsonl":
         return [{"text": text}]
     records = []
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which cuts at U+2028 in a string
@@ -58,8 +61,8 @@ def read_records(path: str | Path) -> list[dict]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # the latter of what is nested too deeply
+            raise UserError(f"{path}, line {number}: not JSON that can be read: {error}") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number}: a JSON object is wanted, this is a {type(record).__name__}")
         check_record(record, f"{path}, line {number}")
@@ -70,7 +73,8 @@ def read_records(path: str | Path) -> list[dict]:
 def check_record(record: dict, where: str) -> None:
     """Raises UserError unless the record has `text`, `messages`, or `prompt` (and a `response` if any).
 
-    A comparison also has `chosen` and `rejected`, perhaps `p`, how probably chosen is better, and `margin`.
+    A comparison has `prompt` or `messages`, `chosen` and `rejected`, perhaps `p`, how probably chosen is better,
+    `margin`, and the gold rewards `gold_chosen` and `gold_rejected`.
     """
     for key in ("text", "prompt", "response", "chosen", "rejected"):
         if key in record and not isinstance(record[key], str):
@@ -80,9 +84,12 @@ def check_record(record: dict, where: str) -> None:
     if "chosen" in record or "rejected" in record:
         if missing := [key for key in ("chosen", "rejected") if key not in record]:  # a response may be empty
             raise UserError(f"{where}: {missing[0]!r} is missing: a comparison wants two responses")
-        for key, good in (("p", lambda x: 0 <= x <= 1), ("margin", lambda x: x - x == 0)):
-            if key in record and not (type(record[key]) in (int, float) and good(record[key])):
-                wanted = "a probability" if key == "p" else "a finite number"
+        if "prompt" not in record and "messages" not in record:
+            raise UserError(f"{where}: no 'prompt' or 'messages': a comparison is of two responses to one")
+        for key in ("p", "margin", "gold_chosen", "gold_rejected"):
+            least, most = (0, 1) if key == "p" else (-1e38, 1e38)  # what float32 holds
+            if key in record and not (type(record[key]) in (int, float) and least <= record[key] <= most):
+                wanted = "a probability" if key == "p" else "a finite number of float32"
                 raise UserError(f"{where}: {key!r} must be {wanted}, it is {record[key]!r:.40}")
     if "messages" in record:
         messages = record["messages"]
@@ -183,7 +190,7 @@ def fit_context(examples: Iterable[Example], context: int) -> tuple[list[Example
 
 def split_of(key: str, validation: int = 5) -> str:
     """'validation' for that percentage of keys, else 'train': by a hash of the key, so for good."""
-    bucket = int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()) % 100
+    bucket = int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") % 100
     return "validation" if bucket < validation else "train"
 
 

@@ -5,7 +5,8 @@
 
 So a policy is trained as a reward model is, by the loop of `reward_model.py`, and measured as one: how well its
 own r tells what was chosen. On exact preferences of a reward the minimiser is PPO's optimum π* ∝ ref exp(r/β),
-which tests/test_oracle.py shows; on samples it learns only of answers that someone has compared.
+which tests/test_oracle.py shows; on samples it learns only of answers that someone has compared. What exceeds
+the context is left out: without its question an answer teaches nothing.
 
     python -m minirlhf.dpo --data prefs.jsonl --init out/sft --out out/dpo
 
@@ -26,7 +27,8 @@ from minirlhf.algos import implicit_reward
 from minirlhf.data import Example, collate
 from minirlhf.learned_reward import rewards_of
 from minirlhf.model import GPT
-from minirlhf.reward_model import RewardConfig, comparisons, fit, measure, summary
+from minirlhf.preferences import comparisons
+from minirlhf.reward_model import RewardConfig, fit, measure, summary
 from minirlhf.rollout import spread
 from minirlhf.runtime import Machine, autocast, environment, option, parse, run_script
 from minirlhf.sft import negative_log_likelihood
@@ -47,7 +49,7 @@ class ImplicitReward(nn.Module):
         """The reward of each text, ids of prompt, response and EOS: (B,) float32.  dtype: of matrix products."""
         examples = []
         for ids in texts:
-            start = max((t for t, token in enumerate(ids) if token == self.cue), default=0)
+            start = max(t for t, token in enumerate(ids) if token == self.cue)
             examples.append(Example(list(ids), [t > start for t in range(len(ids))]))
         batch = collate(examples, self.trunk.wte.weight.device, self.trunk.config.context)
         with autocast(batch.inputs.device, dtype):
@@ -73,15 +75,17 @@ def main() -> None:
     options, config, machine = parse(__doc__.splitlines()[0], Options, RewardConfig, Machine)
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(options.init)
-    records, groups, held_out, dropped = comparisons(options.data, tokenizer, policy.config.context, config.held_out)
+    context = policy.config.context
+    records, groups, held_out, lost = comparisons(options.data, tokenizer, context, config.held_out, whole=True)
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
-    out, data = Path(options.out), data_hash([records, options.beta])
+    out, data = Path(options.out), data_hash(records)
+    source = {"data": data, "beta": options.beta}
     reference = checkpoint.fingerprint(policy)
-    cost = fit(model, groups, config, machine.seed, dtype, out, options.resume, data)
+    cost = fit(model, groups, config, machine.seed, dtype, out, options.resume, source)
     parent = checkpoint.read_json(path) if (path := Path(options.init) / "run.json").exists() else {}
     run = {"data": dataclasses.asdict(options), "seed": machine.seed, "tasks": parent.get("tasks", {})}
     run |= {"optimization": dataclasses.asdict(config), "stage": "dpo", "cost": cost, "reference": reference}
-    run |= {"data_hash": data, "pairs": len(records), "dropped": dropped}
+    run |= {"data_hash": data, "pairs": len(records)} | lost
     run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
     print(f"{out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
     if held_out:

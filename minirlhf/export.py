@@ -1,13 +1,13 @@
-"""Judgements as training data for a reward model: {"prompt", "chosen", "rejected", "p", "n", ...} a pair;
-"messages" instead of "prompt" where it has several turns.
+"""Judgements as training data for a reward model: {"prompt", "chosen", "rejected", "p", "n", ...} a pair.
 
     W, T, L     annotators who preferred the one answer, neither, the other; each has one vote a pair
     hard        chosen is the majority's, n = W + L, p = W / n; dropped where W = L
     soft        n = W + T + L, p = (W + T/2) / n; nothing is dropped
 
-Disagreement is kept as p, so that −p log σ(Δ) − (1 − p) log σ(−Δ) can be fitted instead of a certainty that
-nobody had. Attention items and repeated pairs are not exported. A prompt is on one side, training or test,
-for good. Proved by tests/test_export.py.
+A conversation stands there as `messages` instead of `prompt`. Disagreement is kept as p, so that
+−p log σ(Δ) − (1 − p) log σ(−Δ) can be fitted instead of a certainty that nobody had. Attention items and
+repeated pairs are not exported. A prompt is on one side, training or test, for good.
+Proved by tests/test_export.py.
 """
 
 import json

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minirlhf.analysis import Metric, ratio
 from minirlhf.intervals import standard_error
 from minirlhf.overoptimisation import Fit, best_of_n, best_of_n_kl, fit
+from minirlhf.report import interval
 from minirlhf.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
 
 COLOURS = {"best-of-n": BLUE, "PPO": VERMILLION}
@@ -22,17 +24,18 @@ NOTES = ("lines: the better of two laws of Gao et al. 2022;", "upright: where it
 
 @dataclass(frozen=True)
 class Point:
-    """A policy: d = √KL, and gold and proxy on each held-out prompt, (P,), less the reference's."""
+    """A policy: d = √KL, gold on each held-out prompt, and how far gold and proxy exceed the reference's: (P,)."""
 
     name: str
     d: float
     gold: np.ndarray
+    gain: np.ndarray
     proxy: np.ndarray
 
     @property
     def error(self) -> float:
-        """The standard error of the gold."""
-        return standard_error(self.gold)
+        """The standard error of the gain, by which laws are fitted: the reference's luck is in all their points."""
+        return standard_error(self.gain)
 
 
 @dataclass(frozen=True)
@@ -46,22 +49,18 @@ class Study:
     def laws(self, way: str) -> list[Fit]:
         """Both laws through the gold of one way to optimise, the one that fits better first."""
         points = self.points[way]
-        measured = [p.d for p in points], [p.gold.mean() for p in points], [p.error for p in points]
+        measured = [p.d for p in points], [p.gain.mean() for p in points], [p.error for p in points]
         return sorted((fit(kind, *measured) for kind in LAWS), key=lambda law: np.nan_to_num(law.misfit))
 
 
 def best_of_points(gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
     """Best-of-n for n = 2, 4, ..., from all samples of the reference: gold, proxy (P, N)."""
-    doubled = [2**k for k in range(1, gold.shape[1].bit_length())]
-    return [
-        Point(
-            f"n = {n}",
-            best_of_n_kl(n) ** 0.5,
-            best_of_n(proxy, gold, n) - gold.mean(1),
-            best_of_n(proxy, proxy, n) - proxy.mean(1),
-        )
-        for n in doubled
-    ]
+    points = []
+    for n in [2**k for k in range(1, gold.shape[1].bit_length())]:
+        best, liked = best_of_n(proxy, gold, n), best_of_n(proxy, proxy, n)  # (P,) each
+        gains = best - gold.mean(1), liked - proxy.mean(1)
+        points.append(Point(f"n = {n}", best_of_n_kl(n) ** 0.5, best, *gains))
+    return points
 
 
 def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
@@ -70,6 +69,7 @@ def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) ->
         Point(
             f"β = {x['beta']:g}",
             max(float(np.mean(x["kl"])), 0.0) ** 0.5,
+            np.array(x["gold"]),
             np.array(x["gold"]) - gold.mean(1),
             np.array(x["proxy"]) - proxy.mean(1),
         )
@@ -105,19 +105,19 @@ def rows(titles: Sequence[str], table: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *table))
 
 
-def markdown(studies: Sequence[Study], start: float) -> str:
-    """What was measured, and what the laws say of it, the better first. start: the reference's gold."""
-    measured, laws = [], []
+def markdown(studies: Sequence[Study], reference: np.ndarray) -> str:
+    """What was measured, and what the laws say of it, the better first. reference: (P,), its gold."""
+    measured, laws, start = [], [], float(reference.mean())
     for study in studies:
         for way, points in study.points.items():
             best, end = max(points, key=lambda p: p.gold.mean()), points[-1]
-            cells = [x for p in (best, end) for x in (p.name, f"{p.d:.2f}", gold_of(p, start))]
+            cells = [x for p in (best, end) for x in (p.name, f"{p.d:.2f}", with_interval(p.gold))]
             row = [str(study.comparisons), f"{study.order:.3f}", way, *cells, f"{end.proxy.mean():+.2f}"]
             measured.append(row)
             for law in study.laws(way):
                 stop = stop_at(law, points)
                 cells = [shown(law.alpha), shown(law.beta), shown(law.misfit, 1), *peak_of(law, start)]
-                cells += [stop.name if stop else "–", gold_of(stop, start)]
+                cells += [stop.name if stop else "–", with_interval(stop.gold if stop else reference)]
                 laws.append([str(study.comparisons), way, LAWS[law.kind], *cells])
     titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
     more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
@@ -132,9 +132,17 @@ def peak_of(law: Fit, start: float) -> tuple[str, str]:
     return f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + law.r_peak)
 
 
-def gold_of(p: Point | None, start: float) -> str:
-    """The gold of a policy with its 95 % interval; of none, the reference's."""
-    return f"{start + p.gold.mean():.3f} ±{1.96 * p.error:.3f}" if p else f"{start:.3f}"
+def interval_of(gold: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean over prompts, (P,), as an evaluation has it: see `report.interval`."""
+    gold = gold.round(12)  # the weights of best-of-n make 1 of ones but for rounding, and it asks for 1
+    sums = np.column_stack([gold, np.ones_like(gold)])  # (P, 2)
+    return interval(Metric("gold", 1, ratio, {}), sums)
+
+
+def with_interval(gold: np.ndarray) -> str:
+    """The mean over prompts, (P,), ± the longer side of its 95 % interval."""
+    mean, (low, high) = gold.mean(), interval_of(gold)
+    return f"{mean:.3f} ±{max(high - mean, mean - low):.3f}"
 
 
 def column(study: Study, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
@@ -152,10 +160,9 @@ def column(study: Study, start: float, x: Axis, gold: Axis, proxy: Axis) -> list
         if law.d_peak <= law.d_seen:
             shapes.append(line(x.place(law.stop), gold.start, x.place(law.stop), gold.end, colour, 0.7))
         for p in points:
-            y, half = start + p.gold.mean(), 1.96 * p.error
-            across = x.place(p.d)
-            shapes.append(line(across, gold.place(y - half), across, gold.place(y + half), colour))
-            shapes.append(dot(across, gold.place(y), colour))
+            across, (low, high) = x.place(p.d), interval_of(p.gold)
+            shapes.append(line(across, gold.place(low), across, gold.place(high), colour))
+            shapes.append(dot(across, gold.place(p.gold.mean()), colour))
             shapes.append(dot(across, proxy.place(p.proxy.mean()), colour))
     return shapes
 
@@ -164,7 +171,7 @@ def plot(studies: Sequence[Study], start: float) -> str:
     """A column a reward model, all on the same axes. start: the reference's gold."""
     width, shapes = 300, []
     every = [p for study in studies for points in study.points.values() for p in points]
-    ends = [start + p.gold.mean() + side * 1.96 * p.error for p in every for side in (-1, 1)]
+    ends = [end for p in every for end in interval_of(p.gold)]
     gold = Axis.over([start, *ends], 250, 62)
     proxy = Axis.over([0.0, *(p.proxy.mean() for p in every)], 470, 312)
     for i, study in enumerate(studies):

@@ -257,7 +257,7 @@ def read_key(log: "Log") -> dict:
 def results(folder: str | Path) -> list[dict]:
     """The judgements that hold, skipped places left out, with the models' names. UserError before close.
 
-    Each is {"item", "prompt", perhaps its "messages", "annotator", "kind": "pair", "duplicate" or "attention",
+    Each is {"item", "prompt", perhaps "messages", "annotator", "kind": "pair", "duplicate" or "attention",
     "a" and "b": {"model", "response"}, "left": which of them stood there, "choice": "a", "b", "tie" or "bad",
     "seconds", "good": the right answer to an attention item, else None}. a and b are the study's models,
     whatever their side. A duplicate has the item id of its original.

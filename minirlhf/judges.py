@@ -52,7 +52,7 @@ def share(k: int, n: int) -> dict:
 def share_by_prompt(values: Sequence[tuple[str, bool]]) -> dict:
     """How many of (prompt, whether) are true, with Wilson's interval for as many as they are worth.
 
-        n' = p (1 − p) / SE²        SE that of prompts as clusters; at most n; as many as prompts where SE is 0
+        n' = p (1 − p) / SE²        SE of prompts as clusters; at most n; where SE is 0, the prompts
 
     n' is n where every prompt stands there once: then it is `share`. Source: Kish 1965, design effect.
     """
@@ -107,7 +107,7 @@ def left(rows: Sequence[dict]) -> dict:
 def longer(rows: Sequence[dict]) -> dict:
     """How often the answer of more characters won. Not a bias by itself: longer ones may be better."""
     sizes = [(row, len(row["a"]["response"]) - len(row["b"]["response"])) for row in decided(rows)]
-    return share_by_prompt([(x["prompt"], (x["choice"] == "a") == (delta > 0)) for x, delta in sizes if delta])
+    return share_by_prompt([(x["prompt"], (x["choice"] == "a") == (d > 0)) for x, d in sizes if d])
 
 
 def annotators(rows: Sequence[dict], ties: bool, seed: int) -> dict:

@@ -26,13 +26,13 @@ import torch
 from minirlhf import checkpoint
 from minirlhf.algos import preference_loss
 from minirlhf.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
-from minirlhf.data import Mixture, messages_of, micro_batches, render_prompt, split_of
+from minirlhf.data import Mixture, micro_batches, render_prompt
 from minirlhf.files import UserError
 from minirlhf.intervals import wilson
 from minirlhf.learned_reward import RewardModel, normalise, rewards_of, save_reward_model, text_ids
 from minirlhf.model import GPT
 from minirlhf.optim import Stepper, learning_rate, make_adamw
-from minirlhf.preferences import read_preferences, respond
+from minirlhf.preferences import Pair, comparisons, respond
 from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Machine, Stop
 from minirlhf.runtime import environment, option, parse, run_script
 from minirlhf.sft import check_same_settings
@@ -41,20 +41,6 @@ from minirlhf.tokenizer import PAD, Tokenizer
 
 BINS = 10  # of the calibration error
 REFERENCE = 256  # responses over which mean and std are taken
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A comparison: ids of prompt, response and EOS.  gold: the true difference of rewards, 0 if not known.
-
-    margin: what Δ should be ahead by. Source: Touvron et al. 2023 (Llama 2), eq. 2.
-    """
-
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-    p: float = 1.0
-    margin: float = 0.0
-    gold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,46 +61,8 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if self.epochs <= 0:
             raise UserError(f"--epochs {self.epochs}: must be above 0")
-
-
-def pairs_by_prompt(
-    records: Sequence[dict], tokenizer: Tokenizer, context: int
-) -> tuple[dict[str, list[Pair]], int]:
-    """The comparisons of each prompt, and how many were dropped: those that are equal within the context."""
-    groups: dict[str, list[Pair]] = {}
-    dropped = 0
-    for record in records:
-        chosen, rejected = (text_ids(record, record[k], tokenizer, context) for k in ("chosen", "rejected"))
-        if chosen == rejected:
-            dropped += 1
-            continue
-        gold = record.get("gold_chosen", 0.0) - record.get("gold_rejected", 0.0)
-        pair = Pair(chosen, rejected, float(record.get("p", 1)), float(record.get("margin", 0)), gold)
-        groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
-    return groups, dropped
-
-
-def comparisons(
-    paths: Sequence[str], tokenizer: Tokenizer, context: int, percent: int
-) -> tuple[list[dict], list[list[Pair]], list[Pair], int]:
-    """(records, comparisons to train on by prompt, those of the held-out prompts, how many were dropped).
-
-    Raises UserError where nothing is left to train on.
-    """
-    if not paths:
-        raise UserError("--data: name a file of comparisons; python -m minirlhf.preferences makes one")
-    records = read_preferences(paths)
-    groups, dropped = pairs_by_prompt(records, tokenizer, context)
-    if dropped:
-        where = f"within the context of {context} tokens"
-        print(f"{dropped} of {len(records)} comparisons dropped: the two are equal {where}")
-    split: dict[str, list[list[Pair]]] = {"train": [], "validation": []}
-    for prompt, pairs in groups.items():
-        split[split_of(prompt, percent)].append(pairs)
-    if not split["train"]:
-        why = f"{dropped} of {len(records)} are of equals, {percent} % of the prompts are held out"
-        raise UserError(f"{' '.join(paths)}: no comparison to train on: {why}")
-    return records, split["train"], [pair for pairs in split["validation"] for pair in pairs], dropped
+        if self.held_out >= 100:
+            raise UserError(f"--held-out {self.held_out}: must be below 100, or nothing is left to train on")
 
 
 def accumulate(
@@ -147,12 +95,13 @@ def fit(
     dtype: torch.dtype,
     out: Path,
     resume: bool = False,
-    data: str = "",
+    source: dict | None = None,
 ) -> dict:
     """Train the model in place on groups, the comparisons of one prompt each; returns the cost.
 
-    data: a hash of where they come from. Logs each step to out/log.jsonl, keeps what a resume needs in
-    out/train_state.pt. Raises Interrupted (state saved), Diverged, and UserError for another run's state.
+    source: what else a resume must find as it was, by name, such as a hash of the data. Logs each step to
+    out/log.jsonl, keeps what a resume needs in out/train_state.pt. Raises Interrupted (state saved), Diverged,
+    and UserError for another run's state.
     """
     optimizer = make_adamw([model], config.lr, config.weight_decay, (0.9, 0.95))
     stepper = Stepper(optimizer, config.max_norm)
@@ -160,7 +109,7 @@ def fit(
     steps = ceil(config.epochs * len(groups) / config.batch)
     state_path, start, seconds, tokens = out / "train_state.pt", 0, 0.0, 0
     settings = dataclasses.asdict(config) | dataclasses.asdict(model.trunk.config)
-    settings |= {"seed": seed, "init": checkpoint.fingerprint(model.trunk), "data": data}
+    settings |= {"seed": seed, "init": checkpoint.fingerprint(model.trunk)} | (source or {})
     if resume:
         state = checkpoint.load_state(state_path)
         check_same_settings(state, settings, state_path)
@@ -274,7 +223,7 @@ def main() -> None:
     trunk, tokenizer = checkpoint.load_chat(options.init)
     tokenizer.add_specials([PAD])
     trunk.resize_vocabulary(tokenizer.vocab_size)
-    records, groups, held_out, dropped = comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
+    records, groups, held_out, lost = comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
     data = data_hash(records)
 
     longest = max(max(len(x.chosen), len(x.rejected)) for x in (*held_out, *(x for pairs in groups for x in pairs)))
@@ -283,9 +232,9 @@ def main() -> None:
         why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
         raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
     model, out = RewardModel(trunk).to(device), Path(options.out)
-    cost = fit(model, groups, config, machine.seed, dtype, out, options.resume, data)
+    cost = fit(model, groups, config, machine.seed, dtype, out, options.resume, {"data": data})
     run = {"data": dataclasses.asdict(options), "training": dataclasses.asdict(config), "seed": machine.seed}
-    run |= {"stage": "reward", "cost": cost, "data_hash": data, "pairs": len(records), "dropped": dropped}
+    run |= {"stage": "reward", "cost": cost, "data_hash": data, "pairs": len(records)} | lost
     run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
     n = sum(map(len, groups))
     print(f"{out}: {n} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")

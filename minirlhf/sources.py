@@ -109,8 +109,8 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
         return load_reward_model(spec.removeprefix("model:"), device)
     path, _, name = spec.rpartition(":")
     if not path or not Path(path).is_file():
-        wanted = f"give FILE.py:FUNCTION or model:DIR; there is no file {path or spec!r}"
-        raise UserError(f"--reward {spec}: {wanted}")
+        missing = "the FUNCTION is missing" if Path(spec).is_file() else f"there is no file {path or spec!r}"
+        raise UserError(f"--reward {spec}: give FILE.py:FUNCTION or model:DIR; {missing}")
     module_spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--reward {spec}: {path} is not a Python file")

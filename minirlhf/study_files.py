@@ -26,9 +26,11 @@ def create(folder: str | Path, study: dict, key: dict) -> None:
     "identical": [item]}. Raises UserError if there is one.
     """
     folder = Path(folder)
+    if (folder / "study.json").exists():
+        raise UserError(f"{folder}: holds a study already; choose another folder with --study")
     log = folder / "log.jsonl"
-    if (folder / "study.json").exists() or (log.exists() and log.stat().st_size):
-        raise UserError(f"{folder}: holds a study already, or its judgements; choose another folder with --study")
+    if log.exists() and log.stat().st_size:
+        raise UserError(f"{log}: holds judgements; put their study.json back, or choose another --study")
     data = json.dumps({"version": VERSION} | study, indent=1).encode()
     lock = {"version": VERSION, "study": study_hash(data)}
     write_atomic(folder / "key.json", json.dumps(lock | key, indent=1).encode())

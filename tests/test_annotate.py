@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from minirlhf import pairs
 from minirlhf.files import UserError
 from minirlhf.judgements import Log, Session, close, results
 from minirlhf.runtime import run_script
@@ -91,6 +92,31 @@ def test_from_make_to_results(call):
     pairs = [row for row in results("study") if row["kind"] == "pair"]
     left, long = (Counter(r["choice"] for r in pairs if r["annotator"] == name) for name in ("left", "long"))
     assert long == {"b": 29} and sorted(left.values()) == [14, 15]
+
+
+def test_what_make_is_told_decides_what_is_made(call):
+    """The key says where the answers come from, for `judged` to find their records."""
+    call(f"{MAKE} --question funnier? --seed 7 --pairs 20 --models ppo sft --set s")
+    call(f"{NEW} --seed 8 --pairs 20")
+    study, key = (json.loads(Path(f"study/{name}.json").read_text()) for name in ("study", "key"))
+    other = json.loads(Path("new/study.json").read_text())
+    assert (study["question"], other["question"]) == ("funnier?", "Which answer is better?")
+    rows = pairs.read_responses("items.jsonl")
+    content, secret = pairs.make(rows, ("ppo", "sft"), "s", 20, "funnier?", 7)
+    assert study["places"] == content["places"] != other["places"]
+    assert key.items() >= secret.items() and key["source"] == "items.jsonl"
+
+
+@pytest.mark.parametrize("before, said", [
+    ("", "ada begins at place 1 of 33"),
+    ("a\nt\n", "ada goes on at place 3 of 33; somebody else gives another --annotator NAME"),
+])  # fmt: skip
+def test_it_is_said_whose_list_it_is_before_an_item_is_shown(call, before, said):
+    """Who forgets --annotator would go on with another's judgements unseen."""
+    call(MAKE)
+    call("--study study --annotator ada", before)
+    _, out, _ = call("--study study --annotator ada")
+    assert out.splitlines()[0] == said
 
 
 def test_every_key_does_what_it_says(call):
@@ -295,6 +321,7 @@ def test_serve_says_where_and_ends_on_ctrl_c(call, tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     server = subprocess.Popen(command, env=env, cwd=tmp_path, **pipes)
+    assert server.stdout.readline() == "anonymous begins at place 1 of 33\n"
     address = server.stdout.readline()
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{32}/\n", address)
     server.stdout.readline()

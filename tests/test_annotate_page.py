@@ -17,6 +17,7 @@ import pytest
 from minirlhf import judgements, study_files
 from minirlhf.judgements import Log, Session
 from minirlhf.tools import annotate_page
+from minirlhf.tools.annotate import KEYS
 from minirlhf.tools.annotate_page import Page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +110,8 @@ def test_it_listens_on_this_machine_alone(page):
 def test_a_judgement_is_answered_with_the_next_item(client, study):
     status, headers, body = client.get()
     assert status == 200 and headers["Content-Type"] == "application/json"
-    first = {"place": 0, "total": 5, "question": "which?", "prompt": "p0 好", "left": HOSTILE, "right": "r0"}
+    first = {"annotator": "ann", "place": 0, "total": 5, "question": "which?"}
+    first |= {"prompt": "p0 好", "left": HOSTILE, "right": "r0"}
     assert json.loads(body) == first
     status, _, body = client.judge("left", 0)
     assert status == 200 and json.loads(body) == first | {"place": 1, "prompt": "p1 好", "right": "r1"}
@@ -121,7 +123,8 @@ def test_all_that_can_be_said_is_understood(client, study):
     for place, do in enumerate(judgements.CHOICES):
         assert client.judge(do, place)[0] == 200
     assert said(study) == list(judgements.CHOICES)
-    assert json.loads(client.get()[2]) == {"place": 5, "total": 5, "question": "which?"}
+    end = {"annotator": "ann", "place": 5, "total": 5, "question": "which?"}
+    assert json.loads(client.get()[2]) == end
     assert json.loads(client.judge("undo", 4)[2])["place"] == 4
     assert said(study) == list(judgements.CHOICES)[:4]
 
@@ -418,6 +421,45 @@ def test_the_page_holds_no_text_of_a_model_and_may_run_its_own_script_alone(clie
     assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(|https?://", html)
     policy = headers["Content-Security-Policy"]
     assert "connect-src 'self'" in policy and "base-uri 'none'" in policy and "form-action 'none'" in policy
+
+
+HTML = (ROOT / "minirlhf" / "tools" / "annotate.html").read_text()
+
+
+def test_each_button_does_what_its_label_and_key_say():
+    """The keys are those of the terminal."""
+    button = r'<button data-do="(\w+)" aria-keyshortcuts="(\w)">([\w ]+) <kbd>(\w)</kbd></button>'
+    found = re.findall(button, HTML)
+    assert found == [
+        ("left", "a", "A is better", "a"), ("right", "b", "B is better", "b"), ("tie", "t", "Tie", "t"),
+        ("bad", "x", "Both bad", "x"), ("skip", "s", "Skip", "s"), ("undo", "u", "Undo", "u"),
+    ]  # fmt: skip
+    assert {key: do for do, key, *_ in found} == KEYS and HTML.count("<button") == len(found)
+
+
+def test_each_text_stands_under_its_title():
+    found = re.findall(r'<section><h2>([\w ]+)</h2><div class="text" id="(\w+)"', HTML)
+    assert found == [("Prompt", "prompt"), ("Answer A", "left"), ("Answer B", "right")]
+
+
+@pytest.mark.parametrize("line", [
+    'for (const id of ["prompt", "left", "right"]) put(id, item[id]);',
+    'const place = item.place - (word === "undo" ? 1 : 0);',
+    "keep({event, do: word, place, seconds: (performance.now() - shown) / 1000});",
+    "if (event) sessionStorage.setItem(STORE, JSON.stringify(event));",
+    "else sessionStorage.removeItem(STORE);",
+    "let pending = JSON.parse(sessionStorage.getItem(STORE));",
+    "const options = sent ? {method: \"POST\", headers, body: JSON.stringify(sent)} : {};",
+    "setTimeout(talk, RETRY);\n    return;\n  }\n  keep(null);",
+    'button.addEventListener("click", () => act(button.dataset.do));',
+    "if (button) act(button.dataset.do);",
+    'at("progress").textContent = `${item.annotator}: ${Math.min(item.place + 1, item.total)} of ${item.total}`;',
+    "say(sent ? `Saved: ${SAID[sent.do]}.` : first ? welcome() : \"\");",
+    "return `${item.annotator} goes on ${from}.",
+])  # fmt: skip
+def test_the_page_sends_what_is_pressed_keeps_it_over_a_reload_and_says_who_judges(line):
+    """By its text, as no browser is at hand."""
+    assert HTML.count(line) == 1
 
 
 def test_no_answer_before_the_end_names_a_model(client, study):

@@ -83,6 +83,17 @@ def test_any_other_file_is_one_text(tmp_path):
     assert read_records(path) == [{"text": '{"prompt": "a"}\n\né\n'}]
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.JSON", "x.ndjson", "x.csv", "x.tsv", "x.parquet"])
+def test_records_in_another_format_are_not_taken_for_one_text(name, tmp_path):
+    (tmp_path / name).write_bytes(b'[{"prompt": "a", "response": "b"}]\n\xff')
+    with pytest.raises(UserError, match=f"{name}: records are read from .jsonl, one JSON object a line; text from .txt"):
+        read_records(tmp_path / name)
+
+
+def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path):
+    assert read_records(written(tmp_path / "x.JSONL", [{"prompt": "a"}])) == [{"prompt": "a"}]
+
+
 @pytest.mark.parametrize(
     "line, message",
     [
@@ -102,13 +113,19 @@ def test_any_other_file_is_one_text(tmp_path):
         ('{"prompt": "a", "chosen": "b"}', "line 17: 'rejected' is missing"),
         ('{"prompt": "a", "rejected": "b"}', "line 17: 'chosen' is missing"),
         ('{"prompt": "a", "chosen": ["b"], "rejected": "c"}', "line 17: 'chosen' must be a string"),
-        ('{"chosen": "b", "rejected": "c"}', "line 17: no 'text', 'prompt' or 'messages'"),
+        ('{"chosen": "b", "rejected": "c"}', "line 17: no 'prompt' or 'messages'"),
+        ('{"text": "a", "chosen": "b", "rejected": "c"}', "line 17: no 'prompt' or 'messages'"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": null}', "line 17: 'gold_chosen' must be"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_rejected": "1"}', "line 17: 'gold_rejected' must"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": 1.1}', "line 17: 'p' must be a probability"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": NaN}', "line 17: 'p' must be a probability"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": true}', "line 17: 'p' must be a probability"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": "1"}', "line 17: 'margin' must be a finite"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": Infinity}', "line 17: 'margin' must be a finite"),
+        (f'{{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1{400 * "0"}}}', "line 17: 'margin' must be"),
+        ('{"prompt": "a", "x": ' + 10**5 * "[" + 10**5 * "]" + "}", "line 17: not JSON that can be read"),
     ],
+    ids=lambda x: x[:60],
 )
 def test_a_bad_record_is_named_by_file_and_line(line, message, tmp_path):
     path = written(tmp_path / "x.jsonl", [{"prompt": "a", "response": "b"}] * 16 + [line])

@@ -11,7 +11,8 @@ from minirlhf import checkpoint, dpo
 from minirlhf.dpo import ImplicitReward
 from minirlhf.learned_reward import rewards_of
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.reward_model import Pair, RewardConfig, accumulate, fit
+from minirlhf.preferences import Pair
+from minirlhf.reward_model import RewardConfig, accumulate, fit
 from minirlhf.runtime import run_script
 from minirlhf.tokenizer import SPECIALS, Tokenizer
 
@@ -19,9 +20,9 @@ CUE = 7
 TEXTS = [(3, 4, CUE, 5, 6, 1), (3, CUE, 2, 1), (8, 9, 3, CUE, 4, 4, 4, 1)]
 
 
-def policy(seed: int = 0) -> GPT:
+def policy(seed: int = 0, dropout: float = 0.0) -> GPT:
     torch.manual_seed(seed)
-    model = GPT(GPTConfig(20, context=16, layers=1, heads=2, width=16))
+    model = GPT(GPTConfig(20, context=16, layers=1, heads=2, width=16, dropout=dropout))
     for parameter in model.parameters():  # so that it is sure of something
         torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -69,6 +70,18 @@ def test_the_reference_is_neither_trained_nor_saved_nor_moved(tmp_path):
     frozen, now = model.frozen[0].state_dict(), model.trunk.state_dict()
     assert all(torch.equal(x, frozen[k]) for k, x in start.state_dict().items())
     assert any(not torch.equal(x, now[k]) for k, x in start.state_dict().items())
+
+
+def test_the_reference_has_no_dropout():
+    """Not even while the policy has: it is the same distribution in every step."""
+    model = ImplicitReward(policy(dropout=0.5).train(), CUE, 0.1).train()
+    model.trunk.eval()
+    assert model(TEXTS).abs().max() == 0
+
+
+def test_a_text_without_its_question_is_no_response():
+    with pytest.raises(ValueError):
+        ImplicitReward(policy(), CUE, 0.1)([(3, 4, 5)])
 
 
 def test_training_makes_the_chosen_likelier_than_the_rejected(tmp_path):
@@ -119,6 +132,24 @@ def test_the_command_writes_a_checkpoint_that_prefers_what_people_chose(start, t
     assert run["reference"] == checkpoint.fingerprint(checkpoint.load(tmp_path / "sft")[0])
     assert checkpoint.fingerprint(checkpoint.load(tmp_path / "dpo")[0]) != run["reference"]
     assert "held-out comparisons: accuracy" in capsys.readouterr().out
+
+
+def test_what_exceeds_the_context_is_left_out_and_counted(start, tmp_path, capsys):
+    rows = [{"prompt": f"q{i}", "chosen": "yes" * 20, "rejected": "no"} for i in range(3)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = "--init sft --out dpo --epochs 0.1 --held-out 0 --threads 1".split()
+    assert start("--data", "prefs.jsonl", "long.jsonl", *common) == 0
+    assert "3 of 43 comparisons dropped: longer than the context of 32 tokens" in capsys.readouterr().out
+    run = json.loads((tmp_path / "dpo" / "run.json").read_text())
+    assert (run["pairs"], run["dropped"], run["cut"]) == (43, 3, 0)
+    assert start("--data", "long.jsonl", *common) == 2
+    assert "of 3, 0 are of equals, 3 too long, 0 held out; give others, or a model of a longer" in capsys.readouterr().err
+
+
+def test_a_resume_with_another_beta_is_refused_by_name(start, capsys):
+    argv = "--data prefs.jsonl --init sft --out dpo --epochs 0.1 --threads 1".split()
+    assert start(*argv) == 0 and start(*argv, "--resume", "--beta", "0.2") == 2
+    assert "saved with beta = 0.1, now 0.2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -6,6 +6,9 @@ import pytest
 
 from minirlhf.data import read_records, split_of
 from minirlhf.export import is_test, preferences, write
+from minirlhf.files import UserError
+from minirlhf.learned_reward import text_ids
+from minirlhf.pairs import shown_prompt
 
 
 def row(choice: str, prompt: str = "p", who: str = "ann", kind: str = "pair", **more) -> dict:
@@ -74,6 +77,34 @@ def test_one_pair_judged_in_two_studies_is_one_record():
 def test_other_answers_to_a_prompt_are_another_record():
     other = {"a": {"model": "sft", "response": "third"}}
     assert len(preferences([row("a"), row("a", **other)], soft=False)) == 2
+
+
+def test_a_conversation_is_exported_whole_and_its_reader_takes_it(tmp_path, tokenizer):
+    """Two that end in the same words are two prompts."""
+    rows = []
+    for first in ("p", "q"):
+        turns = [("user", first), ("assistant", "x"), ("user", "and?")]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        rows += [row("a", shown_prompt({"messages": messages}), messages=messages)]
+    records = preferences([row("a", f"p{i}") for i in range(9)] + rows, soft=False)
+    assert [r["messages"][0]["content"] for r in records[9:]] == ["p", "q"] and "prompt" not in records[9]
+    write(tmp_path / "prefs.jsonl", records)
+    read = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    assert sorted(map(str, read)) == sorted(map(str, records))
+    for record, first in zip(records[9:], "pq"):
+        ids = text_ids(record, record["chosen"], tokenizer, 64)
+        turns = f"<|user|>{first}<|assistant|>x<|endoftext|><|user|>and?<|assistant|>"
+        assert tokenizer.decode(ids) == f"{turns}good<|endoftext|>"
+
+
+def test_where_there_is_nothing_to_train_on_old_files_stay(tmp_path):
+    only_test = next(f"p{i}" for i in range(99) if is_test(f"p{i}"))
+    for name in ("prefs.jsonl", "prefs.test.jsonl"):
+        (tmp_path / name).write_text("old")
+    for records in ([], preferences([row("a", only_test)], soft=False)):
+        with pytest.raises(UserError, match="nothing to train on"):
+            write(tmp_path / "prefs.jsonl", records)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"old"} and len(list(tmp_path.iterdir())) == 2
 
 
 def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):

@@ -55,20 +55,38 @@ def test_pairs_and_prompts_are_not_the_same():
 
 
 def test_power_is_of_prompts():
-    """sd of 1, 1, 1, 0 is 1/2: MDE 2.8016 · 0.5 / 2, (2.8016 · 0.5 / 0.25)² = 31.4 prompts for 25 points."""
-    power = contest(votes("ann", "bbba"), 0)["power"]
-    assert power["prompts"] == 4 and power["minimum_detectable"] == pytest.approx(0.70040, abs=1e-5)
-    assert power["needed_for_seen"] == 32 and power["needed_for_60"] == 197
+    """Six wins, two losses: sd = √(3/14), MDE 2.8016 sd / √8, (2.8016 sd / 0.25)² = 26.9 for 25 points."""
+    power = contest(votes("ann", "bbbabbba"), 0)["power"]
+    assert power["prompts"] == 8 and power["minimum_detectable"] == pytest.approx(0.458516, abs=1e-5)
+    assert power["needed_for_seen"] == 27 and power["needed_for_60"] == 169
     assert contest(votes("ann", "ab"), 0)["power"]["needed_for_seen"] is None
 
 
 def test_models_the_other_way_round_are_turned():
     turned = {"a": {"model": "ppo", "response": "1 y"}, "b": {"model": "sft", "response": "1 x"}}
-    (group,) = same_way_round([row("b", "0"), row("a", "1", **turned), row("tie", "2", **turned)])
-    assert [(r["choice"], r["left"], r["a"]["model"]) for r in group] == [
-        ("b", "a", "sft"), ("b", "b", "sft"), ("tie", "b", "sft")
+    check = row("b", "3", kind="attention", good="b", **turned)
+    rows = same_way_round([row("b", "0"), row("a", "1", **turned), row("tie", "2", **turned), check])
+    assert [(r["choice"], r["left"], r["good"], r["a"]["model"]) for r in rows] == [
+        ("b", "a", None, "sft"), ("b", "b", None, "sft"), ("tie", "b", None, "sft"), ("a", "b", "a", "sft")
     ]  # fmt: skip
-    assert contest(group, 0)["all"]["wins"] == 2
+    assert contest(rows[:3], 0)["all"]["wins"] == 2
+
+
+def test_it_does_not_matter_which_way_round_a_study_has_the_models():
+    """The whole report, of two annotators who say the same of the same answers, in two studies."""
+    def turn(x: dict) -> dict:
+        names = {k: {"a": "b", "b": "a"}.get(x[k], x[k]) for k in ("left", "choice", "good")}
+        return x | {"a": x["b"], "b": x["a"]} | names
+
+    ann, bob = votes("ann", "abbatbbabb"), votes("bob", "abbatbbabb")
+    bob.append(row("b", "1", "bob", kind="duplicate", left="a"))
+    bob.append(row("a", "7", "bob", kind="attention", good="a"))
+    rewards = {"reward": {(r["prompt"], r[k]["response"]): float(k == "b") for r in ann for k in "ab"}}
+    report = analyse(ann + [turn(x) for x in bob], rewards)
+    assert report == analyse(ann + bob, rewards)
+    agreement = report["everybody"]["agreement"]["with ties"]
+    assert agreement["raw"]["value"] == agreement["alpha"]["value"] == 1
+    assert report["everybody"]["triangle"]["with ties"][0]["value"] == 1
 
 
 def test_checks_are_no_judgements():

@@ -9,6 +9,7 @@ from minirlhf import evidence, judgements, pairs, study_files
 from minirlhf.data import read_records
 from minirlhf.evidence import TestSet
 from minirlhf.files import UserError
+from minirlhf.pairs import shown_prompt
 from minirlhf.tools import judged
 
 WORDS = {"sft": "plain", "ppo": "lovely indeed"}
@@ -115,9 +116,18 @@ def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypat
 
 def test_ties_alone_leave_nothing_to_train_on(study, tmp_path, monkeypatch, capsys):
     folder = study()
+    (tmp_path / "prefs.jsonl").write_text("those of last time")
     monkeypatch.setattr("minirlhf.export.preferences", lambda rows, soft: [])
     with pytest.raises(UserError, match="nothing to train on"):
         report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
+    assert (tmp_path / "prefs.jsonl").read_text() == "those of last time"
+
+
+def test_a_study_whose_key_is_missing_is_not_said_to_be_none(study, monkeypatch, capsys):
+    folder = study()
+    (folder / "key.json").unlink()
+    with pytest.raises(UserError, match="key.json: no such file; put it back"):
+        report(monkeypatch, capsys, str(folder))
 
 
 def test_an_open_study_is_not_looked_into(study, monkeypatch, capsys):
@@ -130,7 +140,40 @@ def test_studies_add_up_but_none_counts_twice(study, monkeypatch, capsys):
     with pytest.raises(UserError, match="the same study as"):
         report(monkeypatch, capsys, f"{first} --more {first}")
     said = report(monkeypatch, capsys, f"{first} --more {second}")
-    assert "\ncleo" in said and "6 pairs that nobody saw" in said
+    assert "\ncleo" in said and ", 3 pairs that nobody saw" in said
+
+
+def test_identical_pairs_of_a_study_whose_key_has_no_ids_still_count(study, monkeypatch, capsys):
+    folder = study()
+    key = json.loads((folder / "key.json").read_text())
+    (folder / "key.json").write_text(json.dumps({k: v for k, v in key.items() if k != "identical"}))
+    assert ", 3 pairs that nobody saw" in report(monkeypatch, capsys, str(folder))
+
+
+def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, capsys):
+    folder = study()
+    monkeypatch.setattr(judged.TASKS["reviews"], "reward", lambda p, r, x: float("lovely" in r))
+    (tmp_path / "items.jsonl").rename(tmp_path / "moved.jsonl")
+    said = report(monkeypatch, capsys, f"{folder} --gold reviews --items {tmp_path}/moved.jsonl")
+    assert "gold - people             0.741" in said
+
+
+def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(tmp_path, monkeypatch):
+    """Two conversations that end alike are two records; and without the items the study knows the turns."""
+    def talk(first: str) -> list[dict]:
+        turns = (("user", first), ("assistant", "x"), ("user", "and?"))
+        return [{"role": role, "content": content} for role, content in turns]
+
+    records = [{"task": "reviews", "messages": talk(first)} for first in "pq"]
+    said = {"a": {"response": "1"}, "b": {"response": "2"}}
+    rows = [{"prompt": shown_prompt(r), "messages": r["messages"]} | said for r in records]
+    evidence.write(tmp_path / "items.jsonl", {"models": {}}, [TestSet("set", records)])
+    heard = []
+    monkeypatch.setattr(judged, "load_reward", lambda name: lambda *case: heard.append(case) or 1.0)
+    for source, known in ((str(tmp_path / "items.jsonl"), {"task": "reviews"}), ("gone", {})):
+        judged.rewards_of(judged.Judged(reward="r"), rows, [source])
+        assert heard == [("and?", said, known | {"messages": talk(k)}) for k in "pq" for said in "12"]
+        heard.clear()
 
 
 def test_a_study_without_judgements_is_refused(study, monkeypatch, capsys):

@@ -65,9 +65,10 @@ def test_items_come_one_after_the_other_and_then_no_more(study):
     with Session(study, "ann") as session:
         for i in range(6):
             texts = {"prompt": f"p{i}", "left": f"l{i}", "right": f"r{i}"}
-            assert session.item() == {"place": i, "total": 6, "question": "which?"} | texts
+            head = {"annotator": "ann", "place": i, "total": 6, "question": "which?"}
+            assert session.item() == head | texts
             session.act("left", i)
-        assert session.item() == {"place": 6, "total": 6, "question": "which?"}
+        assert session.item() == head | {"place": 6}
 
 
 def test_a_session_goes_on_where_the_last_one_stopped(study):
@@ -376,25 +377,65 @@ def test_a_log_that_vanishes_or_shrinks_under_a_session_is_noticed(study):
 
 
 def test_a_study_is_never_overwritten_and_a_half_made_one_can_be_made_again(study):
+    (study / "study.json").unlink()
+    make_study(study)
     judge(study, "left")
     with pytest.raises(UserError, match="holds a study already"):
         make_study(study)
     assert said(study) == ["left"]
-    (study / "study.json").unlink()
-    make_study(study)
-    assert said(study) == []
+
+
+def test_judgements_are_not_wiped_when_study_json_was_moved_away(study):
+    judge(study, "left tie")
+    before = {path.name: path.read_bytes() for path in study.iterdir()}
+    (study / "study.json").rename(study / "away")
+    with pytest.raises(UserError, match="log.jsonl: holds judgements; put their study.json back"):
+        make_study(study, question="another?")
+    (study / "away").rename(study / "study.json")
+    assert {path.name: path.read_bytes() for path in study.iterdir()} == before
 
 
 @pytest.mark.parametrize("content, message", [
     (None, "no such file; make a study first"), ("{", "not JSON"), ("[]", "not a study of version 1"),
     ('{"version": 2, "places": []}', "not a study of version 1"),
-    ('{"version": 1}', "not a study of version 1"),
 ])  # fmt: skip
 def test_a_folder_without_a_study_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "study.json").write_text(content)
     with pytest.raises(UserError, match=f"study.json: {message}"):
         Session(tmp_path, "ann")
+
+
+@pytest.mark.parametrize("change", [
+    {"question": None}, {"question": 5}, {"auto_ties": None}, {"places": None}, {"places": 5},
+    {"places": [5]},
+    {"places": [{"prompt": "p", "left": "l"}]}, {"places": [{"prompt": "p", "left": "l", "right": 1}]},
+])  # fmt: skip
+def test_a_damaged_study_is_refused(study, change):
+    """None: the entry is missing."""
+    content = json.loads((study / "study.json").read_text()) | change
+    content = {k: v for k, v in content.items() if v is not None}
+    (study / "study.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="study.json: damaged, it needs question, auto_ties, places"):
+        Session(study, "ann")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"models": None}, "it needs study, models"), ({"models": "ab"}, "it needs"),
+    ({"study": None}, "it needs"),
+    ({"places": 5}, "it needs"), ({"places": [{"item": "id0", "kind": "pair"}]}, "it needs"),
+    ({"models": ["sft"]}, "it does not fit study.json"), ({"places": []}, "it does not fit study.json"),
+    ({"places": [{"item": "id0", "kind": "pair", "left": "c"}] * 6}, "it does not fit study.json"),
+])  # fmt: skip
+def test_a_damaged_key_opens_nothing(study, change, message):
+    """None: the entry is missing. With fewer places than study.json, judgements would vanish in silence."""
+    judge(study, "left " * 6)
+    close(study)
+    content = json.loads((study / "key.json").read_text()) | change
+    content = {k: v for k, v in content.items() if v is not None}
+    (study / "key.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"key.json: damaged, {message}"):
+        results(study)
 
 
 def test_after_close_no_judgement_is_accepted_not_even_of_a_session_that_is_open(study):
@@ -426,7 +467,7 @@ def test_the_key_is_not_opened_before_close(study, monkeypatch):
     with pytest.raises(UserError, match="not closed; names stay hidden"):
         results(study)
     close(study)
-    with pytest.raises(UserError, match="key.json"):
+    with pytest.raises(UserError, match="key.json: no such file; put it back"):
         results(study)
 
 
@@ -449,6 +490,16 @@ def test_results_are_of_models_and_not_of_sides(study):
     assert rows[1]["a"] == {"model": "sft", "response": "r1"}
     assert rows[1]["b"] == {"model": "ppo", "response": "l1"}
     assert [(r["kind"], r["good"]) for r in rows][4] == ("attention", "b")
+
+
+def test_results_hold_the_turns_that_were_shown(tmp_path):
+    turns = [{"role": "user", "content": "p"}]
+    places = [{"prompt": "p", "left": "l", "right": "r", "messages": turns}]
+    key = {"models": ["sft", "ppo"], "places": [{"item": "i", "kind": "pair", "left": "a", "good": None}]}
+    study_files.create(tmp_path, {"question": "?", "pairs": 1, "auto_ties": 0, "places": places}, key)
+    judge(tmp_path, "left")
+    close(tmp_path)
+    assert results(tmp_path)[0]["messages"] == turns
 
 
 def test_results_hold_what_was_undone_last(study):

@@ -1,8 +1,11 @@
 """Checks of judges, people and rewards, on rows written by hand and counted by hand."""
 
+import random
+
 import pytest
 
 from minirlhf import judges
+from minirlhf.intervals import wilson
 from minirlhf.judges import SCORE
 
 
@@ -76,7 +79,48 @@ def test_the_longer_share_leaves_out_what_is_equally_long():
 
 def test_a_share_of_nothing_is_undefined():
     found = judges.left([row("tie")])
-    assert found["n"] == 0 and found["value"] is found["low"] is found["p"] is None
+    assert found["n"] == 0 and found["value"] is found["low"] is None
+
+
+def test_judges_who_saw_the_same_prompts_are_not_more_prompts():
+    """Five who say the same of 40 prompts are worth 40, not 200; one alone has Wilson's interval of 40."""
+    words = "ab" * 15 + "a" * 10
+    five = [row(word, str(i), who) for who in "vwxyz" for i, word in enumerate(words)]
+    for found, times in ((judges.left(five), 5), (judges.left(five[:40]), 1), (judges.longer(five), 5)):
+        assert (found["k"], found["n"], found["prompts"]) == (25 * times, 40 * times, 40)
+        assert (found["low"], found["high"]) == pytest.approx(wilson(25, 40))
+
+
+def test_no_bias_is_found_in_judges_who_have_none():
+    """Five agree on which answer is better; sides are drawn. 5 % of intervals miss 1/2; by Wilson, 30 %."""
+    rng, missed = random.Random(0), 0
+    for _ in range(300):
+        rows = []
+        for i in range(40):
+            best = rng.choice("ab")
+            rows += [row(best if rng.random() < 0.8 else "ab"[best == "a"], str(i), who) for who in "vwxyz"]
+        found = judges.left(rows)
+        missed += not found["low"] <= 0.5 <= found["high"]
+    assert missed <= 15 + 4 * 15**0.5
+
+
+def test_who_always_looks_left_has_an_interval():
+    found = judges.left([row("a", str(i), who) for i in range(20) for who in ("ann", "bob")])
+    assert (found["low"], found["high"]) == pytest.approx(wilson(20, 20))
+
+
+def test_the_triangles_interval_is_by_prompt():
+    """Twenty pairs of a prompt that all agree are worth one."""
+    def rows(pairs: int) -> list[dict]:
+        items = [(i, k) for i in range(10) for k in range(pairs)]
+        return [row("a", f"{i} {k}", prompt=f"prompt {i}") for i, k in items]
+
+    found = []
+    for k in (1, 20):
+        scores = scores_of(rows(k), "".join("AB"[i % 2] * k for i in range(10)))
+        (_, x) = judges.triangle(rows(k), {"reward": scores}, True, 0)
+        found.append((x["value"], x["low"], x["high"], x["prompts"]))
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_agreement_is_that_of_the_labels():

@@ -12,9 +12,32 @@ import torch
 
 from minirlhf import checkpoint
 from minirlhf.files import UserError
+from minirlhf.goodhart import with_interval
+from minirlhf.ppo import PPOConfig
+from minirlhf.runtime import Machine
 from minirlhf.tasks import TASKS
 from minirlhf.tools import overoptimise
-from minirlhf.tools.overoptimise import UNFINISHED, check_settings, command, numbers, scored
+from minirlhf.tools.overoptimise import (
+    MEASURED,
+    UNFINISHED,
+    Overoptimisation,
+    check_settings,
+    command,
+    numbers,
+    policy_line,
+    proxy_of,
+    read_lines,
+    sampled,
+    scored,
+)
+
+
+@pytest.fixture
+def options(tmp_path) -> Overoptimisation:
+    """None of them as it is by default."""
+    sizes = {"iterations": 5, "batch": 4, "prompts": 3, "best_of": 2, "samples": 2}
+    people = {"temperature": 0.7, "epochs": 4}
+    return Overoptimisation(init="start", task="arithmetic", out=str(tmp_path), **sizes, **people)
 
 
 @pytest.fixture
@@ -63,10 +86,100 @@ def test_it_runs_and_goes_on_where_it_stopped(experiment, tmp_path):
     assert said.count("| PPO |") == said.count("| best-of-n |") == 2 * (1 + 2)
     assert "16 comparisons" in (out / "overoptimise.svg").read_text()
     again, ran = experiment("--pairs", "8", "16", "--betas", "0.5", "0")
-    assert not ran and "PPO on" not in again and again.split("\n\n")[-3:] == said.split("\n\n")[-3:]
+    assert not ran and "PPO on" not in again and again.split("\n\n")[-4:] == said.split("\n\n")[-4:]
     more, ran = experiment("--pairs", "8", "--betas", "0.5", "0.1", "0")
     assert not ran and more.count("PPO on") == 1 and "beta 0.1" in more
     assert (out / "results.jsonl").read_text().splitlines()[:4] == lines
+
+
+def test_a_line_that_a_kill_cut_off_is_measured_again(experiment, tmp_path):
+    words, path = ("--pairs", "8", "--betas", "0.5", "0"), tmp_path / "out/results.jsonl"
+    experiment(*words)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-50])
+    said, ran = experiment(*words)
+    assert not ran and said.count("PPO on") == 1 and "beta 0\n" in said
+    before, after = ([json.loads(x) | {"seconds": 0} for x in x.splitlines()] for x in (whole, path.read_bytes()))
+    assert before == after and len(after) == 2
+
+
+@pytest.mark.parametrize("text, kept", [
+    (None, []), ("", []), ('{"a": 1}\n{"a": 2}\n', [1, 2]), ('{"a": 1}\n{"a": ', [1]), ('{"a": 1}\n\0\0', [1]),
+])  # fmt: skip
+def test_lines_are_read_but_for_a_torn_last_one(text, kept, tmp_path):
+    if text is not None:
+        (tmp_path / "x.jsonl").write_text(text)
+    assert [x["a"] for x in read_lines(tmp_path / "x.jsonl", ["a"], "")] == kept
+
+
+@pytest.mark.parametrize("line", ['{"a": ', "", "[1]", "3", '{"b": 1}', "\0\0", 10**5 * "["])
+def test_a_damaged_line_is_named_with_the_remedy(line, tmp_path):
+    (tmp_path / "x.jsonl").write_text(f'{{"a": 1}}\n{line}\n{{"a": 1}}\n')
+    with pytest.raises(UserError, match="x.jsonl, line 2: damaged; delete that line"):
+        read_lines(tmp_path / "x.jsonl", ["a"], "delete that line")
+
+
+def test_people_and_reward_model_get_the_options(options, monkeypatch, tmp_path):
+    ran = {}
+    monkeypatch.setattr(overoptimise, "command", lambda module, **given: ran.update({module: given}))
+    monkeypatch.setattr(overoptimise, "load_reward_model", lambda folder, device: folder)
+    assert proxy_of(8, options, Machine(seed=3, dtype="float32", threads=1), torch.device("cpu")) == tmp_path / "rm.8"
+    common = {"init": "start", "seed": 3, "device": torch.device("cpu"), "threads": 1}
+    prefs = tmp_path / "prefs.8.jsonl"
+    people = {"pairs": 8, "out": prefs, "task": "arithmetic", "temperature": 0.7}
+    assert ran["minirlhf.preferences"] == common | people
+    learning = {"data": prefs, "out": tmp_path / "rm.8", "epochs": 4, "dtype": "float32"}
+    assert ran["minirlhf.reward_model"] == common | learning
+
+
+def test_the_reference_answers_held_out_prompts(options, monkeypatch, tmp_path):
+    asked = []
+
+    def respond(model, tokenizer, records, max_new, seeds):
+        asked.extend(records)
+        assert len(set(seeds)) == len(records)
+        return ["1"] * len(records)
+
+    monkeypatch.setattr(overoptimise, "respond", respond)
+    samples = sampled((None, None), options, 0)
+    assert asked == [record for record in TASKS["arithmetic"].records("test", 3, 0) for _ in range(2)]
+    assert sampled((None, None), options, 0) == samples and len(asked) == 6  # the second time from the file
+    path = tmp_path / "samples.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    for damage, message in (
+        (lines[:2] + lines[3:], "not 2 samples of each of 3 prompts"), (lines[:5] + [lines[5][:-9]], "not 2 samples"),
+        ([], "not 2 samples"), (["{}\n"] + lines[1:], "line 1: damaged"),
+    ):  # fmt: skip
+        path.write_text("".join(damage))
+        with pytest.raises(UserError, match=f"samples.jsonl.*{message}.*; delete it, and the same samples"):
+            sampled((None, None), options, 0)
+
+
+def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, monkeypatch):
+    """Two answers to each of three prompts count, the greedy one does not; without an end the proxy is low."""
+    seen = {}
+
+    def train(policy, tokenizer, batch_of, reward_of, config, max_new, seed, dtype, out):
+        seen.update(config=config, drawn=batch_of(0), reward=reward_of(None), seed=seed, dtype=dtype)
+        return None, {"seconds": 1.5}
+
+    def sample_items(policy, model, tokenizer, records, reward_of, max_new, samples, seed):
+        seen.update(records=records, samples=samples)
+        return [{"index": i, "sample": k, "response": "12", "stop": "eos" if k else "length", "kl": i + k,
+                 "scores": {"reward": 10 * i + k}} for i in range(3) for k in range(-1, 2)]  # fmt: skip
+
+    monkeypatch.setattr(overoptimise, "train", train)
+    monkeypatch.setattr(overoptimise, "sample_items", sample_items)
+    proxy, task = SimpleNamespace(many=lambda cases: [2.0] * len(cases)), TASKS["arithmetic"]
+    line = policy_line(8, 0.25, proxy, (torch.nn.Linear(1, 1), None), options, 3, torch.float32)
+    assert seen["config"] == PPOConfig(iterations=5, batch=4, beta=0.25, missing_eos=-3.0, save_every=5)
+    assert seen["reward"] is proxy and (seen["seed"], seen["dtype"], seen["samples"]) == (3, torch.float32, 2)
+    assert seen["records"] == task.records("test", 3, 0)
+    prompts = {record["prompt"] for record in task.records("train", 20_000, 3)}
+    assert len(seen["drawn"]) == 4 and {record["prompt"] for record in seen["drawn"]} <= prompts
+    assert set(line) == {*MEASURED, "seconds"} and (line["pairs"], line["beta"]) == (8, 0.25)
+    assert line["gold"] == [0.5, 10.5, 20.5] and line["kl"] == [0.5, 1.5, 2.5]
+    assert line["proxy"] == [(UNFINISHED + 2) / 2] * 3
 
 
 def test_other_settings_want_another_folder(experiment, tmp_path, monkeypatch):
@@ -86,6 +199,13 @@ def test_settings_are_those_that_the_folder_was_begun_with(tmp_path):
     check_settings(tmp_path / "settings.json", {"epochs": 1})
     with pytest.raises(UserError, match="begun with epochs 1, not 2; choose another --out"):
         check_settings(tmp_path / "settings.json", {"epochs": 2})
+
+
+@pytest.mark.parametrize("text", ["", '{"epochs": 1', "[1]"])
+def test_damaged_settings_are_named_with_the_remedy(text, tmp_path):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError, match="settings.json: .*; delete it, and call again with the options"):
+        check_settings(tmp_path / "settings.json", {"epochs": 1})
 
 
 def test_an_answer_without_an_end_gets_the_low_reward_unread():
@@ -125,7 +245,7 @@ def test_the_gold_and_the_proxy_are_of_the_same_answers(experiment, tmp_path):
     assert [x["index"] for x in samples] == [i for i in range(6) for _ in range(8)]
     gold = [len(x["response"]) / 8 if x["response"] is not None else 0 for x in samples]
     assert [x["gold"] for x in samples] == gold
-    assert f"gold reward of the reference {np.mean(gold):.3f}" in said
+    assert f"gold reward of the reference {with_interval(np.reshape(gold, (6, 8)).mean(1))}\n" in said
     policy = json.loads((tmp_path / "out/results.jsonl").read_text())
     halves = [16 * x for x in policy["gold"]]  # two sampled answers each, the greedy one left out
     assert any(halves) and halves == [round(x) for x in halves]

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from minirlhf.files import UserError
-from minirlhf.pairs import Pair, arrange, attention, candidates, item_id, make, read_responses
+from minirlhf.pairs import Pair, arrange, attention, candidates, item_id, make, read_responses, shown_prompt
 
 
 def row(model, index, sample, response, **other):
@@ -43,6 +43,7 @@ def test_only_lines_that_are_responses_are_read(tmp_path):
     (json.dumps(row("sft", True, 0, "x")).encode(), "line 1: 'index' is True, not a int"),
     (b"\n\n[1]", "line 3: a JSON object is wanted, this is a list"),
     (b"nonsense", "line 1: not JSON"),
+    (b'{"kind": "prompt", "record": {"messages": [5]}}', "line 1: a message needs a 'role'"),
     (b"\xff", "byte 0 is not UTF-8"),
     (None, "No such file"),
 ])  # fmt: skip
@@ -53,6 +54,44 @@ def test_a_file_that_does_not_fit_is_refused_by_line(tmp_path, content, message)
     with pytest.raises(UserError) as error:
         read_responses(path)
     assert str(error.value).startswith(str(path)) and message in str(error.value)
+
+
+def talk(*contents):
+    """A conversation of user and assistant in turn."""
+    roles = ["user", "assistant"] * len(contents)
+    return {"messages": [{"role": role, "content": content} for role, content in zip(roles, contents)]}
+
+
+@pytest.mark.parametrize("record, shown", [
+    ({"prompt": "a\nb", "response": "c"}, "a\nb"),
+    (talk("a", "c"), "a"),
+    (talk("a", "b\n\nuser\nx", "c"), "user\n  a\n\nassistant\n  b\n  \n  user\n  x\n\nuser\n  c"),
+    (talk("a", "b", "c", "d"), "user\n  a\n\nassistant\n  b\n\nuser\n  c"),
+])  # fmt: skip
+def test_a_prompt_of_several_turns_is_shown_whole_and_none_can_pose_as_another(record, shown):
+    assert shown_prompt(record) == shown
+
+
+def test_conversations_that_end_alike_are_different_prompts(tmp_path):
+    """Of two with the same last turn, each has its own pair, the turns with it; a single turn is as ever."""
+    records = [talk("one", "x", "and?"), talk("two", "x", "and?", "its own answer"), {"prompt": "and?"}]
+    lines = [{"kind": "prompt", "set": "s", "index": i, "record": record} for i, record in enumerate(records)]
+    said = [row(m, i, 0, m, kind="response", prompt="and?") for m in ("sft", "ppo") for i in range(3)]
+    found = read_responses(jsonl(tmp_path / "i.jsonl", lines + said))
+    study, key = make(found, ("sft", "ppo"), "", 9, "?", 0)
+    places = {x["prompt"]: x.get("messages") for x in study["places"]}
+    assert places == {
+        shown_prompt(records[0]): talk("one", "x", "and?")["messages"],
+        shown_prompt(records[1]): talk("two", "x", "and?")["messages"],
+        "and?": None,
+    }
+    assert study["pairs"] == 3 and len({x["item"] for x in key["places"]}) == 3
+
+
+def test_turns_of_another_set_are_not_taken(tmp_path):
+    lines = [{"kind": "prompt", "set": "t", "index": 0, "record": talk("one", "x", "and?")}]
+    said = row("sft", 0, 0, "a", kind="response")
+    assert read_responses(jsonl(tmp_path / "i.jsonl", [*lines, said])) == [said]
 
 
 def test_a_pair_is_of_one_prompt_and_one_sample():
@@ -180,7 +219,8 @@ def test_identical_answers_are_ties_that_are_counted_and_not_shown():
     for x in some:
         x["response"] = "the same" if x["index"] < 6 else x["response"]
     study, key = make(some, ("sft", "ppo"), "", 50, "?", 0)
-    assert (study["pairs"], study["auto_ties"]) == (20, 6)
+    assert (study["pairs"], study["auto_ties"]) == (20, 6) and len(set(key["identical"])) == 6
+    assert not set(key["identical"]) & {x["item"] for x in key["places"]}
     assert sum(x["kind"] == "pair" for x in key["places"]) == 14
     assert all(x["left"] != x["right"] for x in study["places"])
     with pytest.raises(UserError, match="all of 6 pairs are identical"):

@@ -17,9 +17,10 @@ import torch
 from minirlhf import checkpoint, reward_model
 from minirlhf.data import messages_of, split_of
 from minirlhf.files import UserError
-from minirlhf.learned_reward import RewardModel, load_reward_model, rewards_of, text_ids
+from minirlhf.learned_reward import RewardModel, load_reward_model, rewards_of
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.reward_model import Pair, RewardConfig, accumulate, agreement, fit, measure, pairs_by_prompt
+from minirlhf.preferences import Pair
+from minirlhf.reward_model import RewardConfig, accumulate, agreement, fit, measure
 from minirlhf.runtime import Diverged, Interrupted, run_script
 from minirlhf.tokenizer import PAD, SPECIALS, Tokenizer
 
@@ -49,7 +50,8 @@ def fresh(seed=0, dropout=0.0):
 
 def run(model, out, config=CONFIG, groups=None, resume=False, data="", seed=0):
     """`fit` on the CPU."""
-    return fit(model, groups or groups_of([1, 3, 2, 1, 1]), config, seed, torch.float32, out, resume, data)
+    groups = groups or groups_of([1, 3, 2, 1, 1])
+    return fit(model, groups, config, seed, torch.float32, out, resume, {"data": data})
 
 
 def gradients(model, pairs, center, micro_rows):
@@ -166,35 +168,7 @@ def test_the_centre_pulls_the_rewards_of_a_pair_towards_opposite_numbers(tmp_pat
     assert sums[1] < 0.2 < sums[0]
 
 
-# Comparisons of a prompt
-
-
-def comparison(prompt, chosen="a", rejected="b", **more):
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
-
-
-def test_pairs_hold_prompt_response_and_eos_and_what_is_said_of_them(tokenizer):
-    record = comparison("p", "yes", "no", p=0.75, margin=1, gold_chosen=0.5, gold_rejected=0.75)
-    groups, dropped = pairs_by_prompt([record, comparison("q")], tokenizer, 32)
-    (pair,), (plain,) = groups.values()
-    chosen, rejected = (text_ids({"prompt": "p"}, text, tokenizer, 32) for text in ("yes", "no"))
-    assert pair == Pair(chosen, rejected, 0.75, 1.0, -0.25) and dropped == 0
-    assert (plain.p, plain.margin, plain.gold) == (1.0, 0.0, 0.0)
-
-
-def test_comparisons_are_grouped_by_prompt(tokenizer):
-    chat = {"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"},
-                         {"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"}  # fmt: skip
-    records = [comparison("p"), comparison("q"), chat, comparison("p", "c"), comparison("q", "b", "a"), chat]
-    groups, _ = pairs_by_prompt(records, tokenizer, 32)
-    assert [len(pairs) for pairs in groups.values()] == [2, 2, 2]
-
-
-def test_comparisons_of_equals_are_dropped_and_counted(tokenizer):
-    """Equal from the start, or once the beginning of what is too long is cut off."""
-    records = [comparison("p", "a", "a"), comparison("p"), comparison("p", "x" + "end" * 9, "y" + "end" * 9)]
-    groups, dropped = pairs_by_prompt(records, tokenizer, 20)
-    assert dropped == 2 and sum(map(len, groups.values())) == 1
+# What is trained
 
 
 def test_a_step_holds_all_comparisons_of_its_prompts_and_an_epoch_each_once(tmp_path, monkeypatch):
@@ -352,12 +326,29 @@ def test_a_run_that_diverges_leaves_the_last_good_state(tmp_path, monkeypatch):
     assert logged(tmp_path)[2]["skipped"] == 1
 
 
+def test_once_trained_it_has_no_dropout(tmp_path):
+    """Accuracy, scale and whatever else is measured after `fit` is of the whole network."""
+    model, texts = fresh(dropout=0.5), texts_of(5)
+    run(model, tmp_path)
+    assert rewards_of(model, texts).tolist() == rewards_of(model, texts).tolist()
+
+
 def test_epochs_must_be_above_0():
     with pytest.raises(UserError, match="--epochs 0"):
         RewardConfig(epochs=0)
 
 
+@pytest.mark.parametrize("percent", [100, 101])
+def test_not_everything_can_be_held_out(percent):
+    with pytest.raises(UserError, match=f"--held-out {percent}: must be below 100"):
+        RewardConfig(held_out=percent)
+
+
 # The command
+
+
+def comparison(prompt, chosen="a", rejected="b", **more):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
 
 
 @pytest.fixture
@@ -378,6 +369,8 @@ def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
         "plain": [{"prompt": "p", "response": "r"}],
         "half": [{"prompt": "p", "chosen": "a"}],
         "label": [comparison("p", p=1.5)],
+        "one": [comparison("2")],  # which 20 % hold out
+        "long": [*records, *(comparison(f"say {i}", "good" * 20, "bad") for i in range(30))],
     }
     for name, lines in files.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -487,6 +480,14 @@ def test_the_command_resumes_to_the_same_bytes(call, tmp_path, monkeypatch):
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == weights
 
 
+def test_texts_that_lose_their_beginning_are_counted(call, tmp_path):
+    """Thirty chosen answers of 80 tokens, in a context of 48; the rejected ones fit."""
+    status, out, _ = call(*GOOD, "--data", "long.jsonl", "--epochs", "0.1")
+    assert status == 0 and "30 of 300 texts cut at the front, prompt first: longer than the context of 48" in out
+    run = json.loads((tmp_path / "rm" / "run.json").read_text())
+    assert (run["pairs"], run["dropped"], run["cut"]) == (150, 0, 30)
+
+
 def test_with_nothing_held_out_nothing_is_measured(call, tmp_path):
     status, out, _ = call(*GOOD, "--held-out", "0")
     assert status == 0 and "held-out" not in out
@@ -497,8 +498,9 @@ def test_with_nothing_held_out_nothing_is_measured(call, tmp_path):
     ("--init sft", "--data: name a file of comparisons"),
     ("--data missing.jsonl --init sft", "missing.jsonl: No such file"),
     ("--data empty.jsonl --init sft", "empty.jsonl: no data"),
-    ("--data equal.jsonl --init sft", "equal.jsonl: no comparison to train on: 1 of 1 are of equals"),
-    ("--data prefs.jsonl --init sft --held-out 100", "no comparison to train on"),
+    ("--data equal.jsonl --init sft", "equal.jsonl: no comparison to train on: of 1, 1 are of equals"),
+    ("--data prefs.jsonl --init sft --held-out 100", "--held-out 100: must be below 100"),
+    ("--data one.jsonl --init sft", "0 are of equals, 0 too long, 1 held out; --held-out 0 trains on all"),
     ("--data plain.jsonl --init sft", "plain.jsonl: record 1 has no 'chosen'"),
     ("--data half.jsonl --init sft", "half.jsonl, line 1: 'rejected' is missing"),
     ("--data label.jsonl --init sft", "label.jsonl, line 1: 'p' must be a probability"),

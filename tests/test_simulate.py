@@ -1,6 +1,7 @@
 """The simulated annotator judges what is shown, by the law that it is told."""
 
 import json
+import sys
 
 import pytest
 
@@ -9,6 +10,7 @@ from minirlhf.files import UserError
 from minirlhf.judgements import Session, close, results
 from minirlhf.preferences import Labeller
 from minirlhf.tasks import TASKS
+from minirlhf.tools import simulate
 from minirlhf.tools.simulate import gold_of, judge
 
 PROMPTS = [f"p{i}" for i in range(300)]
@@ -29,7 +31,7 @@ def study(tmp_path):
 
 
 def worth(prompt: str, response: str) -> float:
-    return float(response.split()[0])
+    return float(response[0])
 
 
 def wins(folder, **labeller) -> float:
@@ -79,6 +81,36 @@ def test_the_seed_decides_what_is_chosen(study, tmp_path):
     assert choices("a", 1) == choices("b", 1) != choices("c", 2)
 
 
+def test_who_likes_length_chooses_the_longer_answer_on_either_side(tmp_path):
+    answers = {"sft": "1", "ppo": "0, but long"}
+    study, key = pairs.make(rows(lambda m, i: answers[m]), ("sft", "ppo"), "s", 300, "?", 0)
+    study_files.create(tmp_path / "study", study, key)
+    assert wins(tmp_path / "study", temperature=1e6, length_bias=50.0) == 1
+
+
+def test_the_command_passes_on_all_that_it_is_told(study, tmp_path, monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr(simulate, "gold_of", lambda items: items)
+
+    def hear(session, *rest):
+        told.append((session.annotator, *rest))
+        return 7
+
+    monkeypatch.setattr(simulate, "judge", hear)
+    words = "--annotator eve --items x --temperature 2 --length-bias 3 --position-bias 4 --seed 5"
+    monkeypatch.setattr(sys, "argv", ["simulate", str(study), *words.split()])
+    simulate.main()
+    assert told == [("eve", "x", Labeller(2.0, 3.0, 4.0), 5)]
+    assert capsys.readouterr().out == f"eve: 7 items judged in {study}\n"
+
+
+@pytest.mark.parametrize("word", ["--soft", "--device", "--dtype", "--threads"])
+def test_there_is_no_option_that_does_nothing(study, monkeypatch, word):
+    monkeypatch.setattr(sys, "argv", ["simulate", str(study), word, "1"])
+    with pytest.raises(UserError, match=f"no option {word}"):
+        simulate.main()
+
+
 def test_gold_is_the_tasks_own_reward_of_the_prompts_record(tmp_path):
     (record,) = TASKS["arithmetic"].records("test", 1, 0)
     lines = [{"kind": "run", "version": 2}, {"kind": "prompt", "set": "s", "index": 0, "record": record}]
@@ -87,6 +119,15 @@ def test_gold_is_the_tasks_own_reward_of_the_prompts_record(tmp_path):
     assert gold(record["prompt"], record["answer"]) == 1 and gold(record["prompt"], "no") == 0
     with pytest.raises(UserError, match="no generated task has the prompt 'what"):
         gold("what?", "no")
+
+
+def test_gold_finds_a_conversation_by_what_is_shown_and_is_asked_the_last_turn(tmp_path, monkeypatch):
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]
+    record = {"task": "arithmetic", "messages": [*turns, {"role": "user", "content": "and?"}]}
+    lines = [{"kind": "run", "version": 2}, {"kind": "prompt", "set": "s", "index": 0, "record": record}]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(TASKS["arithmetic"], "reward", lambda *case: float(case == ("and?", "yes", record)))
+    assert gold_of(str(tmp_path / "items.jsonl"))(pairs.shown_prompt(record), "yes") == 1
 
 
 def test_without_the_items_there_is_no_gold(tmp_path):

@@ -153,6 +153,12 @@ def test_a_reward_without_file_or_function_is_refused(spec):
         load_reward(spec)
 
 
+def test_of_a_file_alone_the_function_is_missing(tmp_path):
+    (tmp_path / "mine.py").write_text("def score(prompt, response, record): return 1")
+    with pytest.raises(UserError, match="give FILE.py:FUNCTION or model:DIR; the FUNCTION is missing"):
+        load_reward(str(tmp_path / "mine.py"))
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_the_reward_of_a_record_is_that_of_its_task(name):
     assert reward_of_task({"task": name}) is TASKS[name].reward

@@ -49,7 +49,7 @@ def read_studies(folders: Sequence[str]) -> tuple[list[dict], list[dict]]:
         rows += [row | {"study": log.hash} for row in judgements.results(folder)]
         key = judgements.read_key(log)
         about = {"folder": str(folder), "models": key["models"], "source": key.get("source", "")}
-        # Pairs that nobody saw, by their ids: another study may hold them, too. An older key only counts them.
+        # Pairs that nobody saw, by their ids: another study may hold them, too. An older key has no ids.
         unnamed = [f"{log.hash} {i}" for i in range(log.study["auto_ties"])]
         studies.append(about | {"identical": key.get("identical", unnamed)})
     if not any(row["kind"] == "pair" for row in rows):
@@ -134,7 +134,7 @@ def power_line(power: dict) -> str:
     """What this many prompts can show, and how many it would take."""
     n, least = power["prompts"], power["minimum_detectable"]
     if least is None:
-        return f"{n} prompts, all alike: how many it would take cannot be told"
+        return f"{n} prompts, too few or all alike: how many it would take cannot be told"
     words = f"{n} prompts show a win rate {100 * least:.0f} points from 50 %"
     for what, needed in (("the rate seen", power["needed_for_seen"]), ("60 %", power["needed_for_60"])):
         more = "never enough" if needed is None else "enough" if needed <= n else f"{needed - n:.0f} more"

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from minirlhf import checkpoint
 from minirlhf.data import Mixture
 from minirlhf.evaluation import sample_items
 from minirlhf.files import UserError, write_atomic
-from minirlhf.goodhart import Study, best_of_points, markdown, order, plot, policy_points
+from minirlhf.goodhart import Study, best_of_points, markdown, order, plot, policy_points, with_interval
 from minirlhf.learned_reward import LearnedReward, load_reward_model
 from minirlhf.model import GPT
 from minirlhf.ppo import PPOConfig, train
@@ -34,6 +35,7 @@ from minirlhf.tokenizer import Tokenizer
 
 UNFINISHED = -3.0  # what a proxy of mean 0 and deviation 1 gives a response without an end
 ROWS = 512  # responses sampled in one pass
+MEASURED = ("pairs", "beta", "gold", "kl", "proxy")  # in a line of results.jsonl
 BETAS = ("1", "0.3", "0.1", "0.03", "0.01", "0.003", "0")
 
 
@@ -77,10 +79,31 @@ def check_settings(path: Path, settings: dict) -> None:
     """Write the settings, or hold them against those that the folder was begun with. Raises UserError."""
     if not path.exists():
         write_atomic(path, json.dumps(settings, indent=1).encode())
-    before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = checkpoint.read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it, and call again with the options that the folder was begun with") from None
     if changed := [k for k in settings if before.get(k) != settings[k]]:
         what = f"{changed[0]} {before.get(changed[0])}, not {settings[changed[0]]}"
         raise UserError(f"{path.parent}: was begun with {what}; choose another --out")
+
+
+def read_lines(path: Path, keys: Sequence[str], remedy: str) -> list[dict]:
+    """The objects of a .jsonl file, none if there is no file; a last line that was cut off is passed over.
+
+    Raises UserError, which ends in the remedy, for any other line that is no object with these keys.
+    """
+    *whole, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    lines = []
+    for number, data in enumerate(whole, 1):
+        try:
+            line = json.loads(data)
+        except (ValueError, RecursionError):
+            line = None
+        if not isinstance(line, dict) or any(key not in line for key in keys):
+            raise UserError(f"{path}, line {number}: damaged; {remedy}")
+        lines.append(line)
+    return lines
 
 
 def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.device) -> LearnedReward:
@@ -98,11 +121,14 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
 
 
 def sampled(reference: tuple[GPT, Tokenizer], options: Overoptimisation, seed: int) -> list[dict]:
-    """`best_of` answers of the reference to each held-out prompt, with gold; None is one without an end."""
+    """`best_of` answers of the reference to each held-out prompt, with gold; None is one without an end.
+
+    Raises UserError for a file in which one is missing.
+    """
     path, task = Path(options.out) / "samples.jsonl", TASKS[options.task]
+    asked = [i for i in range(options.prompts) for _ in range(options.best_of)]
     if not path.exists():
         records = task.records("test", options.prompts, 0)
-        asked = [i for i in range(len(records)) for _ in range(options.best_of)]
         seeds = np.random.default_rng(seed).integers(2**63, size=len(asked)).tolist()
         lines = []
         for start in range(0, len(asked), ROWS):
@@ -112,7 +138,11 @@ def sampled(reference: tuple[GPT, Tokenizer], options: Overoptimisation, seed: i
                 gold = 0.0 if said is None else task.reward(prompt_text(records[i]), said, records[i])
                 lines.append(json.dumps({"index": i, "response": said, "gold": gold}))
         write_atomic(path, "".join(x + "\n" for x in lines).encode())
-    return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
+    remedy = "delete it, and the same samples are drawn again"
+    samples = read_lines(path, ("index", "response", "gold"), remedy)
+    if [x["index"] for x in samples] != asked:
+        raise UserError(f"{path}: not {options.best_of} samples of each of {options.prompts} prompts; {remedy}")
+    return samples
 
 
 def scored(proxy: LearnedReward, records: list[dict], answers: list[tuple[int, str | None]]) -> np.ndarray:
@@ -176,19 +206,20 @@ def main() -> None:
         reward = proxy_of(n, options, machine, device)
         values = scored(reward, records, [(x["index"], x["response"]) for x in samples])
         proxy = np.reshape(values, gold.shape)  # (P, N)
-        kept = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-        done = {x["beta"]: x for x in map(json.loads, kept) if x["pairs"] == n}
+        kept = read_lines(results, MEASURED, "delete that line, and its policy is trained again")
+        done = {x["beta"]: x for x in kept if x["pairs"] == n}
         for beta in [beta for beta in betas if beta not in done]:
             print(f"PPO on the reward of {n} comparisons, beta {beta:g}", flush=True)
             done[beta] = policy_line(n, beta, reward, reference, options, machine.seed, dtype)
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(done[beta]) + "\n")
+            kept.append(done[beta])
+            write_atomic(results, "".join(json.dumps(line) + "\n" for line in kept).encode())
         points = {"best-of-n": best_of_points(gold, proxy)}
         points["PPO"] = policy_points([done[beta] for beta in betas], gold, proxy)
         studies.append(Study(n, order(gold, proxy), points))
-    start = float(gold.mean())
-    print(f"\n{options.task}: gold reward of the reference {start:.3f}\n\n{markdown(studies, start)}")
-    write_atomic(out / "overoptimise.svg", plot(studies, start).encode())
+    start = gold.mean(1)  # (P,)
+    said = f"gold reward of the reference {with_interval(start)}"
+    print(f"\n{options.task}: {said}\n\n{markdown(studies, start)}\n\n± and [ ]: 95 %")
+    write_atomic(out / "overoptimise.svg", plot(studies, float(start.mean())).encode())
     print(f"\nwritten: {out / 'overoptimise.svg'}")
 
 

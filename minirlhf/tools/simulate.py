@@ -2,9 +2,10 @@
 
 python -m minirlhf.tools.simulate --annotator ada --seed 1     out/judgements, as a person named ada would
 
-It sees what a person sees, through the same session and log, and is told of no model. Of two answers the left is
-chosen with the probability of Bradley and Terry (`preferences.Labeller`); equal rewards are a tie. For trials of
-the whole loop, and to see what a number of judgements can show. Proved by tests/test_simulate.py.
+It sees what a person sees, through the same session and log, and is told of no model. Of two answers the
+left is chosen with the probability of Bradley and Terry (`preferences.Labeller`); equal rewards are a tie.
+For trials of the whole loop, and to see what a number of judgements can show. Proved by
+tests/test_simulate.py.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Simulation:
     study: str = option("out/judgements", "folder of the study", bare=True)
     annotator: str = option("simulated", "the name to judge under")
     items: str = option("out/eval/items.jsonl", "what the study was made from: its prompts' records")
-    temperature: float = option(Labeller.temperature, "a gold reward this much higher is chosen with odds of e to 1")
+    temperature: float = option(Labeller.temperature, "a gold reward this much higher has odds of e to 1")
     length_bias: float = option(0.0, "log-odds for each character that an answer is longer")
     position_bias: float = option(0.0, "log-odds for the left answer")
     seed: int = option(0, "decides what is chosen where that is open", least=0)
@@ -52,12 +53,14 @@ def gold_of(items: str) -> Gold:
     """The tasks' own rewards of answers to the prompts of an items.jsonl. Raises UserError."""
     records = records_by_prompt([items])
     if not records:
-        raise UserError(f"--items {items}: no prompts in it; give the items.jsonl that the study was made from")
+        where = "give the items.jsonl that the study was made from"
+        raise UserError(f"--items {items}: no prompts in it; {where}")
 
     def gold(prompt: str, response: str) -> float:
         record = records.get(prompt, {})
         if record.get("task") not in TASKS:
-            raise UserError(f"--items {items}: no generated task has the prompt {prompt!r:.60}: no gold reward")
+            why = f"no generated task has the prompt {prompt!r:.60}: no gold reward"
+            raise UserError(f"--items {items}: {why}")
         return call_reward(TASKS[record["task"]].reward, prompt_text(record), response, record)
 
     return gold
