@@ -148,7 +148,8 @@ def test_what_exceeds_the_context_is_left_out_and_counted(start, tmp_path, capsy
 
 def test_a_resume_with_another_beta_is_refused_by_name(start, capsys):
     argv = "--data prefs.jsonl --init sft --out dpo --epochs 0.1 --threads 1".split()
-    assert start(*argv) == 0 and start(*argv, "--resume", "--beta", "0.2") == 2
+    assert start(*argv) == 0 and start(*argv, "--resume") == 0
+    assert start(*argv, "--resume", "--beta", "0.2") == 2
     assert "saved with beta = 0.1, now 0.2" in capsys.readouterr().err
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from minirlhf.goodhart import (
+    COLOURS,
     Point,
     Study,
     best_of_points,
+    column,
     interval_of,
     markdown,
     order,
@@ -17,6 +19,7 @@ from minirlhf.goodhart import (
 )
 from minirlhf.intervals import clopper_pearson, t_interval
 from minirlhf.overoptimisation import fit
+from minirlhf.svg import Axis, dot, line
 
 D = np.array([0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
 START = 0.3 + np.array([-0.2, -0.2, 0.2, 0.2])  # the reference's gold on four prompts
@@ -150,6 +153,18 @@ def test_of_a_skewed_gold_the_longer_side_is_given():
     low, high = interval_of(gold)
     assert low == 0 and high - gold.mean() > gold.mean() - low
     assert with_interval(gold) == f"0.025 ±{high - 0.025:.3f}"
+
+
+def test_a_point_stands_at_its_gold_with_the_interval_as_a_bar_and_at_its_proxy():
+    x, gold, proxy = Axis(0, 5, 0, 100), Axis(-1, 5, 300, 0), Axis(-1, 5, 600, 300)
+    s = study()
+    shapes = column(s, 0.3, x, gold, proxy)
+    for way, points in s.points.items():
+        for p in points:
+            across, ends = x.place(p.d), [gold.place(end) for end in interval_of(p.gold)]
+            assert line(across, ends[0], across, ends[1], COLOURS[way]) in shapes
+            assert dot(across, gold.place(p.gold.mean()), COLOURS[way]) in shapes
+            assert dot(across, proxy.place(p.proxy.mean()), COLOURS[way]) in shapes
 
 
 def test_the_figure_has_every_point_twice_and_a_line_at_the_peak():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf import checkpoint, reward_model
+from minirlhf import checkpoint, dpo, reward_model
 from minirlhf.data import messages_of, split_of
 from minirlhf.files import UserError
 from minirlhf.learned_reward import RewardModel, load_reward_model, rewards_of
@@ -370,6 +370,7 @@ def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
         "half": [{"prompt": "p", "chosen": "a"}],
         "label": [comparison("p", p=1.5)],
         "one": [comparison("2")],  # which 20 % hold out
+        "more": [*records, comparison("say 0", "good", "worse")],
         "long": [*records, *(comparison(f"say {i}", "good" * 20, "bad") for i in range(30))],
     }
     for name, lines in files.items():
@@ -478,6 +479,15 @@ def test_the_command_resumes_to_the_same_bytes(call, tmp_path, monkeypatch):
     assert not (tmp_path / "again" / "config.json").exists()
     assert call(*again, "--resume")[0] == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("module", [reward_model, dpo])
+def test_a_resume_on_other_comparisons_is_refused_by_name(call, module, monkeypatch):
+    monkeypatch.setattr(reward_model, "main", module.main)
+    argv = [*GOOD, "--epochs", "0.1"]
+    assert call(*argv)[0] == 0
+    status, _, err = call(*argv, "--resume", "--data", "more.jsonl")
+    assert status == 2 and "saved with data = " in err
 
 
 def test_texts_that_lose_their_beginning_are_counted(call, tmp_path):
