@@ -69,7 +69,7 @@ def read_results(path: Path, options: Study) -> dict[tuple, dict]:
             line = json.loads(text)
         except ValueError:
             continue
-        if line["settings"] == settings(options):
+        if isinstance(line, dict) and line.get("settings") == settings(options):
             made[line["task"], line["seed"], line["arm"]] = line
     return made
 
