@@ -284,7 +284,7 @@ def test_both_p_values_are_given_where_there_are_two():
 
 @pytest.mark.parametrize("x, signed, words", [
     (0.125, False, "0.125"), (-0.5, True, "−0.500"), (0.5, True, "+0.500"), (None, False, "–"),
-    (float("nan"), False, "–"), (float("inf"), True, "–"), (-0.0001, True, "+0.000"),
+    (float("nan"), False, "–"), (float("inf"), True, "–"), (-0.0001, True, "−1e−04"), (-1e-16, True, "+0.000"),
 ])  # fmt: skip
 def test_numbers_have_a_real_minus_and_a_dash_where_there_is_none(x, signed, words):
     assert num(x, signed) == words
