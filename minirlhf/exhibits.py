@@ -11,6 +11,7 @@ import numpy as np
 
 from minirlhf.analysis import View, per_unit, plain, ratio
 from minirlhf.calibration import ece_if_calibrated, ece_interval, expected_calibration_error, reliability_bins
+from minirlhf.intervals import pivot
 from minirlhf.metrics import best_of_n_kl_bound
 from minirlhf.regret import best_of_n
 from minirlhf.stats import win_rate
@@ -88,12 +89,13 @@ def calibration(texts: dict[str, list[dict]], unit: np.ndarray, seed: int) -> di
         if not len(confidence):
             continue
         prompts = np.repeat(unit, [len(x["confidence"]) for x in items])
-        low, high = ece_interval(confidence, correct, prompts, n_resamples=1000, seed=seed)
+        ece = expected_calibration_error(confidence, correct)
+        low, high = pivot(ece, *ece_interval(confidence, correct, prompts, n_resamples=1000, seed=seed))
         expected = float(ece_if_calibrated(confidence, n_simulations=200, seed=seed).mean())
         bins = reliability_bins(confidence, correct)
         columns = zip(bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.interval.tolist())
         out[model] = {
-            "ece": expected_calibration_error(confidence, correct), "low": plain(low), "high": plain(high),
+            "ece": ece, "low": plain(low), "high": plain(high),
             "expected": expected, "n": len(confidence),
             "bins": [{"count": n, "confidence": c, "accuracy": a, "low": l, "high": h} for n, c, a, (l, h) in columns],
         }  # fmt: skip

@@ -78,7 +78,8 @@ padding:.2rem 0}
 @media print{html{font-size:10.5pt}body{max-width:none;padding:0;font-size:1rem}nav{display:none}
 .text{max-height:none;overflow:visible}.scroll{overflow:visible}h2,h3,summary,b{break-after:avoid}
 table{font-size:.75rem}th,td{padding:.2rem .3rem}th[scope=row]{min-width:5rem}td.words{min-width:9rem}
-tr,.answers>div{break-inside:avoid}.grid{grid-template-columns:1fr 1fr}.flow{columns:2}
+tr,.answers>div{break-inside:avoid}.grid{grid-template-columns:1fr 1fr}
+.flow{columns:2}.flow svg{max-height:23cm}
 .strip,.token{print-color-adjust:exact;-webkit-print-color-adjust:exact}details{border:0;padding:0}
 details:not([open],.folded)::details-content{content-visibility:visible;block-size:auto}}
 """

@@ -18,6 +18,7 @@ from minirlhf.markup import (
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
+ROWS = 14  # of a forest plot
 FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
           "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
           "differences too small to be seen reliably with these prompts.")
@@ -166,7 +167,8 @@ def optimum(o: dict, last: str, reference: str) -> str:
     else:
         words += f" is not shown: {size} are too few."
     if reference and known(o.get("worth")):
-        words += f" {show(last)}’s reward is worth best-of-{o['worth']:.3g} of {show(reference)}."
+        better = f"worth best-of-{o['worth']:.3g} of" if o["worth"] else "below one answer of"
+        words += f" {show(last)}’s reward is {better} {show(reference)}."
     elif reference:
         words += f" No best-of-n of {show(reference)} that these samples show earns {show(last)}’s reward."
     return words
@@ -177,12 +179,14 @@ def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> lis
     plots = []
     if reference:
         head, rows = f"{last} − {reference}", [m for m in task["metrics"] if last in m["differences"]]
-        svg = figures.forest(head, [(m["metric"], m["differences"][last]) for m in rows])
-        plots.append(plot(head, FOREST, svg))
+        for start in range(0, len(rows), ROWS):  # a figure taller than a sheet would be printed over the next
+            some = [(m["metric"], m["differences"][last]) for m in rows[start : start + ROWS]]
+            plots.append(plot(head, "" if start else FOREST, figures.forest(head, some)))
     if f := task.get("frontier"):
         head = "Reward against KL"
         note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
-        note += "which is an upper bound of its KL: the true curve lies to the left."
+        note += "which is an upper bound of its KL: the true curve lies to the left; and over the answers to all prompts "
+        note += "together: where some prompts are harder than others, it also lies lower."
         plots.append(plot(head, note, figures.frontier(head, f["models"], f.get("best_of_n") or [], names)))
     if task.get("lengths"):
         head = "Reward against length"

@@ -51,9 +51,13 @@ def best_of_n(rewards: np.ndarray, weights: np.ndarray, n: float) -> float:
 
 
 def worth(reward: float, rewards: np.ndarray, weights: np.ndarray, most: float = 1e4) -> float:
-    """The n for which best-of-n earns `reward`, between 1 and `most`; infinity if more would be needed."""
-    if best_of_n(rewards, weights, most) < reward:
+    """The n for which best-of-n earns `reward`, from 1 to `most`; infinity if more would be needed, 0 if even 1 earns
+    more. Over the samples of all prompts together: where prompts differ, too few."""
+    slack = 1e-9 * max(1.0, float(np.abs(rewards).max()))  # sums of rounded weights
+    if best_of_n(rewards, weights, most) < reward - slack:
         return inf
+    if best_of_n(rewards, weights, 1) > reward + slack:
+        return 0.0
     low, high = 0.0, np.log(most)
     for _ in range(50):
         middle = (low + high) / 2

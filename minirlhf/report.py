@@ -193,7 +193,9 @@ def optimum_line(optimum: dict, reference: str, policy: str) -> str:
     else:
         line = f"J* = {cell(optimum)}, on {size:.0f} effective samples"
     tokens, n = optimum["tokens"], optimum["worth"]
-    if n is not None:
+    if n == 0:
+        line += f"; {policy}'s reward is below one answer of {reference}"
+    elif n is not None:
         line += f"; {policy}'s reward is worth best-of-{n:.3g} of {reference}"
         line += f", {n * tokens[reference]:.0f} tokens an answer against {tokens[policy]:.0f}"
     else:

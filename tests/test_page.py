@@ -10,7 +10,7 @@ import pytest
 
 from minirlhf.figures import WIDTH
 from minirlhf.markup import STYLE, document, facts, in_cells, in_words, kl_strip, num, power, show
-from minirlhf.page import page
+from minirlhf.page import ROWS, page, plots_of
 from minirlhf.svg import visible
 
 HOSTILE = '</script><script>alert(1)</script>"\' onload=x><img src=//x.y/z>--></style>]]>&lt;\u202e\x00\ud800\u2028'
@@ -425,3 +425,11 @@ def test_dark_is_for_screens_alone_and_folded_parts_are_printed():
 def test_facts_show_what_is_no_text_as_json():
     seen = Reader(facts({"a": "b", "c": ["é", None], "d": "", "e": 0.5}))
     assert seen.texts("dd") == ["b", '["é", null]', '""', "0.5"]
+
+
+def test_a_forest_of_many_rows_is_cut_into_figures_that_fit_a_sheet():
+    """Each row stands in one of them, in order."""
+    names = [f"metric {i}" for i in range(2 * ROWS + 3)]
+    plots = plots_of({"metrics": [metric(name) for name in names]}, ["sft", "ppo"], "ppo", "sft")
+    shown = [[name for name in names if f">{name}<" in plot] for plot in plots]
+    assert [len(some) for some in shown] == [ROWS, ROWS, 3] and sum(shown, []) == names

@@ -105,7 +105,9 @@ def test_worth_is_the_n_of_that_best_of_n():
     rewards, weights = np.array([0.0, 1.0]), np.array([0.8, 0.2])  # 1 − 0.8ⁿ
     for n in (1.0, 3.0, 12.5):
         assert worth(1 - 0.8**n, rewards, weights) == pytest.approx(n, rel=1e-6)
-    assert worth(-5.0, rewards, weights) == pytest.approx(1)  # no choice is better than that
+    assert worth(-5.0, rewards, weights) == 0  # one answer earns more
+    assert worth(best_of_n(rewards, weights, 1), rewards, weights) == pytest.approx(1, rel=1e-6)
+    assert worth(1.0, np.ones(7), np.full(7, 1 / 7)) == pytest.approx(1)  # whose cumulative sum is below 1
     assert worth(1.1, rewards, weights) == inf
 
 

@@ -469,6 +469,10 @@ def test_an_optimum_that_is_not_known_is_not_shown():
     assert "0.9" not in line
 
 
+def test_a_policy_that_earns_less_than_one_answer_is_worth_none():
+    assert "; ppo's reward is below one answer of sft" in optimum_line(KNOWN | {"worth": 0.0}, "sft", "ppo")
+
+
 def test_an_optimum_without_an_interval_is_told_without():
     line = optimum_line(KNOWN | {"low": None, "high": None}, "sft", "ppo")
     assert line.startswith("J* = 0.900, on 312 effective samples;")
