@@ -9,6 +9,7 @@ from minirlhf import pairs, study_files
 from minirlhf.files import UserError
 from minirlhf.judgements import Session, close, results
 from minirlhf.preferences import Labeller
+from minirlhf.rollout import prompt_text
 from minirlhf.tasks import TASKS
 from minirlhf.tools import simulate
 from minirlhf.tools.simulate import gold_of, judge
@@ -111,23 +112,35 @@ def test_there_is_no_option_that_does_nothing(study, monkeypatch, word):
         simulate.main()
 
 
+def write_items(path, record: dict, *said: str) -> str:
+    """An items.jsonl of one record and a model's answers to it."""
+    lines = [{"kind": "run", "version": 2}, {"kind": "prompt", "set": "s", "index": 0, "record": record}]
+    answer = {"kind": "response", "set": "s", "model": "sft", "index": 0, "prompt": prompt_text(record)}
+    lines += [answer | {"sample": i, "response": text} for i, text in enumerate(said)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
 def test_gold_is_the_tasks_own_reward_of_the_prompts_record(tmp_path):
     (record,) = TASKS["arithmetic"].records("test", 1, 0)
-    lines = [{"kind": "run", "version": 2}, {"kind": "prompt", "set": "s", "index": 0, "record": record}]
-    (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    gold = gold_of(str(tmp_path / "items.jsonl"))
+    gold = gold_of(write_items(tmp_path / "items.jsonl", record, record["answer"], "no"))
     assert gold(record["prompt"], record["answer"]) == 1 and gold(record["prompt"], "no") == 0
     with pytest.raises(UserError, match="no generated task has the prompt 'what"):
         gold("what?", "no")
 
 
+def test_what_answers_another_prompt_is_worth_less_than_any_answer(tmp_path):
+    """However right it would be: of an attention item a person sees that, and so passes it."""
+    (record,) = TASKS["reviews"].records("test", 1, 0)
+    gold = gold_of(write_items(tmp_path / "items.jsonl", record, "no review"))
+    assert gold(record["prompt"], "the plot was amazing.") < gold(record["prompt"], "no review") == 0
+
+
 def test_gold_finds_a_conversation_by_what_is_shown_and_is_asked_the_last_turn(tmp_path, monkeypatch):
     turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]
     record = {"task": "arithmetic", "messages": [*turns, {"role": "user", "content": "and?"}]}
-    lines = [{"kind": "run", "version": 2}, {"kind": "prompt", "set": "s", "index": 0, "record": record}]
-    (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr(TASKS["arithmetic"], "reward", lambda *case: float(case == ("and?", "yes", record)))
-    assert gold_of(str(tmp_path / "items.jsonl"))(pairs.shown_prompt(record), "yes") == 1
+    assert gold_of(write_items(tmp_path / "items.jsonl", record, "yes"))(pairs.shown_prompt(record), "yes") == 1
 
 
 def test_without_the_items_there_is_no_gold(tmp_path):

@@ -15,12 +15,14 @@ import numpy as np
 
 from minirlhf import judgements
 from minirlhf.files import UserError
+from minirlhf.pairs import read_responses
 from minirlhf.preferences import Labeller
 from minirlhf.rollout import call_reward, prompt_text
 from minirlhf.runtime import option, parse, run_script
 from minirlhf.tasks import TASKS
 from minirlhf.tools.judged import records_by_prompt
 
+BESIDE = -1.0  # rewards lie in [0, 1]
 Gold = Callable[[str, str], float]  # prompt as it is shown, response -> reward
 
 
@@ -50,17 +52,25 @@ def judge(session: judgements.Session, gold: Gold, labeller: Labeller, seed: int
 
 
 def gold_of(items: str) -> Gold:
-    """The tasks' own rewards of answers to the prompts of an items.jsonl. Raises UserError."""
+    """The tasks' own rewards of answers to the prompts of an items.jsonl. Raises UserError.
+
+    What no model said to the prompt, as the answer to another one in an attention item, is worth BESIDE: a person
+    sees that it is beside the point, a reward of the answer alone does not.
+    """
     records = records_by_prompt([items])
     if not records:
         where = "give the items.jsonl that the study was made from"
         raise UserError(f"--items {items}: no prompts in it; {where}")
+
+    said = {(row["prompt"], row["response"]) for row in read_responses(items)}
 
     def gold(prompt: str, response: str) -> float:
         record = records.get(prompt, {})
         if record.get("task") not in TASKS:
             why = f"no generated task has the prompt {prompt!r:.60}: no gold reward"
             raise UserError(f"--items {items}: {why}")
+        if (prompt, response) not in said:
+            return BESIDE
         return call_reward(TASKS[record["task"]].reward, prompt_text(record), response, record)
 
     return gold
