@@ -1,18 +1,34 @@
 """The comparison of the algorithms: fair, resumable, and judged against one optimum."""
 
 import json
+import signal
 import sys
 from math import exp, log
 
 import numpy as np
 import pytest
+import torch
 
 from minirlhf import checkpoint
+from minirlhf.data import Mixture
 from minirlhf.files import UserError
 from minirlhf.matrix import ALGORITHMS
 from minirlhf.ppo import PPOConfig
+from minirlhf.runtime import run_script
+from minirlhf.tasks import TASKS
 from minirlhf.tools import algorithms
-from minirlhf.tools.algorithms import TUNING_SEED, VARIANTS, Comparison, chosen, markdown, plan, shares, yardstick
+from minirlhf.tools.algorithms import (
+    TUNING_SEED,
+    VARIANTS,
+    Comparison,
+    answers,
+    chosen,
+    markdown,
+    plan,
+    run,
+    shares,
+    yardstick,
+)
 
 
 def made(algo: str, lr: float, seed: int, objective: float) -> dict:
@@ -64,6 +80,53 @@ def test_the_yardstick_is_that_of_samples_of_the_reference(make_policy, tokenize
     assert 1 < known["effective_size"] < 200
 
 
+@pytest.fixture
+def trained(make_policy, monkeypatch):
+    """The arguments of each call of `train`, which in its place puts another policy's weights in."""
+    calls = []
+
+    def train(policy, *rest):
+        calls.append((policy, *rest))
+        policy.load_state_dict(make_policy(1, context=64).state_dict())
+        return None, {"seconds": 3.0, "tokens": 9}
+
+    monkeypatch.setattr(algorithms, "train", train)
+    return calls
+
+
+def test_every_algorithm_trains_on_as_many_responses(make_policy, tokenizer, trained, monkeypatch):
+    """Those of a group count one by one; and nothing else differs but the choices of the algorithm."""
+    monkeypatch.setattr(algorithms, "answers", lambda *_: [{"scores": {"reward": 0.0}, "kl": 0.0}])
+    start, options = (make_policy(0, context=64), tokenizer), Comparison(batch=24, iterations=9)
+    for name in VARIANTS:
+        run(name, 1e-3, 5, "arithmetic", start, options, torch.float32)
+    for name, (_, _, records_of, _, config, *_) in zip(VARIANTS, trained, strict=True):
+        assert [len(records_of(step)) * config.row.group for step in range(9)] == [24] * 9
+        assert config == PPOConfig(
+            **VARIANTS[name], iterations=9, batch=24, lr=1e-3, beta=options.beta, minibatches=4, warmup=1, save_every=9
+        )
+
+
+def test_a_run_is_judged_by_j_on_prompts_that_it_was_not_trained_on(make_policy, tokenizer, trained, monkeypatch):
+    """Two sampled answers to each of 30: the mean reward minus β times the mean KL, β not 1."""
+    monkeypatch.setattr(algorithms, "reward_of_task", lambda record: lambda p, r, x: float(len(r)))
+    judged, sample_items = [], algorithms.sample_items
+    monkeypatch.setattr(algorithms, "sample_items", lambda *a: judged.append(a[3]) or sample_items(*a))
+    start, options = (make_policy(0, context=64), tokenizer), Comparison(prompts=30, samples=2, batch=64, beta=0.5)
+    figures = run("rloo", 1e-3, 5, "arithmetic", start, options, torch.float32)
+    ((policy, _, records_of, _, _, max_new, seed, *_),) = trained
+    assert judged == [TASKS["arithmetic"].records("test", 30, 0)] and seed == 5
+    assert max_new == TASKS["arithmetic"].MAX_NEW
+    seen = {record["prompt"] for step in range(100) for record in records_of(step)}
+    assert len(seen) > 500 and not seen & {record["prompt"] for record in judged[0]}
+    items = answers(policy, start, "arithmetic", 30, 2)
+    reward, kl = (sum(x) / 60 for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items), strict=True))
+    assert len(items) == 60 and reward > 0 and kl > 1 and policy is not start[0]
+    assert figures == pytest.approx(
+        {"seconds": 3.0, "tokens": 9, "reward": reward, "kl": kl, "objective": reward - 0.5 * kl}
+    )
+
+
 def test_the_table_shows_mean_spread_and_worst_seed_best_first():
     done = [made(a, 1e-3, TUNING_SEED, 0.5) for a in ("ppo", "rloo")]
     done += [made("rloo", 1e-3, s, x) for s, x in enumerate((0.6, 0.62))]
@@ -105,6 +168,33 @@ def test_it_runs_and_goes_on_where_it_stopped(make_policy, tokenizer, tmp_path, 
     again = capsys.readouterr().out
     assert "seed 0" not in again and again.split("\n\n")[-1] == said.split("\n\n")[-1]
     assert (tmp_path / "out/results.arithmetic.jsonl").read_text().splitlines() == lines
+
+
+def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(
+    make_policy, tokenizer, tmp_path, monkeypatch, capsys
+):
+    """On SIGTERM in the second run the line of the first is kept, and no option is named that is not there."""
+    checkpoint.save(tmp_path / "sft", make_policy(0, context=64), tokenizer, {})
+    command = f"algorithms --init {tmp_path}/sft --task arithmetic --algos rloo --lrs 1e-3 --seeds 1 --iterations 2"
+    command += f" --batch 8 --prompts 8 --samples 4 --reference-samples 80 --beta 5 --out {tmp_path}/out"
+    path, sent, step_of = tmp_path / "out/results.arithmetic.jsonl", [], Mixture.step
+
+    def step(mixture, number):
+        if path.exists() and not sent:
+            sent.append(number)
+            signal.raise_signal(signal.SIGTERM)
+        return step_of(mixture, number)
+
+    monkeypatch.setattr(Mixture, "step", step)
+    monkeypatch.setattr(algorithms, "reward_of_task", lambda record: lambda p, r, x: float(len(r)))
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit) as stop:
+        run_script(algorithms.main)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 130 and "called again, the tool begins this run anew" in said
+    assert "--resume" not in said and len(path.read_text().splitlines()) == 1
+    algorithms.main()
+    assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [TUNING_SEED, 0]
 
 
 def test_runs_with_other_settings_are_not_mixed_in(make_policy, tokenizer, tmp_path, monkeypatch, capsys):

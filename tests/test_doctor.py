@@ -333,32 +333,58 @@ def test_advantages_that_are_not_white_are_found(rollout):
     assert checks.advantages_are_white(white * 0, rollout.mask).ok is None
 
 
+def columns_of(table):
+    """The lines of a table behind the prompt, by column."""
+    return {name: [line[name] for line in table[2:]] for name in table[-1]}
+
+
 @pytest.mark.parametrize("algo", ["ppo", "reinforce", "grpo"])
-def test_the_table_is_gae_and_its_rewards_add_up(algo, rollout, tokenizer):
-    """With a discount and a column of padding; δ from its definition, the rest from `algos`."""
-    row, gamma = dataclasses.replace(ALGORITHMS[algo], lam=0.8), 0.9
-    r = checks.padded(rollout.rows([int(rollout.ended.long().argmax())]), 0, 1, tokenizer.eos_id, 0.0)
-    table = doctor.token_table(r, tokenizer, row, BETA, gamma)
-    lines, n, R, P = table[2:], int(r.mask.sum()), r.ids.shape[1], int(r.prompt_mask.sum())
-    column = {name: [line[name] for line in lines] for name in lines[0]}
+def test_the_rewards_of_the_table_add_up(algo, rollout, tokenizer):
+    """On the tokens of one response, of the last two of the prompt, and of a column of padding."""
+    row, b = ALGORITHMS[algo], int(rollout.ended.long().argmax())
+    r = checks.padded(rollout, 0, 1, tokenizer.eos_id, 0.0)
+    table = doctor.token_table(r, b, tokenizer, row, BETA, 0.9)
+    column, n, P = columns_of(table), int(r.mask[b].sum()), int(r.prompt_mask[b].sum())
+    assert column["mask"] == [1] * n + [0]
+    assert [line["position"] for line in table] == list(range(P - 2, P + n + 1))
     beta = BETA if row.kl_in == "reward" else 0.0
-    assert len(lines) == R == n + 1 and column["mask"] == [1] * n + [0]
-    assert [line["position"] for line in table] == list(range(P - 2, P + R))
-    total = float(r.scores[0]) - beta * sum(column[f"KL ({row.kl})"])
+    total = float(r.scores[b]) - beta * sum(column[f"KL ({row.kl})"])
     assert sum(column["reward"]) == pytest.approx(total, abs=1e-5)
-    kl = kl_estimate(r.logprobs, r.ref_logprobs, row.kl)
-    advantages, returns = gae(token_rewards(r.scores, kl, r.mask, beta), r.values, r.mask, gamma, 0.8)
-    assert column["advantage"] == advantages[0].tolist() and column["return"] == returns[0].tolist()
-    V = column["value"][:n] + [0.0]
-    for t in range(n):
-        assert column["delta"][t] == pytest.approx(column["reward"][t] + gamma * V[t + 1] - V[t], abs=1e-6)
     assert column["token"][n - 1] == "'<|endoftext|>'" and table[1]["token"] == "'<|assistant|>'"
 
 
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "reinforce"])
+def test_the_advantages_of_the_table_are_gae(algo, rollout, tokenizer):
+    """Not whitened, with a discount; without a critic V is 0. δ from its definition, the rest from `algos`."""
+    row, gamma = dataclasses.replace(ALGORITHMS[algo], lam=0.8), 0.9
+    for b, n in enumerate(rollout.mask.sum(1).tolist()):
+        column = columns_of(doctor.token_table(rollout, b, tokenizer, row, BETA, gamma))
+        column = {name: x[:n] for name, x in column.items()}  # the longest response has no padding
+        V = column["value"] if row.baseline == "value" else [0.0] * n
+        args = torch.tensor([column["reward"]]), torch.tensor([V]), torch.ones(1, n, dtype=torch.bool)
+        advantages, returns = gae(*args, gamma, 0.8)
+        assert column["advantage"] == pytest.approx(advantages[0].tolist(), abs=1e-6)
+        assert column["return"] == pytest.approx(returns[0].tolist(), abs=1e-6)
+        for t, delta in enumerate(column.get("delta", ())):
+            assert delta == pytest.approx(column["reward"][t] + gamma * [*V, 0.0][t + 1] - V[t], abs=1e-6)
+        assert ("value" in column) == ("delta" in column) == (row.baseline == "value")
+
+
+@pytest.mark.parametrize("algo", ["rloo", "grpo", "dr-grpo", "dapo"])
+def test_the_advantage_of_the_table_is_relative_to_the_other_response(algo, rollout, tokenizer):
+    """In groups of two, whose R are d apart: d for RLOO, else d / 2, and with σ that over σ = |d| / √2."""
+    row = dataclasses.replace(ALGORITHMS[algo], group=2)
+    for b, n in enumerate(rollout.mask.sum(1).tolist()):
+        own, other = (columns_of(doctor.token_table(rollout, i, tokenizer, row, BETA, 1.0)) for i in (b, b ^ 1))
+        d = sum(own["reward"]) - sum(other["reward"])
+        wanted = {"rloo": d, "dr-grpo": d / 2}.get(algo, d / 2 / (abs(d) / 2**0.5 + 1e-4))
+        assert own["advantage"][:n] == pytest.approx([wanted] * n, abs=1e-5) and "value" not in own
+
+
 def test_tokens_of_the_table_cannot_rearrange_a_terminal(rollout, tokenizer):
-    r = rollout.rows([int(rollout.mask.sum(1).argmax())])
-    r.ids[0, :3] = torch.tensor([tokenizer.encode(c)[0] for c in "\n\x1b "])
-    table = doctor.token_table(r, tokenizer, PPO, BETA, 1.0)
+    b = int(rollout.mask.sum(1).argmax())
+    rollout.ids[b, :3] = torch.tensor([tokenizer.encode(c)[0] for c in "\n\x1b "])
+    table = doctor.token_table(rollout, b, tokenizer, PPO, BETA, 1.0)
     assert [line["token"] for line in table[2:5]] == [r"'\n'", r"'\x1b'", "' '"]
 
 
@@ -458,7 +484,7 @@ def test_explain_prints_one_response_that_adds_up(call, folders):
     status, out, err = call("out/ppo", "--explain")
     title, settings, _, *lines, last = out.splitlines()
     assert status == 0 and err == "" and title == "reference: out/sft; log-probs at temperature 0.7"
-    assert settings.startswith("advantage: GAE with gamma 0.9 and lambda 0.8")
+    assert settings == "advantage: GAE with gamma 0.9 and lambda 0.8, before whitening"
     table = [[float(x) for x in line.split()[-10:]] for line in lines[2:]]
     position, mask, logp, ref, kl, reward, value, _, advantage, back = zip(*table)
     assert mask == (1,) * (len(mask) - 1) + (0,) and position[-1] == position[0] + len(mask) - 1
@@ -467,6 +493,25 @@ def test_explain_prints_one_response_that_adds_up(call, folders):
     total, score, coefficient, nats = (float(word) for word in last.split() if word[-1].isdigit())
     assert total == pytest.approx(score - coefficient * nats, abs=2e-4) and coefficient == 0.1
     assert total == pytest.approx(sum(reward), abs=1e-3) and nats == pytest.approx(sum(kl), abs=1e-3)
+
+
+@pytest.mark.parametrize("algo, formula, factor", [
+    ("grpo", r"\(R - mean (\S+)\) / \(std (\S+) \+ 1e-4\)", lambda std: 1 / (float(std) + 1e-4)),
+    ("rloo", r"\(R - mean (\S+)\) x (8)/7", lambda K: 8 / 7),
+    ("dr-grpo", r"R - mean (\S+)()", lambda nothing: 1.0),
+], ids=["grpo", "rloo", "dr-grpo"])
+def test_explain_compares_a_response_as_its_row_does(algo, formula, factor, call, folders):
+    """By the numbers printed: every token has the one advantage that the heading says, not that of GAE."""
+    path = folders / "out" / "ppo" / "run.json"
+    run = json.loads(path.read_text())
+    path.write_text(json.dumps(run | {"stage": algo, "training": run["training"] | {"algo": algo}}))
+    _, settings, names, *lines, last = call("out/ppo", "--explain")[1].splitlines()
+    heading = f"advantage: {formula}, R the sum of rewards, of 8 responses to the prompt"
+    mean, by = re.fullmatch(heading, settings).groups()
+    wanted = (float(last.split()[3]) - float(mean)) * factor(by)  # R is what the rewards sum to
+    assert names.split()[-3:] == ["reward", "advantage", "return"]
+    said = [float(line.split()[-2]) for line in lines[2:]]
+    assert said == pytest.approx([wanted] * (len(said) - 1) + [0], abs=2e-3)
 
 
 WRONG = [
@@ -478,6 +523,7 @@ WRONG = [
     ("--reward mine.py:nan", "the reward is nan for prompt"),
     ("--reward mine.py:missing", "no function 'missing'"),
     ("--task revews", "no task 'revews'"),
+    ("--task arithmetic --prompts missing.jsonl", "--task and --prompts: give one of them"),
     ("--explian", "no option --explian; did you mean --explain?"),
     ("out/ppo out/sft", "no option out/sft"),
 ]

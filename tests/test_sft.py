@@ -393,6 +393,14 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path):
     assert cost["skipped"] == 2 and [r["skipped"] for r in logged(tmp_path)] == [0, 0, 0, 0, 1, 2, 2, 2, 2, 2]
 
 
+def test_what_was_skipped_before_a_resume_still_counts(tmp_path):
+    model = fresh()
+    poison = poisoned(model, {1})
+    with pytest.raises(Interrupted):
+        run(model, tmp_path, batch_of=lambda step: (terminate() if step == 2 else None) or poison(step))
+    assert run(fresh(), tmp_path, resume=True)["skipped"] == 1
+
+
 def test_the_log_is_json_also_where_a_gradient_is_not_finite(tmp_path):
     """NaN is no JSON: only Python would read the line."""
 

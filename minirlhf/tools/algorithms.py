@@ -25,7 +25,7 @@ from minirlhf.matrix import ALGORITHMS
 from minirlhf.model import GPT
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.regret import LEAST, effective_size, optimal_objective
-from minirlhf.runtime import Machine, option, parse, run_script
+from minirlhf.runtime import Interrupted, Machine, option, parse, run_script
 from minirlhf.sources import parse_tasks, reward_of_task
 from minirlhf.svg import strip_plot
 from minirlhf.tasks import TASKS
@@ -191,7 +191,10 @@ def main() -> None:
         done = [x for x in map(json.loads, lines) if x["settings"] == settings]
         for name, lr, seed in plan(options, done):
             print(f"{task}: {name}, lr {lr:g}, seed {seed}")
-            figures = run(name, lr, seed, task, (reference, tokenizer), options, dtype)
+            try:
+                figures = run(name, lr, seed, task, (reference, tokenizer), options, dtype)
+            except Interrupted:  # what `train` saved is gone with its folder
+                raise Interrupted("stopped; called again, the tool begins this run anew, behind those done") from None
             done.append({"algo": name, "lr": lr, "seed": seed} | figures | {"settings": settings})
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(done[-1]) + "\n")

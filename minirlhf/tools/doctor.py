@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from minirlhf import checkpoint, checks
-from minirlhf.algos import gae, kl_estimate, token_rewards, token_weights
+from minirlhf.algos import gae, kl_estimate, masked_sum, token_rewards, token_weights
 from minirlhf.data import read_records, render_prompt
 from minirlhf.files import UserError
 from minirlhf.generation import Generation, generate
@@ -74,6 +74,8 @@ class Patient:
 
 def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
+    if options.task and options.prompts:
+        raise UserError("--task and --prompts: give one of them")
     folder = options.checkpoint or next((f for f in ("out/ppo", "out/sft") if Path(f).is_dir()), "")
     if not folder:
         raise UserError("no checkpoint in out/ppo or out/sft: run train_sft.py first, or name a folder")
@@ -199,32 +201,54 @@ def as_generation(r: Rollout) -> Generation:
     return Generation(r.prompt_ids, r.prompt_mask, r.ids, r.mask, r.sampled_logprobs, r.ended)
 
 
-def token_table(r: Rollout, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float) -> list[dict]:
-    """What training knows of each token of the one response in `r`: two of the prompt, then all R columns."""
-    rewards, kl, _ = rewards_of(r, row, beta)  # (1, R) each
-    advantages, returns = gae(rewards, r.values, r.mask, gamma, row.lam)  # (1, R) each
-    deltas, _ = gae(rewards, r.values, r.mask, gamma, 0.0)  # (1, R): with λ = 0 the advantage is δ
+def token_table(
+    r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float
+) -> list[dict]:
+    """What training knows of each token of response b: two of the prompt, its own, and a column of padding, if any.
+
+    Value and delta stand there where the row has a critic; the advantage is not whitened.
+    """
+    rewards, kl, _ = rewards_of(r, row, beta)  # (B, R) each
+    advantages, returns = advantages_of(r, dataclasses.replace(row, whiten=False), beta, gamma)  # (B, R) each
     columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({row.kl})": kl, "reward": rewards}
-    columns |= {"value": r.values, "delta": deltas, "advantage": advantages, "return": returns}
-    prompt, real = r.prompt_ids[r.prompt_mask].tolist(), r.mask[0].tolist()
+    if row.baseline == "value":
+        deltas, _ = gae(rewards, r.values, r.mask, gamma, 0.0)  # (B, R): with λ = 0 the advantage is δ
+        columns |= {"value": r.values, "delta": deltas}
+    columns |= {"advantage": advantages, "return": returns}
+    prompt, n = r.prompt_ids[b][r.prompt_mask[b]].tolist(), int(r.mask[b].sum())
     table = [{"token": t, "position": i, "mask": 0} for i, t in enumerate(prompt)][-2:]
-    for t, token in enumerate(r.ids[0].tolist()):
-        cell = {"token": token, "position": len(prompt) + t, "mask": int(real[t])}
-        table.append(cell | {name: float(x[0, t]) for name, x in columns.items()})
+    for t, token in enumerate(r.ids[b, : n + 1].tolist()):
+        cell = {"token": token, "position": len(prompt) + t, "mask": int(t < n)}
+        table.append(cell | {name: float(x[b, t]) for name, x in columns.items()})
     for line in table:
         line["token"] = repr(tokenizer.decode([line["token"]]))  # repr: white space seen, controls harmless
     return table
 
 
+def advantage_in_words(row: Algorithm, gamma: float, totals: Tensor) -> str:
+    """How the row makes an advantage. totals: (K,) R, the sums of rewards of the responses to the prompt."""
+    mean, K = f"mean {float(totals.mean()):.4f}", len(totals)
+    words = {
+        "none": f"GAE with gamma {gamma:g}, lambda {row.lam:g} and V = 0",
+        "value": f"GAE with gamma {gamma:g} and lambda {row.lam:g}",
+        "leave_one_out": f"(R - {mean}) x {K}/{K - 1}, R the sum of rewards, of {K} responses to the prompt",
+        "group": f"R - {mean}, R the sum of rewards, of {K} responses to the prompt",
+        "group_std": f"(R - {mean}) / (std {float(totals.std()):.4f} + 1e-4), R the sum of rewards, "
+                     f"of {K} responses to the prompt",
+    }  # fmt: skip
+    return words[row.baseline] + (", before whitening" if row.whiten else "")
+
+
 def explain(p: Patient, seed: int) -> Iterator[str]:
     """The response with the highest score of those that ended, and a column of padding, as lines of text."""
     rollout, row, config = p.sample(seed, torch.float32, p.reward_of), p.config.row, p.config
-    best = int(torch.where(rollout.ended, rollout.scores, -torch.inf).argmax())
-    r = checks.padded(rollout.rows([best]), 0, 1, p.tokenizer.eos_id, 0.0)
-    rewards, kl, beta = rewards_of(r, row, config.beta)
-    table = token_table(r, p.tokenizer, row, config.beta, config.gamma)
+    b = int(torch.where(rollout.ended, rollout.scores, -torch.inf).argmax())
+    r = checks.padded(rollout, 0, 1, p.tokenizer.eos_id, 0.0)
+    rewards, kl, beta = rewards_of(r, row, config.beta)  # (B, R) each
+    table = token_table(r, b, p.tokenizer, row, config.beta, config.gamma)
+    totals = masked_sum(rewards, r.mask, 1).view(-1, GROUP)[b // GROUP]  # (GROUP,)
     yield f"reference: {p.reference_name}; log-probs at temperature {config.temperature:g}"
-    yield f"advantage: GAE with gamma {config.gamma:g} and lambda {row.lam:g}, before whitening"
+    yield f"advantage: {advantage_in_words(row, config.gamma, totals)}"
     names = list(table[-1])
     cells = [names]
     for line in table:
@@ -233,7 +257,7 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*cells)]
     for first, *others in cells:
         yield "  ".join([first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(others, widths[1:]))]).rstrip()
-    total, score, nats = (float(x.sum()) for x in (rewards, r.scores, kl))
+    total, score, nats = (float(x[b].sum()) for x in (rewards, r.scores, torch.where(r.mask, kl, 0.0)))
     apart = "" if row.kl_in == "reward" else f"; beta {config.beta:g} x KL stands in the loss"
     yield f"rewards sum to {total:.4f} = score {score:.4f} - beta {beta:g} x KL {nats:.4f}{apart}"
 
