@@ -204,7 +204,7 @@ def as_generation(r: Rollout) -> Generation:
 def token_table(
     r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float
 ) -> list[dict]:
-    """What training knows of each token of response b: two of the prompt, its own, and a column of padding, if any.
+    """What training knows of the tokens of response b: two of the prompt, its own, one of padding, if any.
 
     Value and delta stand there where the row has a critic; the advantage is not whitened.
     """
@@ -227,15 +227,15 @@ def token_table(
 
 def advantage_in_words(row: Algorithm, gamma: float, totals: Tensor) -> str:
     """How the row makes an advantage. totals: (K,) R, the sums of rewards of the responses to the prompt."""
-    mean, K = f"mean {float(totals.mean()):.4f}", len(totals)
+    mean, std, K = f"mean {float(totals.mean()):.4f}", f"std {float(totals.std()):.4f}", len(totals)
+    group = f"R the sum of rewards, of {K} responses to the prompt"
     words = {
         "none": f"GAE with gamma {gamma:g}, lambda {row.lam:g} and V = 0",
         "value": f"GAE with gamma {gamma:g} and lambda {row.lam:g}",
-        "leave_one_out": f"(R - {mean}) x {K}/{K - 1}, R the sum of rewards, of {K} responses to the prompt",
-        "group": f"R - {mean}, R the sum of rewards, of {K} responses to the prompt",
-        "group_std": f"(R - {mean}) / (std {float(totals.std()):.4f} + 1e-4), R the sum of rewards, "
-                     f"of {K} responses to the prompt",
-    }  # fmt: skip
+        "leave_one_out": f"(R - {mean}) x {K}/{K - 1}, {group}",
+        "group": f"R - {mean}, {group}",
+        "group_std": f"(R - {mean}) / ({std} + 1e-4), {group}",
+    }
     return words[row.baseline] + (", before whitening" if row.whiten else "")
 
 
@@ -257,7 +257,7 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*cells)]
     for first, *others in cells:
         yield "  ".join([first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(others, widths[1:]))]).rstrip()
-    total, score, nats = (float(x[b].sum()) for x in (rewards, r.scores, torch.where(r.mask, kl, 0.0)))
+    total, score, nats = (float(x[b].sum()) for x in (rewards, r.scores, kl))
     apart = "" if row.kl_in == "reward" else f"; beta {config.beta:g} x KL stands in the loss"
     yield f"rewards sum to {total:.4f} = score {score:.4f} - beta {beta:g} x KL {nats:.4f}{apart}"
 
