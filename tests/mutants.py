@@ -338,7 +338,7 @@ MUTANTS = [
     Mutant(
         "critic-forgotten", "A resumed run goes on with its critic", "TRL PPO; trl#3308",
         "ppo.py", 'value_head.load_state_dict(state["value_head"])', "pass",
-        "tests/test_ppo.py::test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits[2]",
+        "tests/test_ppo.py::test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits[2-0.5]",
     ),
     Mutant(
         "random-numbers-start-again", "A resumed run draws the numbers that the whole run draws",

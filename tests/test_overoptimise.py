@@ -14,7 +14,7 @@ from minirlhf import checkpoint
 from minirlhf.files import UserError
 from minirlhf.goodhart import with_interval
 from minirlhf.ppo import PPOConfig
-from minirlhf.runtime import Machine
+from minirlhf.runtime import Interrupted, Machine
 from minirlhf.tasks import TASKS
 from minirlhf.tools import overoptimise
 from minirlhf.tools.overoptimise import (
@@ -180,6 +180,16 @@ def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, 
     assert set(line) == {*MEASURED, "seconds"} and (line["pairs"], line["beta"]) == (8, 0.25)
     assert line["gold"] == [0.5, 10.5, 20.5] and line["kl"] == [0.5, 1.5, 2.5]
     assert line["proxy"] == [(UNFINISHED + 2) / 2] * 3
+
+
+def test_a_policy_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(options, monkeypatch):
+    """The tool has no --resume, of which the loop speaks: the state was in a folder that is gone."""
+    def train(*arguments):
+        raise Interrupted("stopped after round 1; go on with --resume")
+
+    monkeypatch.setattr(overoptimise, "train", train)
+    with pytest.raises(Interrupted, match="called again, the tool begins this policy anew"):
+        policy_line(8, 0.25, None, (torch.nn.Linear(1, 1), None), options, 3, torch.float32)
 
 
 def test_other_settings_want_another_folder(experiment, tmp_path, monkeypatch):

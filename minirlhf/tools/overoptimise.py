@@ -28,7 +28,7 @@ from minirlhf.model import GPT
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.preferences import respond
 from minirlhf.rollout import prompt_text
-from minirlhf.runtime import Machine, option, parse, run_script
+from minirlhf.runtime import Interrupted, Machine, option, parse, run_script
 from minirlhf.sources import reward_of_task
 from minirlhf.tasks import TASKS
 from minirlhf.tokenizer import Tokenizer
@@ -171,11 +171,14 @@ def policy_line(
     )  # fmt: skip
     sets = {options.task: (task.records("train", 20_000, seed), options.batch)}
     torch.manual_seed(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        _, cost = train(
-            policy, reference[1], Mixture(sets, seed).step, lambda record: proxy, config, task.MAX_NEW, seed,
-            dtype, Path(folder),
-        )  # fmt: skip
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _, cost = train(
+                policy, reference[1], Mixture(sets, seed).step, lambda record: proxy, config, task.MAX_NEW, seed,
+                dtype, Path(folder),
+            )  # fmt: skip
+    except Interrupted:  # what `train` saved is gone with its folder
+        raise Interrupted("stopped; called again, the tool begins this policy anew, behind what is done") from None
     records = task.records("test", P, 0)
     items = sample_items(policy, *reference, records, reward_of_task, task.MAX_NEW, options.samples, seed)
     items = [x for x in items if x["sample"] >= 0]  # in the order of their prompts
