@@ -58,17 +58,22 @@ def compare_runs(old: str, new: str, seed: int = 0) -> dict:
             parts.append({"set": title, "model": model, "prompts": counts} | compare_answers(pairs, seed))
     if not parts:
         raise UserError(f"{old} and {new} have no prompt in common: the same --seed, or --data, for both")
-    family = [row for part in parts for row in part["metrics"] if row["metric"] == "reward"]
-    for row, p in zip(family, holm([np.nan if row["p"] is None else row["p"] for row in family])):
-        row["p_holm"] = plain(p)
-        if p > 0.05:
-            row["verdict"] = "no difference shown"
+    adjust_rewards(parts)
     first, second = (about.get("settings", {}) | {"seed": about.get("seed")} for about in runs)
     settings = {k: [v, second.get(k)] for k, v in first.items() if v != second.get(k) and k not in ELSEWHERE}
     weights = [{name: m.get("sha256") for name, m in about["models"].items()} for about in runs]
     same = [name for name, sha in weights[0].items() if sha and sha == weights[1].get(name)]
     about = {"old": old, "new": new, "settings": settings, "same_weights": same}
     return about | {"without_common_prompt": apart, "comparisons": parts}
+
+
+def adjust_rewards(parts: Sequence[dict]) -> None:
+    """Give the reward of each part Holm's p over all parts, and take back verdicts that do not survive it."""
+    family = [row for part in parts for row in part["metrics"] if row["metric"] == "reward"]
+    for row, p in zip(family, holm([np.nan if row["p"] is None else row["p"] for row in family])):
+        row["p_holm"] = plain(p)
+        if p > 0.05:
+            row["verdict"] = "no difference shown"
 
 
 def read_run(path: str) -> tuple[dict, dict[str, TestSet]]:

@@ -168,7 +168,8 @@ def left_out(records: list[dict], scored: int) -> list[str]:
     if 0 < known < n:
         lines.append(f"{n - known} of {n} records have no answer to compare with: no BLEU, chrF, ROUGE, exact match")
     if scored < answers:
-        lines.append(f"{answers - scored} of {answers} answers fit no context: perplexity and calibration leave them out")
+        unfit = f"{answers - scored} of {answers} answers fit no context"
+        lines.append(f"{unfit}: perplexity and calibration leave them out")
     return lines
 
 

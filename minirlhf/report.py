@@ -70,7 +70,8 @@ def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[di
     rows = []
     for metric in metrics:
         row: dict = {"metric": metric.name, "group": metric.group, "direction": metric.direction}
-        row |= {"primary": metric.primary, "models": {}, "differences": {}} | ({"note": metric.note} if metric.note else {})
+        row |= {"primary": metric.primary, "models": {}, "differences": {}}
+        row |= {"note": metric.note} if metric.note else {}
         for model, statistics in metric.statistics.items():
             value = float(metric.combine(statistics.sum(0, keepdims=True))[0])
             low, high = interval(metric, statistics, seed)

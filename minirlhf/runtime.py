@@ -17,7 +17,7 @@ import typing
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from minirlhf.analysis import per_unit, plain, ratio, units
-from minirlhf.comparison import DRIFT, read_run
+from minirlhf.comparison import DRIFT, adjust_rewards, read_run
 from minirlhf.data import prompt_of
 from minirlhf.evidence import TestSet
 from minirlhf.files import UserError
 from minirlhf.report import SHORT, cell, number, word
 from minirlhf.seeds import compare_runs, independent_t
-from minirlhf.stats import holm
 
 Values = tuple[np.ndarray, np.ndarray]  # the last model's and the reference's, (n units,) each
 
@@ -60,11 +59,7 @@ def compare(paths: Sequence[str]) -> dict:
             rows.append({"metric": name, "direction": direction}
                         | difference([values(s, *names[0], value) for s in of_run], shared, direction))  # fmt: skip
         parts.append({"set": title, "shared_prompts": shared, "metrics": rows})
-    family = [row for part in parts for row in part["metrics"] if row["metric"] == "reward"]
-    for row, p in zip(family, holm([np.nan if row["p"] is None else row["p"] for row in family])):
-        row["p_holm"] = plain(p)
-        if p > 0.05:
-            row["verdict"] = "no difference shown"
+    adjust_rewards(parts)
     return {"runs": list(paths), "last": names[0][0], "reference": names[0][1], "sets": parts}
 
 

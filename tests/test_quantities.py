@@ -355,7 +355,8 @@ def test_an_unknown_name_is_answered_with_those_there_are(words):
     ("f1", "a label in each record"), ("exact", "a response or reference in each record"),
     ("bleu", "a response or reference in each record"), ("chrf", "a response or reference in each record"),
     ("rouge", "a response or reference in each record"), ("perplexity", "a response in each record"),
-    ("calibration", "a response in each record"), ("brier", "a response in each record"), ("repetition", "answers of four tokens or more"),
+    ("calibration", "a response in each record"), ("brier", "a response in each record"),
+    ("repetition", "answers of four tokens or more"),
 ])
 def test_a_metric_that_lacks_what_it_needs_says_so(name, needed):
     """Of labels and references, one record without is enough."""
