@@ -13,11 +13,13 @@ from pathlib import Path
 from minirlhf import checkpoint
 from minirlhf.data import Mixture, read_records, render_prompt
 from minirlhf.files import UserError
+from minirlhf.loop import Run
 from minirlhf.model import ScalarHead
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.runtime import Machine, environment, option, parse, run_script
 from minirlhf.sources import OWN, data_hash, load_reward, parse_tasks, reward_hash, reward_of_task
 from minirlhf.tasks import TASKS
+from minirlhf.watch import Description, Gold, Optimum
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,24 @@ def main() -> None:
         sets[name] = (prompts_that_fit(records, tokenizer, policy.config.context, name), rows)
     reward = load_reward(data.reward, device) if data.reward else None
     if data.reward.startswith("model:") and config.missing_eos >= 0:
-        print(f"--missing-eos {config.missing_eos:g} is no less than the mean of a learnt reward, which is 0: an answer "
-              "that never ends pays; -3, say, is three deviations below")
+        print(f"--missing-eos {config.missing_eos:g} is no less than the mean of a learnt reward, which is 0: an answer"
+              " that never ends pays; -3, say, is three deviations below")
 
     out = Path(data.out)
     policy.to(device)
     reference, source = checkpoint.fingerprint(policy), data_hash([sets, data.reward, reward_hash(data.reward)])
+    config, optimum = dataclasses.replace(config, max_new=max_new), Optimum(config.beta)
+    watchers = [Description(config.row)]
+    watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
+    watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
     value_head, cost = train(
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
-        config, max_new, machine.seed, dtype, out, data.resume, source,
-        gold_of=reward_of_task if reward and weights else None,
+        config, Run(out, machine.seed, dtype, data.resume, source, reference), watchers,
     )  # fmt: skip
     training = dataclasses.asdict(config) | dataclasses.asdict(config.row)
     run = {"data": dataclasses.asdict(data), "training": training, "seed": machine.seed}
     run |= {"tasks": weights, "max_new": max_new, "stage": config.algo, "cost": cost}
-    run |= {"reference": reference, "optimum": cost.pop("optimum")}
+    run |= {"reference": reference, "optimum": optimum.best()}
     run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
     save_value_head(out, value_head)
     checkpoint.save(out, policy, tokenizer, run)

@@ -13,6 +13,7 @@ from pathlib import Path
 from minirlhf import checkpoint
 from minirlhf.data import Example, Mixture, document_examples, fit_context, render
 from minirlhf.files import UserError
+from minirlhf.loop import Run
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.runtime import Machine, environment, option, parse, run_script
 from minirlhf.sft import FitConfig, fit
@@ -85,11 +86,12 @@ def main() -> None:
             steps=steps, lr=lr, warmup=min(training.warmup, steps), weight_decay=training.weight_decay,
             max_norm=training.max_norm, micro_rows=training.micro_rows,
             eval_every=training.eval_every, save_every=training.save_every,
-            seed=machine.seed, data=f"{training.batch} rows of {run['data_hash']}",
         )  # fmt: skip
-        batches = Mixture(sets, machine.seed)
         folder = out / name
-        cost = fit(model, batches.step, validation, config, device, dtype, folder, name, data.resume)
+        resume = data.resume and (folder / "train_state.pt").exists()  # a run stopped in pretraining has none of SFT
+        source = f"{training.batch} rows of {run['data_hash']}"
+        told = Run(folder, machine.seed, dtype, resume, source, checkpoint.fingerprint(model))
+        cost = fit(model, Mixture(sets, machine.seed).step, validation, config, told)
         checkpoint.save(folder, model, tokenizer, run | {"stage": name, "cost": cost})
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 

@@ -38,8 +38,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return masked_sum(x, mask) / mask.sum().clamp(min=1)
 
 
-def whiten(x: Tensor, mask: Tensor, center: bool = True, eps: float = 1e-8) -> Tensor:
-    """(x − μ) / √(σ² + eps), with μ and the biased σ² over the mask; center=False adds μ again.
+def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """(x − μ) / √(σ² + eps), with μ and the biased σ² over the mask.
 
     0 where the mask is False. One element, or equal ones, give 0 and not NaN.
     Source: Ziegler et al. 2019's code (biased variance, eps inside the root).
@@ -47,7 +47,7 @@ def whiten(x: Tensor, mask: Tensor, center: bool = True, eps: float = 1e-8) -> T
     mean = masked_mean(x.double(), mask).to(x.dtype)  # exact for equal elements, whose rest would be blown up
     variance = masked_mean((x - mean) ** 2, mask)
     white = (x - mean) * torch.rsqrt(variance + eps)
-    return torch.where(mask, white if center else white + mean, 0.0)
+    return torch.where(mask, white, 0.0)
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:

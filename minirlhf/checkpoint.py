@@ -12,7 +12,6 @@ claims is checked before a byte is believed. Proved by tests/test_checkpoint.py.
 """
 
 import hashlib
-import io
 import json
 import struct
 from collections.abc import Sequence
@@ -272,23 +271,3 @@ def load_chat(folder: str | Path) -> tuple[GPT, Tokenizer]:
     if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
         raise UserError(f"{folder}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
     return model, tokenizer
-
-
-def save_state(path: str | Path, state: dict) -> None:
-    """Write what a loop needs to go on: tensors and plain types, in one file, atomically."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def load_state(path: str | Path) -> dict:
-    """Read what `save_state` wrote; code in it is refused. Raises UserError."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; there is nothing to resume") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path}: damaged, or not a train_state.pt of ours; train without --resume") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: a {type(state).__name__}, not a train_state.pt of ours; train without --resume")
-    return state

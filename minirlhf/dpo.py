@@ -26,6 +26,7 @@ from minirlhf import checkpoint
 from minirlhf.algos import implicit_reward
 from minirlhf.data import Example, collate
 from minirlhf.learned_reward import rewards_of
+from minirlhf.loop import Run
 from minirlhf.model import GPT
 from minirlhf.preferences import comparisons
 from minirlhf.reward_model import RewardConfig, fit, measure, summary
@@ -79,9 +80,8 @@ def main() -> None:
     records, groups, held_out, lost = comparisons(options.data, tokenizer, context, config.held_out, whole=True)
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
     out, data = Path(options.out), data_hash(records)
-    source = {"data": data, "beta": options.beta}
     reference = checkpoint.fingerprint(policy)
-    cost = fit(model, groups, config, machine.seed, dtype, out, options.resume, source)
+    cost = fit(model, groups, config, Run(out, machine.seed, dtype, options.resume, data, reference), beta=options.beta)
     parent = checkpoint.read_json(path) if (path := Path(options.init) / "run.json").exists() else {}
     run = {"data": dataclasses.asdict(options), "seed": machine.seed, "tasks": parent.get("tasks", {})}
     run |= {"optimization": dataclasses.asdict(config), "stage": "dpo", "cost": cost, "reference": reference}

@@ -25,13 +25,15 @@ from minirlhf import checkpoint
 from minirlhf.data import Mixture, document_examples, render
 from minirlhf.examination import PROSE, judge, test_sets
 from minirlhf.files import UserError
+from minirlhf.loop import Diverged, Run
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.rollout import Reward
-from minirlhf.runtime import Diverged, choose_dtype, option
+from minirlhf.runtime import choose_dtype, option
 from minirlhf.sft import FitConfig, evaluate_loss, fit
 from minirlhf.tasks import TASKS
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.watch import Description
 
 CPU = torch.device("cpu")
 BEST_OF_SAMPLES = 16  # drawn from the SFT model on the most labels, for best-of-n
@@ -121,7 +123,7 @@ def train_base(task: str, seed: int, options: Study, out: Path, dtype: torch.dty
     model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=4, width=options.width))
     examples = [e for text in documents for e in document_examples(text, tokenizer, 128)]
     config = FitConfig(options.base_steps, options.lr, min(50, options.base_steps // 4), save_every=10**9)
-    cost = fit(model, Mixture({task: (examples, options.rows)}, seed).step, [], config, CPU, dtype, out, "base")
+    cost = fit(model, Mixture({task: (examples, options.rows)}, seed).step, [], config, Run(out, seed, dtype))
     return model, tokenizer, cost
 
 
@@ -144,7 +146,7 @@ def train_sft(
     best: dict = {"loss": inf}
 
     def keep() -> None:
-        nll, count = evaluate_loss(model, validation, CPU)
+        nll, count = evaluate_loss(model, validation)
         if nll / count < best["loss"]:
             best.update(loss=nll / count, weights=deepcopy(model.state_dict()))
 
@@ -155,8 +157,8 @@ def train_sft(
             keep()
         return batches.step(step)
 
-    config = FitConfig(steps, options.lr * arm.rate, min(50, steps // 4), save_every=10**9, seed=seed)
-    cost = fit(model, batch_of, [], config, CPU, dtype, out, "sft")
+    config = FitConfig(steps, options.lr * arm.rate, min(50, steps // 4), save_every=10**9)
+    cost = fit(model, batch_of, [], config, Run(out, seed, dtype))
     if arm.rate == 1:
         keep()
         model.load_state_dict(best["weights"])
@@ -171,12 +173,10 @@ def train_ppo(
     rows = options.batch * share(task)
     config = PPOConfig(
         iterations=options.iterations, batch=rows, lr=options.ppo_lr * arm.rate,
-        warmup=max(1, options.iterations // 9), save_every=10**9,
+        warmup=max(1, options.iterations // 9), save_every=10**9, max_new=TASKS[task].MAX_NEW,
     )  # fmt: skip
-    batches = Mixture({task: (prompts, rows)}, seed)
-    return train(
-        model, tokenizer, batches.step, REWARDS[arm.reward], config, TASKS[task].MAX_NEW, seed, dtype, out
-    )[1]
+    batches, told, watchers = Mixture({task: (prompts, rows)}, seed), Run(out, seed, dtype), [Description(config.row)]
+    return train(model, tokenizer, batches.step, REWARDS[arm.reward], config, told, watchers)[1]
 
 
 def numbers(options: Study) -> list[int]:

@@ -4,9 +4,12 @@ A reader that opens a file while we write it, or after we were killed, finds the
 new, nothing in between. Proved by tests/test_files.py.
 """
 
+import io
 import os
 import tempfile
 from pathlib import Path
+
+import torch
 
 
 class UserError(Exception):
@@ -35,3 +38,23 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def save_state(path: str | Path, state: dict) -> None:
+    """Write what a loop needs to go on: tensors and plain types, in one file, atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_state(path: str | Path) -> dict:
+    """Read what `save_state` wrote; code in it is refused. Raises UserError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; there is nothing to resume") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(f"{path}: damaged, or not a train_state.pt of ours; train without --resume") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: a {type(state).__name__}, not a train_state.pt of ours; train without --resume")
+    return state

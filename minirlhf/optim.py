@@ -9,7 +9,7 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
-from minirlhf.runtime import Diverged
+from minirlhf.loop import Diverged
 
 MAX_BAD_STEPS = 5
 
@@ -61,6 +61,15 @@ class Stepper:
         self.max_norm = max_norm
         self.skipped = 0
         self._in_a_row = 0
+
+    def state_dict(self) -> dict:
+        """What a resume needs: the optimizer's moments, and the steps skipped so far."""
+        return {"optimizer": self.optimizer.state_dict(), "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.skipped = state["skipped"]
 
     def step(self, lr: float) -> float:
         """One optimizer step at that rate; returns the gradient's norm before clipping.

@@ -62,7 +62,7 @@ def text_score(model: GPT, tokenizer: Tokenizer, text: str, stride: int, micro_r
     examples = []
     for start, first, end in windows(len(ids) - 1, context, stride):
         examples.append(Example(ids[start : end + 1], [t >= first for t in range(start, end + 1)]))
-    nll, tokens = evaluate_loss(model, examples, model.wte.weight.device, micro_rows)
+    nll, tokens = evaluate_loss(model, examples, micro_rows)
     return TextScore(nll, tokens, text_bytes(text), context, stride)
 
 

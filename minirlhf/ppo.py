@@ -12,27 +12,29 @@ Source: Schulman et al. 2017, algorithm 1; Ziegler et al. 2019, section 2.2. Pro
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minirlhf import checkpoint
-from minirlhf.algos import adapt_beta, explained_variance, kl_estimate, masked_mean, masked_sum, token_weights
+from minirlhf.algos import adapt_beta, token_weights
 from minirlhf.data import micro_batches
 from minirlhf.files import UserError
+from minirlhf.loop import Loop, Run
 from minirlhf.matrix import ALGORITHMS, CHOICES, Algorithm, advantages_of, surrogate
 from minirlhf.model import GPT, ScalarHead
 from minirlhf.optim import Stepper, learning_rate, make_adamw
-from minirlhf.regret import Achieved
-from minirlhf.rollout import Reward, Rollout, collect, fit_value_head, score_responses, score_tokens
-from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Stop, autocast, option
-from minirlhf.sft import check_same_settings
+from minirlhf.rollout import Reward, Rollout, collect, fit_value_head, score_tokens
+from minirlhf.runtime import autocast, option
 from minirlhf.tokenizer import Tokenizer
+
+LAYER_LR = 0.3  # the rate of the layers, as a share of the embedding's: their noise costs more KL
+# Sees a round's (rollout, returns, records, beta) before the policy learns from it, and says what to log. One that
+# counts over rounds has state_dict() and load_state_dict(), and a resume goes on where it stood.
+Watcher = Callable[[Rollout, Tensor, list[dict], float], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,12 @@ class PPOConfig:
     epochs: int = option(1, "times each response is trained on", least=1)
     minibatches: int = option(8, "optimizer steps an epoch")
     lr: float = option(6e-4, "peak learning rate; falls to 0 on a line")
-    layer_lr: float = option(0.3, "rate of the layers, as a share of the embedding's: their noise costs more KL")
     warmup: int = option(
         10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong", least=0
     )
     beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference")
     kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there")
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2")
-    stop_kl: float = option(0.0, "nats a token from where a round began; beyond, its other steps are left out")
     value_clip: float = option(0.2, "clip range of the value function")
     value_coefficient: float = option(0.5, "weight of the value loss")
     gamma: float = option(1.0, "discount")
@@ -77,11 +77,11 @@ class PPOConfig:
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
             raise UserError(f"--algo {self.algo}: not one of {', '.join(ALGORITHMS)}")
-        for name in ("iterations", "batch", "minibatches", "lr", "layer_lr", "temperature", "micro_rows", "save_every",
+        for name in ("iterations", "batch", "minibatches", "lr", "temperature", "micro_rows", "save_every",
                      "kl_horizon"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
-        for name in ("beta", "kl_target", "stop_kl", "clip", "clip_high", "value_clip", "gamma", "lam", "max_norm",
+        for name in ("beta", "kl_target", "clip", "clip_high", "value_clip", "gamma", "lam", "max_norm",
                      "value_coefficient"):
             if (getattr(self, name) or 0) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
@@ -111,6 +111,31 @@ class PPOConfig:
         return dataclasses.replace(ALGORITHMS[self.algo], **chosen)
 
 
+class KLCoefficient:
+    """β, which moves towards --kl-target where there is one."""
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.config, self.value = config, config.beta
+
+    def adapt(self, kl: float, n: int) -> None:
+        """Take account of a round of n responses with mean KL `kl`. Raises UserError for a round beyond the horizon."""
+        target, horizon = self.config.kl_target, self.config.kl_horizon
+        if target == 0:
+            return
+        if n >= 5 * horizon:
+            raise UserError(f"--kl-horizon {horizon:g}: with {n} responses a round beta could turn negative; "
+                            f"give more than {n / 5:g}")  # fmt: skip
+        self.value = adapt_beta(self.value, kl, target, horizon, n)
+
+    def state_dict(self) -> dict:
+        """What a resume needs."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave."""
+        self.value = state["value"]
+
+
 def update(
     policy: GPT,
     value_head: ScalarHead,
@@ -124,11 +149,7 @@ def update(
     rng: np.random.Generator,
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens.
-
-    With stop_kl, the round ends before the first step at which approx_kl, KL(π_old ‖ π) estimated, is above it;
-    not before its first, where π is π_old and what is above is rounding.
-    """
+    """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens or steps."""
     row, B, lengths = config.row, len(rollout.scores), rollout.lengths()
     sums: dict[str, float] = {}
     n_seen, norms = 0, []
@@ -136,7 +157,6 @@ def update(
     for chosen in (part for order in orders for part in np.array_split(order, min(config.minibatches, B))):
         mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
         weights = token_weights(mask, row.aggregate, config.max_new)  # (b, R)
-        step_sums: dict[str, float] = {}
         for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):
             index = torch.from_numpy(chosen[part]).to(rollout.ids.device)
             rows = rollout.rows(index)
@@ -149,15 +169,11 @@ def update(
                 )  # fmt: skip
             loss.backward()
             watch["entropy"] = H.sum()
-            step_sums = {k: step_sums.get(k, 0.0) + float(v) for k, v in watch.items()}
-        if norms and 0 < config.stop_kl < step_sums["approx_kl"] / max(int(mask.sum()), 1):
-            stepper.optimizer.zero_grad(set_to_none=True)  # or the next round would step on it
-            break
-        sums = {k: sums.get(k, 0.0) + v for k, v in step_sums.items()}
+            sums = {k: sums.get(k, 0.0) + float(v) for k, v in watch.items()}
         n_seen += int(mask.sum())
         norms.append(stepper.step(lr))
     means = {k: v / (len(norms) if k.endswith("_loss") else max(n_seen, 1)) for k, v in sums.items()}
-    return means | {"grad_norm": float(np.mean(norms)), "steps": len(norms)}
+    return means | {"grad_norm": float(np.mean(norms)), "skipped": stepper.skipped}
 
 
 def train(
@@ -166,157 +182,53 @@ def train(
     records_of: Callable[[int], list[dict]],
     reward_of: Callable[[dict], Reward],
     config: PPOConfig,
-    max_new: int,
-    seed: int,
-    dtype: torch.dtype,
-    out: Path,
-    resume: bool = False,
-    data: str = "",
-    gold_of: Callable[[dict], Reward] | None = None,
+    run: Run,
+    watchers: Sequence[Watcher] = (),
 ) -> tuple[ScalarHead | None, dict]:
-    """Train the policy in place on records_of(iteration), against a frozen copy of itself as it comes.
+    """Train the policy in place on records_of(round), against a frozen copy of itself as it comes.
 
-    records_of: the prompts of a round; each is answered `group` times.
-    data: a hash of what the records come from; a resume on other data is refused.
-    gold_of: a reward that is logged as gold/TASK and not trained on, 0 for what did not end.
-    Returns the value head (None where the algorithm has no critic) and the cost. Logs each round to
-    out/log.jsonl, keeps what a resume needs in out/train_state.pt. Raises Interrupted (state saved), Diverged, and
-    UserError.
+    records_of: the prompts of a round; each is answered `group` times.  config.max_new: the longest answer.
+    Returns the value head (None where the algorithm has no critic) and the cost.
+    Raises Interrupted (state saved), Diverged, and UserError.
     """
-    device = policy.wte.weight.device
-    row, config = config.row, dataclasses.replace(config, max_new=max_new)
-    critic = row.baseline == "value"
+    row, critic = config.row, config.row.baseline == "value"
     policy.eval()
     reference = deepcopy(policy).requires_grad_(False)
-    value_head = ScalarHead(policy.config.width).to(device)
-    optimizer = make_adamw(
-        [policy, value_head], config.lr, 0.0, (0.9, 0.95), slow=policy.h, share=config.layer_lr
-    )
-    stepper = Stepper(optimizer, config.max_norm)
-    state_path = out / "train_state.pt"
-    settings = dataclasses.asdict(config) | dataclasses.asdict(row) | {"seed": seed, "data": data}
-    settings["init"] = checkpoint.fingerprint(policy)
-    start, seconds, tokens, beta = 0, 0.0, 0, config.beta
-    if resume:
-        state = checkpoint.load_state(state_path)
-        check_same_settings(state, settings, state_path)
-        policy.load_state_dict(state["policy"])
-        value_head.load_state_dict(state["value_head"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, seconds, tokens, beta = (state[k] for k in ("step", "seconds", "tokens", "beta"))
-        stepper.skipped = state["skipped"]
-        achieved = {task: Achieved(beta, kept) for task, kept in state["achieved"].items()}
-    else:
-        achieved = {}
-        state_path.unlink(missing_ok=True)
+    value_head = ScalarHead(policy.config.width).to(policy.wte.weight.device)
+    optimizer = make_adamw([policy, value_head], config.lr, 0.0, (0.9, 0.95), slow=policy.h, share=LAYER_LR)
+    stepper, beta = Stepper(optimizer, config.max_norm), KLCoefficient(config)
+    parts = {"policy": policy, "value_head": value_head, "stepper": stepper, "beta": beta}
+    parts |= {type(watch).__name__: watch for watch in watchers if hasattr(watch, "state_dict")}
 
-    def save(step: int) -> None:
-        state = {"settings": settings, "step": step, "seconds": clock.seconds(), "tokens": tokens, "beta": beta}
-        state |= {"policy": policy.state_dict(), "value_head": value_head.state_dict()}
-        state["achieved"] = {task: a.state for task, a in achieved.items()}
-        checkpoint.save_state(state_path, state | {"optimizer": optimizer.state_dict(), "skipped": stepper.skipped})
-
-    def sample(records: list[dict], rng: np.random.Generator) -> Rollout:
+    def sample(step: int) -> tuple[list[dict], Rollout, np.random.Generator]:
+        rng = np.random.default_rng([run.seed, step])
+        records = [record for record in records_of(step) for _ in range(row.group)]
         if not records:
             each = f"{row.group} responses to each, times the weight of its data set"
             raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
-        return collect(
-            policy, value_head if critic else None, reference, tokenizer, records, reward_of,
-            rng.integers(2**63, size=len(records)).tolist(), max_new, config.temperature, config.missing_eos, dtype,
-            config.micro_rows,
-        )  # fmt: skip
+        seeds = rng.integers(2**63, size=len(records)).tolist()
+        return records, collect(
+            policy, value_head if critic else None, reference, tokenizer, records, reward_of, seeds, config.max_new,
+            config.temperature, config.missing_eos, run.dtype, config.micro_rows,
+        ), rng  # fmt: skip
 
-    clock = Clock(seconds)
-    log = Log(out / "log.jsonl", config.algo, config.iterations, start)
-    try:
-        with Stop() as stop:
-            if start == 0 and critic:  # a round of its own, so that no response is both fitted and judged
-                rollout = sample(records_of(config.iterations), np.random.default_rng([seed, config.iterations]))
-                monte_carlo = dataclasses.replace(row, lam=1.0)
-                _, returns = advantages_of(rollout, monte_carlo, beta, config.gamma)  # (B, R)
-                fit_value_head(policy, value_head, rollout, returns, config.micro_rows)
-            for step in range(start, config.iterations):
-                rng = np.random.default_rng([seed, step])
-                records = [record for record in records_of(step) for _ in range(row.group)]
-                rollout = sample(records, rng)
-                advantages, returns = advantages_of(rollout, row, beta, config.gamma)  # (B, R) each
-                warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
-                lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
-                record = {"step": step + 1, "lr": lr, "beta": beta} | describe(rollout, returns, records, beta, row)
-                if gold_of is not None:
-                    gold = score_responses(gold_of, tokenizer, records, rollout, 0.0)  # (B,)
-                    record |= by_task("gold", gold, records)
-                if beta > 0 and config.kl_target == 0:  # else there is no one J to be the best of
-                    record |= regret(rollout, records, achieved, beta)
-                record |= update(
-                    policy, value_head, rollout, advantages, returns, config, beta, stepper, lr, rng, dtype
-                )
-                if config.kl_target > 0:
-                    if len(records) >= 5 * config.kl_horizon:
-                        raise UserError(f"--kl-horizon {config.kl_horizon:g}: with {len(records)} responses a round "
-                                        f"beta could turn negative; give more than {len(records) / 5:g}")  # fmt: skip
-                    beta = adapt_beta(beta, record["kl"], config.kl_target, config.kl_horizon, len(records))
-                tokens += int(rollout.mask.sum())
-                record |= {"skipped": stepper.skipped, "tokens": tokens, "seconds": clock.seconds()}
-                log.step(record, reward=record["reward"], kl=record["kl"], entropy=record["entropy"])
-                last = step + 1 == config.iterations
-                if last or stop.asked or (step + 1) % config.save_every == 0:
-                    save(step + 1)
-                if stop.asked and not last:
-                    raise Interrupted(f"stopped after round {step + 1}; go on with --resume")
-    except Diverged as error:
-        raise Diverged(f"round {step + 1}: {error}; {state_path}, if it was written before, is good") from None
-    finally:
-        log.close()
-    return value_head if critic else None, {
-        "steps": config.iterations,
-        "tokens": tokens,
-        "seconds": clock.seconds(),
-        "skipped": stepper.skipped,
-        "optimum": {task: a.optimum() for task, a in achieved.items()},
-    }
-
-
-def describe(
-    rollout: Rollout, returns: Tensor, records: list[dict], beta: float, row: Algorithm
-) -> dict[str, float]:
-    """What to log of a rollout. Means over responses (reward, kl, length) or over their real tokens."""
-    kl = masked_sum(kl_estimate(rollout.logprobs, rollout.ref_logprobs, "k1"), rollout.mask, 1)  # (B,)
-    gap = masked_sum((rollout.logprobs - rollout.sampled_logprobs).abs(), rollout.mask, 1)  # (B,)
-    figures = {
-        "reward": float(rollout.scores.mean()),
-        "kl": float(kl.mean()),
-        "objective": float((rollout.scores - beta * kl).mean()),
-        "length": float(rollout.mask.sum(1).float().mean()),
-        "ended": float(rollout.ended.float().mean()),
-        "sampler_gap": float(gap.sum() / rollout.mask.sum().clamp(min=1)),
-    }
-    if row.baseline == "value":
-        figures["value"] = float(masked_mean(rollout.values, rollout.mask))
-        figures["explained_variance"] = float(explained_variance(rollout.values, returns, rollout.mask))
-    if row.group > 1:
-        groups = rollout.scores.view(-1, row.group)  # (B / K, K)
-        figures["no_contrast"] = float((groups == groups[:, :1]).all(1).float().mean())
-    return figures | by_task("reward", rollout.scores, records)
-
-
-def by_task(name: str, scores: Tensor, records: list[dict]) -> dict[str, float]:
-    """name/TASK: the mean score of each task's rows. scores: (B,)."""
-    return {f"{name}/{task}": float(scores[rows].mean()) for task, rows in rows_of(records).items()}
-
-
-def rows_of(records: list[dict]) -> dict[str, list[int]]:
-    """task -> the rows that are of it; what is of no task is not in it."""
-    tasks = [str(record.get("task", "")) for record in records]
-    return {task: [i for i, name in enumerate(tasks) if name == task] for task in sorted(set(tasks) - {""})}
-
-
-def regret(rollout: Rollout, records: list[dict], achieved: dict[str, Achieved], beta: float) -> dict[str, float]:
-    """J, J*, effective samples and the share of what is achievable, for each task; `achieved` goes on counting."""
-    log_ratio = masked_sum(rollout.logprobs - rollout.ref_logprobs, rollout.mask, 1)  # (B,)
-    figures = {}
-    for task, rows in (rows_of(records) or {"all": list(range(len(records)))}).items():
-        kept = achieved.setdefault(task, Achieved(beta))
-        own = kept.add(rollout.scores[rows].double().cpu().numpy(), log_ratio[rows].double().cpu().numpy())
-        figures |= {f"{name}/{task}": value for name, value in own.items()}
-    return figures
+    settings = dataclasses.asdict(config) | dataclasses.asdict(row)
+    with Loop(run, config.iterations, config.save_every, settings, **parts) as loop:
+        if loop.start == 0 and critic:
+            _, rollout, _ = sample(config.iterations)  # a round of its own: no response is both fitted and judged
+            _, returns = advantages_of(rollout, dataclasses.replace(row, lam=1.0), beta.value, config.gamma)  # (B, R)
+            fit_value_head(policy, value_head, rollout, returns, config.micro_rows)
+        for step in loop:
+            records, rollout, rng = sample(step)
+            advantages, returns = advantages_of(rollout, row, beta.value, config.gamma)  # (B, R) each
+            warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
+            lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
+            figures = {"lr": lr, "beta": beta.value}
+            for watch in watchers:
+                figures |= watch(rollout, returns, records, beta.value)
+            figures |= update(
+                policy, value_head, rollout, advantages, returns, config, beta.value, stepper, lr, rng, run.dtype
+            )
+            beta.adapt(float(rollout.kl().mean()), len(records))
+            loop.record(figures, int(rollout.mask.sum()), "reward", "kl", "entropy")
+    return value_head if critic else None, loop.cost() | {"skipped": stepper.skipped}

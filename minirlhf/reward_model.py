@@ -2,7 +2,6 @@
 
     P(chosen is better) = σ(Δ − margin),   Δ = r(chosen) − r(rejected)     Bradley and Terry 1952
     L = − p log σ(Δ − margin) − (1 − p) log σ(margin − Δ)                  Ouyang et al. 2022, eq. 1, with p = 1
-        + c (r(chosen) + r(rejected))²                                     Eisenstein et al. 2023
 
 averaged over the comparisons of a step. All those of a prompt are in one step, so that an epoch is one pass
 over each response (Ouyang et al. 2022, section 3.5). Comparisons fix r up to a constant, and PPO wants a
@@ -30,12 +29,11 @@ from minirlhf.data import Mixture, micro_batches, render_prompt
 from minirlhf.files import UserError
 from minirlhf.intervals import wilson
 from minirlhf.learned_reward import RewardModel, normalise, rewards_of, save_reward_model, text_ids
+from minirlhf.loop import Loop, Run
 from minirlhf.model import GPT
 from minirlhf.optim import Stepper, learning_rate, make_adamw
 from minirlhf.preferences import Pair, comparisons, respond
-from minirlhf.runtime import Clock, Diverged, Interrupted, Log, Machine, Stop
-from minirlhf.runtime import environment, option, parse, run_script
-from minirlhf.sft import check_same_settings
+from minirlhf.runtime import Machine, environment, option, parse, run_script
 from minirlhf.sources import data_hash
 from minirlhf.tokenizer import PAD, Tokenizer
 
@@ -52,7 +50,6 @@ class RewardConfig:
     lr: float = option(5e-4, "peak learning rate; falls to a tenth on half a cosine", least=0)
     warmup: int = option(10, "steps of rising learning rate", least=0)
     weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
-    center: float = option(0.0, "c, the weight of the square of a pair's summed rewards", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
     held_out: int = option(20, "percent of the prompts, on which the result is measured", least=0)
     micro_rows: int = option(32, "comparisons a forward pass: memory against speed, not the result", least=1)
@@ -65,9 +62,7 @@ class RewardConfig:
             raise UserError(f"--held-out {self.held_out}: must be below 100, or nothing is left to train on")
 
 
-def accumulate(
-    model: RewardModel, pairs: Sequence[Pair], center: float, micro_rows: int, dtype: torch.dtype
-) -> float:
+def accumulate(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype: torch.dtype) -> float:
     """Add the gradient of the mean loss of the comparisons to .grad; returns that loss.
 
     The same to rounding for every micro_rows, which counts comparisons. A response that is in several of
@@ -80,73 +75,33 @@ def accumulate(
         index = [[place.setdefault(ids, len(place)) for ids in (x.chosen, x.rejected)] for x in some]
         chosen, rejected = model(list(place), dtype)[torch.tensor(index)].unbind(1)  # (n,) each
         p, margin = torch.tensor([[pair.p, pair.margin] for pair in some], device=chosen.device).unbind(1)
-        mean = preference_loss(chosen - rejected - margin, p) + center * ((chosen + rejected) ** 2).mean()
-        share = mean * len(some) / len(pairs)
+        share = preference_loss(chosen - rejected - margin, p) * len(some) / len(pairs)
         share.backward()
         loss += float(share.detach())
     return loss
 
 
-def fit(
-    model: RewardModel,
-    groups: Sequence[list[Pair]],
-    config: RewardConfig,
-    seed: int,
-    dtype: torch.dtype,
-    out: Path,
-    resume: bool = False,
-    source: dict | None = None,
-) -> dict:
+def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, run: Run, **source) -> dict:
     """Train the model in place on groups, the comparisons of one prompt each; returns the cost.
 
-    source: what else a resume must find as it was, by name, such as a hash of the data. Logs each step to
-    out/log.jsonl, keeps what a resume needs in out/train_state.pt. Raises Interrupted (state saved), Diverged,
-    and UserError for another run's state.
+    source: what else a resume must find as it was, by name. Raises Interrupted (state saved), Diverged, and UserError
+    for another run's state.
     """
-    optimizer = make_adamw([model], config.lr, config.weight_decay, (0.9, 0.95))
-    stepper = Stepper(optimizer, config.max_norm)
-    batches = Mixture({"prompts": (groups, config.batch)}, seed)
+    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay, (0.9, 0.95)), config.max_norm)
+    batches = Mixture({"prompts": (groups, config.batch)}, run.seed)
     steps = ceil(config.epochs * len(groups) / config.batch)
-    state_path, start, seconds, tokens = out / "train_state.pt", 0, 0.0, 0
-    settings = dataclasses.asdict(config) | dataclasses.asdict(model.trunk.config)
-    settings |= {"seed": seed, "init": checkpoint.fingerprint(model.trunk)} | (source or {})
-    if resume:
-        state = checkpoint.load_state(state_path)
-        check_same_settings(state, settings, state_path)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        start, seconds, tokens, stepper.skipped = (state[k] for k in ("step", "seconds", "tokens", "skipped"))
-    else:
-        state_path.unlink(missing_ok=True)
-
-    def save(step: int) -> None:
-        state = {"settings": settings, "step": step, "rng": torch.get_rng_state(), "skipped": stepper.skipped}
-        state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        checkpoint.save_state(state_path, state | {"seconds": clock.seconds(), "tokens": tokens})
-
-    clock, log = Clock(seconds), Log(out / "log.jsonl", "reward", steps, start)
+    settings = dataclasses.asdict(config) | dataclasses.asdict(model.trunk.config) | source
     model.train()
-    try:
-        with Stop() as stop:
-            for step in range(start, steps):
-                pairs = [pair for group in batches.step(step) for pair in group]
-                lr = learning_rate(step, config.lr, min(config.warmup, steps), steps, 0.1)
-                loss = accumulate(model, pairs, config.center, config.micro_rows, dtype)
-                norm = stepper.step(lr)
-                tokens += sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
-                record = {"step": step + 1, "loss": loss, "pairs": len(pairs), "lr": lr, "grad_norm": norm}
-                log.step(record | {"skipped": stepper.skipped, "seconds": clock.seconds()}, loss=loss)
-                if step + 1 == steps or stop.asked or (step + 1) % config.save_every == 0:
-                    save(step + 1)
-                if stop.asked:  # in the last step too: nothing is measured yet
-                    raise Interrupted(f"stopped after step {step + 1}; go on with --resume")
-    except Diverged as error:
-        raise Diverged(f"step {step + 1}: {error}; {state_path}, if it was written before, is good") from None
-    finally:
-        log.close()
-        model.eval()
-    return {"steps": steps, "tokens": tokens, "seconds": clock.seconds(), "skipped": stepper.skipped}
+    with Loop(run, steps, config.save_every, settings, model=model, stepper=stepper) as loop:
+        for step in loop:
+            pairs = [pair for group in batches.step(step) for pair in group]
+            lr = learning_rate(step, config.lr, min(config.warmup, steps), steps, 0.1)
+            loss = accumulate(model, pairs, config.micro_rows, run.dtype)
+            figures = {"loss": loss, "pairs": len(pairs), "lr": lr, "grad_norm": stepper.step(lr)}
+            tokens = sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+            loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
+    model.eval()
+    return loop.cost() | {"skipped": stepper.skipped}
 
 
 def agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -232,7 +187,8 @@ def main() -> None:
         why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
         raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
     model, out = RewardModel(trunk).to(device), Path(options.out)
-    cost = fit(model, groups, config, machine.seed, dtype, out, options.resume, {"data": data})
+    told = Run(out, machine.seed, dtype, options.resume, data, checkpoint.fingerprint(trunk))
+    cost = fit(model, groups, config, told)
     run = {"data": dataclasses.asdict(options), "training": dataclasses.asdict(config), "seed": machine.seed}
     run |= {"stage": "reward", "cost": cost, "data_hash": data, "pairs": len(records)} | lost
     run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirlhf.algos import entropy, token_logprobs
+from minirlhf.algos import entropy, masked_sum, token_logprobs
 from minirlhf.data import gather_true, messages_of, micro_batches, render_prompt, round_up
 from minirlhf.files import UserError
 from minirlhf.generation import Generation, generate
@@ -55,6 +55,10 @@ class Rollout:
             x = getattr(self, f.name)[index]
             picked[f.name] = x if x.dim() == 1 else x[:, -P:] if f.name.startswith("prompt") else x[:, :R]
         return Rollout(**picked)
+
+    def kl(self) -> Tensor:
+        """Σ_t log π − log ref of each response, (B,): the k1 estimate of KL(π ‖ ref)."""
+        return masked_sum(self.logprobs - self.ref_logprobs, self.mask, 1)  # (B,)
 
     def lengths(self) -> list[int]:
         """Tokens of prompt and response, a row."""

@@ -1,4 +1,4 @@
-"""What every script needs around the algorithm: command line, device, numbers' type, log, interruption.
+"""What every script needs around the algorithm: command line, device, numbers' type, errors in one line.
 
 Options are dataclass fields; type, default and help come from the field, groups from the class.
 Wrong use ends in one line on stderr and exit status 2. Proved by tests/test_runtime.py.
@@ -10,30 +10,19 @@ import difflib
 import json
 import os
 import platform
-import signal
 import sys
-import time
 import typing
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from minirlhf.files import UserError
-
-
-class Diverged(Exception):
-    """Training ran into non-finite losses or gradients several steps in a row."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM came, and what is needed to go on has been saved."""
+from minirlhf.loop import Diverged, Interrupted
 
 
 def option(default, help: str, least: float | None = None, bare: bool = False):
@@ -204,56 +193,6 @@ def fail(message: str, status: int) -> int:
     return status
 
 
-class Stop:
-    """Ctrl-C and SIGTERM set `asked`, so that a loop ends between two steps and saves. A second one kills."""
-
-    def __enter__(self) -> "Stop":
-        self.asked = False
-        self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-
-class Log:
-    """One line a step in log.jsonl, and a bar with the figures that matter on the terminal.
-
-    Lines of steps that a resumed run will do again are dropped, so that each step stands there once.
-    """
-
-    def __init__(self, path: Path, name: str, total: int, start: int = 0) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if start and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-        # On a terminal the bar redraws; in a log file a line every few seconds is enough.
-        every = 0.1 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(total=total, initial=start, desc=name, mininterval=every, dynamic_ncols=True)
-
-    def step(self, record: dict, **shown: float) -> None:
-        """Write the record (it has a "step"; NaN becomes null), advance the bar and show the figures named."""
-        finite = {k: None if isinstance(v, float) and v - v != 0 else v for k, v in record.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
-        self._bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()}, refresh=False)
-        self._bar.update(1)
-
-    def close(self) -> None:
-        """Close the file and leave the bar standing."""
-        self._bar.close()
-        self._file.close()
-
-
 def environment() -> dict:
     """Versions and machine, for run.json."""
     return {
@@ -263,14 +202,3 @@ def environment() -> dict:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
-
-
-class Clock:
-    """Wall seconds, with those spent before a resume."""
-
-    def __init__(self, before: float = 0.0) -> None:
-        self._start = time.perf_counter() - before
-
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return time.perf_counter() - self._start

@@ -1,6 +1,7 @@
 """write_atomic: a reader finds the old file or the new one, whatever happens to the writer."""
 
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -8,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from minirlhf.files import write_atomic
+from minirlhf.files import UserError, load_state, save_state, write_atomic
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,3 +106,77 @@ def test_a_new_file_has_the_mode_that_open_would_give_it(tmp_path, umask, mode):
         assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == mode
     finally:
         assert os.umask(before) == umask
+
+
+class Touch:
+    """Pickled, it makes a file where it is read."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_state_comes_back(tmp_path):
+    """Tensors and plain types, with the optimizer's own dict among them."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    state = {"step": 3, "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "order": [2, 0, 1],
+             "name": "é", "beta": 0.1, "none": None}
+    save_state(tmp_path / "train_state.pt", state)
+    read = load_state(tmp_path / "train_state.pt")
+    assert torch.equal(read.pop("rng"), state.pop("rng"))
+    moments, wanted = (s.pop("optimizer")["state"][0] for s in (read, state))
+    assert all(torch.equal(moments[k], wanted[k]) for k in wanted)
+    assert read == state and os.listdir(tmp_path) == ["train_state.pt"]
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path):
+    torch.save({"step": 1, "harm": Touch(tmp_path / "harm")}, tmp_path / "train_state.pt")
+    with pytest.raises(UserError, match="train_state.pt"):
+        load_state(tmp_path / "train_state.pt")
+    assert not (tmp_path / "harm").exists()
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "train_state.pt")
+    with pytest.raises(UserError):
+        load_state(tmp_path / "train_state.pt")
+
+
+def test_a_missing_state_says_that_there_is_nothing_to_resume(tmp_path):
+    with pytest.raises(UserError, match="train_state.pt: .*nothing to resume"):
+        load_state(tmp_path / "train_state.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state", b"PK\x03\x04"])
+def test_what_is_no_state_ends_in_an_error_for_the_user(tmp_path, content):
+    (tmp_path / "train_state.pt").write_bytes(content)
+    with pytest.raises(UserError, match="train_state.pt"):
+        load_state(tmp_path / "train_state.pt")
+
+
+def test_a_state_that_is_no_dict_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "train_state.pt")
+    with pytest.raises(UserError, match="train_state.pt"):
+        load_state(tmp_path / "train_state.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_randomly_damaged_state_ends_in_an_error_for_the_user_or_is_read(tmp_path):
+    """A damaged pickle can raise nearly anything; 400 of them, damaged in the pickle itself."""
+    path = tmp_path / "train_state.pt"
+    save_state(path, {"step": 3, "o": {"a": torch.zeros(3), "l": [1, 2.5, "x", None, True]}})
+    data = path.read_bytes()
+    pickled = data.index(b"data.pkl") + 8
+    rng, refused = random.Random(0), 0
+    for _ in range(400):
+        damaged = bytearray(data)
+        for _ in range(rng.choice([1, 2])):
+            damaged[pickled + rng.randrange(300)] = rng.randrange(256)
+        path.write_bytes(damaged[: rng.randrange(len(data))] if rng.random() < 0.2 else damaged)
+        try:
+            assert isinstance(load_state(path), dict)
+        except UserError:
+            refused += 1
+    assert 100 < refused

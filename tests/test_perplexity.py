@@ -69,7 +69,7 @@ def test_a_stride_that_skips_tokens_or_stands_still_is_an_error(stride):
 @pytest.mark.parametrize("stride", [1, 7, 16])
 def test_a_text_within_the_context_scores_as_in_training(gpt, tokenizer, text, stride):
     score = text_score(gpt, tokenizer, text, stride)
-    nll, tokens = evaluate_loss(gpt, document_examples(text, tokenizer, 16), "cpu")
+    nll, tokens = evaluate_loss(gpt, document_examples(text, tokenizer, 16))
     assert (score.nll, score.tokens) == (pytest.approx(nll, rel=1e-6), tokens)
 
 

@@ -2,23 +2,17 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from math import nan
 
 import pytest
 import torch
 
 from minirlhf.files import UserError
+from minirlhf.loop import Diverged, Interrupted
 from minirlhf.runtime import (
-    Clock,
-    Diverged,
-    Interrupted,
-    Log,
     Machine,
-    Stop,
     autocast,
     choose_device,
     choose_dtype,
@@ -277,49 +271,6 @@ def test_a_reader_that_leaves_is_no_traceback():
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 1
     process.stderr.close()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_the_second_kills_and_the_handlers_come_back(number):
-    before = signal.getsignal(number)
-    with Stop() as stop:
-        assert not stop.asked
-        os.kill(os.getpid(), number)
-        assert stop.asked
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
-
-
-def test_the_log_has_a_line_of_json_a_step_written_at_once(tmp_path):
-    path = tmp_path / "deep" / "log.jsonl"
-    log = Log(path, "x", 2)
-    log.step({"step": 1, "loss": 0.5})
-    assert json.loads(path.read_text()) == {"step": 1, "loss": 0.5}
-    log.step({"step": 2, "loss": nan}, loss=nan)
-    log.close()
-    assert path.read_text().splitlines()[1] == '{"step": 2, "loss": null}'
-
-
-def test_a_resumed_log_keeps_the_steps_before_and_a_new_one_nothing(tmp_path):
-    path = tmp_path / "log.jsonl"
-    log = Log(path, "x", 9)
-    for step in range(1, 6):
-        log.step({"step": step, "run": 1})
-    log.close()
-    log = Log(path, "x", 9, start=3)
-    log.step({"step": 4, "run": 2})
-    log.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(x["step"], x["run"]) for x in lines] == [(1, 1), (2, 1), (3, 1), (4, 2)]
-    Log(path, "x", 9).close()
-    assert path.read_text() == ""
-
-
-def test_the_clock_counts_what_came_before_a_resume():
-    clock = Clock(100.0)
-    first, second = clock.seconds(), clock.seconds()
-    assert 100.0 <= first <= second
 
 
 def test_the_environment_is_plain_json():

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from minirlhf import checkpoint
+from minirlhf.files import load_state
 from minirlhf.learned_reward import RewardModel, save_reward_model
-from minirlhf.runtime import Log, run_script
+from minirlhf.loop import Loop
+from minirlhf.runtime import run_script
 from minirlhf.tokenizer import PAD
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,15 +171,15 @@ def responses_in(folder):
 
 def watch(monkeypatch, stop=None):
     """The (folder, step) of each step that is done from now on; in the step `stop` a SIGTERM arrives."""
-    original, done = Log.step, []
+    original, done = Loop.record, []
 
-    def logged(self, record, **shown):
-        original(self, record, **shown)
-        done.append((Path(self._file.name).parent.name, record["step"]))
+    def logged(self, *arguments):
+        original(self, *arguments)
+        done.append((self.run.out.name, self.step + 1))
         if done[-1] == stop:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Log, "step", logged)
+    monkeypatch.setattr(Loop, "record", logged)
     return done
 
 
@@ -330,8 +332,8 @@ def test_ppo_resumed_equals_ppo_uninterrupted(files, folders, call, monkeypatch)
     done = watch(monkeypatch, ("stopped", 1))
     status, _, err = call("train_ppo.py", *argv, "--out", "stopped")
     assert status == 130 and "--resume" in err.splitlines()[-1] and done == [("stopped", 1)]
-    state = checkpoint.load_state("stopped/train_state.pt")
-    assert state["beta"] != 0.025 and state["value_head"]["weight"].count_nonzero() == 16
+    state = load_state("stopped/train_state.pt")
+    assert state["beta"]["value"] != 0.025 and state["value_head"]["weight"].count_nonzero() == 16
     assert call("train_ppo.py", *argv, "--out", "stopped", "--resume")[0] == 0
     assert done == [("stopped", step) for step in (1, 2, 3)]
     assert weights_of("stopped") == weights_of("straight") != weights_of("good")
@@ -385,8 +387,8 @@ def test_a_sigterm_saves_and_exits(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("train_sft.py: stopped after step ") and "Traceback" not in err
-    assert checkpoint.load_state(log.parent / "train_state.pt")["step"] == steps_of(log.parent)[-1] > 0
+    assert err.splitlines()[-1].startswith("train_sft.py: out/base: stopped after step ") and "Traceback" not in err
+    assert load_state(log.parent / "train_state.pt")["step"] == steps_of(log.parent)[-1] > 0
 
 
 def test_own_pairs_and_text_are_trained_on(files, call):

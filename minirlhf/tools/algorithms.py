@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 
@@ -25,11 +25,13 @@ from minirlhf.matrix import ALGORITHMS
 from minirlhf.model import GPT
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.regret import LEAST, effective_size, optimal_objective
-from minirlhf.runtime import Interrupted, Machine, option, parse, run_script
+from minirlhf.loop import Interrupted, Run
+from minirlhf.runtime import Machine, option, parse, run_script
 from minirlhf.sources import parse_tasks, reward_of_task
 from minirlhf.svg import strip_plot
 from minirlhf.tasks import TASKS
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.watch import Description
 
 # What GRPO does otherwise than the rest, undone one choice at a time.
 UNDONE = {
@@ -92,14 +94,14 @@ def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
 def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> dict:
     """One training run and its judgement."""
     reference, tokenizer = start
-    config = config_of(name, lr, options)
+    config = replace(config_of(name, lr, options), max_new=TASKS[task].MAX_NEW)
     sets = {task: (TASKS[task].records("train", 20_000, seed), options.batch / config.row.group)}
     policy = deepcopy(reference)
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         _, cost = train(
-            policy, tokenizer, Mixture(sets, seed).step, reward_of_task, config, TASKS[task].MAX_NEW, seed, dtype,
-            Path(folder),
+            policy, tokenizer, Mixture(sets, seed).step, reward_of_task, config, Run(Path(folder), seed, dtype),
+            [Description(config.row)],
         )  # fmt: skip
     items = answers(policy, start, task, options.prompts, options.samples)
     reward, kl = (float(np.mean(x)) for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items)))

@@ -70,7 +70,7 @@ def training(size: Size, device: torch.device, dtype: torch.dtype, repeats: int)
     examples = [Example(row, [False] + [True] * (T - 1)) for row in ids]
 
     def step() -> None:
-        accumulate(model, examples, size.rows, device, dtype)
+        accumulate(model, examples, size.rows, dtype)
         stepper.step(1e-3)
 
     return size.rows * T / best_seconds(step, repeats)

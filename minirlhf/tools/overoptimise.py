@@ -28,10 +28,12 @@ from minirlhf.model import GPT
 from minirlhf.ppo import PPOConfig, train
 from minirlhf.preferences import respond
 from minirlhf.rollout import prompt_text
-from minirlhf.runtime import Interrupted, Machine, option, parse, run_script
+from minirlhf.loop import Interrupted, Run
+from minirlhf.runtime import Machine, option, parse, run_script
 from minirlhf.sources import reward_of_task
 from minirlhf.tasks import TASKS
 from minirlhf.tokenizer import Tokenizer
+from minirlhf.watch import Description
 
 UNFINISHED = -3.0  # what a proxy of mean 0 and deviation 1 gives a response without an end
 ROWS = 512  # responses sampled in one pass
@@ -167,15 +169,15 @@ def policy_line(
     task, policy, P = TASKS[options.task], deepcopy(reference[0]), options.prompts
     config = PPOConfig(
         iterations=options.iterations, batch=options.batch, beta=beta, missing_eos=UNFINISHED,
-        save_every=options.iterations,
+        save_every=options.iterations, max_new=task.MAX_NEW,
     )  # fmt: skip
     sets = {options.task: (task.records("train", 20_000, seed), options.batch)}
     torch.manual_seed(seed)
     try:
         with tempfile.TemporaryDirectory() as folder:
             _, cost = train(
-                policy, reference[1], Mixture(sets, seed).step, lambda record: proxy, config, task.MAX_NEW, seed,
-                dtype, Path(folder),
+                policy, reference[1], Mixture(sets, seed).step, lambda record: proxy, config,
+                Run(Path(folder), seed, dtype), [Description(config.row)],
             )  # fmt: skip
     except Interrupted:  # what `train` saved is gone with its folder
         raise Interrupted("stopped; called again, the tool begins this policy anew, behind what is done") from None
