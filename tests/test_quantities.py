@@ -1,5 +1,6 @@
 """Each metric equals the textbook function on the same texts; and which are chosen for which data."""
 
+from dataclasses import replace
 from math import comb, isnan, log
 
 import numpy as np
@@ -202,6 +203,21 @@ def test_the_calibration_error_is_that_of_all_tokens_together():
     got = measured(view(PAIRS, SAID, {m: rows for m in SAID}), "calibration")["calibration error"]
     p, y = (rows[0][key] + rows[1][key] for key in ("confidence", "correct"))
     assert got["a"] == pytest.approx(expected_calibration_error(p, y)) and got["a"] > 0.1
+
+
+def test_the_calibration_error_at_a_temperature_is_that_of_the_tempered_confidences():
+    """With the temperatures beside it; where none was fitted there is no such row."""
+    rng = np.random.default_rng(0)
+    rows = [text(i, rng.uniform(0.5, 1, n).tolist(), rng.integers(0, 2, n).tolist()) for i, n in enumerate((40, 7))]
+    for x in rows:
+        x["tempered"] = [p / 2 for p in x["confidence"]]
+    v = replace(view(PAIRS, SAID, {m: rows for m in SAID}), temperatures={"a": 1.25, "b": 3.0})
+    plain, tempered = metric_table(v, ["calibration"])
+    assert tempered.name == "calibration error at T" and (tempered.group, tempered.direction) == (plain.group, -1)
+    assert tempered.note == "T, fitted on validation texts: 1.250 a, 3.000 b" and not plain.note
+    q, y = (rows[0][key] + rows[1][key] for key in ("tempered", "correct"))
+    assert values([tempered])["calibration error at T"]["b"] == pytest.approx(expected_calibration_error(q, y))
+    assert [m.name for m in metric_table(replace(v, temperatures={}), ["calibration"])] == ["calibration error"]
 
 
 def test_the_brier_score_is_that_of_all_tokens_together():
