@@ -133,8 +133,7 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:
         slope, curvature = derivatives(s)
         low, high = (s, high) if slope < 0 else (low, s)
         step = float(s - divide(slope, curvature))
-        new = step if low < step < high else (low + min(high, 3 * s)) / 2
-        if abs(new - s) <= 1e-12 * s:
+        if abs(step - s) <= 1e-9 * s:
             break
-        s = new
+        s = step if low < step < high else (low + min(high, 3 * s)) / 2
     return 1 / s

@@ -15,6 +15,7 @@ import numpy as np
 
 from minirlhf.overlap import ngram_counts, sentence_bleu
 
+
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator in float64, nan where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)

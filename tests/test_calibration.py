@@ -91,7 +91,7 @@ def test_temperature_of_a_long_way_off_is_found_all_the_same():
     labels = (z + rng.gumbel(size=z.shape)).argmax(axis=1)  # calibrated: T is about 1
     one = calibration.fit_temperature(z, labels)
     assert one == pytest.approx(1, abs=0.15)
-    for scale in (1e-4, 1e-2, 30, 1e4):
+    for scale in (1e-4, 1e-2, 1 / one, 30, 1e4):  # 1 / one: the first guess is the answer
         assert calibration.fit_temperature(scale * z, labels) == pytest.approx(scale * one, rel=1e-6)
 
 

@@ -286,7 +286,9 @@ def test_no_prompt_that_a_temperature_is_fitted_on_is_one_of_a_test(name, monkey
             assert not tested & {prompt_of(r) for r in seen}
 
 
-@pytest.mark.parametrize("options, limit", [(MINE, None), ({"task": "arithmetic"}, math.inf), ({"task": "arithmetic"}, 0.0)])
+@pytest.mark.parametrize("options, limit", [
+    (MINE, None), ({"task": "arithmetic"}, math.inf), ({"task": "arithmetic"}, 0.0),
+])
 def test_without_a_validation_split_or_a_best_temperature_there_is_none(options, limit, ask, letters, monkeypatch):
     if limit is not None:
         monkeypatch.setattr("minirlhf.gather.fitted_temperature", lambda model, *_: limit)
