@@ -7,13 +7,12 @@ python evaluate.py --text novel.txt                        perplexity and bits p
 python evaluate.py --from out/eval/items.jsonl             every number and figure again, without the models
 python evaluate.py --compare old/report.json report.json   two evaluations, paired by item
 python evaluate.py --runs 0/report.json 1/report.json ...   several training runs: better, or lucky?
-python evaluate.py --selftest                              does the evaluator itself measure right?
 """
 
 import time
 from pathlib import Path
 
-from minirlhf import checkpoint, comparison, evidence, selftest, several_runs
+from minirlhf import checkpoint, comparison, evidence, several_runs
 from minirlhf.data import render_prompt
 from minirlhf.files import write_atomic
 from minirlhf.gather import Evaluation, gather, load_models, prompts_that_fit
@@ -29,8 +28,6 @@ def main() -> None:
     """Evidence from models or from a file, then everything that follows from it."""
     options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
     device, _ = machine.set_up()
-    if options.selftest:
-        return selftest.run()
     if options.compare:
         return comparison.run(options.compare)
     if options.runs:

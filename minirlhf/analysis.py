@@ -7,12 +7,13 @@ Proved by tests/test_analysis.py.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from minirlhf.data import prompt_of
 from minirlhf.intervals import corpus_interval
+from minirlhf.metrics import divide
 from minirlhf.regret import LEAST, best_of_n, effective_size, mixture_weights, optimal_objective, worth
 
 
@@ -40,6 +41,7 @@ class View:
     texts: dict[str, list[dict]]  # model -> items of `evaluation.text_items`
     reward: str = ""  # what the reward measures
     vocabulary: int = 0
+    temperatures: dict[str, float] = field(default_factory=dict)  # model -> T of `evaluation.fitted_temperature`
 
     def mean(
         self, name: str, direction: int, value: Callable[[dict], float], rows: dict[str, list[dict]] | None = None,
@@ -59,17 +61,17 @@ def units(records: Sequence[dict]) -> np.ndarray:
 
 def view_of(
     records: Sequence[dict], items: dict[str, list[dict]], texts: dict[str, list[dict]], reward: str = "",
-    vocabulary: int = 0,
+    vocabulary: int = 0, temperatures: dict[str, float] | None = None,
 ) -> View:  # fmt: skip
     """The items of one set, sorted by kind."""
     sampled = {m: [x for x in rows if x["sample"] >= 0] for m, rows in items.items()}
     greedy = {m: [x for x in rows if x["sample"] < 0] for m, rows in items.items()}
-    return View(records, units(records), sampled, greedy, texts, reward, vocabulary)
+    return View(records, units(records), sampled, greedy, texts, reward, vocabulary, temperatures or {})
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
     """First column over second, NaN for 0/0: a mean, from sums and counts. (B, 2) -> (B,)."""
-    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] != 0)
+    return divide(sums[:, 0], sums[:, 1])
 
 
 def plain(x: float) -> float | None:
@@ -101,21 +103,31 @@ def together(rows: dict[str, list[dict]], value: Callable[[list[dict]], float]) 
     return out
 
 
-def reference_optimum(items: Sequence[dict], beta: float, unit: np.ndarray) -> dict:
-    """J* from sampled items of the reference alone, with its 95 % interval, or no value if too few.
+def soft_optimum(
+    items: Sequence[dict], weights: np.ndarray, beta: float, unit: np.ndarray
+) -> tuple[dict, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """J* from sampled items: its value with 95 % interval, None if too few; sums of each unit; J* of such sums.
 
-    unit: (prompts,) of `units`.
+    weights: (N,) how many samples of the reference each stands for.  unit: (prompts,) of `units`.
     """
     rewards = np.array([x["scores"]["reward"] for x in items])  # (N,)
-    ones, top = np.ones(len(rewards)), rewards.max()
-    size = effective_size(rewards, ones, beta)
-    if size < LEAST:
-        return {"effective_size": size, "value": None}
-    lifted = [{"index": x["index"], "v": v} for x, v in zip(items, np.exp((rewards - top) / beta))]
+    top = rewards.max()
+    lifted = [{"index": x["index"], "v": v} for x, v in zip(items, weights * np.exp((rewards - top) / beta))]
     Z = per_unit({"": lifted}, unit, lambda x: (x["v"], 1))[""]  # (n, 2)
-    low, high = corpus_interval(Z, lambda sums: top + beta * np.log(ratio(sums)))
-    known = {"effective_size": size, "value": optimal_objective(rewards, ones, beta)}
-    return known | {"low": plain(low), "high": plain(high)}
+
+    def J_star(sums: np.ndarray) -> np.ndarray:
+        return top + beta * np.log(ratio(sums))
+
+    known = {"effective_size": effective_size(rewards, weights, beta), "value": None}
+    if known["effective_size"] >= LEAST:
+        low, high = corpus_interval(Z, J_star)
+        known |= {"value": optimal_objective(rewards, weights, beta), "low": plain(low), "high": plain(high)}
+    return known, Z, J_star
+
+
+def reference_optimum(items: Sequence[dict], beta: float, unit: np.ndarray) -> dict:
+    """J* from sampled items of the reference alone, with its 95 % interval, or no value if too few."""
+    return soft_optimum(items, np.ones(len(items)), beta, unit)[0]
 
 
 def regret_metrics(
@@ -132,26 +144,17 @@ def regret_metrics(
     pooled = sampled[reference] + sampled[policy]
     rewards, log_ratio = (np.array(x) for x in zip(*((x["scores"]["reward"], x["log_ratio"]) for x in pooled)))
     weights = mixture_weights(log_ratio, len(sampled[reference]) / len(pooled))  # (N,)
-    top = rewards.max()
-    v = weights * np.exp((rewards - top) / beta)  # (N,)
-    lifted = [{"index": x["index"], "v": value} for x, value in zip(pooled, v)]
     J = per_unit(sampled, unit, lambda x: (x["scores"]["reward"] - beta * x["kl"], 1))  # (n, 2) each
-    Z = per_unit({"": lifted}, unit, lambda x: (x["v"], 1))[""]  # (n, 2)
-
-    optimum = dict(known) if known else {"effective_size": effective_size(rewards, weights, beta), "value": None}
-
-    def J_star(sums: np.ndarray) -> np.ndarray:
-        return np.full(len(sums), known["value"]) if known else top + beta * np.log(ratio(sums))
+    optimum, Z, J_star = soft_optimum(pooled, weights, beta, unit)
+    if known:
+        optimum, J_star = dict(known), lambda sums: np.full(len(sums), known["value"])
 
     def share(sums: np.ndarray) -> np.ndarray:
         own, ref, best = ratio(sums[:, :2]), ratio(sums[:, 2:4]), J_star(sums[:, 4:])
-        return 100 * np.divide(own - ref, best - ref, out=np.full(len(sums), np.nan), where=best - ref > beta / 10)
+        return 100 * divide(own - ref, np.where(best - ref > beta / 10, best - ref, 0.0))
 
     metrics = [Metric(f"J = reward - {beta:g} KL", 1, ratio, J)]
     if optimum["effective_size"] >= LEAST:
-        if not known:
-            low, high = corpus_interval(Z, J_star)
-            optimum |= {"value": optimal_objective(rewards, weights, beta), "low": low, "high": high}
         metrics.append(Metric("share of J* - J(ref), %", 1, share, {m: np.hstack([J[m], J[reference], Z]) for m in J}))
     own = float(np.mean([x["scores"]["reward"] for x in sampled[policy]]))
     tokens = {m: float(np.mean([x["tokens"] for x in sampled[m]])) for m in (reference, policy)}

@@ -1,7 +1,6 @@
-"""Where a model looks: its attention weights, read from the outside, and what is commonly made of them.
+"""Where a model looks: its attention weights, read from the outside.
 
     A_h = softmax(Q_h K_hᵀ / √D + mask)    (T, T), row t: how token t weighs the tokens up to itself
-    rollout = Π_l (½ mean_h A_h + ½ I)     how much of each input reaches each place, by the weights alone
 
 Weights are not explanations: a token may be looked at and not used. Proved by tests/test_attention.py.
 """
@@ -41,30 +40,6 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
         scores = q @ k.transpose(-2, -1) / (C // H) ** 0.5  # (H, T, T)
         weights.append(scores.masked_fill(future, -torch.inf).softmax(-1))
     return torch.stack(weights)
-
-
-def rollout(weights: np.ndarray) -> np.ndarray:
-    """Π over layers of ½ A + ½ I, (T, T), rows sum to 1. weights: (L, T, T), the heads averaged.
-
-    Source: Abnar and Zuidema 2020, section 3.
-    """
-    joint = np.eye(weights.shape[-1])
-    for A in weights:
-        joint = (A + np.eye(len(A))) / 2 @ joint  # (T, T)
-    return joint
-
-
-def attention_entropy(weights: np.ndarray) -> np.ndarray:
-    """−Σ a ln a of each row, in nats: 0 looks at one token, ln t at t tokens alike. (..., T, T) -> (..., T)."""
-    logs = np.log(weights, out=np.zeros_like(weights), where=weights > 0)
-    return -(weights * logs).sum(-1)
-
-
-def mean_distance(weights: np.ndarray) -> np.ndarray:
-    """How many tokens back each row looks on average. (..., T, T) -> (..., T)."""
-    T = weights.shape[-1]
-    back = np.arange(T)[:, None] - np.arange(T)[None, :]  # (T, T)
-    return (weights * back).sum(-1)
 
 
 def shown_attention(model: GPT, tokenizer: Tokenizer, ids: list[int]) -> dict:

@@ -1,12 +1,13 @@
 """Calibration: of what a model says with confidence p, is a share p right?
 
-    ECE = Σ_b (n_b / N) |acc_b − conf_b|        Brier = mean (p − y)²        T* = argmin_T NLL(softmax(z / T))
+    ECE = Σ_b (n_b / N) |acc_b − conf_b|        T* = argmin_T NLL(softmax(z / T))
 
 ECE is no distance from perfection by itself: noise alone makes every |acc_b − conf_b| positive, and a
 perfectly calibrated model has an ECE above 0, the more so the fewer items there are in a bin. So it is
-published with N, the number of bins, its interval over prompts (`ece_interval`) and the ECE that perfect
-calibration would show (`ece_if_calibrated`). nan without items; a confidence outside [0, 1] raises
-ValueError. Proved by tests/test_calibration.py.
+published with N, the number of bins, its interval over prompts and the ECE that perfect calibration would
+show (`ece_if_calibrated`). Resampling adds noise to noise, so a percentile interval lies too high where a
+model is well calibrated, and `intervals.pivot` turns it round. nan without items; a confidence outside [0, 1]
+raises ValueError. Proved by tests/test_calibration.py.
 """
 
 import math
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.intervals import corpus_interval, wilson
-from minirlhf.metrics import divide, mean_within_ties
+from minirlhf.intervals import wilson
+from minirlhf.metrics import divide
 
 
 @dataclass(frozen=True)
@@ -41,48 +42,20 @@ def _equal_width(confidence: np.ndarray, n_bins: int) -> np.ndarray:
     return np.searchsorted(np.arange(1, n_bins) / n_bins, confidence, side="left")
 
 
-def reliability_bins(
-    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15, equal_mass: bool = False
-) -> ReliabilityBins:
-    """Items binned by confidence, into bins of equal width or (equal_mass) of equal numbers of items.
+def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> ReliabilityBins:
+    """Items binned by confidence, into bins of equal width.
 
-    Equal-width bins are (l, r], the first one [0, r]: a confidence of exactly 0 or 1 has a bin.
+    They are (l, r], the first one [0, r]: a confidence of exactly 0 or 1 has a bin.
     confidence: (N,) in [0, 1].  correct: (N,) 0 or 1.
     """
     confidence, correct = _checked(confidence, correct)
-    if equal_mass:
-        correct = mean_within_ties(confidence, correct)
-        bins = np.empty(len(confidence), dtype=int)
-        for b, members in enumerate(np.array_split(np.argsort(confidence), n_bins)):
-            bins[members] = b
-    else:
-        bins = _equal_width(confidence, n_bins)
+    bins = _equal_width(confidence, n_bins)
     count = np.bincount(bins, minlength=n_bins)
     used = count > 0
     count, right = count[used], np.bincount(bins, correct, n_bins)[used]
     interval = np.array([wilson(k, n) for k, n in zip(right.tolist(), count.tolist())]).reshape(-1, 2)
     mean = np.bincount(bins, confidence, n_bins)[used] / count
     return ReliabilityBins(count, mean, right / count, interval)
-
-
-def expected_calibration_error(
-    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15, equal_mass: bool = False
-) -> float:
-    """ECE = Σ_b (n_b / N) |acc_b − conf_b|; with equal_mass the adaptive ECE. nan without items.
-
-    Biased upward for small N, and dependent on n_bins: publish both beside it.
-    Source: Guo et al. 2017, eq. 3; equal mass: Nixon et al. 2019.
-    """
-    bins = reliability_bins(confidence, correct, n_bins, equal_mass)
-    return divide((bins.count * np.abs(bins.accuracy - bins.confidence)).sum(), bins.count.sum())
-
-
-def maximum_calibration_error(
-    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15
-) -> float:
-    """MCE = max_b |acc_b − conf_b| over the non-empty bins. nan without items.  Guo et al. 2017, eq. 5."""
-    bins = reliability_bins(confidence, correct, n_bins)
-    return max(np.abs(bins.accuracy - bins.confidence), default=math.nan)
 
 
 def calibration_statistics(
@@ -103,36 +76,16 @@ def ece_from_statistics(statistics: np.ndarray) -> np.ndarray:
     return divide(np.abs(statistics[..., :-1]).sum(axis=-1), statistics[..., -1])
 
 
-def ece_interval(
-    confidence: Sequence[float],
-    correct: Sequence[bool],
-    prompts: Sequence,
-    n_bins: int = 15,
-    n_resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of ECE, whole prompts resampled: tokens of one answer err together.
+def expected_calibration_error(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> float:
+    """ECE = Σ_b (n_b / N) |acc_b − conf_b|. nan without items.
 
-    prompts: (N,) which prompt each item belongs to. nan for fewer than two.
-    Resampling adds noise to noise, so both ends lie too high where a model is well calibrated: such an
-    interval never contains 0. Read it beside ece_if_calibrated.
+    Biased upward for small N, and dependent on n_bins: publish both beside it.  Source: Guo et al. 2017, eq. 3.
     """
-    confidence, correct = _checked(confidence, correct)
-    _, index = np.unique(np.asarray(prompts), return_inverse=True)  # (N,)
-    n_prompts = index.max(initial=-1) + 1
-    cell = index * n_bins + _equal_width(confidence, n_bins)  # (N,) prompt and bin
-    gaps = np.bincount(cell, correct - confidence, n_prompts * n_bins).reshape(n_prompts, n_bins)
-    statistics = np.column_stack([gaps, np.bincount(index, minlength=n_prompts)])  # (prompts, M + 1)
-    return corpus_interval(statistics, ece_from_statistics, n_resamples, seed, level)
+    return float(ece_from_statistics(calibration_statistics(confidence, correct, n_bins)))
 
 
 def ece_if_calibrated(
-    confidence: Sequence[float],
-    n_bins: int = 15,
-    equal_mass: bool = False,
-    n_simulations: int = 1000,
-    seed: int = 0,
+    confidence: Sequence[float], n_bins: int = 15, n_simulations: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """(S,): the ECE of a perfectly calibrated model with these confidences, simulated S times.
 
@@ -145,23 +98,16 @@ def ece_if_calibrated(
     confidence = np.asarray(confidence, dtype=float)
     rng = np.random.default_rng(seed)
     return np.array([
-        expected_calibration_error(confidence, rng.random(len(confidence)) < confidence, n_bins, equal_mass)
+        expected_calibration_error(confidence, rng.random(len(confidence)) < confidence, n_bins)
         for _ in range(n_simulations)
     ])
-
-
-def brier_score(probabilities: np.ndarray, labels: Sequence[int]) -> float:
-    """Brier score. probabilities (N,) of y = 1: mean of (p − y)², in [0, 1]; (N, K): mean of
-    Σ_k (p_k − 1[y = k])², in [0, 2], not halved. labels: (N,) int.  Source: Brier 1950."""
-    probabilities, labels = np.asarray(probabilities, dtype=float), np.asarray(labels)
-    targets = labels if probabilities.ndim == 1 else np.eye(probabilities.shape[1])[labels]
-    return divide(((probabilities - targets) ** 2).sum(), len(labels))
 
 
 def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:
     """The T > 0 that minimises the NLL of softmax(logits / T); fit it on a split that is not reported.
 
-    In s = 1/T the NLL is convex, with derivative Σ_i (E_{softmax(s z_i)}[z_i] − z_{i,y_i}): bisection.
+    In s = 1/T the NLL is convex, with derivative Σ_i (E_{softmax(s z_i)}[z_i] − z_{i,y_i}) and second derivative
+    Σ_i Var_{softmax(s z_i)}[z_i]: Newton's method, kept between what is too low and what is too high.
     Limits: 0.0 if every label has the largest logit (more confidence is always better), inf if no
     confidence is better than any, nan if the logits say nothing.
     logits: (N, K).  labels: (N,) int.  Source: Guo et al. 2017, section 4.2.
@@ -172,18 +118,22 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:
     if not z.any():
         return math.nan
 
-    def derivative(s: float) -> float:
+    def derivatives(s: float) -> tuple[float, float]:
         p = np.exp(s * z)  # (N, K)
-        return float(((p * z).sum(axis=1) / p.sum(axis=1)).sum() - target)
+        p /= p.sum(axis=1, keepdims=True)
+        mean = (p * z).sum(axis=1)  # (N,)
+        return float(mean.sum() - target), float((p * z * z).sum() - mean @ mean)
 
     if target == 0:
         return 0.0
-    if derivative(0.0) >= 0:
+    if derivatives(0.0)[0] >= 0:
         return math.inf
-    low, high = 0.0, 1.0
-    while derivative(high) < 0:
-        low, high = high, 2 * high
+    low, high, s = 0.0, math.inf, 1.0
     for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if derivative(middle) < 0 else (low, middle)
-    return 2 / (low + high)
+        slope, curvature = derivatives(s)
+        low, high = (s, high) if slope < 0 else (low, s)
+        step = float(s - divide(slope, curvature))
+        if abs(step - s) <= 1e-9 * s:
+            break
+        s = step if low < step < high else (low + min(high, 3 * s)) / 2
+    return 1 / s

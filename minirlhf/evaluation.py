@@ -7,13 +7,14 @@
 
 import codecs
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minirlhf.algos import entropy, exact_kl, kl_estimate, token_logprobs
+from minirlhf.calibration import fit_temperature
 from minirlhf.data import (
     Example,
     collate,
@@ -32,6 +33,7 @@ from minirlhf.tasks import task_of
 from minirlhf.tokenizer import Tokenizer
 
 ROWS = 256  # responses sampled in one pass
+LOGITS = 2**24  # held at once to fit a temperature
 
 
 def turns(records: Sequence[dict]) -> list[dict]:
@@ -166,16 +168,14 @@ def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: 
     return scores
 
 
-@torch.no_grad()
-def text_items(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True) -> list[dict]:
-    """How the model predicts each record's own last answer, EOS included, given what stands before it.
+def answer_logits(
+    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """What a model thinks of each token of the records' own last answers, EOS included, some records at a time.
 
-    nll: − log p, in nats; tokens; bytes of UTF-8; and of each token the model's `confidence`, the probability of
-    what it thinks likeliest, and whether that is `correct`. None and empty where the record has no answer or is
-    longer than the context.
+    Yields which records, the mask (B, T) of their tokens, logits (N, V) and targets (N,). Records that have no
+    answer, or are longer than the context, are left out.
     """
-    items = [{"index": i, "nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
-             for i in range(len(records))]  # fmt: skip
     examples = []
     for record in records:
         example = render(record, tokenizer, chat)
@@ -185,17 +185,50 @@ def text_items(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: 
     for part in micro_batches([len(examples[i].ids) for i in keep], 32):
         batch = collate([examples[keep[j]] for j in part], model.wte.weight.device, model.config.context)
         hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
-        logp = model.logits(hidden)[:n].log_softmax(-1)  # (N, V)
-        targets = batch.targets[batch.mask]  # (N,)
+        yield [keep[j] for j in part], batch.mask, model.logits(hidden)[:n], batch.targets[batch.mask]
+
+
+@torch.no_grad()
+def fitted_temperature(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True) -> float:
+    """T of `calibration.fit_temperature` over the tokens of the records' own answers.
+
+    Of a large vocabulary not all logits are held at once, but those of the first LOGITS or so.
+    """
+    logits, targets, held = [np.empty((0, model.config.vocab_size))], [np.empty(0, dtype=int)], 0
+    for _, _, z, y in answer_logits(model, tokenizer, records, chat):
+        logits.append(z.double().cpu().numpy())
+        targets.append(y.cpu().numpy())
+        held += z.numel()
+        if held >= LOGITS:
+            break
+    return fit_temperature(np.concatenate(logits), np.concatenate(targets))
+
+
+@torch.no_grad()
+def text_items(
+    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True, temperature: float | None = None
+) -> list[dict]:
+    """How the model predicts each record's own last answer, EOS included, given what stands before it.
+
+    nll: − log p, in nats; tokens; bytes of UTF-8; and of each token the model's `confidence`, the probability of
+    what it thinks likeliest, and whether that is `correct`. None and empty where the record has no answer or is
+    longer than the context. With a temperature, `tempered` is the confidence of softmax(logits / temperature).
+    """
+    empty = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
+    empty |= {} if temperature is None else {"tempered": []}
+    items = [{"index": i} | empty for i in range(len(records))]
+    for part, mask, logits, targets in answer_logits(model, tokenizer, records, chat):
+        logp = logits.log_softmax(-1)  # (N, V)
         best, likeliest = logp.max(-1)  # (N,)
-        nll = spread(-logp.gather(-1, targets[:, None]).squeeze(-1), batch.mask).double().sum(1)  # (B,)
-        confidence, correct = best.exp().tolist(), (likeliest == targets).tolist()
-        start = 0
-        for j, value, count in zip(part, nll.tolist(), batch.mask.sum(1).tolist()):
-            item, end = items[keep[j]], start + count
-            said = messages_of(records[keep[j]])[-1]["content"]
-            item |= {"nll": value, "tokens": count, "bytes": len(said.encode("utf-8", "surrogatepass"))}
-            item["confidence"] = [round(min(x, 1.0), 6) for x in confidence[start:end]]
+        nll = spread(-logp.gather(-1, targets[:, None]).squeeze(-1), mask).double().sum(1)  # (B,)
+        said = {"confidence": best.exp().tolist()}
+        if temperature is not None:
+            said["tempered"] = (logits / temperature).log_softmax(-1).amax(-1).exp().tolist()
+        correct, start = (likeliest == targets).tolist(), 0
+        for i, value, count in zip(part, nll.tolist(), mask.sum(1).tolist()):
+            item, end, text = items[i], start + count, messages_of(records[i])[-1]["content"]
+            item |= {"nll": value, "tokens": count, "bytes": len(text.encode("utf-8", "surrogatepass"))}
+            item |= {key: [round(min(x, 1.0), 6) for x in p[start:end]] for key, p in said.items()}
             item["correct"] = [int(x) for x in correct[start:end]]
             start = end
     return items

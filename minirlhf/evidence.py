@@ -33,7 +33,7 @@ class TestSet:
     records: list[dict]
     items: dict[str, list[dict]] = field(default_factory=dict)  # model -> `evaluation.sample_items`
     texts: dict[str, list[dict]] = field(default_factory=dict)  # model -> `evaluation.text_items`
-    about: dict = field(default_factory=dict)  # reward (its name), beta, optimum, attention
+    about: dict = field(default_factory=dict)  # reward (its name), beta, optimum, attention, temperatures
 
 
 def lines_of(run: dict, sets: Sequence[TestSet]) -> Iterator[dict]:

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from minirlhf.analysis import View, per_unit, plain, ratio
-from minirlhf.calibration import ece_if_calibrated, ece_interval, expected_calibration_error, reliability_bins
-from minirlhf.intervals import pivot
+from minirlhf.calibration import (
+    calibration_statistics,
+    ece_from_statistics,
+    ece_if_calibrated,
+    expected_calibration_error,
+    reliability_bins,
+)
+from minirlhf.intervals import corpus_interval, pivot
 from minirlhf.metrics import best_of_n_kl_bound
 from minirlhf.regret import best_of_n
 from minirlhf.stats import win_rate
@@ -88,9 +94,10 @@ def calibration(texts: dict[str, list[dict]], unit: np.ndarray, seed: int) -> di
         confidence, correct = (np.concatenate([x[key] for x in items]) for key in ("confidence", "correct"))
         if not len(confidence):
             continue
-        prompts = np.repeat(unit, [len(x["confidence"]) for x in items])
+        rows = per_unit({model: items}, unit, lambda x: calibration_statistics(x["confidence"], x["correct"]))[model]
+        scored = rows[rows[:, -1] > 0]  # (n, bins + 1) of the units whose text was scored
         ece = expected_calibration_error(confidence, correct)
-        low, high = pivot(ece, *ece_interval(confidence, correct, prompts, n_resamples=1000, seed=seed))
+        low, high = pivot(ece, *corpus_interval(scored, ece_from_statistics, 1000, seed))
         expected = float(ece_if_calibrated(confidence, n_simulations=200, seed=seed).mean())
         bins = reliability_bins(confidence, correct)
         columns = zip(bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.interval.tolist())

@@ -5,6 +5,7 @@ Proved by tests/test_gather.py and tests/test_scripts.py.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from minirlhf import checkpoint
 from minirlhf.analysis import reference_optimum, units, view_of
 from minirlhf.attention import shown_attention
 from minirlhf.data import messages_of, prompt_of, read_records, references_of, render, render_prompt
-from minirlhf.evaluation import sample_items, text_items, turns
+from minirlhf.evaluation import fitted_temperature, sample_items, text_items, turns
 from minirlhf.evidence import TestSet
 from minirlhf.exhibits import choose, curves
 from minirlhf.files import UserError
@@ -26,6 +27,7 @@ from minirlhf.tasks import TASKS, task_of
 from minirlhf.tokenizer import Tokenizer
 
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
+VALIDATION = 200  # records that each model's temperature is fitted on
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,6 @@ class Evaluation:
     from_: str = option("", "items.jsonl of an evaluation: make its report again, without the models")
     compare: tuple[str, ...] = option((), "report.json of two evaluations, the old and the new: only compare them")
     runs: tuple[str, ...] = option((), "report.json of several training runs: only compare last and reference over all")
-    selftest: bool = option(False, "only test the evaluator: known values, an enumerated policy, simulated nulls")
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 
 
@@ -91,16 +92,20 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
     beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)
     seen = training_records(runs)
     trained = {prompt_of(r) for records in seen.values() for r in records}
-    sets = []
+    sets, fitted = [], {}  # fitted: task -> model -> temperature
     for title, records, reward_of, reward_name, max_new in test_sets(options, runs, seed, device):
         s = TestSet(title, prompts_that_fit(records, models, chat, title), about={"reward": reward_name})
+        generated = "" if options.data else task_of(s.records[0]).NAME
+        if generated not in fitted:
+            fitted[generated] = temperatures(generated, models, chat, seed)
+        s.about["temperatures"] = fitted[generated]
         for name, (model, tokenizer) in models.items():
             s.items[name] = sample_items(
                 model, models[reference][0], tokenizer, s.records, reward_of, max_new, options.samples, seed,
                 chat[name], compared=models[last][0] if name in (reference, last) else None, gold=bool(options.reward),
                 reference_chat=chat[reference],
             )  # fmt: skip
-            s.texts[name] = text_items(model, tokenizer, s.records, chat[name])
+            s.texts[name] = text_items(model, tokenizer, s.records, chat[name], s.about["temperatures"].get(name))
         # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
         if beta > 0 and reward_of is not None and last != reference and chat[last] == chat[reference]:
             sha = run["models"][reference]["sha256"]
@@ -147,6 +152,18 @@ def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: tor
          of or reward_of_task, "" if of else TASKS[name].REWARD, TASKS[name].MAX_NEW)
         for name in names for split in TASKS[name].EVAL_SPLITS if split.startswith("test")
     ]  # fmt: skip
+
+
+def temperatures(task: str, models: dict, chat: dict[str, bool], seed: int) -> dict[str, float]:
+    """model -> the temperature that calibrates it on validation records of a generated task, none of a test split.
+
+    {} of a user's own data, which have no such split, and where for some model no temperature is best.
+    """
+    if not task:
+        return {}
+    records = TASKS[task].records("validation", VALIDATION, seed)
+    fitted = {name: fitted_temperature(*pair, records, chat[name]) for name, pair in models.items()}
+    return fitted if all(0 < t < math.inf for t in fitted.values()) else {}
 
 
 def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], title: str) -> list[dict]:

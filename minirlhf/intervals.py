@@ -98,22 +98,20 @@ def standard_error(x: Sequence[float]) -> float:
     return float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) >= 2 else math.nan
 
 
-def clustered_se(x: Sequence[float], clusters: Sequence, correction: bool = True) -> float:
+def clustered_se(x: Sequence[float], clusters: Sequence) -> float:
     """Standard error of the mean of items that come in clusters (samples of one prompt).
 
-        SE² = Σ_c (Σ_{i∈c} (x_i − x̄))² / n²        times C/(C − 1) with correction
+        SE² = Σ_c (Σ_{i∈c} (x_i − x̄))² / n²
 
     x: (n,).  clusters: (n,) the cluster of each item. nan for fewer than two clusters.
     Source: Miller 2024, section 2.2.
     """
     x = np.asarray(x, dtype=float)
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    n_clusters = len(np.bincount(index))
-    if n_clusters < 2:
-        return math.nan
     sums = np.bincount(index, x - x.mean())  # (C,)
-    factor = n_clusters / (n_clusters - 1) if correction else 1.0
-    return float(np.sqrt(factor * (sums**2).sum()) / len(x))
+    if len(sums) < 2:
+        return math.nan
+    return float(np.sqrt((sums**2).sum()) / len(x))
 
 
 def t_interval(x: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -148,11 +146,9 @@ def bootstrap_interval(
     Source: Efron and Tibshirani 1993, section 13.3.
     """
     x = np.asarray(x, dtype=float)
-    if len(x) < 2 or not np.isfinite(x).all():
+    if not np.isfinite(x).all():
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    means = [weights @ x / len(x) for weights in resample_counts(len(x), n_resamples, rng)]
-    return percentiles(np.concatenate(means), level)
+    return corpus_interval(x[:, None], lambda sums: sums[:, 0] / len(x), n_resamples, seed, level)
 
 
 def corpus_interval(

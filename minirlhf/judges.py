@@ -58,7 +58,7 @@ def share_by_prompt(values: Sequence[tuple[str, bool]]) -> dict:
     """
     prompts, x = [prompt for prompt, _ in values], [float(value) for _, value in values]
     n, k = len(x), int(sum(x))
-    p, se = (k / n, clustered_se(x, prompts, correction=False)) if n else (nan, nan)
+    p, se = (k / n, clustered_se(x, prompts)) if n else (nan, nan)
     worth = min(p * (1 - p) / se**2, n) if se > 1e-9 else len(set(prompts))
     return estimate(p, wilson(p * worth, worth) if n else (nan, nan), n, k=k, prompts=len(set(prompts)))
 

@@ -10,20 +10,17 @@ nan, never a silent 0; malformed input (unequal lengths) raises ValueError. Over
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from minirlhf.overlap import ngram_counts, sentence_bleu
 
-UNPARSABLE = "∅"  # the class of an answer that could not be parsed
 
-
-def divide(numerator: np.ndarray, denominator: np.ndarray, undefined: float = math.nan) -> np.ndarray:
-    """numerator / denominator in float64, `undefined` where the denominator is 0."""
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator in float64, nan where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(denominator == 0, undefined, numerator / denominator)[()]
+        return np.where(denominator == 0, math.nan, numerator / denominator)[()]
 
 
 def mean_within_ties(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -55,159 +52,39 @@ def exact_match(prediction: str | None, references: Sequence[str]) -> bool:
     return prediction is not None and prediction.strip() in {reference.strip() for reference in references}
 
 
-def _parsed(y_true: Sequence, y_pred: Sequence) -> tuple[list, list]:
-    """Both label lists, checked, with UNPARSABLE for the predictions that are None."""
-    y_true, y_pred = list(y_true), [UNPARSABLE if label is None else label for label in y_pred]
-    if len(y_true) != len(y_pred):
-        raise ValueError(f"{len(y_true)} true labels but {len(y_pred)} predictions")
-    if None in y_true or UNPARSABLE in y_true:
-        raise ValueError(f"true labels must not be None or {UNPARSABLE!r}")
-    return y_true, y_pred
+def classification_statistics(true: str, predicted: str | None, labels: Sequence[str]) -> np.ndarray:
+    """Sufficient statistics of precision, recall and F1 of one item, to be summed over items.
 
-
-def _label_set(y_true: list, y_pred: list) -> list:
-    """Every label that occurs, sorted, UNPARSABLE last."""
-    found = {*y_true, *y_pred}
-    return sorted(found - {UNPARSABLE}) + [UNPARSABLE] * (UNPARSABLE in found)
-
-
-def accuracy(y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None]) -> float:
-    """Share of predictions that are right; None (unparsable) is wrong and stays in the denominator."""
-    y_true, y_pred = _parsed(y_true, y_pred)
-    return divide(sum(t == p for t, p in zip(y_true, y_pred)), len(y_true))
-
-
-def confusion_matrix(
-    y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None], labels: Sequence[Hashable] | None = None
-) -> tuple[list[Hashable], np.ndarray]:
-    """Labels, by default all that occur, sorted, ∅ last; and the (C, C) int matrix whose [i, j] counts the
-    items of class labels[i] that were called labels[j]."""
-    y_true, y_pred = _parsed(y_true, y_pred)
-    labels = _label_set(y_true, y_pred) if labels is None else list(labels)
-    counts = Counter(zip(y_true, y_pred))
-    return labels, np.array([[counts[t, p] for p in labels] for t in labels])
-
-
-def classification_statistics(
-    y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None], labels: Sequence[Hashable]
-) -> np.ndarray:
-    """Sufficient statistics of precision, recall and F1, one row per item, to be summed over items.
-
-    Returns (n, 3C) int: per label whether it is a true positive, was predicted, is the true label.
+    Returns (3C,) int: of each label whether it is a true positive, was predicted, is the true label. A prediction
+    of None, an answer that is no label, is none of them: it lowers recall alone.
     """
-    y_true, y_pred = _parsed(y_true, y_pred)
-    shape = len(y_true), len(labels)  # (n, C)
-    true, pred = (
-        np.array([y == label for y in column for label in labels], dtype=bool).reshape(shape)
-        for column in (y_true, y_pred)
-    )
-    return np.hstack([true & pred, pred, true]).astype(int)  # (n, 3C)
+    is_true, is_predicted = (np.array([y == label for label in labels]) for y in (true, predicted))  # (C,) each
+    return np.concatenate([is_true & is_predicted, is_predicted, is_true]).astype(int)
 
 
-def _prf(statistics: np.ndarray, zero_division: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    tp, pred, true = np.split(np.asarray(statistics), 3, axis=-1)  # (..., C)
-    return (
-        divide(tp, pred, zero_division),
-        divide(tp, true, zero_division),
-        divide(2 * tp, pred + true, zero_division),
-    )
-
-
-def macro_f1_from_statistics(statistics: np.ndarray, zero_division: float = 0.0) -> float | np.ndarray:
-    """Macro-F1, the mean of the classes' F1, from summed statistics: (..., 3C) -> (...)."""
-    return _prf(statistics, zero_division)[2].mean(axis=-1)
-
-
-@dataclass(frozen=True)
-class ClassificationReport:
-    """Precision, recall and F1: per label (arrays in the order of labels), and averaged (P, R, F1)."""
-
-    labels: list[Hashable]
-    precision: np.ndarray  # (C,)
-    recall: np.ndarray  # (C,)
-    f1: np.ndarray  # (C,)
-    support: np.ndarray  # (C,) number of items of this class
-    micro: tuple[float, float, float]
-    macro: tuple[float, float, float]
-    weighted: tuple[float, float, float]
-    unparsable_rate: float
-
-
-def precision_recall_f1(
-    y_true: Sequence[Hashable],
-    y_pred: Sequence[Hashable | None],
-    labels: Sequence[Hashable] | None = None,
-    zero_division: float = 0.0,
-) -> ClassificationReport:
-    """Precision, recall and F1 per class, micro, macro and weighted by support, as scikit-learn has them.
+def precision_recall_f1(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of each class, from summed statistics: (..., 3C) -> three of (..., C).
 
         P = TP / (TP + FP)        R = TP / (TP + FN)        F1 = 2 TP / (2 TP + FP + FN)
 
-    micro: from the counts summed over classes. macro: the mean of the classes' P, R and F1; macro-F1 is
-    not the F1 of macro-P and macro-R. labels: the classes to report, by default all that occur in either
-    list. A prediction of None is the class ∅: always a false negative of the true class, and itself a
-    class of the average unless labels leaves it out.
-    zero_division (0, 1 or nan) stands for each of P, R, F1 whose denominator is 0; averages pass over nan.
+    nan where a denominator is 0: precision of a class never predicted, recall of one that never occurs.
     """
-    y_true, y_pred = _parsed(y_true, y_pred)
-    labels = _label_set(y_true, y_pred) if labels is None else list(labels)
-    if not y_true:
-        zero_division = math.nan  # nothing was measured, which no convention turns into a score
-    totals = classification_statistics(y_true, y_pred, labels).sum(axis=0)  # (3C,)
-    per_class = _prf(totals, zero_division)
-    support = totals[2 * len(labels) :]  # (C,)
-
-    def average(values: np.ndarray, weights: np.ndarray) -> float:
-        kept = ~np.isnan(values)
-        if not weights[kept].any():
-            weights = np.ones_like(weights)  # no item of any of these classes: scikit-learn's plain mean
-        return float(divide((values * weights)[kept].sum(), weights[kept].sum()))
-
-    return ClassificationReport(
-        labels,
-        *per_class,
-        support,
-        micro=tuple(float(x[0]) for x in _prf(totals.reshape(3, -1).sum(axis=1), zero_division)),
-        macro=tuple(average(values, np.ones_like(support)) for values in per_class),
-        weighted=tuple(average(values, support) for values in per_class),
-        unparsable_rate=divide(y_pred.count(UNPARSABLE), len(y_pred)),
-    )
+    tp, predicted, true = np.split(np.asarray(statistics), 3, axis=-1)  # (..., C)
+    return divide(tp, predicted), divide(tp, true), divide(2 * tp, predicted + true)
 
 
-def balanced_accuracy(y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None]) -> float:
-    """Mean recall of the classes that occur in y_true: of a constant answer 1/C, however common its class."""
-    return precision_recall_f1(y_true, y_pred, sorted(set(y_true))).macro[1]
+def macro_f1(statistics: np.ndarray) -> np.ndarray:
+    """The mean of the classes' F1, which is 0 for one that neither occurs nor is predicted: (..., 3C) -> (...).
 
-
-def matthews_correlation(y_true: Sequence[Hashable], y_pred: Sequence[Hashable | None]) -> float:
-    """Correlation of answer and truth, in [−1, 1]; 0 for a constant answer, nan without items.
-
-        R = (s Σ_k c_kk − Σ_k t_k p_k) / √((s² − Σ_k t_k²)(s² − Σ_k p_k²))
-
-    with c the confusion matrix, t and p its row and column sums, s the number of items.
-    Source: Matthews 1975; for several classes Gorodkin 2004.
+    It is not the F1 of the means of precision and recall.
     """
-    _, c = confusion_matrix(y_true, y_pred)  # (C, C)
-    if not c.size:
-        return math.nan
-    t, p, s = c.sum(axis=1), c.sum(axis=0), int(c.sum())
-    return float(divide(s * np.trace(c) - t @ p, math.sqrt((s * s - t @ t) * (s * s - p @ p)), undefined=0.0))
+    return np.nan_to_num(precision_recall_f1(statistics)[2]).mean(axis=-1)
 
 
-def roc_auc(labels: Sequence[bool], scores: Sequence[float]) -> float:
-    """P(a positive outscores a negative), a tie as one half: the area under the ROC curve.
-
-        (Σ_{i positive} rank_i − n₊ (n₊ + 1) / 2) / (n₊ n₋)        with mean ranks for ties
-
-    labels: (N,) 0 or 1.  scores: (N,). nan unless both classes occur.
-    Source: Hanley and McNeil 1982; the statistic is Mann and Whitney's.
-    """
-    labels, scores = np.asarray(labels, dtype=bool), np.asarray(scores, dtype=float)
-    rank = np.empty(len(scores))
-    rank[np.argsort(scores)] = np.arange(1, len(scores) + 1)
-    positive = int(labels.sum())
-    surplus = mean_within_ties(scores, rank)[labels].sum() - positive * (positive + 1) / 2
-    return float(divide(surplus, positive * (len(labels) - positive)))
+def micro_f1(statistics: np.ndarray) -> np.ndarray:
+    """F1 of the counts summed over classes: (..., 3C) -> (...)."""
+    counts = np.reshape(statistics, (*np.shape(statistics)[:-1], 3, -1)).sum(axis=-1)  # (..., 3)
+    return precision_recall_f1(counts)[2][..., 0]
 
 
 def _pooled_counts(samples: Sequence[Sequence[Hashable]], n: int) -> Counter:
@@ -234,27 +111,14 @@ def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int,
     return divide(len(counts), vocab_size * (1 - (1 - 1 / vocab_size) ** counts.total()))
 
 
-def self_bleu(texts: Sequence[str], tokenize: str | None = None, max_order: int = 4) -> float:
+def self_bleu(texts: Sequence[str]) -> float:
     """Mean sentence BLEU of each text against all the others; 100 when all are equal, nan below 2 texts.
 
     Grows with the number of texts: compare at equal numbers. Costs O(K²).  Source: Zhu et al. 2018.
     """
     others = ([*texts[:i], *texts[i + 1 :]] for i in range(len(texts)))
-    scores = [
-        sentence_bleu(text, rest, tokenize, max_order=max_order) for text, rest in zip(texts, others) if rest
-    ]
+    scores = [sentence_bleu(text, rest) for text, rest in zip(texts, others) if rest]
     return divide(sum(scores), len(scores))
-
-
-def unigram_entropy(samples: Sequence[Sequence[Hashable]], miller_madow: bool = False) -> float:
-    """Entropy −Σ p̂ ln p̂ of the pooled tokens in nats; Miller–Madow adds (types − 1) / (2 tokens)
-    against the downward bias of the plug-in estimate. nan without tokens."""
-    counts = np.array(list(_pooled_counts(samples, 1).values()), dtype=float)
-    if not len(counts):
-        return math.nan
-    p = counts / counts.sum()
-    correction = (len(counts) - 1) / (2 * counts.sum()) if miller_madow else 0.0
-    return float(-(p * np.log(p)).sum() + correction)
 
 
 def seq_rep_n(tokens: Sequence[Hashable], n: int = 4) -> float:
@@ -266,18 +130,6 @@ def seq_rep_n(tokens: Sequence[Hashable], n: int = 4) -> float:
 def duplicate_rate(texts: Sequence[str]) -> float:
     """Share of texts that repeat another one exactly, 1 − unique / all."""
     return 1 - divide(len(set(texts)), len(texts))
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """P(at least one of k samples is right), unbiased, from n samples of which c are right.
-
-        pass@k = 1 − C(n − c, k) / C(n, k)
-
-    Source: Chen et al. 2021, eq. 1.
-    """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def expected_best_of_n(proxy: Sequence[float], gold: Sequence[float], n: int) -> float:

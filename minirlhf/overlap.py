@@ -3,19 +3,19 @@
 A corpus BLEU or chrF is not a mean of sentence scores; it is a function of counts summed over the
 segments. Both therefore come in two halves, `*_statistics` (texts in, counts out) and
 `*_from_statistics` (summed counts in, score out), so that stats.paired_corpus can resample prompts by
-summing rows again. Empty text scores 0 as in the reference libraries; a corpus of no segments is nan.
+summing rows again. Empty text scores 0 as in the reference libraries.
 """
 
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
 import numpy as np
 
+BLEU_ORDER = 4
 CHRF_CHAR_ORDER = 6
 CHRF_BETA = 2
 
@@ -49,84 +49,60 @@ def default_tokenizer(references: Sequence[str]) -> str:
 
 
 def bleu_tokens(text: str, tokenize: str) -> list[str]:
-    """Tokens of one segment as sacreBLEU 2.6.0 cuts them; tokenize is "13a", "zh", "char" or "none"."""
+    """Tokens of one segment as sacreBLEU 2.6.0 cuts them; tokenize is "13a" or "zh"."""
     text = text.rstrip()
-    if tokenize == "none":
-        return text.split()
-    if tokenize == "char":
-        return list("".join(text.split()))
-    if tokenize == "13a":
+    if tokenize == "zh":
+        text = _SACREBLEU_CHINESE.sub(r" \g<0> ", text.strip())
+    else:
         text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
         for entity, character in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
             text = text.replace(entity, character)
         text = f" {text} "  # lets the rules for . and , see the ends of the line; "zh" does not pad
-    elif tokenize == "zh":
-        text = _SACREBLEU_CHINESE.sub(r" \g<0> ", text.strip())
-    else:
-        raise ValueError(f"unknown BLEU tokenizer {tokenize!r}: use 13a, zh, char or none")
     for pattern, replacement in _PUNCTUATION:
         text = pattern.sub(replacement, text)
     return text.split()
 
 
-def bleu_statistics(
-    hypothesis: str,
-    references: Sequence[str],
-    tokenize: str = "13a",
-    lowercase: bool = False,
-    max_order: int = 4,
-) -> np.ndarray:
+def bleu_statistics(hypothesis: str, references: Sequence[str], tokenize: str) -> np.ndarray:
     """Sufficient statistics of BLEU for one segment: add them over segments, then bleu_from_statistics.
 
         c_n = Σ_g min(count_hyp(g), max_ref count_ref(g))        t_n = Σ_g count_hyp(g)
 
     over the n-grams g of order n. The reference length is the one closest to the hypothesis length, the
     shorter one in a tie.
-    Returns (2 + 2N,) int: hypothesis length, reference length, c_1..c_N, t_1..t_N, with N = max_order.
+    Returns (10,) int: hypothesis length, reference length, c_1..c_4, t_1..t_4.
     Source: Papineni et al. 2002, section 2.
     """
     _check_references(references)
-    texts = (text.lower() if lowercase else text for text in (hypothesis, *references))
-    hyp, *refs = (bleu_tokens(text, tokenize) for text in texts)
+    hyp, *refs = (bleu_tokens(text, tokenize) for text in (hypothesis, *references))
     _, ref_len = min((abs(len(ref) - len(hyp)), len(ref)) for ref in refs)
     matches, totals = [], []
-    for n in range(1, max_order + 1):
+    for n in range(1, BLEU_ORDER + 1):
         counts = ngram_counts(hyp, n)
         ref_counts = reduce(or_, (ngram_counts(ref, n) for ref in refs))  # Counter | is the maximum
         matches.append((counts & ref_counts).total())  # Counter & is the minimum
         totals.append(counts.total())
-    return np.array([len(hyp), ref_len, *matches, *totals])  # (2 + 2N,)
+    return np.array([len(hyp), ref_len, *matches, *totals])  # (10,)
 
 
-def bleu_from_statistics(
-    statistics: np.ndarray, smooth: str = "exp", effective_order: bool = False
-) -> float | np.ndarray:
-    """BLEU in [0, 100] from summed statistics, equal to sacreBLEU 2.6.0.
+def bleu_from_statistics(statistics: np.ndarray, effective_order: bool = False) -> float | np.ndarray:
+    """BLEU in [0, 100] from summed statistics, equal to sacreBLEU 2.6.0 with its default smoothing, "exp".
 
         BLEU = 100 · BP · exp(1/N Σ_n ln c_n/t_n)        BP = exp(min(0, 1 − ref_len/hyp_len))
 
-    No match of any order is 0 before any smoothing. smooth treats a later c_n = 0: "exp" takes 1/2^k for
-    the k-th such order, "floor" 0.1, "none" leaves 0; "add-k" adds 1 to every c_n and t_n with n > 1.
+    No match of any order is 0 before any smoothing; else the k-th order with c_n = 0 counts as c_n = 1/2^k.
     From the first t_n = 0 on there is no precision: the score is 0, or with effective_order the mean is
     taken over the orders before it (a must for single sentences).
 
-    statistics: (..., 2 + 2N).  Returns (...), a float for one row.
-    Source: Papineni et al. 2002, section 2.3; smoothing: Chen and Cherry 2014, methods 1 to 3.
+    statistics: (..., 10).  Returns (...), a float for one row.
+    Source: Papineni et al. 2002, section 2.3; smoothing: Chen and Cherry 2014, method 3.
     """
     statistics = np.asarray(statistics, dtype=float)
     hyp_len, ref_len = statistics[..., 0], statistics[..., 1]  # (...)
     matches, totals = np.split(statistics[..., 2:], 2, axis=-1)  # (..., N)
     any_match = matches.any(axis=-1)  # (...)
-    if smooth == "add-k":
-        later = np.arange(matches.shape[-1]) > 0  # (N,)
-        matches, totals = matches + later, totals + later
-    elif smooth == "exp":
-        zero = matches == 0
-        matches = np.where(zero, 0.5 ** zero.cumsum(axis=-1), matches)
-    elif smooth == "floor":
-        matches = np.where(matches == 0, 0.1, matches)
-    elif smooth != "none":
-        raise ValueError(f"unknown BLEU smoothing {smooth!r}: use exp, floor, add-k or none")
+    zero = matches == 0
+    matches = np.where(zero, 0.5 ** zero.cumsum(axis=-1), matches)
     seen = totals > 0  # (..., N); t_n never grows with n
     with np.errstate(divide="ignore", invalid="ignore"):  # ln 0 = −∞ gives the 0 that is meant
         log_p = np.where(seen, np.log(matches / totals), 0.0 if effective_order else -np.inf)
@@ -135,55 +111,17 @@ def bleu_from_statistics(
     return np.where(any_match, 100 * np.exp(log_bp + log_p.sum(axis=-1) / orders), 0.0)[()]
 
 
-def corpus_bleu(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    tokenize: str | None = None,
-    smooth: str = "exp",
-    effective_order: bool = False,
-    lowercase: bool = False,
-    max_order: int = 4,
-) -> float:
-    """Corpus BLEU in [0, 100]; references[i] lists the references of hypotheses[i] (sacreBLEU wants them
-    transposed). tokenize None follows the text (default_tokenizer); publish bleu_signature beside it."""
-    tokenize = tokenize or default_tokenizer([ref for refs in references for ref in refs])
-    rows = [
-        bleu_statistics(hyp, refs, tokenize, lowercase, max_order)
-        for hyp, refs in zip(hypotheses, references, strict=True)
-    ]
-    return bleu_from_statistics(sum(rows), smooth, effective_order) if rows else float("nan")
+def sentence_bleu(hypothesis: str, references: Sequence[str]) -> float:
+    """BLEU of one segment, in [0, 100], with effective order and the tokenisation that suits the references."""
+    rows = bleu_statistics(hypothesis, references, default_tokenizer(references))
+    return bleu_from_statistics(rows, effective_order=True)
 
 
-def sentence_bleu(
-    hypothesis: str,
-    references: Sequence[str],
-    tokenize: str | None = None,
-    smooth: str = "exp",
-    lowercase: bool = False,
-    max_order: int = 4,
-) -> float:
-    """BLEU of one segment, in [0, 100], with effective order; the options are those of corpus_bleu."""
-    return corpus_bleu([hypothesis], [references], tokenize, smooth, True, lowercase, max_order)
-
-
-def bleu_signature(
-    references: Sequence[Sequence[str]],
-    tokenize: str | None = None,
-    smooth: str = "exp",
-    effective_order: bool = False,
-    lowercase: bool = False,
-) -> str:
-    """The options that a BLEU score depends on, in sacreBLEU's notation, to be printed beside it."""
+def bleu_signature(references: Sequence[Sequence[str]], tokenize: str) -> str:
+    """What a corpus BLEU depends on, in sacreBLEU's notation, to be printed beside it."""
     n_refs = {len(refs) for refs in references}
-    tokenize = tokenize or default_tokenizer([ref for refs in references for ref in refs])
-    return "|".join((
-        f"nrefs:{n_refs.pop() if len(n_refs) == 1 else 'var'}",
-        f"case:{'lc' if lowercase else 'mixed'}",
-        f"eff:{'yes' if effective_order else 'no'}",
-        f"tok:{tokenize}",
-        f"smooth:{smooth}{ {'floor': '[0.10]', 'add-k': '[1.00]'}.get(smooth, '')}",
-        "version:minirlhf",
-    ))
+    count = n_refs.pop() if len(n_refs) == 1 else "var"
+    return f"nrefs:{count}|case:mixed|eff:no|tok:{tokenize}|smooth:exp|version:minirlhf"
 
 
 def _chrf_ngrams(text: str, word_order: int) -> list[Counter]:
@@ -202,17 +140,14 @@ def _chrf_ngrams(text: str, word_order: int) -> list[Counter]:
     ]
 
 
-def chrf_statistics(
-    hypothesis: str, references: Sequence[str], word_order: int = 0, lowercase: bool = False
-) -> np.ndarray:
+def chrf_statistics(hypothesis: str, references: Sequence[str], word_order: int = 0) -> np.ndarray:
     """Sufficient statistics of chrF (word_order 0) or chrF++ (word_order 2) for one segment.
 
     Returns (3N,) int, N = 6 + word_order: for each order the n-grams of the hypothesis, of the reference,
     and of both (clipped), against the reference with the best score. Source: Popović 2015, 2017.
     """
     _check_references(references)
-    texts = (text.lower() if lowercase else text for text in (hypothesis, *references))
-    hyp, *refs = (_chrf_ngrams(text, word_order) for text in texts)
+    hyp, *refs = (_chrf_ngrams(text, word_order) for text in (hypothesis, *references))
     # sacreBLEU does not count the hypothesis in an order for which the reference is too short.
     candidates = [
         np.array([(h.total() if r else 0, r.total(), (h & r).total()) for h, r in zip(hyp, ref)]).ravel()
@@ -239,39 +174,14 @@ def chrf_from_statistics(statistics: np.ndarray) -> float | np.ndarray:
     return (100 * (1 + CHRF_BETA**2) * precision * recall / np.where(weighted > 0, weighted, 1))[()]
 
 
-def corpus_chrf(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    word_order: int = 0,
-    lowercase: bool = False,
-) -> float:
-    """Corpus chrF in [0, 100]; references[i] lists the references of hypotheses[i]."""
-    rows = [
-        chrf_statistics(hyp, refs, word_order, lowercase)
-        for hyp, refs in zip(hypotheses, references, strict=True)
-    ]
-    return chrf_from_statistics(sum(rows)) if rows else float("nan")
-
-
-def sentence_chrf(
-    hypothesis: str, references: Sequence[str], word_order: int = 0, lowercase: bool = False
-) -> float:
+def sentence_chrf(hypothesis: str, references: Sequence[str]) -> float:
     """chrF of one segment in [0, 100]."""
-    return corpus_chrf([hypothesis], [references], word_order, lowercase)
+    return chrf_from_statistics(chrf_statistics(hypothesis, references))
 
 
-@dataclass(frozen=True)
-class RougeScore:
-    """ROUGE precision, recall and F1, each in [0, 1]."""
-
-    precision: float
-    recall: float
-    f1: float
-
-
-def _rouge_score(n_match: int, n_hyp: int, n_ref: int) -> RougeScore:
-    f1 = 2 * n_match / (n_hyp + n_ref) if n_match else 0.0
-    return RougeScore(n_match / max(n_hyp, 1), n_match / max(n_ref, 1), f1)
+def _f1(n_match: int, n_hyp: int, n_ref: int) -> float:
+    """2PR / (P + R) of P = n_match / n_hyp and R = n_match / n_ref."""
+    return 2 * n_match / (n_hyp + n_ref) if n_match else 0.0
 
 
 def _lcs_positions(ref: list[str], hyp: list[str]) -> set[int]:
@@ -292,36 +202,32 @@ def _lcs_positions(ref: list[str], hyp: list[str]) -> set[int]:
     return positions
 
 
-def _rouge_lcs(ref_sentences: list[list[str]], hyp_sentences: list[list[str]]) -> RougeScore:
-    """ROUGE-L of summaries: union LCS of each reference sentence, each token used at most once."""
+def _rouge_lcs(ref_sentences: list[list[str]], hyp_sentences: list[list[str]]) -> float:
+    """F of ROUGE-L of summaries: union LCS of each reference sentence, each token used at most once."""
     hyp_counts = Counter(token for sentence in hyp_sentences for token in sentence)
     union = Counter()
     for ref in ref_sentences:
         positions = set().union(*(_lcs_positions(ref, hyp) for hyp in hyp_sentences))
         union.update(ref[i] for i in positions)
     n_ref = sum(map(len, ref_sentences))
-    return _rouge_score((union & hyp_counts).total(), hyp_counts.total(), n_ref)
+    return _f1((union & hyp_counts).total(), hyp_counts.total(), n_ref)
 
 
-def rouge(hypothesis: str, references: Sequence[str], tokenize: str | None = None) -> dict[str, RougeScore]:
-    """ROUGE-1, 2, L and Lsum of one text, equal to rouge_score 0.1.2 without stemmer.
+def rouge(hypothesis: str, references: Sequence[str]) -> dict[str, float]:
+    """F of ROUGE-1, 2, L and Lsum of one text, each in [0, 1], equal to rouge_score 0.1.2 without stemmer.
 
         P = overlap / hyp        R = overlap / ref        F = 2PR / (P + R)
 
     overlap: clipped n-grams for 1 and 2; longest common subsequence for L; for Lsum its union over the
-    sentences, which newlines separate. Of several references the one with the best F counts, per kind.
-    tokenize: "words" ([a-z0-9]+ after lower-casing; other scripts have no tokens and score 0), "char"
-    (every character but whitespace), or None: "char" if the references are mostly CJK, else "words".
+    sentences, which newlines separate. Of several references the best counts, per kind. Tokens are
+    [a-z0-9]+ after lower-casing, under which other scripts have none and score 0; but every character that is
+    no white space where the references are mostly CJK.
     Returns a dict with keys rouge1, rouge2, rougeL, rougeLsum.  Source: Lin 2004, sections 2 and 3.
     """
     _check_references(references)
-    if tokenize is None:
-        tokenize = "char" if default_tokenizer(references) == "zh" else "words"
-    if tokenize not in ("words", "char"):
-        raise ValueError(f"unknown ROUGE tokenizer {tokenize!r}: use words or char")
-    pattern = re.compile(r"[a-z0-9]+" if tokenize == "words" else r"\S")
+    pattern = re.compile(r"\S" if default_tokenizer(references) == "zh" else r"[a-z0-9]+")
 
-    def score(reference: str) -> dict[str, RougeScore]:
+    def score(reference: str) -> dict[str, float]:
         ref_lines, hyp_lines = (
             [pattern.findall(line) for line in text.lower().split("\n")] for text in (reference, hypothesis)
         )
@@ -329,11 +235,11 @@ def rouge(hypothesis: str, references: Sequence[str], tokenize: str | None = Non
         scores = {}
         for n in (1, 2):
             r, h = ngram_counts(ref, n), ngram_counts(hyp, n)
-            scores[f"rouge{n}"] = _rouge_score((r & h).total(), h.total(), r.total())
+            scores[f"rouge{n}"] = _f1((r & h).total(), h.total(), r.total())
         return scores | {"rougeL": _rouge_lcs([ref], [hyp]), "rougeLsum": _rouge_lcs(ref_lines, hyp_lines)}
 
     per_reference = [score(reference) for reference in references]
-    return {kind: max((s[kind] for s in per_reference), key=lambda s: s.f1) for kind in per_reference[0]}
+    return {kind: max(s[kind] for s in per_reference) for kind in per_reference[0]}
 
 
 def _check_references(references: Sequence[str]) -> None:

@@ -21,8 +21,10 @@ from minirlhf.metrics import (
     exact_match,
     expected_best_of_n,
     expectation_adjusted_distinct,
-    macro_f1_from_statistics,
+    macro_f1,
+    micro_f1,
     perplexity,
+    precision_recall_f1,
     self_bleu,
     seq_rep_n,
 )
@@ -94,29 +96,17 @@ def labels(view: View) -> list[Metric]:
     if (right := labels_of(view)) is None:
         return []
     names = sorted(set(right))
-    C = len(names)
-
-    def statistic(x: dict) -> np.ndarray:
-        return classification_statistics([right[x["index"]]], [predicted(x, names)], names)[0]  # (3C,)
-
-    def micro(s: np.ndarray) -> np.ndarray:
-        return f1_of_counts(*s.reshape(len(s), 3, C).sum(2).T)
-
-    statistics = per_unit(view.sampled, view.unit, statistic)
-    metrics = [Metric("F1, macro", 1, macro_f1_from_statistics, statistics)]
-    metrics += [Metric("F1, micro", 1, micro, statistics)]
+    statistics = per_unit(
+        view.sampled, view.unit, lambda x: classification_statistics(right[x["index"]], predicted(x, names), names)
+    )  # (n, 3C) each
+    metrics = [Metric("F1, macro", 1, macro_f1, statistics), Metric("F1, micro", 1, micro_f1, statistics)]
     for c, name in enumerate(names):
-        metrics += [
-            Metric(f"precision, {name}", 1, lambda s, c=c: ratio(s[:, [c, C + c]]), statistics),
-            Metric(f"recall, {name}", 1, lambda s, c=c: ratio(s[:, [c, 2 * C + c]]), statistics),
-            Metric(f"F1, {name}", 1, lambda s, c=c: f1_of_counts(*s[:, [c, C + c, 2 * C + c]].T), statistics),
-        ]
+        for i, kind in enumerate(("precision", "recall", "F1")):
+            def of_class(s: np.ndarray, i=i, c=c) -> np.ndarray:
+                return precision_recall_f1(s)[i][:, c]
+
+            metrics.append(Metric(f"{kind}, {name}", 1, of_class, statistics))
     return metrics
-
-
-def f1_of_counts(true_positive: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """2 TP / (predicted + actual), NaN where a class neither occurs nor is predicted."""
-    return ratio(np.column_stack([2 * true_positive, predicted + actual]))
 
 
 def answers(view: View) -> list[list[str]] | None:
@@ -143,12 +133,14 @@ def bleu(view: View) -> list[Metric]:
     return [Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, rows, note=bleu_signature(references, tokenize))]
 
 
-def chrf(view: View) -> list[Metric]:
-    """Corpus chrF of all samples."""
+def chrf(view: View, word_order: int = 0) -> list[Metric]:
+    """Corpus chrF of all samples; with a word order of 2 chrF++."""
     if (references := answers(view)) is None:
         return []
-    rows = per_unit(view.sampled, view.unit, lambda x: chrf_statistics(x["response"], references[x["index"]]))
-    return [Metric("chrF", 1, chrf_from_statistics, rows)]
+    rows = per_unit(
+        view.sampled, view.unit, lambda x: chrf_statistics(x["response"], references[x["index"]], word_order)
+    )
+    return [Metric("chrF++" if word_order else "chrF", 1, chrf_from_statistics, rows)]
 
 
 def rouges(view: View) -> list[Metric]:
@@ -158,7 +150,7 @@ def rouges(view: View) -> list[Metric]:
     rows = {m: [{"index": x["index"]} | rouge(x["response"], references[x["index"]]) for x in xs]
             for m, xs in view.sampled.items()}  # fmt: skip
     names = [name for name in next(iter(rows.values()))[0] if name != "index"]
-    return [view.mean(f"{name} F", 1, lambda x, name=name: x[name].f1, rows) for name in names]
+    return [view.mean(f"{name} F", 1, lambda x, name=name: x[name], rows) for name in names]
 
 
 def known_texts(view: View) -> dict[str, list[dict]]:
@@ -191,12 +183,21 @@ def nll(view: View) -> list[Metric]:
 
 
 def calibration(view: View) -> list[Metric]:
-    """Expected calibration error of the next token, over the records' own answers."""
+    """Expected calibration error of the next token, over the records' own answers; and what is left of it at the
+    one temperature of each model that was fitted on other texts."""
     rows = known_texts(view)
     if not all(rows.values()):
         return []
-    tables = per_unit(rows, view.unit, lambda x: calibration_statistics(x["confidence"], x["correct"]))
-    return [Metric("calibration error", -1, ece_from_statistics, tables, "calibration")]
+
+    def error(name: str, confidence: str, note: str = "") -> Metric:
+        tables = per_unit(rows, view.unit, lambda x: calibration_statistics(x[confidence], x["correct"]))
+        return Metric(name, -1, ece_from_statistics, tables, "calibration", note=note)
+
+    metrics = [error("calibration error", "confidence")]
+    if view.temperatures:
+        fitted = ", ".join(f"{T:.3f} {model}" for model, T in view.temperatures.items())
+        metrics.append(error("calibration error at T", "tempered", f"T, fitted on validation texts: {fitted}"))
+    return metrics
 
 
 def brier(view: View) -> list[Metric]:
@@ -277,6 +278,7 @@ METRICS: dict[str, tuple[Callable[[View], list[Metric]], str]] = {
     "exact": (exact, "a response or reference in each record"),
     "bleu": (bleu, "a response or reference in each record"),
     "chrf": (chrf, "a response or reference in each record"),
+    "chrf++": (lambda view: chrf(view, 2), "a response or reference in each record"),
     "rouge": (rouges, "a response or reference in each record"),
     "perplexity": (nll, "a response in each record"),
     "calibration": (calibration, "a response in each record"),

@@ -35,7 +35,9 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
     trained_on = {prompt for s in sets for prompt in (s.about.get("trained_on") or ())}
     report["alarms"] = alarms(run["models"], {s.title: s.items for s in sets}, trained_on)
     for s in sets:
-        view = view_of(s.records, s.items, s.texts, s.about.get("reward", ""), run.get("vocabulary", 0))
+        view = view_of(
+            s.records, s.items, s.texts, s.about.get("reward", ""), run.get("vocabulary", 0), s.about.get("temperatures")
+        )
         metrics, optimum = metric_table(view, names), None
         if s.about.get("beta"):
             known = s.about.get("optimum")
@@ -44,6 +46,7 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
             metrics += more
         rows = compare(metrics, reference, seed)
         task = {"prompts": len(s.records), "units": int(view.unit.max()) + 1, "metrics": rows}
+        task["temperatures"] = view.temperatures
         task |= {"samples": 1 + max(x["sample"] for x in s.items[last])}
         if last != reference:
             task["wins"] = wins(view, reference, last)

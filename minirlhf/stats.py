@@ -14,15 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minirlhf.intervals import (
-    CHUNK,
-    beta_cdf,
-    percentiles,
-    resample_counts,
-    standard_error,
-    t_interval,
-    wilson,
-)
+from minirlhf.intervals import CHUNK, beta_cdf, percentiles, resample_counts, wilson
 
 # z(0.975) + z(0.8): the shift, in standard errors, that a two-sided 5% test detects 80% of the time.
 POWER_FACTOR = 2.8015852181
@@ -49,8 +41,6 @@ class Difference:
 
     n: int
     difference: float
-    standard_error: float  # s/√n for means, the bootstrap's standard deviation for corpus metrics
-    t_interval: tuple[float, float]  # nan for corpus metrics
     bootstrap_interval: tuple[float, float]
     p_value: float  # two-sided permutation test
     minimum_detectable_effect: float  # at this n, 5% two-sided, 80% power
@@ -74,7 +64,7 @@ def prompts_needed(sd: float, effect: float) -> float:
 
 def _undefined(n: int, reason: str) -> Difference:
     nan = math.nan
-    return Difference(n, nan, nan, (nan, nan), (nan, nan), nan, nan, nan, reason)
+    return Difference(n, nan, (nan, nan), nan, nan, nan, reason)
 
 
 def paired_corpus(
@@ -123,8 +113,6 @@ def paired_corpus(
     return Difference(
         n,
         difference,
-        standard_error=se,
-        t_interval=(math.nan, math.nan),
         bootstrap_interval=percentiles(bootstrap, level),
         p_value=extreme / len(permuted) if n <= EXACT_LIMIT else (1 + extreme) / (1 + len(permuted)),
         minimum_detectable_effect=minimum_detectable_effect(se * math.sqrt(n), n),
@@ -135,7 +123,7 @@ def paired_corpus(
 def paired_difference(
     a: Sequence[float], b: Sequence[float], seed: int = 0, n_resamples: int = 10_000, level: float = 0.95
 ) -> Difference:
-    """Compares two systems on a per-prompt score: mean of d_i = a_i − b_i, with its t interval as well.
+    """Compares two systems on a per-prompt score: mean of d_i = a_i − b_i.
 
     The p-value is that of the sign-flip test, which is the swap of paired_corpus applied to a mean.
     a, b: (n,), the scores on the same prompts in the same order.
@@ -153,8 +141,6 @@ def paired_difference(
     sd = float(d.std(ddof=1))
     return replace(
         result,
-        standard_error=standard_error(d),
-        t_interval=t_interval(d, level),
         minimum_detectable_effect=minimum_detectable_effect(sd, len(d)),
         prompts_needed=prompts_needed(sd, result.difference),
     )
@@ -189,7 +175,6 @@ class WinRate:
     ties: int
     losses: int
     rate: float  # (W + T/2) / N
-    standard_error: float
     interval: tuple[float, float]
     p_value: float  # sign test without the ties
 
@@ -197,11 +182,9 @@ class WinRate:
 def win_rate(wins: int, ties: int, losses: int, level: float = 0.95) -> WinRate:
     """Win rate (W + T/2)/N with Wilson's interval, which the ties make conservative and which, unlike ± SE,
     stays inside [0, 1] and does not shrink to a point when one side wins every time. nan for N = 0."""
-    scores = np.repeat([1.0, 0.5, 0.0], [wins, ties, losses])  # (N,)
-    n = len(scores)
-    rate, p_value = (float(scores.mean()), sign_test(wins, losses)) if n else (math.nan, math.nan)
-    interval = wilson(wins + ties / 2, n, level)
-    return WinRate(wins, ties, losses, rate, standard_error(scores), interval, p_value)
+    n = wins + ties + losses
+    rate, p_value = ((wins + ties / 2) / n, sign_test(wins, losses)) if n else (math.nan, math.nan)
+    return WinRate(wins, ties, losses, rate, wilson(wins + ties / 2, n, level), p_value)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

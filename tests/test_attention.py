@@ -1,23 +1,14 @@
 """Attention weights read from outside, against the textbook's loops and the block's own output."""
 
-from math import exp, log, sqrt
+from math import exp, sqrt
 
 import numpy as np
 import pytest
 import torch
 
-from minirlhf.attention import (
-    MAPS,
-    TOKENS,
-    attention_entropy,
-    attention_weights,
-    mean_distance,
-    rollout,
-    shown_attention,
-)
+from minirlhf.attention import MAPS, TOKENS, attention_weights, shown_attention
 
 IDS = torch.tensor([7, 3, 3, 41, 0, 12])
-A1, A2 = np.array([[1, 0], [0.5, 0.5]]), np.array([[1, 0], [0.2, 0.8]])
 
 
 def hooks(model) -> int:
@@ -82,40 +73,6 @@ def test_no_hook_stays_behind_after_an_error(make_gpt):
     with pytest.raises(TypeError):
         attention_weights(model, IDS[:3])
     assert hooks(model) == 0
-
-
-def test_rollout_of_two_layers():
-    """½ A₂ + ½ I times ½ A₁ + ½ I: 0.1 (1, 0) + 0.9 (0.25, 0.75) in the second row."""
-    assert rollout(np.stack([A1, A2])) == pytest.approx(np.array([[1, 0], [0.325, 0.675]]))
-
-
-def test_rollout_goes_through_the_layers_in_their_order():
-    """What token 1 took from token 0 in the first layer, token 2 takes from it in the second: ½ of ½."""
-    first, second = np.eye(3), np.eye(3)
-    first[1], second[2] = [1, 0, 0], [0, 1, 0]
-    assert rollout(np.stack([first, second]))[2].tolist() == [0.25, 0.25, 0.5]
-    assert rollout(np.stack([second, first]))[2].tolist() == [0, 0.5, 0.5]
-
-
-def test_rollout_of_no_layer_is_the_identity_and_its_rows_always_sum_to_1(make_gpt):
-    assert rollout(np.zeros((0, 3, 3))).tolist() == np.eye(3).tolist()
-    joint = rollout(attention_weights(make_gpt(layers=3), IDS).mean(1).double().numpy())
-    assert joint.sum(-1) == pytest.approx(np.ones(6)) and not np.triu(joint, 1).any()
-
-
-def test_entropy_of_attention():
-    """Of 0.2 and 0.8 it is 0.5004024235 nats, of one token 0, of t tokens alike ln t."""
-    assert attention_entropy(A2) == pytest.approx([0, 0.5004024235], abs=1e-10)
-    assert attention_entropy(np.tril(np.ones((5, 5))) / np.arange(1, 6)[:, None])[-1] == pytest.approx(log(5))
-    assert attention_entropy(np.stack([A1, A2])).shape == (2, 2)
-
-
-def test_mean_distance_of_attention():
-    """0.2 of the weight one token back; all on the first of four is three back from the last."""
-    assert mean_distance(A2).tolist() == pytest.approx([0, 0.2])
-    first = np.zeros((4, 4))
-    first[:, 0] = 1
-    assert mean_distance(np.stack([first, np.eye(4)])).tolist() == [[0, 1, 2, 3], [0, 0, 0, 0]]
 
 
 # What is shown

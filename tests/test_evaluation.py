@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from minirlhf import evaluation
+from minirlhf.calibration import expected_calibration_error, fit_temperature
 from minirlhf.data import collate, messages_of, render, render_prompt
 from minirlhf.evaluation import (
+    answer_logits,
+    fitted_temperature,
     pieces_of,
     reference_nll,
     sample_items,
@@ -409,3 +412,77 @@ def test_a_text_depends_on_neither_its_neighbours_nor_its_batch(rows, made, toke
             assert x["confidence"] == pytest.approx(y["confidence"], abs=2e-6)
             assert x["correct"] == y["correct"]
             assert x["nll"] == pytest.approx(y["nll"], abs=1e-4)
+
+
+# Temperature
+
+
+def words(seed: int, n: int = 40) -> list[dict]:
+    """Records with answers of random letters, of which two are frequent."""
+    rng = random.Random(seed)
+    letters = ["".join(rng.choices("abcd", [6, 3, 1, 1], k=rng.randint(1, 9))) for _ in range(n)]
+    return [{"prompt": "q", "response": text} for text in letters]
+
+
+def louder(model: GPT, factor: float) -> GPT:
+    """The same model with all its logits times the factor, which makes it surer and no wiser."""
+    with torch.no_grad():
+        for x in (model.ln_f.weight, model.ln_f.bias):
+            x.mul_(factor)
+    return model
+
+
+def letter_model(tokenizer) -> GPT:
+    """Uniform but for a taste for the letters that `words` has most of."""
+    model = uniform(tokenizer.vocab_size)
+    with torch.no_grad():
+        model.ln_f.weight.zero_()
+        model.ln_f.bias.zero_()[0] = 1.0
+        model.wte.weight[tokenizer.encode("ab"), 0] = torch.tensor([3.0, 2.0])
+    return model
+
+
+def ece(items: list[dict], key: str) -> float:
+    return expected_calibration_error(*(sum((x[k] for x in items), []) for k in (key, "correct")))
+
+
+def test_one_temperature_fitted_on_other_texts_makes_a_boastful_model_honest(tokenizer):
+    boastful = louder(letter_model(tokenizer), 8)
+    T = fitted_temperature(boastful, tokenizer, words(1))
+    got = text_items(boastful, tokenizer, words(2), temperature=T)
+    assert T > 2 and ece(got, "confidence") > 0.4 and ece(got, "tempered") < 0.15
+    assert [x["confidence"] for x in got] == [x["confidence"] for x in text_items(boastful, tokenizer, words(2))]
+
+
+def test_the_temperature_takes_back_whatever_the_logits_were_multiplied_by(tokenizer):
+    one, four = (fitted_temperature(louder(letter_model(tokenizer), k), tokenizer, words(1)) for k in (1, 4))
+    assert four == pytest.approx(4 * one, rel=1e-5)
+
+
+def test_at_a_temperature_of_1_confidence_and_error_stay_as_they_are(made, tokenizer):
+    got = text_items(made[0]["rl"], tokenizer, RECORDS, temperature=1.0)
+    assert all(x["tempered"] == x["confidence"] for x in got)
+    assert ece(got, "tempered") == ece(got, "confidence")
+
+
+@torch.no_grad()
+def test_the_tempered_confidence_is_that_of_the_divided_logits(made, tokenizer):
+    model = made[0]["rl"]
+    for x, record in zip(text_items(model, tokenizer, RECORDS, temperature=2.5), RECORDS):
+        ids, start = render(record, tokenizer).ids, len(render_prompt(record, tokenizer))
+        p = (model.logits(model(torch.tensor([ids])))[0].double() / 2.5).softmax(-1)[start - 1 : -1]  # (N, V)
+        assert x["tempered"] == pytest.approx([float(row.max()) for row in p], abs=2e-6)
+
+
+def test_the_temperature_is_that_of_all_tokens_or_of_the_first_that_may_be_held(made, tokenizer, monkeypatch):
+    model, records = made[0]["rl"], words(3)
+    with torch.no_grad():
+        parts = [(z.numpy(), y.numpy()) for _, _, z, y in answer_logits(model, tokenizer, records)]
+    z, y = (torch.cat([torch.from_numpy(x) for x in column]).numpy() for column in zip(*parts))
+    assert len(parts) == 2 and fitted_temperature(model, tokenizer, records) == pytest.approx(fit_temperature(z, y))
+    monkeypatch.setattr(evaluation, "LOGITS", 1)
+    assert fitted_temperature(model, tokenizer, records) == pytest.approx(fit_temperature(*parts[0]))
+
+
+def test_records_without_an_answer_have_no_temperature(made, tokenizer):
+    assert isnan(fitted_temperature(made[0]["rl"], tokenizer, [{"prompt": "a"}]))

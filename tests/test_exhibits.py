@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from minirlhf.analysis import View, view_of
-from minirlhf.calibration import ece_interval, expected_calibration_error, reliability_bins
+from minirlhf.calibration import (
+    calibration_statistics,
+    ece_from_statistics,
+    expected_calibration_error,
+    reliability_bins,
+)
 from minirlhf.exhibits import (
     CURVES,
     DOTS,
@@ -21,7 +26,7 @@ from minirlhf.exhibits import (
     samples,
     wins,
 )
-from minirlhf.intervals import pivot
+from minirlhf.intervals import corpus_interval, pivot
 from minirlhf.stats import win_rate
 
 REF = [[1, 1], [2, 0], [0, 0], [3, 1], [1, 1]]
@@ -137,8 +142,8 @@ def test_calibration_equals_the_direct_calls_on_all_tokens():
     p, y = (np.concatenate([x[key] for x in rows]) for key in ("confidence", "correct"))
     got, bins = calibration({"m": rows}, np.arange(8), 3)["m"], reliability_bins(p, y)
     assert got["ece"] == expected_calibration_error(p, y) and got["n"] == 40
-    prompts = np.repeat(np.arange(8), 5)
-    assert (got["low"], got["high"]) == pivot(got["ece"], *ece_interval(p, y, prompts, n_resamples=1000, seed=3))
+    each = np.array([calibration_statistics(x["confidence"], x["correct"]) for x in rows])
+    assert (got["low"], got["high"]) == pivot(got["ece"], *corpus_interval(each, ece_from_statistics, 1000, 3))
     assert got["low"] < got["ece"] + 0.1 and 0 < got["expected"] < got["ece"]
     for key in ("count", "confidence", "accuracy"):
         assert [x[key] for x in got["bins"]] == getattr(bins, key).tolist()

@@ -1,12 +1,15 @@
 """From models to evidence: what is asked of whom, and what is known besides."""
 
 import json
+import math
 
+import numpy as np
 import pytest
+import torch
 
 from minirlhf import checkpoint, ngram
-from minirlhf.data import render, render_prompt
-from minirlhf.evaluation import sample_items, text_items
+from minirlhf.data import prompt_of, render, render_prompt
+from minirlhf.evaluation import fitted_temperature, sample_items, text_items
 from minirlhf.evidence import read, write
 from minirlhf.files import UserError
 from minirlhf.gather import (
@@ -18,8 +21,10 @@ from minirlhf.gather import (
     optimum_of_training,
     prompts_that_fit,
     read_run,
+    temperatures,
     training_records,
 )
+from minirlhf.model import GPT, GPTConfig
 from minirlhf.report import build
 from minirlhf.sources import OWN, reward_of_task
 from minirlhf.tasks import TASKS
@@ -41,9 +46,10 @@ def files(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ask(make_policy, tokenizer, files):
-    """A function that gathers evidence from three models: (run, sets). chat and runs: of single ones."""
-    def ask(runs=None, chat=None, names=("base", "sft", "ppo"), **options) -> tuple:
-        models = {name: (make_policy(i, context=320), tokenizer) for i, name in enumerate(names)}
+    """A function that gathers evidence from three models: (run, sets). chat and runs: of single ones; make: of each."""
+    def ask(runs=None, chat=None, names=("base", "sft", "ppo"), make=None, **options) -> tuple:
+        make = make or (lambda i: make_policy(i, context=320))
+        models = {name: (make(i), tokenizer) for i, name in enumerate(names)}
         options = Evaluation(**{"prompts": 3, "samples": 2, "max_new": 4, **options})
         chat = dict.fromkeys(models, True) | (chat or {})
         runs = dict.fromkeys(models, {}) | (runs or {})
@@ -87,7 +93,8 @@ def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, 
     for name, model, chat, by in (("base", base, False, None), ("sft", sft, True, ppo), ("ppo", ppo, True, ppo)):
         asked = model, sft, tokenizer, s.records, reward_of_task, 8, 2, 5, chat
         assert s.items[name] == sample_items(*asked, compared=by, reference_chat=True)
-        assert s.texts[name] == text_items(model, tokenizer, s.records, chat)
+        T = s.about["temperatures"].get(name)
+        assert s.texts[name] == text_items(model, tokenizer, s.records, chat, T)
 
 
 @pytest.mark.parametrize("answers, scored, said", [
@@ -227,6 +234,69 @@ def test_an_n_gram_of_training_answers_says_what_is_easy_about_the_records_own(t
     assert ngram_baseline(seen, asked[1:2], tokenizer) is None
 
 
+# Temperatures
+
+
+@pytest.fixture
+def letters(tokenizer):
+    """A function that makes models which know how frequent the bytes of answers are, each surer than the last."""
+    texts = [r["response"] for task in TASKS.values() for r in task.records("train", 200, 0)]
+    counts = np.bincount([i for t in texts for i in [*tokenizer.encode(t), tokenizer.eos_id]], minlength=260)
+
+    def letters(i: int) -> GPT:
+        model = GPT(GPTConfig(tokenizer.vocab_size, context=320, layers=1, heads=1, width=8)).eval()
+        with torch.no_grad():
+            for x in (model.wte.weight, model.ln_f.weight, model.ln_f.bias):
+                x.zero_()
+            model.ln_f.bias[0] = i + 1.0
+            model.wte.weight[:, 0] = torch.tensor(counts + 1).log()
+        return model
+
+    return letters
+
+
+def test_each_model_has_one_temperature_a_task_fitted_on_its_validation_split(ask, letters, tokenizer, monkeypatch):
+    """In its own way of asking; the three test splits of a task share them."""
+    asked = []
+
+    def noted(model, tokenizer, records, chat):
+        asked.append(records)
+        return fitted_temperature(model, tokenizer, records, chat)
+
+    monkeypatch.setattr("minirlhf.gather.fitted_temperature", noted)
+    _, sets = ask(task="arithmetic", make=letters, chat={"base": False})
+    assert len(sets) == len(asked) == 3
+    records, fitted = TASKS["arithmetic"].records("validation", 200, 5), {}
+    for i, name in enumerate(("base", "sft", "ppo")):
+        fitted[name] = fitted_temperature(letters(i), tokenizer, records, name != "base")
+        for s in sets:
+            assert s.texts[name] == text_items(letters(i), tokenizer, s.records, name != "base", fitted[name])
+    assert asked == [records] * 3 and all(s.about["temperatures"] == fitted for s in sets)
+    assert fitted["ppo"] == pytest.approx(3 * fitted["base"], rel=0.1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_prompt_that_a_temperature_is_fitted_on_is_one_of_a_test(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr("minirlhf.gather.fitted_temperature", lambda m, t, records, chat: seen.extend(records) or 2.0)
+    assert temperatures(name, {"m": (None, None)}, {"m": True}, 5) == {"m": 2.0} and len(seen) == 200
+    for split in TASKS[name].EVAL_SPLITS:
+        if split.startswith("test"):
+            tested = {prompt_of(r) for seed in (5, 6) for r in TASKS[name].records(split, 200, seed)}
+            assert not tested & {prompt_of(r) for r in seen}
+
+
+@pytest.mark.parametrize("options, limit", [
+    (MINE, None), ({"task": "arithmetic"}, math.inf), ({"task": "arithmetic"}, 0.0),
+])
+def test_without_a_validation_split_or_a_best_temperature_there_is_none(options, limit, ask, letters, monkeypatch):
+    if limit is not None:
+        monkeypatch.setattr("minirlhf.gather.fitted_temperature", lambda model, *_: limit)
+    run, sets = ask(make=letters, **options)
+    assert not any(s.about["temperatures"] or "tempered" in s.texts["sft"][0] for s in sets)
+    assert "calibration error at T" not in json.dumps(build(run, sets))
+
+
 # What could be achieved
 
 
@@ -287,8 +357,9 @@ def test_the_attention_of_the_last_model_is_that_of_its_median_answer(ask, token
 
 @pytest.mark.parametrize("names", [[], ["all"]], ids=["default", "all"])
 @pytest.mark.parametrize("options", [{"task": "translation"}, MINE], ids=["task", "own"])
-def test_evidence_that_was_written_and_read_gives_the_same_report(options, names, ask, tmp_path):
-    run, sets = ask({"ppo": {"training": TRAINING}}, **options)
+def test_evidence_that_was_written_and_read_gives_the_same_report(options, names, ask, letters, tmp_path):
+    run, sets = ask({"ppo": {"training": TRAINING}}, make=letters, **options)
     write(tmp_path / "items.jsonl", run, sets)
     again = build(*read(tmp_path / "items.jsonl"), names)
+    assert ("calibration error at T" in json.dumps(again)) == ("task" in options)
     assert json.dumps(again) == json.dumps(build(run, sets, names))

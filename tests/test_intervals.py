@@ -67,17 +67,16 @@ def test_t_interval_of_the_paired_golden():
 
 
 @pytest.mark.parametrize(
-    "x, independent, uncorrected, corrected",
+    "x, independent, clustered",
     [
-        ([1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], 0.1507556723, 0.25, 0.2886751346),
-        ([1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1], 0.1486470975, 0.1381926996, 0.1595711846),
+        ([1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0], 0.1507556723, 0.25),
+        ([1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 1], 0.1486470975, 0.1381926996),
     ],
 )
-def test_clustered_standard_error_of_known_data(x, independent, uncorrected, corrected):
+def test_clustered_standard_error_of_known_data(x, independent, clustered):
     assert intervals.standard_error(x) == pytest.approx(independent, abs=1e-9)
     clusters = np.repeat(["a", "b", "c", "d"], 3)
-    assert intervals.clustered_se(x, clusters, correction=False) == pytest.approx(uncorrected, abs=1e-9)
-    assert intervals.clustered_se(x, clusters) == pytest.approx(corrected, abs=1e-9)
+    assert intervals.clustered_se(x, clusters) == pytest.approx(clustered, abs=1e-9)
 
 
 def test_two_sided_p_of_the_golden_t_is_the_incomplete_beta():
@@ -92,8 +91,9 @@ def test_two_sided_p_of_the_golden_t_is_the_incomplete_beta():
 
 
 def test_clustered_standard_error_of_clusters_of_one_is_the_ordinary_one():
+    """Less the correction n / (n − 1) of the variance."""
     x = np.random.default_rng(0).normal(size=30)
-    assert intervals.clustered_se(x, range(30)) == pytest.approx(intervals.standard_error(x))
+    assert intervals.clustered_se(x, range(30)) == pytest.approx(intervals.standard_error(x) * math.sqrt(29 / 30))
     order = np.random.default_rng(1).permutation(30)
     clusters = np.arange(30) // 3
     shuffled = intervals.clustered_se(x[order], clusters[order])
@@ -133,6 +133,17 @@ def test_intervals_miss_the_true_mean_in_5_percent():
         both = intervals.t_interval(x), intervals.bootstrap_interval(x, 400, seed=trial)
         missed += [not low <= 3 <= high for low, high in both]
     assert all(0.03 <= count / 1000 <= 0.08 for count in missed)
+
+
+def test_proportion_intervals_cover_in_95_percent_and_the_exact_one_in_no_less():
+    rng = np.random.default_rng(0)
+    truths = rng.uniform(0.05, 0.95, 2000)
+    counts = rng.binomial(50, truths)
+    covered = []
+    for interval in (intervals.wilson, intervals.clopper_pearson):
+        ends = np.array([interval(k, 50) for k in range(51)])[counts]  # (2000, 2)
+        covered.append(((ends[:, 0] <= truths) & (truths <= ends[:, 1])).mean())
+    assert covered[0] == pytest.approx(0.95, abs=0.02) and covered[1] >= 0.95
 
 
 def test_corpus_interval_of_a_mean_is_the_bootstrap_interval():

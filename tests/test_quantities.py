@@ -1,6 +1,7 @@
 """Each metric equals the textbook function on the same texts; and which are chosen for which data."""
 
-from math import isnan, log
+from dataclasses import replace
+from math import comb, isnan, log
 
 import numpy as np
 import pytest
@@ -12,20 +13,27 @@ from minirlhf.evaluation import text_items, turns
 from minirlhf.evidence import TestSet
 from minirlhf.files import UserError
 from minirlhf.metrics import (
-    accuracy,
     bits_per_byte,
+    classification_statistics,
     distinct_n,
     duplicate_rate,
     exact_match,
     expectation_adjusted_distinct,
-    pass_at_k,
+    macro_f1,
+    micro_f1,
     perplexity,
     precision_recall_f1,
     self_bleu,
     seq_rep_n,
 )
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.overlap import corpus_bleu, corpus_chrf, rouge
+from minirlhf.overlap import (
+    bleu_from_statistics,
+    bleu_statistics,
+    chrf_from_statistics,
+    chrf_statistics,
+    rouge,
+)
 from minirlhf.quantities import DEFAULT, METRICS, metric_names, metric_table
 from minirlhf.tasks import TASKS
 
@@ -91,15 +99,18 @@ NO_TEXT = {"index": 1, "nll": None, "tokens": 0, "bytes": 0, "confidence": [], "
 ], ids=["english", "chinese", "several references", "conversations"])  # fmt: skip
 def test_overlap_equals_direct_calls(records, said):
     """Of all samples as one corpus, each beside the references of its prompt, in the right tokenisation."""
-    got = measured(view(records, said), "bleu", "chrf", "rouge", "exact")
+    got = measured(view(records, said), "bleu", "chrf", "chrf++", "rouge", "exact")
     paired = [references_of(records[i // 2]) for i in range(4)]
     tokens = "zh" if "天" in str(records) else "13a"
     for model, texts in said.items():
-        assert got[f"BLEU ({tokens})"][model] == pytest.approx(corpus_bleu(texts, paired))
-        assert got["chrF"][model] == pytest.approx(corpus_chrf(texts, paired))
+        rows = [bleu_statistics(*pair, tokens) for pair in zip(texts, paired)]
+        assert got[f"BLEU ({tokens})"][model] == pytest.approx(bleu_from_statistics(sum(rows)))
+        for name, word_order in (("chrF", 0), ("chrF++", 2)):
+            rows = [chrf_statistics(*pair, word_order) for pair in zip(texts, paired)]
+            assert got[name][model] == pytest.approx(chrf_from_statistics(sum(rows)))
         each = [rouge(hypothesis, references) for hypothesis, references in zip(texts, paired)]
         for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-            assert got[f"{name} F"][model] == pytest.approx(sum(x[name].f1 for x in each) / 4)
+            assert got[f"{name} F"][model] == pytest.approx(sum(x[name] for x in each) / 4)
         matches = [exact_match(hypothesis, references) for hypothesis, references in zip(texts, paired)]
         assert got["exact match"][model] == sum(matches) / 4
     assert 0 < got["exact match"]["b"] + got["exact match"]["a"] < 2
@@ -117,24 +128,20 @@ def labelled() -> View:
     return view_of(records, {"m": rows}, {})
 
 
-def test_accuracy_equals_the_direct_call_and_what_is_no_label_is_counted():
-    got = measured(labelled(), "accuracy")
-    assert got == {"accuracy": {"m": accuracy(LABELS, CALLED)}, "no label": {"m": 2 / 5}}
+def test_accuracy_is_the_share_that_is_right_and_what_is_no_label_is_counted():
+    assert measured(labelled(), "accuracy") == {"accuracy": {"m": 2 / 5}, "no label": {"m": 2 / 5}}
 
 
 def test_precision_recall_and_f1_equal_direct_calls():
     """What is no label, or did not end, is predicted as none."""
     got, names = measured(labelled(), "f1"), ["maybe", "no", "yes"]
-    expected = precision_recall_f1(LABELS, CALLED, names)
-    assert got["F1, macro"]["m"] == pytest.approx(expected.macro[2])
-    assert got["F1, micro"]["m"] == pytest.approx(expected.micro[2])
-    for c, name in enumerate(names):
-        found = [got[f"{kind}, {name}"]["m"] for kind in ("precision", "recall", "F1")]
-        wanted = [expected.precision[c], expected.recall[c], expected.f1[c]]
-        if name == "maybe":  # never predicted: precision is undefined, and said to be
-            assert isnan(found[0]) and found[1:] == wanted[1:]
-        else:
-            assert found == pytest.approx(wanted)
+    counts = sum(classification_statistics(*pair, names) for pair in zip(LABELS, CALLED))
+    assert got["F1, macro"]["m"] == pytest.approx(macro_f1(counts))
+    assert got["F1, micro"]["m"] == pytest.approx(micro_f1(counts))
+    for kind, wanted in zip(("precision", "recall", "F1"), precision_recall_f1(counts)):
+        for name, value in zip(names, wanted):
+            assert got[f"{kind}, {name}"]["m"] == pytest.approx(value, nan_ok=True)
+    assert isnan(got["precision, maybe"]["m"])  # never predicted, and said to be
 
 
 @pytest.mark.parametrize("one, nought", [(1, 0), (" 1", "0\n")], ids=["numbers", "white space"])
@@ -160,7 +167,8 @@ def test_the_best_of_rewards_of_0_and_1_is_pass_at_k():
     assert list(got) == ["reward, best of 2", "reward, best of 4", "reward, best of 5"]
     for k in (2, 4, 5):
         for m, r in rewards.items():
-            expected = np.mean([pass_at_k(5, sum(r[start : start + 5]), k) for start in (0, 5)])
+            right = [sum(r[start : start + 5]) for start in (0, 5)]
+            expected = np.mean([1 - comb(5 - c, k) / comb(5, k) for c in right])
             assert got[f"reward, best of {k}"][m] == pytest.approx(expected)
 
 
@@ -195,6 +203,21 @@ def test_the_calibration_error_is_that_of_all_tokens_together():
     got = measured(view(PAIRS, SAID, {m: rows for m in SAID}), "calibration")["calibration error"]
     p, y = (rows[0][key] + rows[1][key] for key in ("confidence", "correct"))
     assert got["a"] == pytest.approx(expected_calibration_error(p, y)) and got["a"] > 0.1
+
+
+def test_the_calibration_error_at_a_temperature_is_that_of_the_tempered_confidences():
+    """With the temperatures beside it; where none was fitted there is no such row."""
+    rng = np.random.default_rng(0)
+    rows = [text(i, rng.uniform(0.5, 1, n).tolist(), rng.integers(0, 2, n).tolist()) for i, n in enumerate((40, 7))]
+    for x in rows:
+        x["tempered"] = [p / 2 for p in x["confidence"]]
+    v = replace(view(PAIRS, SAID, {m: rows for m in SAID}), temperatures={"a": 1.25, "b": 3.0})
+    plain, tempered = metric_table(v, ["calibration"])
+    assert tempered.name == "calibration error at T" and (tempered.group, tempered.direction) == (plain.group, -1)
+    assert tempered.note == "T, fitted on validation texts: 1.250 a, 3.000 b" and not plain.note
+    q, y = (rows[0][key] + rows[1][key] for key in ("tempered", "correct"))
+    assert values([tempered])["calibration error at T"]["b"] == pytest.approx(expected_calibration_error(q, y))
+    assert [m.name for m in metric_table(replace(v, temperatures={}), ["calibration"])] == ["calibration error"]
 
 
 def test_the_brier_score_is_that_of_all_tokens_together():
@@ -354,6 +377,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(words):
     ("scores", "a reward or a generated task"), ("best", "a reward"), ("accuracy", "a label in each record"),
     ("f1", "a label in each record"), ("exact", "a response or reference in each record"),
     ("bleu", "a response or reference in each record"), ("chrf", "a response or reference in each record"),
+    ("chrf++", "a response or reference in each record"),
     ("rouge", "a response or reference in each record"), ("perplexity", "a response in each record"),
     ("calibration", "a response in each record"), ("brier", "a response in each record"),
     ("repetition", "answers of four tokens or more"),
@@ -371,7 +395,7 @@ def test_which_direction_is_good(make_evidence):
     signs = {m.name: m.direction for m in metric_table(seen(s), ["all"])}
     better = {name for name, sign in signs.items() if sign == 1}
     assert better == {"reward", "reward, greedy", "reward, best of 2", "exact match", "BLEU (13a)", "chrF",
-                      "rouge1 F", "rouge2 F", "rougeL F", "rougeLsum F", "ended with EOS"}  # fmt: skip
+                      "chrF++", "rouge1 F", "rouge2 F", "rougeL F", "rougeLsum F", "ended with EOS"}  # fmt: skip
     assert {name for name, sign in signs.items() if sign == -1} == {
         "reference perplexity", "reference bits per byte", "calibration error", "Brier score"
     }

@@ -388,7 +388,9 @@ def test_all_that_is_measured_of_generated_tasks_fits_the_first_column(make_evid
             for x in rows:
                 x["scores"] |= task.score(records[x["index"]]["prompt"], x["response"], records[x["index"]])
         known = {"value": 2.0, "low": 1.0, "high": 3.0, "effective_size": 999.0}
-        s.about["optimum"] = known
+        s.about |= {"optimum": known, "temperatures": dict.fromkeys(s.texts, 1.5)}
+        for x in sum(s.texts.values(), []):
+            x["tempered"] = x["confidence"]
         assert max(len(row["metric"]) for row in build(run, [s], ["all"])["tasks"]["made"]["metrics"]) <= 23
 
 
