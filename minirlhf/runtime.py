@@ -27,6 +27,8 @@ from tqdm import tqdm
 
 from minirlhf.files import UserError
 
+RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
+
 
 class Diverged(Exception):
     """Training ran into non-finite losses or gradients several steps in a row."""
@@ -154,7 +156,10 @@ def check_number(option: str, value, least: float | None) -> None:
 
 def unknown_option(word: str, known: list[str]) -> str:
     """The message for an option that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(word.split("=")[0], known, 1)
+    name = word.split("=")[0]
+    if RENAMED.get(name) in known:
+        return f"no option {name}: it is {RENAMED[name]} now"
+    near = difflib.get_close_matches(name, known, 1)
     return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
 
 
