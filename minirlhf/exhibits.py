@@ -5,13 +5,13 @@ Pure functions of the evidence to plain dicts, which `page.py` draws. Proved by 
 
 import json
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
-from minirlhf.analysis import View, per_unit, plain, ratio
-from minirlhf.calibration import ece_if_calibrated, ece_interval, expected_calibration_error, reliability_bins
-from minirlhf.intervals import pivot
+from minirlhf.analysis import View, per_unit, ratio
+from minirlhf.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics import best_of_n_kl_bound
 from minirlhf.regret import best_of_n
 from minirlhf.stats import win_rate
@@ -78,25 +78,18 @@ def lengths(view: View) -> dict | None:
     return out
 
 
-def calibration(texts: dict[str, list[dict]], unit: np.ndarray, seed: int) -> dict[str, dict]:
-    """model -> ECE of its next-token confidence with interval, what a calibrated model would show, and the bins.
-
-    unit: (prompts,) of `analysis.units`.
-    """
+def calibration(texts: dict[str, list[dict]], seed: int) -> dict[str, dict]:
+    """model -> ECE of its next-token confidence, what a calibrated model would show, and the bins."""
     out = {}
     for model, items in texts.items():
         confidence, correct = (np.concatenate([x[key] for x in items]) for key in ("confidence", "correct"))
         if not len(confidence):
             continue
-        prompts = np.repeat(unit, [len(x["confidence"]) for x in items])
-        ece = expected_calibration_error(confidence, correct)
-        low, high = pivot(ece, *ece_interval(confidence, correct, prompts, n_resamples=1000, seed=seed))
         expected = float(ece_if_calibrated(confidence, n_simulations=200, seed=seed).mean())
         bins = reliability_bins(confidence, correct)
         columns = zip(bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.interval.tolist())
         out[model] = {
-            "ece": ece, "low": plain(low), "high": plain(high),
-            "expected": expected, "n": len(confidence),
+            "ece": expected_calibration_error(confidence, correct), "expected": expected, "n": len(confidence),
             "bins": [{"count": n, "confidence": c, "accuracy": a, "low": l, "high": h} for n, c, a, (l, h) in columns],
         }  # fmt: skip
     return out
@@ -152,9 +145,9 @@ def curves(folder: str | Path) -> list[dict]:
     return found
 
 
-def known(x: object) -> bool:
-    """Whether it is a finite number: a log of another program may hold anything."""
-    return isinstance(x, (int, float)) and bool(np.isfinite(x))
+def known(*values: object) -> bool:
+    """Whether all are finite numbers: a log of another program may hold anything."""
+    return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
 
 
 def thin(points: list[list[float]]) -> list[list[float]]:

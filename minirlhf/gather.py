@@ -49,8 +49,8 @@ class Evaluation:
     stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0)
     from_: str = option("", "items.jsonl of an evaluation: make its report again, without the models")
     reports: tuple[str, ...] = option(
-        (), "only compare these report.json: last and reference over training runs, where there are more than two, or two "
-        "whose last was trained with different seeds; else old and new, item by item")  # fmt: skip
+        (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
+        "trained with different seeds; else as old and new, item by item")  # fmt: skip
     selftest: bool = option(False, "only test the evaluator: known values, an enumerated policy, simulated nulls")
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 

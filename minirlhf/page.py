@@ -10,11 +10,11 @@ Proved by tests/test_page.py.
 from collections.abc import Callable, Sequence
 
 from minirlhf import figures
-from minirlhf.exhibits import POINTS
-from minirlhf.figures import known
+from minirlhf.exhibits import POINTS, known
 from minirlhf.markup import (
     document, facts, grid, in_cells, in_words, interval, kl_strip, num, passage, plot, show, table, value,
 )
+from minirlhf.report import optimum_line
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
@@ -114,11 +114,12 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     parts = [f'<p class="quiet">{count}.</p>', metrics_table(metrics, names, last, reference)]
     others = [name for name in names if name not in (last, reference)] if reference else []
     for name in others:
-        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"].get(name)))
+        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"][name]))
         inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], rows)
         parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
-    if task.get("optimum"):
-        parts.append(f"<p>{optimum(task['optimum'], last, reference)}</p>")
+    if reference and (best := task.get("optimum")):
+        words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
+        parts.append(f"<p>{show(words + optimum_line(best, reference, last))}.</p>")
     parts.append(grid(plots_of(task | {"metrics": metrics}, names, last, reference), "flow"))
     if task.get("examples"):
         rule = RULE.format(last, f" less that of {reference}" if reference else "")
@@ -136,7 +137,7 @@ def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, refe
         for name in names:
             estimate = m["models"].get(name) or {}
             values += f"<td>{num(estimate.get('value'))}<small>{interval(estimate)}</small></td>"
-        return values + (in_cells(m["differences"].get(last)) if reference else "")
+        return values + (in_cells(m["differences"][last]) if reference else "")
 
     head = ["metric", *names] + ([f"{last} − {reference}", *DIFFERENCE[1:]] if reference else [])
     return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
@@ -155,23 +156,6 @@ def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str])
             name = f"<b>{name}</b><small>primary</small>"
         body += f'<tr><th scope="row">{name}</th>{cells(m)}</tr>\n'
     return body
-
-
-def optimum(o: dict, last: str, reference: str) -> str:
-    """What any policy could have, and best-of-how-many the last is worth."""
-    words = "J* = max E r − β KL"
-    words += f" at β = {o['beta']:g}" if known(o.get("beta")) else ""
-    size = f"{o['effective_size']:,.0f} effective samples"
-    if known(o.get("value")):
-        words += f" is {num(o['value'])} {interval(o)}, on {size}."
-    else:
-        words += f" is not shown: {size} are too few."
-    if reference and known(o.get("worth")):
-        better = f"worth best-of-{o['worth']:.3g} of" if o["worth"] else "below one answer of"
-        words += f" {show(last)}’s reward is {better} {show(reference)}."
-    elif reference:
-        words += f" No best-of-n of {show(reference)} that these samples show earns {show(last)}’s reward."
-    return words
 
 
 def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> list[str]:
@@ -194,7 +178,7 @@ def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> lis
         note += "r is Pearson’s, over all answers."
         plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
     for name, c in (task.get("calibration") or {}).items():
-        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))} {interval(c)}"
+        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))}"
         note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these "
         note += f"{c['n']:,} tokens. "
         plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))

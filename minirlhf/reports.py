@@ -218,5 +218,5 @@ def lines_of_runs(found: dict) -> str:
             lines.append(f"{row['metric']:<{width}}{each}{cell(mean, signed=True):>17}  {said}")
     prompts = {True: "the same prompts", False: "prompts of its own"}
     kinds = " or ".join(prompts[kind] for kind in {part["shared_prompts"]: 0 for part in found["parts"]})
-    return "\n".join([*lines, f"\n±: 95 %, for new training runs on new prompts, from {count} runs, each on {kinds}; the "
-                              "verdicts on rewards go by Holm's p over the sets"])  # fmt: skip
+    said = f"±: 95 %, for new training runs on new prompts, from {count} runs, each on {kinds}; the verdicts on rewards go "
+    return "\n".join([*lines, "", said + "by Holm's p over the sets"])

@@ -71,9 +71,9 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str = INK, width: f
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"/>'
 
 
-def dot(x: float, y: float, colour: str = ACCENT, radius: float = 4) -> str:
+def dot(x: float, y: float, colour: str = ACCENT, radius: float = 4, opacity: float = 0.55) -> str:
     """A disc that lets those under it be seen."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}" fill-opacity="0.55"/>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}" fill-opacity="{opacity:g}"/>'
 
 
 def box(x: float, y: float, width: float, height: float, colour: str = FAINT, opacity: float = 1) -> str:
@@ -150,11 +150,6 @@ def label(x: float) -> str:
     return f"{x + 0.0:g}".replace("-", "−")
 
 
-def finite(values: Sequence[float | None]) -> list[float]:
-    """Those that are numbers."""
-    return [x for x in values if x is not None and isfinite(x)]
-
-
 @dataclass(frozen=True)
 class Axis:
     """Numbers low … high on the pixels start … end: evenly, or by "log" or square "root" (0 below 0)."""
@@ -168,7 +163,7 @@ class Axis:
     @classmethod
     def over(cls, values: Sequence[float | None], start: float, end: float, kind: str = "even") -> "Axis":
         """An axis that holds all the numbers, with a little air; equal ones, one, or none get some width."""
-        known = finite(values) or [0.0, 1.0]
+        known = [x for x in values if x is not None and isfinite(x)] or [0.0, 1.0]
         low, high = min(known), max(known)
         if kind == "root":
             return cls(0.0, max(high, 0.0) * 1.1 or 1.0, start, end, kind)
