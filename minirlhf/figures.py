@@ -75,28 +75,6 @@ def round_up(x: float) -> float:
     return next(float(f"{m}e{power}") for m in (1, 2, 5, 10) if float(f"{m}e{power}") >= x * (1 - 1e-9))
 
 
-def outcomes(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Wins, ties and losses as shares of one bar a row, with the counts and the rate, a tie half a win."""
-    shapes, top, left, right = [], 4.0, 14, WIDTH - 14
-    for name, wins in rows:
-        words = f"rate {short(wins['rate'])}" if known(wins.get("rate")) else "rate undefined"
-        if known(wins.get("low"), wins.get("high")):
-            words += f" [{short(wins['low'])}, {short(wins['high'])}]"
-        more, top = heading(top, name, words)
-        shapes += more
-        counts, x, middle = (wins["wins"], wins["ties"], wins["losses"]), float(left), (left + right) / 2
-        for count, colour in zip(counts, (GREEN, FAINT, VERMILLION)):
-            width = (right - left) * count / (sum(counts) or 1)
-            shapes += [box(x, top + 3, width, 13, colour)] if count else []
-            x += width
-        shapes.append(line(middle, top, middle, top + 19, INK))
-        words = (f"{counts[0]} won", f"{counts[1]} tied", f"{counts[2]} lost")
-        for x, anchor, word in zip((left, middle, right), ("start", "middle", "end"), words):
-            shapes.append(text(x, top + 30, word, anchor, MUTED, 11))
-        top += 40
-    return figure(WIDTH, ceil(top), title, shapes)
-
-
 def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]) -> str:
     """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
 

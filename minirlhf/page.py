@@ -7,6 +7,7 @@ The file needs nothing else: no script, no font, no request; light and dark, on 
 Proved by tests/test_page.py.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from minirlhf import figures
@@ -72,37 +73,28 @@ def alarms(found: Sequence[dict]) -> str:
 
 
 def answer(report: dict, compared: bool) -> str:
-    """What is shown of the primary metric of each set, in words; and two figures of all sets."""
+    """What is shown of the primary metric of each set, in words; and a figure of all sets."""
     last, reference = report["last"], report["reference"]
     lines, rows = [], []
-    verdicts: dict[str, int] = {}
     for title, task in report["tasks"].items():
-        primary = [m for m in task["metrics"] if m.get("primary")]
-        for m in primary:
+        for m in (m for m in task["metrics"] if m["primary"]):
             words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m, last)}"
-            d = m["differences"].get(last) if compared else None
-            if d is not None:
-                rows.append((title if len(primary) == 1 else f"{title}: {m['metric']}", d))
-                verdicts[d["verdict"]] = verdicts.get(d["verdict"], 0) + 1
-                words += f", of {show(reference)} {value(m, reference)}: {in_words(d)}"
+            if compared:
+                rows.append((title, m["differences"][last]))
+                words += f", of {show(reference)} {value(m, reference)}: {in_words(m['differences'][last])}"
+                if w := task.get("wins"):
+                    words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: a win rate of "
+                    words += f"{num(w['rate'])} {interval(w)}, ties half"
             lines.append(f"<li>{words}.</li>")
-    lead = ""
-    if rows:
-        counts = ", ".join(f"{show(v)} on {n}" for v, n in verdicts.items())
-        lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
-        lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
-    elif not lines:
-        lead = "<p>No metric is marked as primary: see the tables.</p>"
-    plots = []
-    if rows:
-        head = f"Primary metrics, {last} − {reference}"
-        plots.append(plot(head, FOREST, figures.forest(head, rows)))
-    wins = [(title, task["wins"]) for title, task in report["tasks"].items() if task.get("wins")]
-    if wins and compared:
-        note = f"On how many prompts the answers of {last} earn more than those of {reference}. The rate "
-        note += "counts a tie as half and stands with its 95 % interval; the line is one half."
-        plots.append(plot("Wins, ties, losses", note, figures.outcomes("Wins, ties, losses", wins)))
-    return f"{lead}<ul>{''.join(lines)}</ul>{grid(plots)}"
+    if not lines:
+        return "<p>No metric is marked as primary: see the tables.</p>"
+    if not rows:
+        return f"<ul>{''.join(lines)}</ul>"
+    counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
+    lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
+    lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
+    head = f"Primary metrics, {last} − {reference}"
+    return f"{lead}<ul>{''.join(lines)}</ul>{grid([plot(head, FOREST, figures.forest(head, rows))])}"
 
 
 def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:

@@ -126,27 +126,6 @@ def test_a_scale_ends_at_1_2_or_5_times_a_power_of_ten(x, up):
     assert figures.round_up(x) == up
 
 
-# outcomes
-
-
-def test_wins_ties_and_losses_divide_the_whole_bar():
-    wins = {"wins": 30, "ties": 20, "losses": 10, "rate": 2 / 3, "low": 0.55, "high": 0.77, "p": 0.01}
-    root = parse(figures.outcomes("t", [("reviews", wins)]))
-    bars = [at(e, "x", "width") for e in all_of(root, "rect") if e.get("height") == "13.0"]
-    total = sum(width for _, width in bars)
-    assert [width / total for _, width in bars] == pytest.approx([1 / 2, 1 / 3, 1 / 6], abs=1e-3)
-    assert all(a[0] + a[1] == pytest.approx(b[0], abs=0.11) for a, b in zip(bars, bars[1:]))
-    assert {"30 won", "20 tied", "10 lost", "rate 0.667 [0.55, 0.77]"} <= set(words(root))
-    (half,) = all_of(root, "line")
-    assert float(half.get("x1")) == pytest.approx(bars[0][0] + total / 2, abs=0.1)
-
-
-def test_no_answers_are_no_bar():
-    wins = {"wins": 0, "ties": 0, "losses": 0, "rate": None, "low": None, "high": None}
-    root = parse(figures.outcomes("t", [("reviews", wins)]))
-    assert "rate undefined" in words(root) and not [e for e in all_of(root, "rect") if e.get("height") == "13.0"]
-
-
 # frontier
 
 
@@ -321,7 +300,6 @@ def drawings(words: str, x: float | None) -> list[str]:
     order = [words, "other"]
     return [
         figures.forest(words, [(words, estimate | {"verdict": v}) for v in ("better", "undefined")]),
-        figures.outcomes(words, [(words, estimate | {"wins": 1, "ties": 0, "losses": 3})]),
         figures.frontier(words, {words: estimate}, [estimate | {"n": 4}], order),
         figures.lengths(words, {words: {"points": [[x, x], [3, 1]], "correlation": x}}, order),
         figures.reliability(words, {"bins": [estimate | {"count": 3}]}),
