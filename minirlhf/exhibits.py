@@ -1,4 +1,4 @@
-"""What a report shows beside its table: wins, the reward-KL frontier, calibration, chosen samples, curves.
+"""What a report shows beside its table: wins, best-of-n, calibration, chosen samples, curves.
 
 Pure functions of the evidence to plain dicts, which `page.py` draws. Proved by tests/test_exhibits.py.
 """
@@ -40,22 +40,9 @@ def wins(view: View, reference: str, policy: str) -> dict | None:
     return {"wins": w.wins, "ties": w.ties, "losses": w.losses, "rate": w.rate, "low": low, "high": high, "p": w.p_value}
 
 
-def frontier(rows: Sequence[dict], best: dict[str, float]) -> dict | None:
-    """Reward against KL of every model, and of best-of-n of the reference, whose KL is at most ln n − (n − 1)/n.
-
-    rows: of `report.compare`.  best: n -> expected reward.
-    """
-    reward = next((row for row in rows if row["primary"]), None)
-    kl = next((row for row in rows if row["metric"].startswith("KL to reference")), None)
-    if reward is None or kl is None:
-        return None
-    models = {
-        model: {"reward": x["value"], "low": x["low"], "high": x["high"], "kl": kl["models"][model]["value"],
-                "kl_low": kl["models"][model]["low"], "kl_high": kl["models"][model]["high"]}
-        for model, x in reward["models"].items()
-    }  # fmt: skip
-    curve = [{"n": int(n), "kl_bound": best_of_n_kl_bound(int(n)), "reward": r} for n, r in best.items()]
-    return {"models": models, "best_of_n": curve}
+def best_of_curve(best: dict[str, float]) -> list[dict]:
+    """The reward of best-of-n of the reference over its KL, at most ln n − (n − 1)/n. best: n -> expected reward."""
+    return [{"n": int(n), "kl_bound": best_of_n_kl_bound(int(n)), "reward": r} for n, r in best.items()]
 
 
 def best_of_reference(view: View, reference: str) -> dict[str, float]:

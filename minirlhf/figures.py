@@ -75,18 +75,20 @@ def round_up(x: float) -> float:
     return next(float(f"{m}e{power}") for m in (1, 2, 5, 10) if float(f"{m}e{power}") >= x * (1 - 1e-9))
 
 
-def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]) -> str:
+def frontier(
+    title: str, reward: dict[str, dict], kl: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]
+) -> str:
     """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
 
     The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
     """
-    drawn = {name: m for name, m in models.items() if known(m.get("kl"), m.get("reward"))}
+    drawn = {name: (kl[name], r) for name, r in reward.items() if known(kl[name].get("value"), r.get("value"))}
     best = [b for b in best_of_n if known(b.get("kl_bound"), b.get("reward"))]
     shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], 8, WIDTH, 0)
     top += 22
-    kls = [v for m in drawn.values() for v in (m["kl"], m.get("kl_high"))] + [b["kl_bound"] for b in best]
-    rewards = [v for m in drawn.values() for v in (m["reward"], m.get("low"), m.get("high"))]
-    x = Axis.over(kls, LEFT, RIGHT, "root")
+    kls = [v for k, _ in drawn.values() for v in (k["value"], k.get("high"))] + [b["kl_bound"] for b in best]
+    rewards = [v for _, r in drawn.values() for v in (r["value"], r.get("low"), r.get("high"))]
+    x = Axis.over(kls, LEFT, RIGHT, root=True)
     y = Axis.over(rewards + [b["reward"] for b in best], top + 200, top)
     shapes += axes(x, y, "KL to the reference, nats, by square root (best-of-n: KL ≤)", "reward")
     if best:
@@ -98,13 +100,13 @@ def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], ord
             if px - last >= 24:  # else the numbers would lie on each other
                 shapes.append(text(px, py - 7, f"n={b['n']}" if last < 0 else f"{b['n']}", "middle", INK, 10))
                 last = px
-    for name, m in drawn.items():
-        px, py, i = x.place(m["kl"]), y.place(m["reward"]), order.index(name)
+    for name, (k, r) in drawn.items():
+        px, py, i = x.place(k["value"]), y.place(r["value"]), order.index(name)
         colour = SERIES[i % len(SERIES)]
-        if known(m.get("low"), m.get("high")):
-            shapes.append(line(px, y.place(m["low"]), px, y.place(m["high"]), colour, 2))
-        if known(m.get("kl_low"), m.get("kl_high")):
-            shapes.append(line(x.place(m["kl_low"]), py, x.place(m["kl_high"]), py, colour, 2))
+        if known(r.get("low"), r.get("high")):
+            shapes.append(line(px, y.place(r["low"]), px, y.place(r["high"]), colour, 2))
+        if known(k.get("low"), k.get("high")):
+            shapes.append(line(x.place(k["low"]), py, x.place(k["high"]), py, colour, 2))
         shapes.append(marker(px, py, i))
     return figure(WIDTH, top + 240, title, shapes)
 
@@ -158,15 +160,14 @@ def reliability(title: str, calibration: dict) -> str:
 
 
 def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], across: str) -> str:
-    """Values over training, one line a name; over two orders of magnitude or more by logarithm."""
+    """Values over training, one line a name."""
     series = [(name, [p for p in points if known(*p)]) for name, points in lines]
     values = [y for _, points in series for _, y in points]
-    wide = min(values) > 0 and max(values) >= 100 * min(values)
     shapes, top = legend([name for name, _ in series], 8, WIDTH, 0, "line") if len(series) > 1 else ([], 0)
-    top += 22 if wide else 8
+    top += 8
     x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
-    y = Axis.over(values, top + 120, top, "log" if wide else "even")
-    shapes += axes(x, y, fit(across, RIGHT - LEFT, 11), "log scale" if wide else "")
+    y = Axis.over(values, top + 120, top)
+    shapes += axes(x, y, fit(across, RIGHT - LEFT, 11), "")
     for i, (_, points) in enumerate(series):
         shapes.append(path([(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)], 1.8))
     return figure(WIDTH, ceil(top) + 160, title, shapes)

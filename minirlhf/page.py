@@ -19,7 +19,6 @@ from minirlhf.report import optimum_line
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
-ROWS = 14  # of a forest plot
 FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
           "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
           "differences too small to be seen reliably with these prompts.")
@@ -84,7 +83,7 @@ def answer(report: dict, compared: bool) -> str:
                 words += f", of {show(reference)} {value(m, reference)}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
                     words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: a win rate of "
-                    words += f"{num(w['rate'])} {interval(w)}, ties half"
+                    words += f"{num(w['rate'])} {interval(w)}, a tie half a win"
             lines.append(f"<li>{words}.</li>")
     if not lines:
         return "<p>No metric is marked as primary: see the tables.</p>"
@@ -112,7 +111,7 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     if reference and (best := task.get("optimum")):
         words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
         parts.append(f"<p>{show(words + optimum_line(best, reference, last))}.</p>")
-    parts.append(grid(plots_of(task | {"metrics": metrics}, names, last, reference), "flow"))
+    parts.append(grid(plots_of(task, names), "flow"))
     if task.get("examples"):
         rule = RULE.format(last, f" less that of {reference}" if reference else "")
         parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
@@ -150,20 +149,18 @@ def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str])
     return body
 
 
-def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> list[str]:
+def plots_of(task: dict, names: Sequence[str]) -> list[str]:
     """The figures of one set."""
     plots = []
-    if reference:
-        head, rows = f"{last} − {reference}", [m for m in task["metrics"] if last in m["differences"]]
-        for start in range(0, len(rows), ROWS):  # a figure taller than a sheet would be printed over the next
-            some = [(m["metric"], m["differences"][last]) for m in rows[start : start + ROWS]]
-            plots.append(plot(head, "" if start else FOREST, figures.forest(head, some)))
-    if f := task.get("frontier"):
+    reward = next((m for m in task["metrics"] if m["primary"]), None)
+    kl = next((m for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
+    if reward and kl:
         head = "Reward against KL"
         note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
         note += "which is an upper bound of its KL: the true curve lies to the left; and over the answers to all prompts "
         note += "together: where some prompts are harder than others, it also lies lower."
-        plots.append(plot(head, note, figures.frontier(head, f["models"], f.get("best_of_n") or [], names)))
+        best = task.get("best_of_n") or []
+        plots.append(plot(head, note, figures.frontier(head, reward["models"], kl["models"], best, names)))
     if task.get("lengths"):
         head = "Reward against length"
         note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "

@@ -12,11 +12,11 @@ from minirlhf.exhibits import (
     CURVES,
     DOTS,
     POINTS,
+    best_of_curve,
     best_of_reference,
     calibration,
     choose,
     curves,
-    frontier,
     lengths,
     samples,
     wins,
@@ -74,24 +74,11 @@ def test_without_a_reward_nobody_wins_and_there_is_no_length_to_weigh_it_with():
 # Reward and KL
 
 
-def row(name: str, primary: bool = False) -> dict:
-    cells = {m: {"value": v, "low": v - 1, "high": v + 1} for m, v in (("sft", 0.0), ("ppo", 2.0))}
-    return {"metric": name, "primary": primary, "models": cells}
-
-
-def test_the_frontier_has_each_model_and_best_of_n_at_its_bound():
+def test_best_of_n_stands_at_the_bound_of_its_kl():
     """KL(best-of-n ‖ reference) <= ln n − (n − 1)/n: 0 for one sample, 0.6362943611 for four."""
-    rows = [row("reward, greedy"), row("reward = merit", True), row("KL to reference, nats")]
-    got = frontier(rows, {"1": 0.25, "4": 0.75})
-    assert got["models"]["ppo"] == {"reward": 2, "low": 1, "high": 3, "kl": 2, "kl_low": 1, "kl_high": 3}
-    assert list(got["models"]) == ["sft", "ppo"]
-    assert [(x["n"], x["reward"]) for x in got["best_of_n"]] == [(1, 0.25), (4, 0.75)]
-    assert [x["kl_bound"] for x in got["best_of_n"]] == pytest.approx([0, log(4) - 0.75])
-
-
-def test_without_reward_or_kl_there_is_no_frontier():
-    assert frontier([row("reward", True)], {"1": 0.0}) is None
-    assert frontier([row("KL to reference, nats"), row("reward, greedy")], {"1": 0.0}) is None
+    got = best_of_curve({"1": 0.25, "4": 0.75})
+    assert [(x["n"], x["reward"]) for x in got] == [(1, 0.25), (4, 0.75)]
+    assert [x["kl_bound"] for x in got] == pytest.approx([0, log(4) - 0.75])
 
 
 def test_best_of_n_of_rewards_of_0_and_1_is_one_less_the_chance_that_all_fail():
