@@ -82,8 +82,8 @@ def answer(report: dict, compared: bool) -> str:
                 rows.append((title, m["differences"][last]))
                 words += f", of {show(reference)} {value(m, reference)}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
-                    words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: a win rate of "
-                    words += f"{num(w['rate'])} {interval(w)}, a tie half a win"
+                    words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
+                    words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
             lines.append(f"<li>{words}.</li>")
     if not lines:
         return "<p>No metric is marked as primary: see the tables.</p>"

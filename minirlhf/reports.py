@@ -97,10 +97,11 @@ def two(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> d
         raise UserError(f"{' and '.join(paths)} have no prompt in common: the same --seed, or --data, for both")
     adjust([row for part in parts for row in part["metrics"] if row["primary"]])
     old, new = (about.get("settings", {}) | {"seed": about.get("seed")} for about in abouts)
-    settings = {k: [v, new[k]] for k, v in old.items() if k in new and v != new[k] and k not in ELSEWHERE}
-    weights = [{name: m.get("sha256") for name, m in about["models"].items()} for about in abouts]
-    same = [name for name, sha in weights[0].items() if sha and sha == weights[1].get(name)]
-    return {"settings": settings, "same_weights": same, "without_common_prompt": apart, "parts": parts}
+    facts = [f"--{k.replace('_', '-')}: {v!r} in the old run, {new[k]!r} in the new"
+             for k, v in old.items() if k in new and v != new[k] and k not in ELSEWHERE]  # fmt: skip
+    old, new = ({name: m.get("sha256") for name, m in about["models"].items()} for about in abouts)
+    facts += [f"{name}: the same weights in both runs" for name, sha in old.items() if sha and sha == new.get(name)]
+    return {"facts": facts + [f"{title}: no prompt in common" for title in apart], "parts": parts}
 
 
 def shared(paths: Sequence[str], what: str, a: Iterable[str], b: Iterable[str]) -> list[str]:
@@ -140,10 +141,7 @@ def by_question(records: Sequence[dict], items: Sequence[dict]) -> dict[tuple[st
 
 def lines_of_two(found: dict) -> str:
     """What `two` found, for the terminal."""
-    flags = {name.replace("_", "-"): both for name, both in found["settings"].items()}
-    lines = [f"--{flag}: {a!r} in the old run, {b!r} in the new" for flag, (a, b) in flags.items()]
-    lines += [f"{name}: the same weights in both runs" for name in found["same_weights"]]
-    lines += [f"{title}: no prompt in common" for title in found["without_common_prompt"]]
+    lines = [*found["facts"]]
     for part in found["parts"]:
         lines += ["", table(f"{part['set']}, {part['model']}", part["metrics"], ["old", "new"], "old")]
         lines.append("prompts: {both} in both runs, {only_old} only in the old, {only_new} only in the new\n"
@@ -218,5 +216,5 @@ def lines_of_runs(found: dict) -> str:
             lines.append(f"{row['metric']:<{width}}{each}{cell(mean, signed=True):>17}  {said}")
     prompts = {True: "the same prompts", False: "prompts of its own"}
     kinds = " or ".join(prompts[kind] for kind in {part["shared_prompts"]: 0 for part in found["parts"]})
-    said = f"±: 95 %, for new training runs on new prompts, from {count} runs, each on {kinds}; the verdicts on rewards go "
-    return "\n".join([*lines, "", said + "by Holm's p over the sets"])
+    said = f"±: 95 %, for new training runs on new prompts, from {count} runs, each on {kinds}; the verdicts on rewards"
+    return "\n".join([*lines, "", f"{said} go by Holm's p over the sets"])

@@ -80,7 +80,9 @@ def test_the_reports_say_which_is_meant_and_a_line_says_why(abouts, runs, why):
     assert which(abouts)[0] is runs and which(abouts)[1].startswith(why)
 
 
-@pytest.mark.parametrize("seeds, function, lines", [((0, 0), two, lines_of_two), ((0, 1), training_runs, lines_of_runs)])
+@pytest.mark.parametrize("seeds, function, lines", [
+    ((0, 0), two, lines_of_two), ((0, 1), training_runs, lines_of_runs),
+])
 def test_the_command_prints_why_and_what_was_found(seeds, function, lines, tmp_path, capsys):
     sides = {"sft": answers(), "ppo": answers(shift=1.0)}
     models = [{"sft": {"sha256": "s"}, "ppo": {"sha256": str(i), "seed": seed}} for i, seed in enumerate(seeds)]
@@ -149,7 +151,7 @@ def test_a_run_compared_with_itself_shows_nothing(compare):
     (part,) = c["parts"]
     assert {(x["value"], x["p"], x["verdict"]) for x in metrics(part).values()} == {(0, 1, "no difference shown")}
     assert counts(part) == {"greedy": (30, 0), "sampled": (60, 0)}
-    assert c["same_weights"] == ["ppo"] and c["settings"] == {}
+    assert c["facts"] == ["ppo: the same weights in both runs"]
 
 
 def test_items_are_paired_by_prompt_and_not_by_place(compare):
@@ -257,9 +259,7 @@ def test_settings_that_differ_are_told_and_folders_are_not(compare):
     settings = [{"max_new": 8, "samples": 2, "out": "a", "models": ["ppo=a"], "show": 2, "from_": ""},
                 {"max_new": 9, "samples": 2, "out": "b", "models": ["ppo=b"], "show": 0, "from_": "x"}]
     c = compare(answers(), answers(), *({"settings": s, "seed": seed} for seed, s in enumerate(settings)))
-    assert c["settings"] == {"max_new": [8, 9], "seed": [0, 1]} and c["same_weights"] == []
-    assert "--seed: 0 in the old run, 1 in the new" in lines_of_two(c)
-    assert "--max-new: 8 in the old run, 9 in the new" in lines_of_two(c)
+    assert c["facts"] == ["--max-new: 8 in the old run, 9 in the new", "--seed: 0 in the old run, 1 in the new"]
 
 
 def test_without_rewards_the_rest_is_compared(compare):
@@ -300,7 +300,7 @@ def test_the_table_has_every_figure_within_100_columns(compare):
 def test_a_set_without_a_common_prompt_is_named_and_the_others_are_compared(compare):
     old, new = ({"a": {"ppo": answers()}, "b": {"ppo": answers(asked)}} for asked in (PROMPTS, ["x", "y"]))
     c = compare(old, new)
-    assert [part["set"] for part in c["parts"]] == ["a"] and c["without_common_prompt"] == ["b"]
+    assert [part["set"] for part in c["parts"]] == ["a"] and c["facts"][-1] == "b: no prompt in common"
     assert "b: no prompt in common" in lines_of_two(c).splitlines()
 
 
