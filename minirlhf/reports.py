@@ -37,7 +37,10 @@ def run(paths: Sequence[str]) -> None:
     abouts, sets = zip(*(read_report(path) for path in paths))
     are_runs, why = which(abouts)
     print(why)
-    print(lines_of_runs(training_runs(paths, abouts, sets)) if are_runs else lines_of_two(two(paths, abouts, sets)))
+    if are_runs:
+        print(lines_of_runs(training_runs(paths, abouts, sets)))
+    else:
+        print(lines_of_evaluations(two_evaluations(paths, abouts, sets)))
 
 
 def read_report(path: str) -> tuple[dict, Sets]:
@@ -78,7 +81,7 @@ def measures(records: Sequence[dict], items: dict[str, list[dict]]) -> list[Metr
 # two evaluations
 
 
-def two(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
+def two_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
     """What has changed from the first evaluation to the second, for each model of each set.
 
     Raises UserError where no set, model or prompt is in both.
@@ -139,8 +142,8 @@ def by_question(records: Sequence[dict], items: Sequence[dict]) -> dict[tuple[st
     return found
 
 
-def lines_of_two(found: dict) -> str:
-    """What `two` found, for the terminal."""
+def lines_of_evaluations(found: dict) -> str:
+    """What `two_evaluations` found, for the terminal."""
     lines = [*found["facts"]]
     for part in found["parts"]:
         lines += ["", table(f"{part['set']}, {part['model']}", part["metrics"], ["old", "new"], "old")]
@@ -186,14 +189,14 @@ def training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[S
     return {"runs": list(paths), "last": last, "reference": reference, "parts": parts}
 
 
-def over_runs(metric: Metric, d: Sequence[np.ndarray], shared: bool) -> dict:
+def over_runs(metric: Metric, d: Sequence[np.ndarray], same_prompts: bool) -> dict:
     """One quantity as a plain dict: each run's difference; and their mean with its interval, p and verdict.
 
-    d: (n units,) of each run, last − reference.  shared: whether all runs were put to the same prompts.
+    d: (n units,) of each run, last − reference.  same_prompts: whether all runs were put to the same ones.
     """
     by_run = [float(x.mean()) for x in d]
     value = float(np.mean(by_run))
-    (low, high), p = crossed_t(np.stack(d)) if shared and len(d[0]) > 1 else independent_t(by_run)
+    (low, high), p = crossed_t(np.stack(d)) if same_prompts and len(d[0]) > 1 else independent_t(by_run)
     better = "better" if (value > 0) == (metric.direction >= 0) else "worse"
     verdict = "undefined" if np.isnan(p) else better if p <= 0.05 else "no difference shown"
     mean = {"value": value, "low": plain(low), "high": plain(high), "p": plain(p)}

@@ -10,7 +10,7 @@ import pytest
 from minirlhf import evidence
 from minirlhf.evidence import VERSION, TestSet
 from minirlhf.files import UserError
-from minirlhf.reports import lines_of_runs, lines_of_two, read_report, run, training_runs, two, which
+from minirlhf.reports import lines_of_runs, lines_of_evaluations, read_report, run, training_runs, two_evaluations, which
 from minirlhf.seeds import crossed_t
 from minirlhf.stats import holm, paired_difference
 
@@ -56,7 +56,7 @@ def write(folder: Path, sets: dict[str, dict[str, list[dict]]], records=None, **
 
 
 def of(function, *paths: str) -> dict:
-    """What `two` or `training_runs` says of reports."""
+    """What `two_evaluations` or `training_runs` says of reports."""
     return function(paths, *zip(*map(read_report, paths)))
 
 
@@ -81,7 +81,7 @@ def test_the_reports_say_which_is_meant_and_a_line_says_why(abouts, runs, why):
 
 
 @pytest.mark.parametrize("seeds, function, lines", [
-    ((0, 0), two, lines_of_two), ((0, 1), training_runs, lines_of_runs),
+    ((0, 0), two_evaluations, lines_of_evaluations), ((0, 1), training_runs, lines_of_runs),
 ])
 def test_the_command_prints_why_and_what_was_found(seeds, function, lines, tmp_path, capsys):
     sides = {"sft": answers(), "ppo": answers(shift=1.0)}
@@ -108,7 +108,7 @@ def compare(tmp_path):
         sides = [x if isinstance(x, dict) else {"task": {"ppo": x}} for x in (old, new)]
         paths = [write(tmp_path / name, side, **(run or {}))
                  for name, side, run in zip(("old", "new"), sides, (old_run, new_run))]  # fmt: skip
-        return of(two, *paths)
+        return of(two_evaluations, *paths)
 
     return compare
 
@@ -273,7 +273,7 @@ def test_one_prompt_is_undefined_with_a_reason_and_the_json_is_json(compare):
     row = metrics(c["parts"][0])["reward"]
     assert row["verdict"] == "undefined" and "fewer than 2" in row["undefined"] and row["value"] is None
     json.dumps(c, allow_nan=False)
-    assert "undefined" in lines_of_two(c)
+    assert "undefined" in lines_of_evaluations(c)
 
 
 def test_scores_of_one_run_alone_are_left_out(compare):
@@ -286,7 +286,7 @@ def test_scores_of_one_run_alone_are_left_out(compare):
 
 def test_the_table_has_every_figure_within_100_columns(compare):
     c = compare(answers(), answers([*PROMPTS[1:], "new"], shift=0.5))
-    text = lines_of_two(c)
+    text = lines_of_evaluations(c)
     (part,) = c["parts"]
     assert all(len(line) <= 100 for line in text.splitlines())
     for name, row in metrics(part).items():
@@ -301,7 +301,7 @@ def test_a_set_without_a_common_prompt_is_named_and_the_others_are_compared(comp
     old, new = ({"a": {"ppo": answers()}, "b": {"ppo": answers(asked)}} for asked in (PROMPTS, ["x", "y"]))
     c = compare(old, new)
     assert [part["set"] for part in c["parts"]] == ["a"] and c["facts"][-1] == "b: no prompt in common"
-    assert "b: no prompt in common" in lines_of_two(c).splitlines()
+    assert "b: no prompt in common" in lines_of_evaluations(c).splitlines()
 
 
 # refusals
@@ -309,7 +309,7 @@ def test_a_set_without_a_common_prompt_is_named_and_the_others_are_compared(comp
 
 def refused(old: str, new: str) -> str:
     with pytest.raises(UserError) as error:
-        of(two, old, new)
+        of(two_evaluations, old, new)
     assert "\n" not in str(error.value)
     return str(error.value)
 
