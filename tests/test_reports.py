@@ -10,7 +10,7 @@ import pytest
 from minirlhf import evidence
 from minirlhf.evidence import VERSION, TestSet
 from minirlhf.files import UserError
-from minirlhf.reports import lines_of_runs, lines_of_evaluations, read_report, run, training_runs, two_evaluations, which
+from minirlhf.reports import lines_of_evaluations, lines_of_runs, read_report, run, training_runs, two_evaluations, which
 from minirlhf.seeds import crossed_t
 from minirlhf.stats import holm, paired_difference
 
