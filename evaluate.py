@@ -5,14 +5,13 @@ python evaluate.py --prompt "47+85="                       what each model answe
 python evaluate.py --data mine.jsonl --models a=DIR b=DIR  your own prompts and models
 python evaluate.py --text novel.txt                        perplexity and bits per byte of long texts
 python evaluate.py --from out/eval/items.jsonl             every number and figure again, without the models
-python evaluate.py --compare old/report.json report.json   two evaluations, paired by item
-python evaluate.py --runs 0/report.json 1/report.json ...   several training runs: better, or lucky?
+python evaluate.py --reports old/report.json report.json   two evaluations, by item; training runs: better, or lucky?
 """
 
 import time
 from pathlib import Path
 
-from minirlhf import checkpoint, comparison, evidence, several_runs
+from minirlhf import checkpoint, evidence, reports
 from minirlhf.data import render_prompt
 from minirlhf.files import write_atomic
 from minirlhf.gather import Evaluation, gather, load_models, prompts_that_fit
@@ -28,10 +27,8 @@ def main() -> None:
     """Evidence from models or from a file, then everything that follows from it."""
     options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
     device, _ = machine.set_up()
-    if options.compare:
-        return comparison.run(options.compare)
-    if options.runs:
-        return several_runs.run(options.runs)
+    if options.reports:
+        return reports.run(options.reports)
     start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
     if options.from_:
         run, sets = evidence.read(options.from_)

@@ -145,7 +145,6 @@ def nested_bootstrap(
 
     runs: each seed's tables, (prompts, d), of its sets of prompts.  value: sums (B, d) of each -> (B,).
     Draw S seeds with replacement; of each that is drawn, and anew each time, its prompts with replacement.
-    `seeds.hierarchical_bootstrap` is crossed, for runs that all answer the same prompts, and only of means.
     Source: Davison and Hinkley 1997, section 3.8.
     """
     rng = np.random.default_rng(0)

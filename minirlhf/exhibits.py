@@ -1,23 +1,16 @@
-"""What a report shows beside its table: wins, the reward-KL frontier, calibration, chosen samples, curves.
+"""What a report shows beside its table: wins, best-of-n, calibration, chosen samples, curves.
 
 Pure functions of the evidence to plain dicts, which `page.py` draws. Proved by tests/test_exhibits.py.
 """
 
 import json
-from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
-from minirlhf.analysis import View, per_unit, plain, ratio
-from minirlhf.calibration import (
-    calibration_statistics,
-    ece_from_statistics,
-    ece_if_calibrated,
-    expected_calibration_error,
-    reliability_bins,
-)
-from minirlhf.intervals import corpus_interval, pivot
+from minirlhf.analysis import View, per_unit, ratio
+from minirlhf.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics import best_of_n_kl_bound
 from minirlhf.regret import best_of_n
 from minirlhf.stats import win_rate
@@ -46,22 +39,9 @@ def wins(view: View, reference: str, policy: str) -> dict | None:
     return {"wins": w.wins, "ties": w.ties, "losses": w.losses, "rate": w.rate, "low": low, "high": high, "p": w.p_value}
 
 
-def frontier(rows: Sequence[dict], best: dict[str, float]) -> dict | None:
-    """Reward against KL of every model, and of best-of-n of the reference, whose KL is at most ln n − (n − 1)/n.
-
-    rows: of `report.compare`.  best: n -> expected reward.
-    """
-    reward = next((row for row in rows if row["primary"]), None)
-    kl = next((row for row in rows if row["metric"].startswith("KL to reference")), None)
-    if reward is None or kl is None:
-        return None
-    models = {
-        model: {"reward": x["value"], "low": x["low"], "high": x["high"], "kl": kl["models"][model]["value"],
-                "kl_low": kl["models"][model]["low"], "kl_high": kl["models"][model]["high"]}
-        for model, x in reward["models"].items()
-    }  # fmt: skip
-    curve = [{"n": int(n), "kl_bound": best_of_n_kl_bound(int(n)), "reward": r} for n, r in best.items()]
-    return {"models": models, "best_of_n": curve}
+def best_of_curve(best: dict[str, float]) -> list[dict]:
+    """The reward of best-of-n of the reference over its KL, at most ln n − (n − 1)/n. best: n -> expected reward."""
+    return [{"n": int(n), "kl_bound": best_of_n_kl_bound(int(n)), "reward": r} for n, r in best.items()]
 
 
 def best_of_reference(view: View, reference: str) -> dict[str, float]:
@@ -84,26 +64,18 @@ def lengths(view: View) -> dict | None:
     return out
 
 
-def calibration(texts: dict[str, list[dict]], unit: np.ndarray, seed: int) -> dict[str, dict]:
-    """model -> ECE of its next-token confidence with interval, what a calibrated model would show, and the bins.
-
-    unit: (prompts,) of `analysis.units`.
-    """
+def calibration(texts: dict[str, list[dict]], seed: int) -> dict[str, dict]:
+    """model -> ECE of its next-token confidence, what a calibrated model would show, and the bins."""
     out = {}
     for model, items in texts.items():
         confidence, correct = (np.concatenate([x[key] for x in items]) for key in ("confidence", "correct"))
         if not len(confidence):
             continue
-        rows = per_unit({model: items}, unit, lambda x: calibration_statistics(x["confidence"], x["correct"]))[model]
-        scored = rows[rows[:, -1] > 0]  # (n, bins + 1) of the units whose text was scored
-        ece = expected_calibration_error(confidence, correct)
-        low, high = pivot(ece, *corpus_interval(scored, ece_from_statistics, 1000, seed))
         expected = float(ece_if_calibrated(confidence, n_simulations=200, seed=seed).mean())
         bins = reliability_bins(confidence, correct)
         columns = zip(bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.interval.tolist())
         out[model] = {
-            "ece": ece, "low": plain(low), "high": plain(high),
-            "expected": expected, "n": len(confidence),
+            "ece": expected_calibration_error(confidence, correct), "expected": expected, "n": len(confidence),
             "bins": [{"count": n, "confidence": c, "accuracy": a, "low": l, "high": h} for n, c, a, (l, h) in columns],
         }  # fmt: skip
     return out
@@ -159,9 +131,9 @@ def curves(folder: str | Path) -> list[dict]:
     return found
 
 
-def known(x: object) -> bool:
-    """Whether it is a finite number: a log of another program may hold anything."""
-    return isinstance(x, (int, float)) and bool(np.isfinite(x))
+def known(*values: object) -> bool:
+    """Whether all are finite numbers: a log of another program may hold anything."""
+    return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
 
 
 def thin(points: list[list[float]]) -> list[list[float]]:

@@ -2,13 +2,14 @@
 
 Each is WIDTH pixels wide, so that its words can be read on a telephone; a page stands them side by side.
 `order` are the names of all models: a model has the same colour and shape in every figure. A number that is
-None or not finite is left out, and the figure says so where it is all that there was to draw.
+None or not finite is left out.
 Proved by tests/test_figures.py, which reads the numbers back from the pixels.
 """
 
 from collections.abc import Sequence
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, log10
 
+from minirlhf.exhibits import known
 from minirlhf.svg import (
     BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION,
     Axis, axes, box, breadth, dot, figure, fit, label, legend, line, marker, path, text,
@@ -19,20 +20,10 @@ LEFT, RIGHT = 46, WIDTH - 12  # of a plot with numbers on its left
 VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # what is not shown is MUTED
 
 
-def known(*values: float | None) -> bool:
-    """Whether all are numbers."""
-    return all(x is not None and isfinite(x) for x in values)
-
-
 def short(x: float, signed: bool = False) -> str:
     """Three significant figures, with a real minus."""
     words = f"{x:{'+' if signed and x else ''}.3g}"
     return words.replace("-", "−")
-
-
-def empty(title: str, why: str) -> str:
-    """A figure of nothing, that says why."""
-    return figure(WIDTH, 48, title, [text(WIDTH / 2, 28, why, "middle", MUTED)])
 
 
 def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
@@ -48,8 +39,6 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
 
     rows: (name, difference). The grey band reaches to the smallest difference that would have been seen.
     """
-    if not rows:
-        return empty(title, "nothing to compare")
     shapes, top, left, right = [], 4.0, 14, WIDTH - 14
     for name, d in rows:
         if d["verdict"] == "undefined" or not known(d.get("value"), d.get("low"), d.get("high")):
@@ -71,16 +60,11 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
         ends = axis.place(d["low"]), axis.place(d["high"])
         shapes.append(line(ends[0], y, ends[1], y, colour, 3))
         shapes += [line(x, y - 5, x, y + 5, colour, 2) for x in ends]
-        shapes.append(disc(axis.place(d["value"]), y, colour, 5))
+        shapes.append(dot(axis.place(d["value"]), y, colour, 5, 1))
         for x, anchor in ((-reach, "start"), (0.0, "middle"), (reach, "end")):
             shapes.append(text(axis.place(x), y + 19, label(x), anchor, MUTED, 10))
         top += 40
     return figure(WIDTH, ceil(top), title, shapes)
-
-
-def disc(x: float, y: float, colour: str, radius: float) -> str:
-    """A disc that hides what is under it."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}"/>'
 
 
 def round_up(x: float) -> float:
@@ -91,44 +75,20 @@ def round_up(x: float) -> float:
     return next(float(f"{m}e{power}") for m in (1, 2, 5, 10) if float(f"{m}e{power}") >= x * (1 - 1e-9))
 
 
-def outcomes(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Wins, ties and losses as shares of one bar a row, with the counts and the rate, a tie half a win."""
-    if not rows:
-        return empty(title, "nothing to compare")
-    shapes, top, left, right = [], 4.0, 14, WIDTH - 14
-    for name, wins in rows:
-        words = f"rate {short(wins['rate'])}" if known(wins.get("rate")) else "rate undefined"
-        if known(wins.get("low"), wins.get("high")):
-            words += f" [{short(wins['low'])}, {short(wins['high'])}]"
-        more, top = heading(top, name, words)
-        shapes += more
-        counts, x, middle = (wins["wins"], wins["ties"], wins["losses"]), float(left), (left + right) / 2
-        for count, colour in zip(counts, (GREEN, FAINT, VERMILLION)):
-            width = (right - left) * count / (sum(counts) or 1)
-            shapes += [box(x, top + 3, width, 13, colour)] if count else []
-            x += width
-        shapes.append(line(middle, top, middle, top + 19, INK))
-        words = (f"{counts[0]} won", f"{counts[1]} tied", f"{counts[2]} lost")
-        for x, anchor, word in zip((left, middle, right), ("start", "middle", "end"), words):
-            shapes.append(text(x, top + 30, word, anchor, MUTED, 11))
-        top += 40
-    return figure(WIDTH, ceil(top), title, shapes)
-
-
-def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]) -> str:
+def frontier(
+    title: str, reward: dict[str, dict], kl: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]
+) -> str:
     """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
 
     The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
     """
-    drawn = {name: m for name, m in models.items() if known(m.get("kl"), m.get("reward"))}
+    drawn = {name: (kl[name], r) for name, r in reward.items() if known(kl[name].get("value"), r.get("value"))}
     best = [b for b in best_of_n if known(b.get("kl_bound"), b.get("reward"))]
-    if not drawn and not best:
-        return empty(title, "no KL or no reward")
     shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], 8, WIDTH, 0)
     top += 22
-    kls = [v for m in drawn.values() for v in (m["kl"], m.get("kl_high"))] + [b["kl_bound"] for b in best]
-    rewards = [v for m in drawn.values() for v in (m["reward"], m.get("low"), m.get("high"))]
-    x = Axis.over(kls, LEFT, RIGHT, "root")
+    kls = [v for k, _ in drawn.values() for v in (k["value"], k.get("high"))] + [b["kl_bound"] for b in best]
+    rewards = [v for _, r in drawn.values() for v in (r["value"], r.get("low"), r.get("high"))]
+    x = Axis.over(kls, LEFT, RIGHT, root=True)
     y = Axis.over(rewards + [b["reward"] for b in best], top + 200, top)
     shapes += axes(x, y, "KL to the reference, nats, by square root (best-of-n: KL ≤)", "reward")
     if best:
@@ -140,13 +100,13 @@ def frontier(title: str, models: dict[str, dict], best_of_n: Sequence[dict], ord
             if px - last >= 24:  # else the numbers would lie on each other
                 shapes.append(text(px, py - 7, f"n={b['n']}" if last < 0 else f"{b['n']}", "middle", INK, 10))
                 last = px
-    for name, m in drawn.items():
-        px, py, i = x.place(m["kl"]), y.place(m["reward"]), order.index(name)
+    for name, (k, r) in drawn.items():
+        px, py, i = x.place(k["value"]), y.place(r["value"]), order.index(name)
         colour = SERIES[i % len(SERIES)]
-        if known(m.get("low"), m.get("high")):
-            shapes.append(line(px, y.place(m["low"]), px, y.place(m["high"]), colour, 2))
-        if known(m.get("kl_low"), m.get("kl_high")):
-            shapes.append(line(x.place(m["kl_low"]), py, x.place(m["kl_high"]), py, colour, 2))
+        if known(r.get("low"), r.get("high")):
+            shapes.append(line(px, y.place(r["low"]), px, y.place(r["high"]), colour, 2))
+        if known(k.get("low"), k.get("high")):
+            shapes.append(line(x.place(k["low"]), py, x.place(k["high"]), py, colour, 2))
         shapes.append(marker(px, py, i))
     return figure(WIDTH, top + 240, title, shapes)
 
@@ -155,8 +115,6 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
     """Reward against length, a panel a model on the same axes. Answers that coincide make a larger disc."""
     points = {name: [p for p in m["points"] if known(*p)] for name, m in models.items()}
     all_points = [p for ps in points.values() for p in ps]
-    if not all_points:
-        return empty(title, "no answers with a reward")
     shapes, high = [], 96
     for k, (name, own) in enumerate(points.items()):
         top = 30 + k * (high + 70)
@@ -182,17 +140,15 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
 def reliability(title: str, calibration: dict) -> str:
     """Accuracy against confidence with a bar a bin, the diagonal of the calibrated, and the counts below."""
     bins = [b for b in calibration["bins"] if b["count"] and known(b.get("confidence"), b.get("accuracy"))]
-    if not bins:
-        return empty(title, "no predictions to bin")
     x, y = Axis(0.0, 1.0, LEFT, RIGHT), Axis(0.0, 1.0, 214, 22)
     shapes = axes(x, y, "", "accuracy") + [line(x.start, y.start, x.end, y.end, MUTED)]
-    most = max(b["count"] for b in bins)
+    most = max((b["count"] for b in bins), default=1)
     wide = (x.end - x.start) / max(len(calibration["bins"]), 1)
     for b in bins:
         px = x.place(b["confidence"])
         if known(b.get("low"), b.get("high")):
             shapes.append(line(px, y.place(b["low"]), px, y.place(b["high"]), BLUE, 2))
-        shapes.append(disc(px, y.place(b["accuracy"]), BLUE, 4))
+        shapes.append(dot(px, y.place(b["accuracy"]), BLUE, 4, 1))
         high = 40 * b["count"] / most
         shapes.append(box(px - wide * 0.3, 282 - high, wide * 0.6, high, MUTED, 0.7))
     shapes.append(line(x.start, 282, x.end, 282, MUTED))
@@ -204,22 +160,16 @@ def reliability(title: str, calibration: dict) -> str:
 
 
 def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], across: str) -> str:
-    """Values over training, one line a name; over two orders of magnitude or more by logarithm."""
+    """Values over training, one line a name."""
     series = [(name, [p for p in points if known(*p)]) for name, points in lines]
     values = [y for _, points in series for _, y in points]
-    if not values:
-        return empty(title, "nothing was logged")
-    wide = min(values) > 0 and max(values) >= 100 * min(values)
     shapes, top = legend([name for name, _ in series], 8, WIDTH, 0, "line") if len(series) > 1 else ([], 0)
-    gone = sum(len(points) for _, points in lines) - len(values)
-    top += 22 if wide or gone else 8
+    top += 8
     x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
-    y = Axis.over(values, top + 120, top, "log" if wide else "even")
-    shapes += axes(x, y, fit(across, RIGHT - LEFT, 11), "log scale" if wide else "")
-    shapes += [text(RIGHT, top - 8, f"{gone} without a number", "end", MUTED, 11)] if gone else []
+    y = Axis.over(values, top + 120, top)
+    shapes += axes(x, y, fit(across, RIGHT - LEFT, 11), "")
     for i, (_, points) in enumerate(series):
-        spots, colour = [(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)]
-        shapes += [path(spots, colour, 1.8)] if len(spots) > 1 else [disc(*spot, colour, 3) for spot in spots]
+        shapes.append(path([(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)], 1.8))
     return figure(WIDTH, ceil(top) + 160, title, shapes)
 
 
@@ -230,8 +180,6 @@ def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float
     twentieth, are one path.
     """
     T = len(weights)
-    if not T:
-        return empty(title, "no tokens")
     cell, margin = min(max(270 / T, 7.0), 22.0), 58
     levels: dict[int, list[str]] = {}
     for i, row in enumerate(weights):

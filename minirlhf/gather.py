@@ -50,8 +50,9 @@ class Evaluation:
     text: tuple[str, ...] = option((), "only perplexity and bits per byte of these .txt or .jsonl files, of any length")
     stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0)
     from_: str = option("", "items.jsonl of an evaluation: make its report again, without the models")
-    compare: tuple[str, ...] = option((), "report.json of two evaluations, the old and the new: only compare them")
-    runs: tuple[str, ...] = option((), "report.json of several training runs: only compare last and reference over all")
+    reports: tuple[str, ...] = option(
+        (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
+        "trained with different seeds; else as old and new, item by item")  # fmt: skip
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 
 
@@ -86,7 +87,7 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
     run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": dataclasses.asdict(options)}
     run |= {"environment": environment(), "models": {
         name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name][0]), "stage": runs[name].get("stage"),
-               "cost": runs[name].get("cost"), "curves": curves(folder)}
+               "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": curves(folder)}
         for name, folder in folders.items()
     }}  # fmt: skip
     beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from minirlhf.figures import known
+from minirlhf.exhibits import known
 from minirlhf.report import number
 from minirlhf.svg import dark_rules, visible
 
@@ -142,10 +142,8 @@ def in_words(d: dict) -> str:
     return words + (f"; {power(d)}" if d["verdict"] == "no difference shown" else "")
 
 
-def in_cells(d: dict | None) -> str:
+def in_cells(d: dict) -> str:
     """Three cells of a table: the difference, p, and the verdict with what could have been seen."""
-    if d is None:
-        return '<td>–</td><td>–</td><td class="words">not compared</td>'
     verdict, note = d["verdict"], ""
     if verdict == "undefined" or not known(d.get("value")):
         verdict, note = "undefined", reason(d)

@@ -7,18 +7,18 @@ The file needs nothing else: no script, no font, no request; light and dark, on 
 Proved by tests/test_page.py.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from minirlhf import figures
-from minirlhf.exhibits import POINTS
-from minirlhf.figures import known
+from minirlhf.exhibits import POINTS, known
 from minirlhf.markup import (
     document, facts, grid, in_cells, in_words, interval, kl_strip, num, passage, plot, show, table, value,
 )
+from minirlhf.report import optimum_line
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
-ROWS = 14  # of a forest plot
 FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
           "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
           "differences too small to be seen reliably with these prompts.")
@@ -72,37 +72,28 @@ def alarms(found: Sequence[dict]) -> str:
 
 
 def answer(report: dict, compared: bool) -> str:
-    """What is shown of the primary metric of each set, in words; and two figures of all sets."""
+    """What is shown of the primary metric of each set, in words; and a figure of all sets."""
     last, reference = report["last"], report["reference"]
     lines, rows = [], []
-    verdicts: dict[str, int] = {}
     for title, task in report["tasks"].items():
-        primary = [m for m in task["metrics"] if m.get("primary")]
-        for m in primary:
+        for m in (m for m in task["metrics"] if m["primary"]):
             words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m, last)}"
-            d = m["differences"].get(last) if compared else None
-            if d is not None:
-                rows.append((title if len(primary) == 1 else f"{title}: {m['metric']}", d))
-                verdicts[d["verdict"]] = verdicts.get(d["verdict"], 0) + 1
-                words += f", of {show(reference)} {value(m, reference)}: {in_words(d)}"
+            if compared:
+                rows.append((title, m["differences"][last]))
+                words += f", of {show(reference)} {value(m, reference)}: {in_words(m['differences'][last])}"
+                if w := task.get("wins"):
+                    words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
+                    words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
             lines.append(f"<li>{words}.</li>")
-    lead = ""
-    if rows:
-        counts = ", ".join(f"{show(v)} on {n}" for v, n in verdicts.items())
-        lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
-        lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
-    elif not lines:
-        lead = "<p>No metric is marked as primary: see the tables.</p>"
-    plots = []
-    if rows:
-        head = f"Primary metrics, {last} − {reference}"
-        plots.append(plot(head, FOREST, figures.forest(head, rows)))
-    wins = [(title, task["wins"]) for title, task in report["tasks"].items() if task.get("wins")]
-    if wins and compared:
-        note = f"On how many prompts the answers of {last} earn more than those of {reference}. The rate "
-        note += "counts a tie as half and stands with its 95 % interval; the line is one half."
-        plots.append(plot("Wins, ties, losses", note, figures.outcomes("Wins, ties, losses", wins)))
-    return f"{lead}<ul>{''.join(lines)}</ul>{grid(plots)}"
+    if not lines:
+        return "<p>No metric is marked as primary: see the tables.</p>"
+    if not rows:
+        return f"<ul>{''.join(lines)}</ul>"
+    counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
+    lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
+    lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
+    head = f"Primary metrics, {last} − {reference}"
+    return f"{lead}<ul>{''.join(lines)}</ul>{grid([plot(head, FOREST, figures.forest(head, rows))])}"
 
 
 def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
@@ -114,12 +105,13 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     parts = [f'<p class="quiet">{count}.</p>', metrics_table(metrics, names, last, reference)]
     others = [name for name in names if name not in (last, reference)] if reference else []
     for name in others:
-        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"].get(name)))
+        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"][name]))
         inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], rows)
         parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
-    if task.get("optimum"):
-        parts.append(f"<p>{optimum(task['optimum'], last, reference)}</p>")
-    parts.append(grid(plots_of(task | {"metrics": metrics}, names, last, reference), "flow"))
+    if reference and (best := task.get("optimum")):
+        words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
+        parts.append(f"<p>{show(words + optimum_line(best, reference, last))}.</p>")
+    parts.append(grid(plots_of(task, names), "flow"))
     if task.get("examples"):
         rule = RULE.format(last, f" less that of {reference}" if reference else "")
         parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
@@ -136,7 +128,7 @@ def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, refe
         for name in names:
             estimate = m["models"].get(name) or {}
             values += f"<td>{num(estimate.get('value'))}<small>{interval(estimate)}</small></td>"
-        return values + (in_cells(m["differences"].get(last)) if reference else "")
+        return values + (in_cells(m["differences"][last]) if reference else "")
 
     head = ["metric", *names] + ([f"{last} − {reference}", *DIFFERENCE[1:]] if reference else [])
     return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
@@ -157,44 +149,25 @@ def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str])
     return body
 
 
-def optimum(o: dict, last: str, reference: str) -> str:
-    """What any policy could have, and best-of-how-many the last is worth."""
-    words = "J* = max E r − β KL"
-    words += f" at β = {o['beta']:g}" if known(o.get("beta")) else ""
-    size = f"{o['effective_size']:,.0f} effective samples"
-    if known(o.get("value")):
-        words += f" is {num(o['value'])} {interval(o)}, on {size}."
-    else:
-        words += f" is not shown: {size} are too few."
-    if reference and known(o.get("worth")):
-        better = f"worth best-of-{o['worth']:.3g} of" if o["worth"] else "below one answer of"
-        words += f" {show(last)}’s reward is {better} {show(reference)}."
-    elif reference:
-        words += f" No best-of-n of {show(reference)} that these samples show earns {show(last)}’s reward."
-    return words
-
-
-def plots_of(task: dict, names: Sequence[str], last: str, reference: str) -> list[str]:
+def plots_of(task: dict, names: Sequence[str]) -> list[str]:
     """The figures of one set."""
     plots = []
-    if reference:
-        head, rows = f"{last} − {reference}", [m for m in task["metrics"] if last in m["differences"]]
-        for start in range(0, len(rows), ROWS):  # a figure taller than a sheet would be printed over the next
-            some = [(m["metric"], m["differences"][last]) for m in rows[start : start + ROWS]]
-            plots.append(plot(head, "" if start else FOREST, figures.forest(head, some)))
-    if f := task.get("frontier"):
+    reward = next((m for m in task["metrics"] if m["primary"]), None)
+    kl = next((m for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
+    if reward and kl:
         head = "Reward against KL"
         note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
         note += "which is an upper bound of its KL: the true curve lies to the left; and over the answers to all prompts "
         note += "together: where some prompts are harder than others, it also lies lower."
-        plots.append(plot(head, note, figures.frontier(head, f["models"], f.get("best_of_n") or [], names)))
+        best = task.get("best_of_n") or []
+        plots.append(plot(head, note, figures.frontier(head, reward["models"], kl["models"], best, names)))
     if task.get("lengths"):
         head = "Reward against length"
         note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
         note += "r is Pearson’s, over all answers."
         plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
     for name, c in (task.get("calibration") or {}).items():
-        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))} {interval(c)}"
+        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))}"
         note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these "
         note += f"{c['n']:,} tokens. "
         plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))

@@ -13,7 +13,7 @@ import numpy as np
 from minirlhf.alarms import alarms
 from minirlhf.analysis import Metric, plain, ratio, regret_metrics, view_of
 from minirlhf.evidence import VERSION, TestSet
-from minirlhf.exhibits import best_of_reference, calibration, choose, frontier, lengths, samples, wins
+from minirlhf.exhibits import best_of_curve, best_of_reference, calibration, choose, lengths, samples, wins
 from minirlhf.intervals import clopper_pearson, corpus_interval, pivot, t_interval
 from minirlhf.metrics import perplexity
 from minirlhf.quantities import metric_table
@@ -52,12 +52,12 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
             task["wins"] = wins(view, reference, last)
         if by_length := lengths(view):
             best = optimum["best_of"] if optimum else best_of_reference(view, reference)
-            task |= {"frontier": frontier(rows, best), "lengths": by_length}
+            task |= {"best_of_n": best_of_curve(best), "lengths": by_length}
         if optimum:
             task["optimum"] = optimum
         if ngram := s.about.get("ngram"):
             task["ngram"] = ngram | {"perplexity": plain(perplexity(ngram["nll"], ngram["tokens"]))}
-        task["calibration"] = calibration(s.texts, view.unit, seed)
+        task["calibration"] = calibration(s.texts, seed)
         task["examples"] = samples(view, choose(view, reference, last, seed), last)
         task["attention"] = s.about.get("attention")
         report["tasks"][s.title] = task

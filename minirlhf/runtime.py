@@ -24,6 +24,8 @@ import torch
 from minirlhf.files import UserError
 from minirlhf.loop import Diverged, Interrupted
 
+RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
+
 
 def option(default, help: str, least: float | None = None, bare: bool = False):
     """A dataclass field that is a command-line option.
@@ -143,7 +145,10 @@ def check_number(option: str, value, least: float | None) -> None:
 
 def unknown_option(word: str, known: list[str]) -> str:
     """The message for an option that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(word.split("=")[0], known, 1)
+    name = word.split("=")[0]
+    if RENAMED.get(name) in known:
+        return f"no option {name}: it is {RENAMED[name]} now"
+    near = difflib.get_close_matches(name, known, 1)
     return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
 
 

@@ -71,9 +71,9 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str = INK, width: f
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"/>'
 
 
-def dot(x: float, y: float, colour: str = ACCENT, radius: float = 4) -> str:
+def dot(x: float, y: float, colour: str = ACCENT, radius: float = 4, opacity: float = 0.55) -> str:
     """A disc that lets those under it be seen."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}" fill-opacity="0.55"/>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}" fill-opacity="{opacity:g}"/>'
 
 
 def box(x: float, y: float, width: float, height: float, colour: str = FAINT, opacity: float = 1) -> str:
@@ -150,48 +150,38 @@ def label(x: float) -> str:
     return f"{x + 0.0:g}".replace("-", "−")
 
 
-def finite(values: Sequence[float | None]) -> list[float]:
-    """Those that are numbers."""
-    return [x for x in values if x is not None and isfinite(x)]
-
-
 @dataclass(frozen=True)
 class Axis:
-    """Numbers low … high on the pixels start … end: evenly, or by "log" or square "root" (0 below 0)."""
+    """Numbers low … high on the pixels start … end: evenly, or by square root (0 below 0)."""
 
     low: float
     high: float
     start: float
     end: float
-    kind: str = "even"
+    root: bool = False
 
     @classmethod
-    def over(cls, values: Sequence[float | None], start: float, end: float, kind: str = "even") -> "Axis":
+    def over(cls, values: Sequence[float | None], start: float, end: float, root: bool = False) -> "Axis":
         """An axis that holds all the numbers, with a little air; equal ones, one, or none get some width."""
-        known = finite(values) or [0.0, 1.0]
+        known = [x for x in values if x is not None and isfinite(x)] or [0.0, 1.0]
         low, high = min(known), max(known)
-        if kind == "root":
-            return cls(0.0, max(high, 0.0) * 1.1 or 1.0, start, end, kind)
-        if kind == "log":
-            return cls(low / 1.2, high * 1.2, start, end, kind)
+        if root:
+            return cls(0.0, max(high, 0.0) * 1.1 or 1.0, start, end, root)
         if high - low <= 1e-4 * max(abs(low), abs(high)):  # so that six digits tell the ticks apart
             low, high = low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
         air = (high - low) / 16
-        return cls(low - air, high + air, start, end, kind)
+        return cls(low - air, high + air, start, end)
 
     def place(self, x: float) -> float:
         """The pixel of a number."""
-        bend = {"even": float, "log": log10, "root": lambda v: max(v, 0.0) ** 0.5}[self.kind]
-        share = (bend(x) - bend(self.low)) / (bend(self.high) - bend(self.low))
+        x, low, high = (max(v, 0.0) ** 0.5 if self.root else v for v in (x, self.low, self.high))
+        share = (x - low) / (high - low)
         return self.start + (self.end - self.start) * share
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round numbers on the axis: of "log" powers of ten, of "root" squares of round numbers."""
-        if self.kind == "root":
+        """Round numbers on the axis, or by square root the squares of round numbers."""
+        if self.root:
             return [float(f"{x * x:.6g}") for x in ticks(0.0, self.high**0.5, wanted)]
-        if self.kind == "log" and self.high / self.low >= 100:
-            powers = range(ceil(log10(self.low)), floor(log10(self.high)) + 1)
-            return [10.0**k for k in powers][:: ceil(len(powers) / wanted)]
         return ticks(self.low, self.high, wanted)
 
 

@@ -127,13 +127,13 @@ def test_the_run_tells_the_models_apart_and_what_they_are(ask, make_policy, file
     (files / "ppo").mkdir()
     lines = [{"step": i, "reward": i / 2} for i in (1, 2)]
     (files / "ppo" / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    run, _ = ask({"ppo": {"stage": "rloo", "cost": {"steps": 3}}}, **MINE)
+    run, _ = ask({"ppo": {"stage": "rloo", "seed": 7, "cost": {"steps": 3}}}, **MINE)
     assert (run["reference"], run["seed"], run["vocabulary"]) == ("sft", 5, 260)
     assert run["settings"]["samples"] == 2 and run["environment"]["torch"]
     for i, name in enumerate(("base", "sft", "ppo")):
         assert run["models"][name]["sha256"] == checkpoint.fingerprint(make_policy(i, context=320))
     ppo = run["models"]["ppo"]
-    assert (ppo["stage"], ppo["cost"], ppo["folder"]) == ("rloo", {"steps": 3}, str(files / "ppo"))
+    assert (ppo["stage"], ppo["seed"], ppo["cost"], ppo["folder"]) == ("rloo", 7, {"steps": 3}, str(files / "ppo"))
     assert ppo["curves"] == [{"name": "reward", "x": "step", "points": [[1, 0.5], [2, 1.0]]}]
     assert run["models"]["sft"] | {"stage": None, "cost": None, "curves": []} == run["models"]["sft"]
 

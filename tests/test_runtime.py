@@ -20,6 +20,7 @@ from minirlhf.runtime import (
     option,
     parse,
     run_script,
+    unknown_option,
 )
 
 CPU = torch.device("cpu")
@@ -160,6 +161,12 @@ def test_wrong_options_are_answered_with_the_name(argv, message):
     with pytest.raises(UserError) as error:
         run(argv)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["--compare", "--runs", "--runs=a"])
+def test_an_option_that_was_renamed_is_answered_with_its_new_name_where_there_is_one(word):
+    assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports now"
+    assert "--reports" not in unknown_option(word, ["--out"])
 
 
 @pytest.mark.parametrize(
