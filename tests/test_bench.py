@@ -59,9 +59,12 @@ def test_an_iteration_of_ppo_samples_full_rows_and_makes_4_steps(two_seconds, mo
 
 
 @pytest.mark.parametrize("argv, status, words", [
-    ("--sizes tiny --repeats 1", 0, ["tiny   training", "tiny   sampling", "tiny   PPO iteration", "tokenizer, 1.0 MB"]),
-    ("--sizes huge", 2, ["--sizes huge: there are tiny"]), ("--sizes tiny --repeats 0", 2, ["--repeats 0: at least 1"]),
-])
+    ("--sizes tiny --repeats 1", 0, [
+        "tiny   training", "tiny   sampling", "tiny   PPO iteration", "tokenizer, 1.0 MB",
+    ]),
+    ("--sizes huge", 2, ["--sizes huge: there are tiny"]),
+    ("--sizes tiny --repeats 0", 2, ["--repeats 0: must be at least 1"]),
+])  # fmt: skip
 def test_each_size_has_a_line_for_each_figure(argv, status, words, monkeypatch, capsys):
     monkeypatch.setattr(bench, "SIZES", {"tiny": TINY})
     monkeypatch.setattr(bench, "tokenizer_speed", lambda repeats: (1.0, 2.0, 3.0))
