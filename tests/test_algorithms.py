@@ -40,8 +40,8 @@ def ran(monkeypatch) -> list[tuple[str, float, int]]:
 
 def test_the_rate_is_chosen_on_a_seed_that_is_not_reported(ran, tmp_path):
     """The best of the tuning runs, not the best of the runs in the table."""
-    runs = runs_of("ppo", [1e-4, 1e-3], "arithmetic", None, replace(OPTIONS, out=str(tmp_path)), None)
-    assert ran == [("ppo", 1e-4, TUNING_SEED), ("ppo", 1e-3, TUNING_SEED), ("ppo", 1e-4, 0), ("ppo", 1e-4, 1)]
+    runs = runs_of("ppo", [1e-3, 1e-4], "arithmetic", None, replace(OPTIONS, out=str(tmp_path)), None)
+    assert ran == [("ppo", 1e-3, TUNING_SEED), ("ppo", 1e-4, TUNING_SEED), ("ppo", 1e-4, 0), ("ppo", 1e-4, 1)]
     assert [(x["lr"], x["seed"]) for x in runs] == [(1e-4, 0), (1e-4, 1)]
 
 

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
+from time import sleep
 
 import numpy as np
 import pytest
@@ -275,6 +276,7 @@ def again(finished, tmp_path, monkeypatch):
         arm = arms(task, [10, 40])[name]
         assert all((folder / task / str(seed) / x / "result.json").exists() for x in (arm.start, arm.match) if x)
         ran.append(name)
+        sleep(0.01)  # in which one that did not wait for it would begin
         cell = f"{task}/{seed}/{name}"
         shutil.copytree(finished[0] / cell, folder / cell, dirs_exist_ok=True)
 
