@@ -27,14 +27,14 @@ from minirlhf.data import Mixture, document_examples, render
 from minirlhf.examination import PROSE, judge, test_sets
 from minirlhf.files import write_atomic
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.ppo import PPOConfig, train
+from minirlhf.ppo import PPOConfig
 from minirlhf.rollout import Reward
 from minirlhf.runtime import Diverged, choose_dtype, option
 from minirlhf.sft import FitConfig, evaluate_loss, fit
 from minirlhf.sources import reward_of_task
 from minirlhf.tasks import TASKS
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.trials import numbers
+from minirlhf.trials import numbers, optimise
 
 CPU = torch.device("cpu")
 BEST_OF_SAMPLES = 16  # drawn from the SFT model on the most labels, for best-of-n
@@ -170,17 +170,12 @@ def train_sft(
 def train_ppo(
     model: GPT, tokenizer: Tokenizer, task: str, seed: int, arm: Arm, options: Study, out: Path, dtype
 ) -> dict:
-    """PPO on prompts without their responses."""
-    prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
-    rows = options.batch * share(task)
+    """PPO with the task's reward or another."""
     config = PPOConfig(
-        iterations=options.iterations, batch=rows, lr=options.ppo_lr * arm.rate,
+        iterations=options.iterations, batch=options.batch * share(task), lr=options.ppo_lr * arm.rate,
         warmup=max(1, options.iterations // 9), save_every=10**9,
     )  # fmt: skip
-    batches = Mixture({task: (prompts, rows)}, seed)
-    return train(
-        model, tokenizer, batches.step, REWARDS[arm.reward], config, TASKS[task].MAX_NEW, seed, dtype, out
-    )[1]
+    return optimise(model, tokenizer, task, REWARDS[arm.reward], config, seed, dtype, out)
 
 
 def labels(options: Study) -> list[int]:

@@ -60,19 +60,21 @@ def begun_with(out: Path, settings: dict) -> None:
 
 def optimise(
     policy: GPT, tokenizer: Tokenizer, task: str, reward_of: Callable[[dict], Reward], config: PPOConfig, seed: int,
-    dtype: torch.dtype,
+    dtype: torch.dtype, out: Path | None = None,
 ) -> dict:  # fmt: skip
-    """Train the policy on the task's training prompts, `config.batch` responses a round; what it cost.
+    """Train the policy on the task's training prompts, without their responses; what it cost.
 
-    Raises Interrupted: a run that is stopped leaves nothing, what `train` saved is gone with its folder.
+    `config.batch` responses a round.  out: for the log; none: a folder that is gone afterwards.
+    Raises Interrupted: a run that is stopped begins anew.
     """
-    sets = {task: (TASKS[task].records("train", 20_000, seed), config.batch / config.row.group)}
+    prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
+    sets = {task: (prompts, config.batch / config.row.group)}
     torch.manual_seed(seed)
     try:
         with tempfile.TemporaryDirectory() as folder:
             return train(
                 policy, tokenizer, Mixture(sets, seed).step, reward_of, config, TASKS[task].MAX_NEW, seed, dtype,
-                Path(folder),
+                out or Path(folder),
             )[1]  # fmt: skip
     except Interrupted:
         raise Interrupted("stopped; called again, the tool begins this run anew, behind those done") from None

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf import examination, experiment
+from minirlhf import examination, experiment, trials
 from minirlhf.claims import BEST_OF, drift
 from minirlhf.data import render
 from minirlhf.evaluation import sample_items, text_items
@@ -178,15 +178,16 @@ def test_picked_labels_are_those_of_the_highest_reward(fitted, model, tokenizer,
 def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypatch):
     seen = {}
 
-    def train(model, tokenizer, records_of, reward_of, config, *_):
+    def train(model, tokenizer, records_of, reward_of, config, *rest):
         seen.update(records=[r for step in range(5) for r in records_of(step)], reward=reward_of({}), lr=config.lr)
+        seen.update(out=rest[-1])
         return None, {}
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(trials, "train", train)
     arm = Arm("sft10", "ppo", reward="random", rate=5.0)
     experiment.train_ppo(model, tokenizer, "arithmetic", 0, arm, Study(batch=4, ppo_lr=1e-3), tmp_path, torch.float32)
     assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
-    assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3)
+    assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3) and seen["out"] == tmp_path
 
 
 @pytest.mark.parametrize("task", experiment.STUDIED)
@@ -381,7 +382,7 @@ def test_a_run_that_diverges_is_judged_as_it_ended(finished, tmp_path, monkeypat
     def train(*_):
         raise Diverged("round 1: not finite")
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(trials, "train", train)
     before = results(folder)["sft40"]
     experiment.run_cell("arithmetic", 0, "ppo40", options(folder))
     line, name = results(folder)["ppo40"], "reference perplexity"
