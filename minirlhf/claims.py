@@ -19,25 +19,19 @@ from math import isnan, nan
 import numpy as np
 
 from minirlhf.analysis import ratio
-from minirlhf.calibration import calibration_statistics, ece_from_statistics
+from minirlhf.calibration import ece_from_statistics
 from minirlhf.intervals import bootstrap_interval, percentiles, resample_counts
-from minirlhf.metrics import expected_best_of_n
+from minirlhf.metrics import perplexity
 from minirlhf.seeds import independent_t
 from minirlhf.stats import holm, sign_test
 
 Cells = dict[tuple[str, int, str], dict]  # (task, seed, arm) -> a line of results
-BEST_OF = (1, 2, 4, 8, 16)
+BEST_OF = (2, 4, 8, 16)
 FLOOR = 0.1  # reward
 ALPHA = 0.05  # the chance of any false verdict on a task
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A quantity as sufficient statistics of each prompt and a function of their sum."""
-
-    statistics: Callable[[dict], np.ndarray]  # a set's part of a line -> (n, d)
-    value: Callable[[np.ndarray], np.ndarray]  # sums (B, d) -> (B,)
-    yes_or_no: bool = False  # 1 or 0 of a whole run: it gets the exact sign test over seeds, and no interval
+COMBINE = {  # measure -> what it is of the sums of its statistics, if not their ratio
+    "reference perplexity": lambda sums: perplexity(sums[:, 0], sums[:, 1]), "calibration error": ece_from_statistics,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,11 @@ class Term:
     sign: int
     arm: str
     set: str = "test"
-    measure: str = "reward"
+    measure: str = "reward"  # a metric of `examination.judge`
+
+    def combine(self, sums: np.ndarray) -> np.ndarray:
+        """The measure from sums of its statistics: (B, d) -> (B,)."""
+        return COMBINE.get(self.measure, ratio)(sums)
 
 
 @dataclass(frozen=True)
@@ -94,48 +92,13 @@ class Finding:
     verdict: str
 
 
-def mean(key: str, per: str = "") -> Measure:
-    """Mean over prompts, or the ratio of two sums. A prompt on which it is not defined (None) is left out."""
-    def statistics(part: dict) -> np.ndarray:
-        over = part[per] if per else [1.0] * len(part[key])
-        return np.array([(0.0, 0.0) if x is None else (x, w) for x, w in zip(part[key], over)])  # (n, 2)
-
-    return Measure(statistics, ratio)
-
-
-def best_of(n: int) -> Measure:
-    """Mean over prompts of the best reward among n samples, unbiased from all that were drawn."""
-    def statistics(part: dict) -> np.ndarray:
-        best = [expected_best_of_n(x, x, n) if n <= len(x) else None for x in part["rewards"]]
-        return mean("best").statistics({"best": best})  # (n, 2)
-
-    return Measure(statistics, ratio)
-
-
-def calibration(part: dict) -> np.ndarray:
-    """(n, M + 1): what the calibration error is made of, prompt by prompt."""
-    return np.array([calibration_statistics(*pair) for pair in zip(part["confidence"], part["correct"])])
-
-
-MEASURES = {
-    "reward": Measure(lambda part: np.array([(np.mean(x), 1.0) for x in part["rewards"]]), ratio),
-    "greedy": mean("greedy"),
-    "KL": mean("kl"),
-    "length": mean("length"),
-    "entropy": mean("entropy", "tokens"),
-    "distinct answers": mean("distinct"),
-    "distinct-2": mean("distinct2"),
-    "EAD-2": mean("ead2"),
-    "self-BLEU": mean("self_bleu"),
-    "perplexity": Measure(mean("nll", "nll_tokens").statistics, lambda sums: np.exp(ratio(sums))),
-    "ECE": Measure(calibration, ece_from_statistics),
-    "cpu": mean("cpu"),
-    "trained": mean("trained"),
-    "us a token": mean("us_a_token"),
-    "diverged": Measure(mean("diverged").statistics, ratio, yes_or_no=True),
-} | {f"best of {n}": best_of(n) for n in BEST_OF}
-PROSE_DRIFT = {"distinct-2": -1, "EAD-2": -1, "self-BLEU": 1}
-DRIFT = {"entropy": -1, "distinct answers": -1} | PROSE_DRIFT | {"perplexity": 1, "ECE": 1}  # where RL is said to go
+def drift(prose: bool) -> dict[str, tuple[str, int]]:
+    """What RL is said to change -> the measure, and the sign of the change. prose: answers are texts."""
+    found = {"entropy": ("entropy, nats/token", -1), "distinct answers": ("distinct answers", -1)}
+    if prose:
+        found |= {"distinct-2": ("distinct-2 per prompt", -1), "EAD-2": ("EAD-2", -1)}
+        found |= {"self-BLEU": ("self-BLEU per prompt", 1)}
+    return found | {"perplexity": ("reference perplexity", 1), "ECE": ("calibration error", 1)}
 
 
 def nested_bootstrap(
@@ -162,26 +125,25 @@ def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:
     """The effect, its interval and p-value, and its value for every seed that has all the arms."""
     sets = sorted({term.set for term in terms})
     seeds = sorted({s for t, s, _ in cells if t == task and all((t, s, term.arm) in cells for term in terms)})
-    parts = [[(term, MEASURES[term.measure]) for term in terms if term.set == name] for name in sets]
+    parts = [[term for term in terms if term.set == name] for name in sets]
     if not seeds:
         return Estimate(nan, nan, nan, nan, {})
     runs = []
     for s in seeds:
-        tables = [[m.statistics(cells[task, s, t.arm]["sets"][t.set]) for t, m in part] for part in parts]
+        tables = [[np.array(cells[task, s, t.arm]["sets"][t.set][t.measure]) for t in part] for part in parts]
         runs.append([np.hstack(columns) for columns in tables])  # (n, Σ d) a set
-    widths = [[x.shape[1] for x in columns] for columns in tables]
+    widths = [np.cumsum([x.shape[1] for x in columns])[:-1] for columns in tables]
 
     def value(sums: list[np.ndarray]) -> np.ndarray:
         total = 0.0
         for part, columns, width in zip(parts, sums, widths):
-            pieces = np.split(columns, np.cumsum(width)[:-1], axis=1)
-            total = total + sum(t.sign * m.value(piece) for (t, m), piece in zip(part, pieces))
+            total = total + sum(t.sign * t.combine(piece) for t, piece in zip(part, np.split(columns, width, axis=1)))
         return total  # (B,)
 
     each = {s: float(value([table.sum(0, keepdims=True) for table in run])[0]) for s, run in zip(seeds, runs)}
     d = np.array(list(each.values()))  # (S,)
     average = float(d.mean())
-    if any(m.yes_or_no for part in parts for _, m in part):
+    if any(term.measure == "diverged" for term in terms):  # 1 or 0 of a whole run
         return Estimate(average, nan, nan, sign_test(int((d > 0).sum()), int((d < 0).sum())), each)
     resampled = nested_bootstrap(runs, value)  # (B,)
     low, high = percentiles(resampled, 0.95)
@@ -238,17 +200,17 @@ def with_divergence(cells: Cells) -> Cells:
     for (task, seed, arm), line in cells.items():
         bad, start = bool(line["failed"]), cells.get((task, seed, line["start"]))
         if start is not None:
-            after, before = (np.array(x["sets"]["test"]["rewards"]).mean(1) for x in (line, start))  # (n,) each
+            after, before = (ratio(np.array(x["sets"]["test"]["reward"])) for x in (line, start))  # (n,) each
             bad |= bootstrap_interval(after - before)[1] < 0
-        run = line["sets"]["run"] | {"diverged": [float(bad)]}
+        run = line["sets"]["run"] | {"diverged": [[float(bad), 1.0]]}
         out[task, seed, arm] = line | {"sets": line["sets"] | {"run": run}}
     return out
 
 
-def difference(name: str, up: Term | str, down: Term | str) -> Effect:
-    """up − down; a word is an arm, by its reward on the test prompts."""
+def difference(up: Term | str, down: Term | str, name: str = "") -> Effect:
+    """up − down; a word is an arm, by its reward on the test prompts. name: up's arm - down's unless it is given."""
     a, b = (x if isinstance(x, Term) else Term(1, x) for x in (up, down))
-    return Effect(name, (a, Term(-1, b.arm, b.set, b.measure)))
+    return Effect(name or f"{a.arm} - {b.arm}", (a, Term(-1, b.arm, b.set, b.measure)))
 
 
 def claims(labels: Sequence[int], sets: Sequence[str], prose: bool) -> list[Claim]:
@@ -258,47 +220,42 @@ def claims(labels: Sequence[int], sets: Sequence[str], prose: bool) -> list[Clai
     """
     few, most = min(labels), max(labels)
     sft, ppo, more = f"sft{most}", f"ppo{most}", f"more{most}"
-    drift = {k: v for k, v in DRIFT.items() if prose or k not in PROSE_DRIFT}
 
-    def moved(by: str, beyond: str, key: str) -> Effect:
-        pair = (by, beyond) if drift[key] > 0 else (beyond, by)
-        return difference(f"{pair[0]} - {pair[1]}", *(Term(1, arm, "test", key) for arm in pair))
+    def moved(beyond: str, measure: str, sign: int) -> Effect:
+        return difference(*(Term(1, arm, "test", measure) for arm in (ppo, beyond)[::sign]))
 
     def gap(arm: str, name: str, sign: int) -> tuple[Term, Term]:
         return Term(sign, arm), Term(-sign, arm, name)
 
     return [
-        Claim("labels", "SFT needs labels", (difference(f"{sft} - sft{few}", sft, f"sft{few}"),)),
+        Claim("labels", "SFT needs labels", (difference(sft, f"sft{few}"),)),
         *(Claim("labels", f"after SFT on {n:,} labels, PPO without labels adds more than SFT continued", (
-            difference(f"ppo{n} - sft{n}", f"ppo{n}", f"sft{n}"),
-            difference(f"ppo{n} - more{n}", f"ppo{n}", f"more{n}"))) for n in labels),
+            difference(f"ppo{n}", f"sft{n}"), difference(f"ppo{n}", f"more{n}"))) for n in labels),
         *(Claim("labels", f"PPO and {n:,} labels do better than SFT on {most:,}", (
-            difference(f"ppo{n} - {sft}", f"ppo{n}", sft),)) for n in labels if n < most),
-        Claim("labels", "RL needs no labels at all", (
-            difference("ppo0 - base", "ppo0", "base"), difference(f"ppo0 - {sft}", "ppo0", sft))),
-        Claim("arms", "RL needs SFT first", (difference(f"{ppo} - ppo0", ppo, "ppo0"),)),
+            difference(f"ppo{n}", sft),)) for n in labels if n < most),
+        Claim("labels", "RL needs no labels at all", (difference("ppo0", "base"), difference("ppo0", sft))),
+        Claim("arms", "RL needs SFT first", (difference(ppo, "ppo0"),)),
         Claim("arms", "what PPO gains is the reward's doing", (
-            difference(f"{ppo} - {sft}", ppo, sft), difference(f"{ppo} - random", ppo, "random"),
-            difference(f"{ppo} - longest", ppo, "longest"))),
-        *(Claim("arms", f"PPO does better than the best of {n} samples of SFT", (
-            difference(f"{ppo} - best of {n}", ppo, Term(1, sft, "test", f"best of {n}")),)) for n in BEST_OF[1:]),
+            difference(ppo, sft), difference(ppo, "random"), difference(ppo, "longest"))),
+        *(Claim("arms", f"PPO does better than the best of {n} samples of SFT", (difference(
+            ppo, Term(1, sft, "test", f"reward, best of {n}"), f"{ppo} - best of {n}"),)) for n in BEST_OF),
         *(Claim("generalisation", f"RL generalises better: it loses less from test to {name}", (
             Effect(f"loss of {more} - loss of {ppo}", (*gap(more, name, 1), *gap(ppo, name, -1))),),
             need=tuple(Term(1, arm, name) for arm in (more, ppo))) for name in sets),
         *(Claim("generalisation", f"RL does better on {name} prompts", (
-            difference(f"{ppo} - {more}", Term(1, ppo, name), Term(1, more, name)),)) for name in sets),
-        Claim("cost", "RL is expensive: SFT for the same CPU time does better", (
-            difference(f"{more} - {ppo}", more, ppo),)),
+            difference(Term(1, ppo, name), Term(1, more, name)),)) for name in sets),
+        Claim("cost", "RL is expensive: SFT for the same CPU time does better", (difference(more, ppo),)),
         *([Claim("cost", "RL is not needed: SFT on the best-rewarded labels, for the same CPU time, does better", (
-            difference(f"picked - {ppo}", "picked", ppo),))] if prose else []),
-        Claim("cost", "a token of PPO takes longer than one of SFT", (difference(
-            f"{ppo} - {more}, microseconds", Term(1, ppo, "run", "us a token"), Term(1, more, "run", "us a token")),)),
+            difference("picked", ppo),))] if prose else []),
+        Claim("cost", "a token of PPO takes longer than one of SFT", (difference(*(
+            Term(1, arm, "run", "us a token") for arm in (ppo, more)), f"{ppo} - {more}, microseconds"),)),
         Claim("stability", "RL is unstable: 5 times the learning rate costs PPO more than SFT", (Effect(
             f"({ppo} - ppo-hot) - ({more} - sft-hot)",
             (Term(1, ppo), Term(-1, "ppo-hot"), Term(-1, more), Term(1, "sft-hot"))),)),
         Claim("stability", "RL is unstable: at 5 times the learning rate more runs of PPO than of SFT diverge", (
-            difference("share of runs, ppo-hot - sft-hot", Term(1, "ppo-hot", "run", "diverged"),
-                       Term(1, "sft-hot", "run", "diverged")),)),
-        *(Claim("drift", f"RL {'raises' if drift[key] > 0 else 'lowers'} {key}, more than with a random reward", (
-            moved(ppo, sft, key), moved(ppo, "random", key))) for key in drift),
+            difference(*(Term(1, arm, "run", "diverged") for arm in ("ppo-hot", "sft-hot")),
+                       "share of runs, ppo-hot - sft-hot"),)),
+        *(Claim("drift", f"RL {'raises' if sign > 0 else 'lowers'} {name}, more than with a random reward", (
+            moved(sft, measure, sign), moved("random", measure, sign)))
+          for name, (measure, sign) in drift(prose).items()),
     ]  # fmt: skip

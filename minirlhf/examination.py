@@ -5,19 +5,20 @@
     held-out range    arithmetic: operands never seen in that place
     held-out words    reviews: subjects of words never seen in that place, nor beside that noun
 
-A set's part of a line of results is quantity -> one value a prompt, so that every number can be rebuilt from it.
+The measures are metrics of an evaluation (`quantities.py`); of each the statistics of every prompt are kept.
 Proved by tests/test_study.py.
 """
 
 import random
-from collections.abc import Sequence
+from dataclasses import replace
 
-import torch
+import numpy as np
 
-from minirlhf.data import collate, gather_true, micro_batches, render
-from minirlhf.evaluation import reference_nll, sample_items
-from minirlhf.metrics import distinct_n, expectation_adjusted_distinct, self_bleu
+from minirlhf.analysis import Metric, View, view_of
+from minirlhf.evaluation import sample_items, text_items
+from minirlhf.metrics import duplicate_rate, expectation_adjusted_distinct
 from minirlhf.model import GPT
+from minirlhf.quantities import given_the_prompt, metric_table
 from minirlhf.sources import reward_of_task
 from minirlhf.tasks import TASKS, reviews
 from minirlhf.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ def judge(
     seed: int,
     chat: bool,
 ) -> dict[str, dict[str, list]]:
-    """Set of prompts -> quantity -> one value a prompt, None where it is not defined.
+    """Set of prompts -> measure -> its statistics, a row a prompt, as `analysis.Metric` has them.
 
     reference: what the KL is to.  best_of: so many samples of the test set where they are more than `samples`.
     chat: as in `data.render`.
@@ -77,51 +78,24 @@ def judge(
         items = sample_items(
             model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, drawn, seed, chat
         )
-        rows: list[list[dict]] = [[] for _ in records]
-        for item in items:
-            rows[item["index"]].append(item)  # the greedy one first
-        out[name] = {
-            "rewards": [[round(x["scores"]["reward"], 6) for x in row[1:]] for row in rows],
-            "greedy": [row[0]["scores"]["reward"] for row in rows],
-        }
+        texts = text_items(model, tokenizer, records, chat) if inside else []
+        view = view_of(records, {"": items}, {"": texts}, vocabulary=tokenizer.vocab_size)
+        view = replace(view, unit=np.arange(len(records)))
+        metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
         if inside:  # of as many samples of every model, or diversity is not comparable
-            out[name] |= quantities([row[1 : 1 + k] for row in rows], tokenizer, task)
-            nll = reference_nll(model, tokenizer, records, chat)  # (n, 3)
-            out[name] |= {"nll": nll[:, 0].round(5).tolist(), "nll_tokens": nll[:, 1].tolist()}
-            out[name] |= confidences(model, tokenizer, records, chat)
+            few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < k]})
+            metrics += drift(few, task in PROSE)
+        out[name] = {m.name: m.statistics[""].tolist() for m in metrics}
     return out
 
 
-def quantities(drawn: list[list[dict]], tokenizer: Tokenizer, task: str) -> dict[str, list]:
-    """Drift and diversity of the samples of each prompt."""
-    part: dict[str, list] = {key: [sum(x[key] for x in row) for row in drawn] for key in ("entropy", "tokens")}
-    part["kl"] = [sum(x["kl"] for x in row) / len(row) for row in drawn]
-    part["length"] = [sum(x["tokens"] for x in row) / len(row) for row in drawn]
-    part["distinct"] = [len({x["response"] for x in row}) / len(row) for row in drawn]
-    ids = [[x["ids"] for x in row] for row in drawn]
-    prose = task in PROSE
-    known = [prose and any(len(x) > 1 for x in row) for row in ids]
-    part["distinct2"] = [float(distinct_n(row, 2)) if ok else None for row, ok in zip(ids, known)]
-    V = tokenizer.vocab_size
-    part["ead2"] = [float(expectation_adjusted_distinct(x, 2, V)) if ok else None for x, ok in zip(ids, known)]
-    part["self_bleu"] = [float(self_bleu([x["response"] for x in row])) if prose else None for row in drawn]
-    return part
-
-
-@torch.no_grad()
-def confidences(
-    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool
-) -> dict[str, list]:
-    """On each token of each record's own response: the highest probability, and whether it was right."""
-    examples = [render(r, tokenizer, chat) for r in records]
-    confidence: list[list[float]] = [[] for _ in records]
-    correct: list[list[int]] = [[] for _ in records]
-    for index in micro_batches([len(e.ids) for e in examples], 32):
-        batch = collate([examples[i] for i in index], model.wte.weight.device, model.config.context)
-        hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
-        highest, token = model.logits(hidden)[:n].float().softmax(-1).max(-1)  # (N,) each
-        lengths = batch.mask.sum(1).tolist()
-        hits = (token == batch.targets[batch.mask]).long()  # (N,)
-        for i, p, hit in zip(index, highest.split(lengths), hits.split(lengths)):
-            confidence[i], correct[i] = [round(x, 4) for x in p.tolist()], hit.tolist()
-    return {"confidence": confidence, "correct": correct}
+def drift(view: View, prose: bool) -> list[Metric]:
+    """Diversity, calibration, and the distance from the reference and from the records' own responses."""
+    metrics = metric_table(view, ["kl", "length", "entropy", "perplexity", "calibration"])
+    metrics += given_the_prompt(view, "distinct answers", lambda xs: 1 - duplicate_rate([x["response"] for x in xs]))
+    if prose:
+        metrics += metric_table(view, ["distinct", "self-bleu"])
+        metrics += given_the_prompt(view, "EAD-2", lambda xs: expectation_adjusted_distinct(
+            [x["ids"] for x in xs], 2, view.vocabulary
+        ))  # fmt: skip
+    return metrics

@@ -10,6 +10,7 @@
 `tools/study.py` runs them, `claims.py` compares them. Proved by tests/test_study.py.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -24,16 +25,17 @@ import torch
 from minirlhf import checkpoint
 from minirlhf.data import Mixture, document_examples, render
 from minirlhf.examination import PROSE, judge, test_sets
-from minirlhf.files import UserError
+from minirlhf.files import write_atomic
 from minirlhf.loop import Diverged, Run
 from minirlhf.model import GPT, GPTConfig
-from minirlhf.ppo import PPOConfig, train
+from minirlhf.ppo import PPOConfig
 from minirlhf.rollout import Reward
 from minirlhf.runtime import choose_dtype, option
 from minirlhf.sft import FitConfig, evaluate_loss, fit
+from minirlhf.sources import reward_of_task
 from minirlhf.tasks import TASKS
 from minirlhf.tokenizer import Tokenizer
-from minirlhf.watch import Description
+from minirlhf.trials import numbers, optimise
 
 CPU = torch.device("cpu")
 BEST_OF_SAMPLES = 16  # drawn from the SFT model on the most labels, for best-of-n
@@ -59,8 +61,8 @@ class Study:
     prompts: int = option(200, "prompts of each test set", least=2)
     samples: int = option(8, "responses to each prompt of the set that is like training", least=2)
     width: int = option(128, "size of the model's embedding")
-    workers: int = option(2, "processes of one thread each; 0: in this one", least=0)
-    out: str = option("out/study", "folder for results.jsonl, checkpoints, study.md and figures")
+    workers: int = option(2, "processes of one thread each", least=1)
+    out: str = option("out/study", "folder for checkpoints with their results, study.md and figures")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def longest_reward(prompt: str, response: str, record: dict) -> float:
 
 
 REWARDS: dict[str, Callable[[dict], Reward]] = {
-    "task": lambda record: TASKS[record["task"]].reward,
+    "task": reward_of_task,
     "random": lambda record: random_reward,
     "longest": lambda record: longest_reward,
 }
@@ -137,8 +139,9 @@ def train_sft(
     """
     records = TASKS[task].records("train", 20_000, seed)[: arm.labels]
     if arm.picked:
-        top = max(REWARDS["task"](r)(r["prompt"], r["response"], r) for r in records)
-        records = [r for r in records if REWARDS["task"](r)(r["prompt"], r["response"], r) == top]
+        earned = [TASKS[task].reward(r["prompt"], r["response"], r) for r in records]
+        top = max(earned)
+        records = [r for r, x in zip(records, earned) if x == top]
     examples = [render(r, tokenizer) for r in records]
     n = min(max(len(examples) // 5, 1), 200)
     validation, examples = examples[:n], examples[n:] or examples
@@ -168,39 +171,33 @@ def train_sft(
 def train_ppo(
     model: GPT, tokenizer: Tokenizer, task: str, seed: int, arm: Arm, options: Study, out: Path, dtype
 ) -> dict:
-    """PPO on prompts without their responses."""
-    prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
-    rows = options.batch * share(task)
+    """PPO with the task's reward or another."""
     config = PPOConfig(
-        iterations=options.iterations, batch=rows, lr=options.ppo_lr * arm.rate,
-        warmup=max(1, options.iterations // 9), save_every=10**9, max_new=TASKS[task].MAX_NEW,
+        iterations=options.iterations, batch=options.batch * share(task), lr=options.ppo_lr * arm.rate,
+        warmup=max(1, options.iterations // 9), save_every=10**9,
     )  # fmt: skip
-    batches, told, watchers = Mixture({task: (prompts, rows)}, seed), Run(out, seed, dtype), [Description(config.row)]
-    return train(model, tokenizer, batches.step, REWARDS[arm.reward], config, told, watchers)[1]
+    return optimise(model, tokenizer, task, REWARDS[arm.reward], config, seed, dtype, out)
 
 
-def numbers(options: Study) -> list[int]:
+def labels(options: Study) -> list[int]:
     """The numbers of labelled examples, rising. Raises UserError."""
-    found = [int(word) if word.isdigit() else 0 for word in options.labels]
-    if not found or min(found) < 2 or max(found) > 20_000:
-        raise UserError(f"--labels {' '.join(options.labels)}: give numbers from 2 to 20000")
-    return sorted(set(found))
+    return sorted(numbers(options.labels, "labels", int, 2, 20_000))
 
 
 def settings(options: Study) -> dict:
-    """What a line must have been made with to count: all but how many seeds and tasks, where and how fast."""
+    """What all arms of a folder must be made with: all but how many seeds and tasks, where and how fast."""
     kept = {k: v for k, v in asdict(options).items() if k not in ("task", "seeds", "workers", "out")}
-    return kept | {"labels": numbers(options), "dtype": str(choose_dtype("auto", CPU))}
+    return kept | {"labels": labels(options), "dtype": str(choose_dtype("auto", CPU))}
 
 
-def run_cell(task: str, seed: int, name: str, options: Study, before: dict[str, dict]) -> dict:
-    """Train and judge one model; its line of results. before: the lines of the arms that this one needs."""
+def run_cell(task: str, seed: int, name: str, options: Study) -> None:
+    """Train and judge one model. Its checkpoint, and last its result.json, behind those of the arms it needs."""
     torch.set_num_threads(1)
-    arm = arms(task, numbers(options))[name]
+    arm = arms(task, labels(options))[name]
     folder = Path(options.out) / task / str(seed)
     out = folder / name
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").unlink(missing_ok=True)  # which marks a checkpoint whole
+    before = {x: checkpoint.read_json(folder / x / "result.json") for x in (arm.start, arm.match) if x}
     dtype = choose_dtype("auto", CPU)
     begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
     with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file):  # bars, and warnings
@@ -227,14 +224,15 @@ def run_cell(task: str, seed: int, name: str, options: Study, before: dict[str, 
         model.eval()
         reference = start if arm.how == "ppo" or arm.match else model
         questions = test_sets(task, options.prompts, seed)
-        best_of = BEST_OF_SAMPLES if name == f"sft{max(numbers(options))}" else 0
+        best_of = BEST_OF_SAMPLES if name == f"sft{max(labels(options))}" else 0
         chat = name != "base"  # which has never seen a role token
         sets = judge(model, reference, tokenizer, task, questions, options.samples, best_of, seed, chat)
     (out / "train_state.pt").unlink(missing_ok=True)
-    parent = before.get(arm.start, {"sets": {"run": {"cpu": [0.0], "trained": [0]}}})["sets"]["run"]
-    sets["run"] = {"cpu": [parent["cpu"][0] + cpu], "trained": [parent["trained"][0] + cost["tokens"]]}
-    sets["run"]["us_a_token"] = [1e6 * cpu / max(cost["tokens"], 1)]
-    line = {"task": task, "seed": seed, "arm": name, "start": arm.start, "settings": settings(options)}
-    line |= {"cpu": cpu, "tokens": cost["tokens"], "steps": cost["steps"], "failed": failed, "sets": sets}
+    spent = {"cpu": cpu, "trained": cost["tokens"]}
+    if arm.start:  # from scratch on
+        spent = {key: own + before[arm.start]["sets"]["run"][key][0][0] for key, own in spent.items()}
+    spent["us a token"] = 1e6 * cpu / max(cost["tokens"], 1)
+    sets["run"] = {key: [[value, 1.0]] for key, value in spent.items()}
+    line = {"start": arm.start, "cpu": cpu, "tokens": cost["tokens"], "steps": cost["steps"], "failed": failed}
     checkpoint.save(out, model, tokenizer, {"settings": settings(options), "arm": asdict(arm)})
-    return line
+    write_atomic(out / "result.json", json.dumps(line | {"sets": sets}).encode())

@@ -88,7 +88,7 @@ def frontier(
     top += 22
     kls = [v for k, _ in drawn.values() for v in (k["value"], k.get("high"))] + [b["kl_bound"] for b in best]
     rewards = [v for _, r in drawn.values() for v in (r["value"], r.get("low"), r.get("high"))]
-    x = Axis.over(kls, LEFT, RIGHT, root=True)
+    x = Axis.over(kls, LEFT, RIGHT, "root")
     y = Axis.over(rewards + [b["reward"] for b in best], top + 200, top)
     shapes += axes(x, y, "KL to the reference, nats, by square root (best-of-n: KL ≤)", "reward")
     if best:

@@ -13,9 +13,11 @@ import numpy as np
 
 from minirlhf.analysis import Metric, ratio
 from minirlhf.intervals import standard_error
-from minirlhf.overoptimisation import Fit, best_of_n, best_of_n_kl, fit
+from minirlhf.metrics import best_of_n_kl_bound, expected_best_of_n
+from minirlhf.overoptimisation import Fit, fit
 from minirlhf.report import interval
 from minirlhf.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
+from minirlhf.trials import table
 
 COLOURS = {"best-of-n": BLUE, "PPO": VERMILLION}
 LAWS = {"best-of-n": "d (α − β d)", "rl": "d (α − β ln d)"}
@@ -57,9 +59,11 @@ def best_of_points(gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
     """Best-of-n for n = 2, 4, ..., from all samples of the reference: gold, proxy (P, N)."""
     points = []
     for n in [2**k for k in range(1, gold.shape[1].bit_length())]:
-        best, liked = best_of_n(proxy, gold, n), best_of_n(proxy, proxy, n)  # (P,) each
+        best, liked = (  # (P,) each
+            np.array([expected_best_of_n(p, v, n) for p, v in zip(proxy, values)]) for values in (gold, proxy)
+        )
         gains = best - gold.mean(1), liked - proxy.mean(1)
-        points.append(Point(f"n = {n}", best_of_n_kl(n) ** 0.5, best, *gains))
+        points.append(Point(f"n = {n}", best_of_n_kl_bound(n) ** 0.5, best, *gains))
     return points
 
 
@@ -100,11 +104,6 @@ def shown(x: float, digits: int = 3) -> str:
     return f"{x:.{digits}f}" if np.isfinite(x) else "∞" if x == np.inf else "–"
 
 
-def rows(titles: Sequence[str], table: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *table))
-
-
 def markdown(studies: Sequence[Study], reference: np.ndarray) -> str:
     """What was measured, and what the laws say of it, the better first. reference: (P,), its gold."""
     measured, laws, start = [], [], float(reference.mean())
@@ -121,12 +120,12 @@ def markdown(studies: Sequence[Study], reference: np.ndarray) -> str:
                 laws.append([str(study.comparisons), way, LAWS[law.kind], *cells])
     titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
     more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
-    return f"{rows(titles, measured)}\n\n{rows(more, laws)}"
+    return f"{table(titles, measured)}\n\n{table(more, laws)}"
 
 
 def peak_of(law: Fit, start: float) -> tuple[str, str]:
     """Where the law has its peak and its gold there; of one beyond all points nobody has seen anything."""
-    low, high = (shown(x, 2) for x in law.intervals["d_peak"])
+    low, high = (shown(x, 2) for x in law.d_interval)
     if law.d_peak > law.d_seen:
         return f"beyond {law.d_seen:.2f}", "–"
     return f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + law.r_peak)

@@ -28,8 +28,8 @@ class Fit:
     d_peak: float  # inf where β <= 0: the law has no peak, more is better
     r_peak: float  # R there, inf with it
     d_seen: float  # the largest distance among the points: a peak beyond it is extrapolated
-    intervals: dict[str, tuple[float, float]]  # of alpha, beta, d_peak and r_peak; nan without errors
-    misfit: float  # √(χ² / (n − 2)): much above 1, the points obey another law; nan without errors
+    d_interval: tuple[float, float]  # 95 %, of d_peak
+    misfit: float  # √(χ² / (n − 2)): much above 1, the points obey another law
     undefined: str = ""
 
     def value(self, d: np.ndarray) -> np.ndarray:
@@ -43,27 +43,6 @@ class Fit:
         """Where to stop: at the peak, at the last point if that is before it, or at 0 if that loses."""
         d = min(self.d_peak, self.d_seen)
         return d if self.value(d) > 0 else 0.0
-
-
-def best_of_n(proxy: np.ndarray, value: np.ndarray, n: int) -> np.ndarray:
-    """E of the value of that of n samples which the proxy likes best, from N samples of each prompt: (P,).
-
-        Σ_i C(i − 1, n − 1) / C(N, n) v_(i)        v_(i): the value of the sample with the i-th lowest proxy
-
-    proxy, value: (P, N), n <= N. Unbiased: the mean over all subsets of n.
-    Source: Nakano et al. 2021 (WebGPT).
-    """
-    N = proxy.shape[1]
-    ranked = np.take_along_axis(value, np.argsort(proxy, axis=1, kind="stable"), axis=1)  # (P, N)
-    return ranked @ np.array([math.comb(i - 1, n - 1) / math.comb(N, n) for i in range(1, N + 1)])
-
-
-def best_of_n_kl(n: float) -> float:
-    """ln n − (n − 1) / n, in nats: an upper bound of KL(best-of-n ‖ reference), reached where no two tie.
-
-    Source: Stiennon et al. 2020; that it is a bound and no more: Beirami et al. 2024, arXiv 2401.01879.
-    """
-    return math.log(n) - (n - 1) / n
 
 
 def peak(kind: str, alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,29 +67,19 @@ def least_squares(kind: str, d: np.ndarray, R: np.ndarray, weights: np.ndarray) 
 
 
 def fit(
-    kind: str,
-    d: Sequence[float],
-    R: Sequence[float],
-    errors: Sequence[float] | None = None,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[float], n_resamples: int = 2000, seed: int = 0
 ) -> Fit:
     """The law through points (d, R); the reference, d = 0, is on it anyway and left out.
 
-    d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard errors of R; with
-    them points count by the precision of R / d, (d / error)², and the 95 % intervals are those of fits to
+    d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard errors of R. Points
+    count by the precision of R / d, (d / error)², and the 95 % interval is that of fits to
     R + errors · max(1, misfit) · N(0, 1): a law that the points do not obey is not known better for having
     precise points.  kind: "best-of-n" or "rl".
     Undefined for fewer than three different d above 0: two points obey any such law.
     """
-    d, R = np.asarray(d, dtype=float), np.asarray(R, dtype=float)  # (n,) each
-    sigma = np.ones_like(d) if errors is None else np.asarray(errors, dtype=float)  # (n,)
-    if kind not in KINDS or d.shape != R.shape or d.shape != sigma.shape:
-        shapes = f"{d.shape}, {R.shape} and {sigma.shape}"
-        raise ValueError(f"a fit of {kind!r} to {shapes}: shapes must agree, kinds are {', '.join(KINDS)}")
-    nan, pair = math.nan, (math.nan, math.nan)
-    intervals = dict.fromkeys(("alpha", "beta", "d_peak", "r_peak"), pair)
-    nothing = Fit(kind, nan, nan, nan, nan, nan, intervals, nan)
+    d, R, sigma = (np.asarray(x, dtype=float) for x in (d, R, errors))  # (n,) each
+    nan = math.nan
+    nothing = Fit(kind, nan, nan, nan, nan, nan, (nan, nan), nan)
     if not (np.isfinite(d) & np.isfinite(R) & np.isfinite(sigma)).all():
         return replace(nothing, undefined="a point that is not finite")
     if (d < 0).any() or (sigma[d > 0] <= 0).any():
@@ -118,16 +87,12 @@ def fit(
     d, R, sigma = d[d > 0], R[d > 0], sigma[d > 0]
     if (n := len(np.unique(d))) < 3:
         return replace(nothing, undefined=f"{n} different distances above 0, three are needed")
-    weights = np.ones_like(d) if errors is None else (d / sigma) ** 2  # (n,)
+    weights = (d / sigma) ** 2  # (n,)
     (alpha,), (beta,) = least_squares(kind, d, R[None], weights)
     (d_peak,), (r_peak,) = peak(kind, np.array([alpha]), np.array([beta]))
-    found = Fit(kind, float(alpha), float(beta), float(d_peak), float(r_peak), float(d.max()), intervals, nan)
-    if errors is None:
-        return found
+    found = Fit(kind, float(alpha), float(beta), float(d_peak), float(r_peak), float(d.max()), (nan, nan), nan)
     misfit = math.sqrt(float((weights * (R / d - found.value(d) / d) ** 2).sum()) / (len(d) - 2))
     noise = np.random.default_rng(seed).standard_normal((n_resamples, len(R)))  # (B, n)
-    alphas, betas = least_squares(kind, d, R + max(1.0, misfit) * sigma * noise, weights)  # (B,) each
-    for name, values in zip(intervals, (alphas, betas, *peak(kind, alphas, betas))):
-        low, high = np.quantile(values, [0.025, 0.975], method="nearest")  # of infinities there is no mean
-        intervals[name] = float(low), float(high)
-    return replace(found, misfit=misfit)
+    peaks, _ = peak(kind, *least_squares(kind, d, R + max(1.0, misfit) * sigma * noise, weights))  # (B,)
+    low, high = np.quantile(peaks, [0.025, 0.975], method="nearest")  # of infinities there is no mean
+    return replace(found, misfit=misfit, d_interval=(float(low), float(high)))

@@ -152,36 +152,41 @@ def label(x: float) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """Numbers low … high on the pixels start … end: evenly, or by square root (0 below 0)."""
+    """Numbers low … high on the pixels start … end: evenly, or by "log" or square "root" (0 below 0)."""
 
     low: float
     high: float
     start: float
     end: float
-    root: bool = False
+    kind: str = "even"
 
     @classmethod
-    def over(cls, values: Sequence[float | None], start: float, end: float, root: bool = False) -> "Axis":
+    def over(cls, values: Sequence[float | None], start: float, end: float, kind: str = "even") -> "Axis":
         """An axis that holds all the numbers, with a little air; equal ones, one, or none get some width."""
         known = [x for x in values if x is not None and isfinite(x)] or [0.0, 1.0]
         low, high = min(known), max(known)
-        if root:
-            return cls(0.0, max(high, 0.0) * 1.1 or 1.0, start, end, root)
+        if kind == "root":
+            return cls(0.0, max(high, 0.0) * 1.1 or 1.0, start, end, kind)
+        if kind == "log":
+            return cls(low / 1.2, high * 1.2, start, end, kind)
         if high - low <= 1e-4 * max(abs(low), abs(high)):  # so that six digits tell the ticks apart
             low, high = low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
         air = (high - low) / 16
-        return cls(low - air, high + air, start, end)
+        return cls(low - air, high + air, start, end, kind)
 
     def place(self, x: float) -> float:
         """The pixel of a number."""
-        x, low, high = (max(v, 0.0) ** 0.5 if self.root else v for v in (x, self.low, self.high))
-        share = (x - low) / (high - low)
+        bend = {"even": float, "log": log10, "root": lambda v: max(v, 0.0) ** 0.5}[self.kind]
+        share = (bend(x) - bend(self.low)) / (bend(self.high) - bend(self.low))
         return self.start + (self.end - self.start) * share
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round numbers on the axis, or by square root the squares of round numbers."""
-        if self.root:
+        """Round numbers on the axis: of "log" powers of ten, of "root" squares of round numbers."""
+        if self.kind == "root":
             return [float(f"{x * x:.6g}") for x in ticks(0.0, self.high**0.5, wanted)]
+        if self.kind == "log" and self.high / self.low >= 100:
+            powers = range(ceil(log10(self.low)), floor(log10(self.high)) + 1)
+            return [10.0**k for k in powers][:: ceil(len(powers) / wanted)]
         return ticks(self.low, self.high, wanted)
 
 

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from minirlhf.calibration import expected_calibration_error
+from minirlhf.calibration import calibration_statistics, expected_calibration_error
 from minirlhf.claims import (
-    MEASURES,
+    BEST_OF,
     Claim,
     Estimate,
     Term,
@@ -22,7 +22,7 @@ from minirlhf.claims import (
     verdict,
     with_divergence,
 )
-from minirlhf.metrics import expected_best_of_n, perplexity
+from minirlhf.metrics import perplexity
 from minirlhf.study_report import claim_line, verdict_table, write_report
 
 LABELS, OUTSIDE = [100, 10_000], ["reworded"]
@@ -32,19 +32,28 @@ def part(reward: float, n: int = 20, noise: float = 0.05, seed: int = 0, **drift
     """What a line holds of a set of n prompts whose mean reward is `reward`, with like noise in all of one seed."""
     wobble = noise * np.random.default_rng(seed).standard_normal(n)
     wobble -= wobble.mean()
-    values = {"kl": 1.0, "length": 5.0, "distinct": 0.5, "distinct2": 0.5, "ead2": 0.5, "self_bleu": 50.0} | drift
-    out = {key: [float(x)] * n for key, x in values.items()}
-    out |= {"rewards": [[float(reward + w)] * 16 for w in wobble], "greedy": [float(reward)] * n}
-    out |= {"tokens": [10.0] * n, "entropy": [10 * drift.get("entropy", 1.0)] * n}
-    out |= {"nll": [5 * drift.get("nll", 1.0)] * n, "nll_tokens": [5.0] * n}
-    return out | {"confidence": [[drift.get("confidence", 0.5)] * 2] * n, "correct": [[0, 1]] * n}
+    values = {"KL to reference, nats": 1.0, "length, tokens": 5.0, "distinct answers": drift.get("distinct", 0.5)}
+    values |= {"distinct-2 per prompt": drift.get("distinct2", 0.5), "EAD-2": drift.get("ead2", 0.5)}
+    values |= {"self-BLEU per prompt": drift.get("self_bleu", 50.0), "reward, greedy": reward}
+    out = {key: [[float(x), 1.0]] * n for key, x in values.items()}
+    for name in ("reward", *(f"reward, best of {k}" for k in BEST_OF)):
+        out[name] = [[float(reward + w), 1.0] for w in wobble]
+    out["entropy, nats/token"] = [[10 * drift.get("entropy", 1.0), 10.0]] * n
+    out["reference perplexity"] = [[5 * drift.get("nll", 1.0), 5.0, 9.0]] * n
+    calibration = calibration_statistics([drift.get("confidence", 0.5)] * 2, [0, 1])
+    return out | {"calibration error": [calibration.tolist()] * n}
+
+
+def once(us: float, **of_run: float) -> dict:
+    """What a line holds of the run as a whole."""
+    return {key: [[value, 1.0]] for key, value in {"us a token": us, **of_run}.items()}
 
 
 def made(seed: int, arm: str, reward: float, outside: float | None = None, start: str = "", us: float = 1.0, **drift):
     """A line of results, as `estimate` and `with_divergence` read it."""
-    sets = {"test": part(reward, seed=seed, **drift), "run": {"cpu": [9.0], "trained": [5000], "us_a_token": [us]}}
+    sets = {"test": part(reward, seed=seed, **drift), "run": once(cpu=9.0, trained=5000, us=us)}
     sets["reworded"] = part(reward if outside is None else outside, seed=seed)
-    return {"task": "t", "seed": seed, "arm": arm, "start": start, "failed": "", "sets": sets}
+    return {"start": start, "failed": "", "sets": sets}
 
 
 def world(arms: dict[str, dict], seeds: int = 3) -> dict:
@@ -54,8 +63,8 @@ def world(arms: dict[str, dict], seeds: int = 3) -> dict:
     def near(kwargs: dict) -> dict:
         return {k: v if isinstance(v, str) else v + 0.01 * rng.standard_normal() for k, v in kwargs.items()}
 
-    lines = [made(s, arm, **near(kwargs)) for s in range(seeds) for arm, kwargs in arms.items()]
-    return with_divergence({("t", x["seed"], x["arm"]): x for x in lines})
+    cells = [("t", s, arm) for s in range(seeds) for arm in arms]
+    return with_divergence({(t, s, arm): made(s, arm, **near(arms[arm])) for t, s, arm in cells})
 
 
 def pair(*differences: float, noise: float = 0.05) -> dict:
@@ -69,7 +78,7 @@ def pair(*differences: float, noise: float = 0.05) -> dict:
     return cells
 
 
-A_BEATS_B = Claim("topic", "a beats b", (difference("a - b", "a", "b"),))
+A_BEATS_B = Claim("topic", "a beats b", (difference("a", "b"),))
 
 
 def line_of(claim: Claim, cells: dict) -> str:
@@ -174,7 +183,7 @@ def test_what_holds_alone_may_not_hold_among_many():
 
 def test_a_claim_that_was_not_run_or_is_at_the_floor_counts_among_the_many():
     """Or what is tested would depend on what was found."""
-    absent, floor = Claim("", "c", (difference("c - b", "c", "b"),)), Term(1, "low")
+    absent, floor = Claim("", "c", (difference("c", "b"),)), Term(1, "low")
     cells = pair(0.2, 0.25, 0.3) | {("t", s, "low"): made(s, "low", 0.05) for s in range(3)}
     at_floor = Claim("", "d", A_BEATS_B.effects, need=(floor,))
     found = findings(cells, "t", [A_BEATS_B, absent, at_floor, at_floor])
@@ -205,7 +214,7 @@ def test_a_measure_undefined_on_some_resample_shows_nothing():
     """One prompt of 20 has it: a resample without it, and there are many, must not count for the claim."""
     cells = pair(0.2, 0.25, 0.3)
     for (_, s, arm), line in cells.items():
-        line["sets"]["test"]["ead2"] = [0.5 + s / 100 if arm == "a" else 0.1] + [None] * 19
+        line["sets"]["test"]["EAD-2"] = [[0.5 + s / 100 if arm == "a" else 0.1, 1.0]] + [[0.0, 0.0]] * 19
     x = estimate(cells, "t", [Term(1, "a", measure="EAD-2"), Term(-1, "b", measure="EAD-2")])
     assert x.value == pytest.approx(0.41) and x.p_value == 1.0
 
@@ -305,7 +314,7 @@ def test_a_share_of_runs_gets_the_sign_test_and_no_interval():
         assert f". share of runs, ppo-hot - sft-hot: +1.000, n = {n}: +1.000" in line
     for s in (0, 1):
         for arm, bad in (("ppo-hot", 0.0), ("sft-hot", 1.0 - s)):
-            cells["t", s, arm]["sets"]["run"]["diverged"] = [bad]
+            cells["t", s, arm]["sets"]["run"]["diverged"] = [[bad, 1.0]]
     mixed = estimate(cells, "t", terms)  # −1, 0, and four of 1: four to one
     assert mixed.p_value == pytest.approx(2 * (1 + 5) / 2**5) and math.isnan(mixed.low + mixed.high)
 
@@ -314,9 +323,8 @@ def test_a_run_that_ends_worse_than_it_began_has_diverged_unless_that_may_be_noi
     def lost(end: float) -> float:
         cells = {("t", 0, "sft"): made(0, "sft", 0.8), ("t", 0, "hot"): made(0, "hot", end, start="sft")}
         noise = np.random.default_rng(5).permutation(np.linspace(-0.3, 0.3, 20))
-        rows = [[float(end + x)] for x in noise]
-        cells["t", 0, "hot"]["sets"]["test"]["rewards"] = rows
-        return with_divergence(cells)["t", 0, "hot"]["sets"]["run"]["diverged"][0]
+        cells["t", 0, "hot"]["sets"]["test"]["reward"] = [[float(end + x), 1.0] for x in noise]
+        return with_divergence(cells)["t", 0, "hot"]["sets"]["run"]["diverged"][0][0]
 
     assert [lost(x) for x in (0.2, 0.79, 0.8, 0.95)] == [1.0, 0.0, 0.0, 0.0]
 
@@ -356,34 +364,27 @@ def test_arms_are_compared_on_the_same_resample():
     """Prompts differ by far more than the arms do."""
     cells = {("t", s, arm): made(s, arm, 0.0) for s in range(3) for arm in "ab"}
     for (_, s, arm), line in cells.items():
-        line["sets"]["test"]["rewards"] = [[i + (0.01 + 1e-5 * s) * (arm == "a")] for i in range(20)]
+        line["sets"]["test"]["reward"] = [[i + (0.01 + 1e-5 * s) * (arm == "a"), 1.0] for i in range(20)]
     x = estimate(cells, "t", A_BEATS_B.effects[0].terms)
     assert x.low == pytest.approx(0.01, abs=1e-4) and x.high == pytest.approx(0.01, abs=1e-4)
 
 
-def value(measure: str, part: dict) -> float:
-    m = MEASURES[measure]
-    return float(m.value(m.statistics(part).sum(0, keepdims=True))[0])
-
-
-def test_measures_are_those_of_the_metrics():
-    """Perplexity and ECE of the corpus, not means over prompts; best-of-n unbiased from all that were drawn."""
+def test_measures_are_those_of_the_corpus():
+    """Perplexity, entropy and ECE are not means over prompts, and the bytes beside the nats are of no account."""
     rng = np.random.default_rng(0)
     confidence = [rng.random(n).tolist() for n in (3, 1, 8, 5)]
     confidence[0][:2] = [0.0, 1.0]
     correct = [rng.integers(0, 2, len(row)).tolist() for row in confidence]
-    one = {"confidence": confidence, "correct": correct, "nll": [3.0, 8.0], "nll_tokens": [2.0, 9.0]}
-    one |= {"rewards": rng.random((5, 8)).tolist(), "entropy": [4.0, 6.0], "tokens": [10, 40]}
-    assert value("ECE", one) == pytest.approx(expected_calibration_error(sum(confidence, []), sum(correct, [])))
-    assert value("perplexity", one) == pytest.approx(perplexity(11.0, 11.0)) == pytest.approx(np.e)
-    assert value("entropy", one) == pytest.approx(0.2)
-    assert value("best of 4", one) == pytest.approx(np.mean([expected_best_of_n(x, x, 4) for x in one["rewards"]]))
-    assert np.isnan(value("best of 16", one))
-
-
-def test_a_prompt_without_the_quantity_is_left_out():
-    assert value("distinct-2", {"distinct2": [0.5, None, 0.7]}) == pytest.approx(0.6)
-    assert np.isnan(value("distinct-2", {"distinct2": [None, None]}))
+    sums = {
+        "reference perplexity": [11.0, 11.0, 99.0], "entropy, nats/token": [10.0, 50.0], "reward": [2.0, 4.0],
+        "calibration error": np.sum([calibration_statistics(*x) for x in zip(confidence, correct)], axis=0),
+    }  # fmt: skip
+    found = {name: float(Term(1, "a", "test", name).combine(np.array([row]))[0]) for name, row in sums.items()}
+    ece = expected_calibration_error(sum(confidence, []), sum(correct, []))
+    assert found["calibration error"] == pytest.approx(ece)
+    assert found["reference perplexity"] == pytest.approx(perplexity(11.0, 11.0)) == pytest.approx(np.e)
+    assert found["entropy, nats/token"] == pytest.approx(0.2) and found["reward"] == 0.5
+    assert np.isnan(Term(1, "a", "test", "EAD-2").combine(np.zeros((1, 2)))[0])
 
 
 def test_the_report_has_every_arm_claim_and_seed(tmp_path):
@@ -399,7 +400,7 @@ def test_the_report_has_every_arm_claim_and_seed(tmp_path):
     assert len(x.seeds) == 3
     assert f"| ppo100 | {x.value:.3f} [{x.low:.3f}, {x.high:.3f}] | {each} | {sd:.3f} |" in said
     assert said.count("| ppo-hot |") == 2 and "| 3 of 3 |" in said and "not run" not in said
-    dots = {"t": 13 * 3 - 1, "labels": 6 * 3 + 3, "cost": 6 * 3 + 3}  # 3 are the legend's
+    dots = {"t": 13 * 3 - 1, "labels": 6 * 3 + 3}  # 3 are the legend's
     for name, n in dots.items():
         tree = ElementTree.fromstring((tmp_path / f"study.{name}.svg").read_text())
         assert len(tree.findall("{http://www.w3.org/2000/svg}circle")) == n
@@ -410,15 +411,14 @@ def test_rewards_have_intervals_from_0_to_1(tmp_path):
     cells = {("t", s, "sft10000"): made(s, "sft10000", x) for s, x in enumerate((0.1, 0.9, 0.95))}
     said = write_report(with_divergence(cells), {"t": ["test", *OUTSIDE]}, LABELS, ["t"], tmp_path)
     assert "| sft10000 | 0.650 [0.000, 1.000] | 0.100 0.900 0.950 |" in said
-    assert "| best of 1 of sft10000 | 0.650 [0.000, 1.000] |" in said
 
 
 def test_the_table_of_verdicts_has_what_decides_each():
     """A row a claim and a column a task; the topic where it begins; empty where a task has no such claim."""
     cells = pair(0.2, 0.25, 0.3)
     cells |= {("u", s, arm): line for (_, s, arm), line in pair(-0.2, -0.3, 0.25).items()}
-    back = Claim("topic", "b beats a", (difference("a - b", "a", "b"), difference("b - a", "b", "a")))
-    absent = Claim("other", "c beats b", (difference("c - b", "c", "b"),))
+    back = Claim("topic", "b beats a", (difference("a", "b"), difference("b", "a")))
+    absent = Claim("other", "c beats b", (difference("c", "b"),))
     found = {"t": findings(cells, "t", [A_BEATS_B, back]), "u": findings(cells, "u", [A_BEATS_B, absent])}
     rows = [row.strip("| ") for row in verdict_table(found).splitlines()]
     assert rows[0] == "claim | t | u" and rows[1] == "--- | --- | --- | ---"

@@ -101,7 +101,7 @@ def test_where_every_step_loses_one_stops_at_the_reference():
     points = [point(str(d), d, -d) for d in D]
     law = fit("best-of-n", D, [p.gain.mean() for p in points], [p.error for p in points])
     assert stop_at(law, points) is None
-    assert stop_at(fit("rl", [1], [1]), points) is None
+    assert stop_at(fit("rl", [1], [1], [1]), points) is None
 
 
 def test_the_table_has_stop_best_and_end():

@@ -14,19 +14,15 @@ from minirlhf import checkpoint
 from minirlhf.files import UserError
 from minirlhf.goodhart import with_interval
 from minirlhf.ppo import PPOConfig
-from minirlhf.runtime import Interrupted, Machine
+from minirlhf.runtime import Machine
 from minirlhf.tasks import TASKS
 from minirlhf.tools import overoptimise
 from minirlhf.tools.overoptimise import (
-    MEASURED,
     UNFINISHED,
     Overoptimisation,
-    check_settings,
     command,
-    numbers,
     policy_line,
     proxy_of,
-    read_lines,
     sampled,
     scored,
 )
@@ -77,10 +73,11 @@ def test_it_runs_and_goes_on_where_it_stopped(experiment, tmp_path):
     said, ran = experiment("--pairs", "8", "16", "--betas", "0.5", "0")
     out = tmp_path / "out"
     assert [x.split()[1] for x in ran] == ["prefs.8.jsonl", "rm.8", "prefs.16.jsonl", "rm.16"]
-    lines = (out / "results.jsonl").read_text().splitlines()
-    made = [(x["pairs"], x["beta"]) for x in map(json.loads, lines)]
-    assert made == [(8, 0.5), (8, 0.0), (16, 0.5), (16, 0.0)]
-    assert all(len(json.loads(x)[k]) == 6 for x in lines for k in ("gold", "kl", "proxy"))
+    files = {f"ppo.{n}.{beta}.json": (n, beta) for n in (8, 16) for beta in (0.5, 0.0)}
+    assert {x.name for x in out.glob("ppo.*")} == set(files)
+    lines = {name: json.loads((out / name).read_text()) for name in files}
+    assert {name: (x["pairs"], x["beta"]) for name, x in lines.items()} == files
+    assert all(len(x[k]) == 6 for x in lines.values() for k in ("gold", "kl", "proxy"))
     few, many = ((out / f"prefs.{n}.jsonl").read_text().splitlines() for n in (8, 16))
     assert few == many[:8] and len(many) == 16
     assert said.count("| PPO |") == said.count("| best-of-n |") == 2 * (1 + 2)
@@ -89,34 +86,17 @@ def test_it_runs_and_goes_on_where_it_stopped(experiment, tmp_path):
     assert not ran and "PPO on" not in again and again.split("\n\n")[-4:] == said.split("\n\n")[-4:]
     more, ran = experiment("--pairs", "8", "--betas", "0.5", "0.1", "0")
     assert not ran and more.count("PPO on") == 1 and "beta 0.1" in more
-    assert (out / "results.jsonl").read_text().splitlines()[:4] == lines
+    assert {name: json.loads((out / name).read_text()) for name in files} == lines
 
 
-def test_a_line_that_a_kill_cut_off_is_measured_again(experiment, tmp_path):
-    words, path = ("--pairs", "8", "--betas", "0.5", "0"), tmp_path / "out/results.jsonl"
+def test_a_policy_whose_file_is_gone_is_measured_again(experiment, tmp_path):
+    words, path = ("--pairs", "8", "--betas", "0.5", "0"), tmp_path / "out/ppo.8.0.0.json"
     experiment(*words)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-50])
+    before = json.loads(path.read_text())
+    path.unlink()
     said, ran = experiment(*words)
     assert not ran and said.count("PPO on") == 1 and "beta 0\n" in said
-    before, after = ([json.loads(x) | {"seconds": 0} for x in x.splitlines()] for x in (whole, path.read_bytes()))
-    assert before == after and len(after) == 2
-
-
-@pytest.mark.parametrize("text, kept", [
-    (None, []), ("", []), ('{"a": 1}\n{"a": 2}\n', [1, 2]), ('{"a": 1}\n{"a": ', [1]), ('{"a": 1}\n\0\0', [1]),
-])  # fmt: skip
-def test_lines_are_read_but_for_a_torn_last_one(text, kept, tmp_path):
-    if text is not None:
-        (tmp_path / "x.jsonl").write_text(text)
-    assert [x["a"] for x in read_lines(tmp_path / "x.jsonl", ["a"], "")] == kept
-
-
-@pytest.mark.parametrize("line", ['{"a": ', "", "[1]", "3", '{"b": 1}', "\0\0", 10**5 * "["])
-def test_a_damaged_line_is_named_with_the_remedy(line, tmp_path):
-    (tmp_path / "x.jsonl").write_text(f'{{"a": 1}}\n{line}\n{{"a": 1}}\n')
-    with pytest.raises(UserError, match="x.jsonl, line 2: damaged; delete that line"):
-        read_lines(tmp_path / "x.jsonl", ["a"], "delete that line")
+    assert json.loads(path.read_text()) | {"seconds": 0} == before | {"seconds": 0}
 
 
 def test_people_and_reward_model_get_the_options(options, monkeypatch, tmp_path):
@@ -143,79 +123,44 @@ def test_the_reference_answers_held_out_prompts(options, monkeypatch, tmp_path):
     monkeypatch.setattr(overoptimise, "respond", respond)
     samples = sampled((None, None), options, 0)
     assert asked == [record for record in TASKS["arithmetic"].records("test", 3, 0) for _ in range(2)]
-    assert sampled((None, None), options, 0) == samples and len(asked) == 6  # the second time from the file
-    path = tmp_path / "samples.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    for damage, message in (
-        (lines[:2] + lines[3:], "not 2 samples of each of 3 prompts"), (lines[:5] + [lines[5][:-9]], "not 2 samples"),
-        ([], "not 2 samples"), (["{}\n"] + lines[1:], "line 1: damaged"),
-    ):  # fmt: skip
-        path.write_text("".join(damage))
-        with pytest.raises(UserError, match=f"samples.jsonl.*{message}.*; delete it, and the same samples"):
-            sampled((None, None), options, 0)
+    assert samples["index"] == [0, 0, 1, 1, 2, 2] and samples["response"] == ["1"] * 6
 
 
 def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, monkeypatch):
-    """Two answers to each of three prompts count, the greedy one does not; without an end the proxy is low."""
+    """Two answers to each of three prompts; without an end the proxy is low."""
     seen = {}
 
-    def train(policy, tokenizer, batch_of, reward_of, config, max_new, seed, dtype, out):
-        seen.update(config=config, drawn=batch_of(0), reward=reward_of(None), seed=seed, dtype=dtype)
-        return None, {"seconds": 1.5}
+    def optimise(policy, tokenizer, task, reward_of, config, seed, dtype):
+        seen.update(config=config, reward=reward_of(None), trained=task, seed=seed, dtype=dtype)
+        return {"seconds": 1.5}
 
-    def sample_items(policy, model, tokenizer, records, reward_of, max_new, samples, seed):
-        seen.update(records=records, samples=samples)
-        return [{"index": i, "sample": k, "response": "12", "stop": "eos" if k else "length", "kl": i + k,
-                 "scores": {"reward": 10 * i + k}} for i in range(3) for k in range(-1, 2)]  # fmt: skip
+    def answers(policy, model, tokenizer, task, prompts, samples, seed):
+        seen.update(task=task, prompts=prompts, samples=samples)
+        return [{"index": i, "response": "12", "stop": "eos" if k else "length", "kl": i + k,
+                 "scores": {"reward": 10 * i + k}} for i in range(3) for k in range(2)]  # fmt: skip
 
-    monkeypatch.setattr(overoptimise, "train", train)
-    monkeypatch.setattr(overoptimise, "sample_items", sample_items)
-    proxy, task = SimpleNamespace(many=lambda cases: [2.0] * len(cases)), TASKS["arithmetic"]
+    monkeypatch.setattr(overoptimise, "optimise", optimise)
+    monkeypatch.setattr(overoptimise, "answers", answers)
+    proxy = SimpleNamespace(many=lambda cases: [2.0] * len(cases))
     line = policy_line(8, 0.25, proxy, (torch.nn.Linear(1, 1), None), options, 3, torch.float32)
     assert seen["config"] == PPOConfig(iterations=5, batch=4, beta=0.25, missing_eos=-3.0, save_every=5)
     assert seen["reward"] is proxy and (seen["seed"], seen["dtype"], seen["samples"]) == (3, torch.float32, 2)
-    assert seen["records"] == task.records("test", 3, 0)
-    prompts = {record["prompt"] for record in task.records("train", 20_000, 3)}
-    assert len(seen["drawn"]) == 4 and {record["prompt"] for record in seen["drawn"]} <= prompts
-    assert set(line) == {*MEASURED, "seconds"} and (line["pairs"], line["beta"]) == (8, 0.25)
+    assert seen["task"] == seen["trained"] == "arithmetic" and seen["prompts"] == 3
+    assert (line["pairs"], line["beta"], line["seconds"]) == (8, 0.25, 1.5)
     assert line["gold"] == [0.5, 10.5, 20.5] and line["kl"] == [0.5, 1.5, 2.5]
     assert line["proxy"] == [(UNFINISHED + 2) / 2] * 3
-
-
-def test_a_policy_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(options, monkeypatch):
-    """The tool has no --resume, of which the loop speaks: the state was in a folder that is gone."""
-    def train(*arguments):
-        raise Interrupted("stopped after round 1; go on with --resume")
-
-    monkeypatch.setattr(overoptimise, "train", train)
-    with pytest.raises(Interrupted, match="called again, the tool begins this policy anew"):
-        policy_line(8, 0.25, None, (torch.nn.Linear(1, 1), None), options, 3, torch.float32)
 
 
 def test_other_settings_want_another_folder(experiment, tmp_path, monkeypatch):
     """Whatever decides a result: the checkpoint's content too, but not which sizes and betas are wanted."""
     seen = []
-    monkeypatch.setattr(overoptimise, "check_settings", lambda path, settings: seen.append(settings) or 1 / 0)
+    monkeypatch.setattr(overoptimise, "begun_with", lambda out, settings: seen.append(settings) or 1 / 0)
     for words in ("--pairs 8", "--betas 1", "--epochs 2", "--seed 1", "--temperature 0.2"):
         with pytest.raises(ZeroDivisionError):
             experiment(*words.split())
     assert seen[0] == seen[1] and all(seen[0] != x for x in seen[2:])
     policy, _ = checkpoint.load(tmp_path / "sft")
     assert seen[0]["init"] == checkpoint.fingerprint(policy)
-
-
-def test_settings_are_those_that_the_folder_was_begun_with(tmp_path):
-    check_settings(tmp_path / "settings.json", {"epochs": 1})
-    check_settings(tmp_path / "settings.json", {"epochs": 1})
-    with pytest.raises(UserError, match="begun with epochs 1, not 2; choose another --out"):
-        check_settings(tmp_path / "settings.json", {"epochs": 2})
-
-
-@pytest.mark.parametrize("text", ["", '{"epochs": 1', "[1]"])
-def test_damaged_settings_are_named_with_the_remedy(text, tmp_path):
-    (tmp_path / "settings.json").write_text(text)
-    with pytest.raises(UserError, match="settings.json: .*; delete it, and call again with the options"):
-        check_settings(tmp_path / "settings.json", {"epochs": 1})
 
 
 def test_an_answer_without_an_end_gets_the_low_reward_unread():
@@ -225,16 +170,6 @@ def test_an_answer_without_an_end_gets_the_low_reward_unread():
     values = scored(proxy, records, [(1, "abc"), (0, None), (0, "a")])
     assert values.tolist() == [3.0, UNFINISHED, 1.0]
     assert asked == [("q", "abc", records[1]), ("p", "a", records[0])]
-
-
-@pytest.mark.parametrize("words, kind", [("", int), ("x", float), ("-1", float), ("0", int), ("nan", float)])
-def test_numbers_that_are_none_are_refused(words, kind):
-    with pytest.raises(UserError, match="--pairs"):
-        numbers(tuple(words.split()), "pairs", kind)
-
-
-def test_numbers_stand_once():
-    assert numbers(("0.1", "0", "0.10"), "betas", float) == [0.1, 0.0]
 
 
 def test_a_command_that_fails_ends_it(monkeypatch):
@@ -251,11 +186,11 @@ def test_an_unknown_task_is_refused(experiment):
 def test_the_gold_and_the_proxy_are_of_the_same_answers(experiment, tmp_path):
     """What the table calls the reference's gold is the mean of the samples kept."""
     said, _ = experiment("--pairs", "8", "--betas", "1")
-    samples = [json.loads(x) for x in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
-    assert [x["index"] for x in samples] == [i for i in range(6) for _ in range(8)]
-    gold = [len(x["response"]) / 8 if x["response"] is not None else 0 for x in samples]
-    assert [x["gold"] for x in samples] == gold
+    samples = json.loads((tmp_path / "out/samples.json").read_text())
+    assert samples["index"] == [i for i in range(6) for _ in range(8)]
+    gold = [len(x) / 8 if x is not None else 0 for x in samples["response"]]
+    assert samples["gold"] == gold
     assert f"gold reward of the reference {with_interval(np.reshape(gold, (6, 8)).mean(1))}\n" in said
-    policy = json.loads((tmp_path / "out/results.jsonl").read_text())
+    policy = json.loads((tmp_path / "out/ppo.8.1.0.json").read_text())
     halves = [16 * x for x in policy["gold"]]  # two sampled answers each, the greedy one left out
     assert any(halves) and halves == [round(x) for x in halves]

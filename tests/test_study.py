@@ -4,28 +4,32 @@ import json
 import random
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
+from time import sleep
 
 import numpy as np
 import pytest
 import torch
 
-from minirlhf import examination, experiment
-from minirlhf.claims import BEST_OF
+from minirlhf import examination, experiment, trials
+from minirlhf.claims import BEST_OF, drift
 from minirlhf.data import render
-from minirlhf.examination import confidences, held_out_words
+from minirlhf.evaluation import sample_items, text_items
+from minirlhf.examination import held_out_words
 from minirlhf.experiment import BEST_OF_SAMPLES, Arm, Study, arms, longest_reward, random_reward
 from minirlhf.files import UserError
+from minirlhf.metrics import expectation_adjusted_distinct
 from minirlhf.runtime import Diverged
+from minirlhf.sources import reward_of_task
 from minirlhf.tasks import TASKS, reviews
 from minirlhf.tools import study
 
 pytestmark = pytest.mark.filterwarnings("ignore:the vocabulary has")  # of the sums' digits no pair is merged
 TINY = Study(
     task="arithmetic", seeds=1, labels=("10", "40"), base_steps=2, steps=2, iterations=1, batch=4, prompts=3,
-    samples=2, width=8, rows=4, workers=0,
+    samples=2, width=8, rows=4, workers=1,
 )  # fmt: skip
 
 
@@ -129,7 +133,7 @@ def test_sft_sees_its_labels_and_no_others(fitted, model, tokenizer, tmp_path, m
     """Of 20, 16 are for training and 4 for validation."""
     judged = []
 
-    def loss(model, examples, device):
+    def loss(model, examples):
         judged.append([tuple(e.ids) for e in examples])
         return 1.0, 1
 
@@ -174,49 +178,83 @@ def test_picked_labels_are_those_of_the_highest_reward(fitted, model, tokenizer,
 def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypatch):
     seen = {}
 
-    def train(model, tokenizer, records_of, reward_of, config, *_):
+    def train(model, tokenizer, records_of, reward_of, config, *rest):
         seen.update(records=[r for step in range(5) for r in records_of(step)], reward=reward_of({}), lr=config.lr)
+        seen.update(out=rest[0].out)
         return None, {}
 
-    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(trials, "train", train)
     arm = Arm("sft10", "ppo", reward="random", rate=5.0)
     experiment.train_ppo(model, tokenizer, "arithmetic", 0, arm, Study(batch=4, ppo_lr=1e-3), tmp_path, torch.float32)
     assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
-    assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3)
+    assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3) and seen["out"] == tmp_path
 
 
-def test_confidences_are_those_of_the_next_token(make_policy, tokenizer):
-    """− log p of the record's response is at least − log of the confidence, and equal where the token is right."""
-    policy = make_policy(0, context=64)
-    records = TASKS["arithmetic"].records("test", 6, 0)
-    found = confidences(policy, tokenizer, records, True)
-    for record, confidence, correct in zip(records, found["confidence"], found["correct"]):
-        example = render(record, tokenizer)
-        logits = policy.logits(policy(torch.tensor([example.ids])))[0].softmax(-1)  # (T, V)
-        p, best = logits[: len(example.ids) - 1].max(-1)
-        places = [t - 1 for t in range(len(example.ids)) if example.mask[t]]
-        assert confidence == pytest.approx(p[places].tolist(), abs=1e-4)
-        assert correct == [int(best[t] == example.ids[t + 1]) for t in places]
+@pytest.mark.parametrize("task", experiment.STUDIED)
+def test_measures_are_those_of_an_evaluation_a_row_a_prompt(make_policy, tokenizer, task):
+    """Sums over two samples of each of three prompts, and the greedy answer's; the answers that are told apart."""
+    policy, other = make_policy(0, context=128), make_policy(1, context=128)
+    sets = examination.test_sets(task, 3, 0)
+    found = examination.judge(policy, other, tokenizer, task, sets, 2, 0, 0, True)
+    assert list(found) == list(sets) and all(set(found[name]) <= set(found["test"]) for name in sets)
+    items = sample_items(policy, other, tokenizer, sets["test"], reward_of_task, TASKS[task].MAX_NEW, 2, 0)
+    of = {i: [x for x in items if x["index"] == i] for i in range(3)}  # the greedy one first
+    rows = {name: np.array(table) for name, table in found["test"].items()}
+    assert rows["reward, greedy"].tolist() == [[xs[0]["scores"]["reward"], 1] for xs in of.values()]
+    for name, key in (("KL to reference, nats", "kl"), ("length, tokens", "tokens")):
+        assert rows[name] == pytest.approx(np.array([[xs[1][key] + xs[2][key], 2] for xs in of.values()]))
+    assert rows["entropy, nats/token"][:, 1].tolist() == rows["length, tokens"][:, 0].tolist()
+    told_apart = [[0.5 + 0.5 * (xs[1]["response"] != xs[2]["response"]), 1] for xs in of.values()]
+    assert rows["distinct answers"].tolist() == told_apart
+    texts = text_items(policy, tokenizer, sets["test"])
+    assert rows["reference perplexity"] == pytest.approx(np.array([[x["nll"], x["tokens"], x["bytes"]] for x in texts]))
+    if task == "reviews":
+        ids = [[x["ids"] for x in xs[1:]] for xs in of.values()]
+        V = tokenizer.vocab_size
+        assert rows["EAD-2"][:, 0] == pytest.approx([expectation_adjusted_distinct(x, 2, V) for x in ids])
+    wanted = {measure for measure, _ in drift(task == "reviews").values()}
+    assert wanted <= set(rows) and all(len(table) == 3 for table in rows.values())
+
+
+def test_equal_prompts_are_rows_of_their_own(make_policy, tokenizer):
+    policy, records = make_policy(0, context=128), TASKS["arithmetic"].records("test", 1, 0) * 2
+    found = examination.judge(policy, policy, tokenizer, "arithmetic", {"reworded": records}, 2, 0, 0, True)
+    assert len(found["reworded"]["reward"]) == 2
 
 
 def test_diversity_is_taken_of_equally_many_samples(make_policy, tokenizer):
-    """best-of-n draws 6 of one model; of these, diversity and KL look at the first 3."""
+    """best-of-n draws 6 of one model; of these, diversity and KL look at the first 3, and the reward at all."""
     policy, other = make_policy(0, context=128), make_policy(1, context=128)
     sets = {"test": reviews.records("test", 2, 0)}
     few, many = (
         examination.judge(policy, other, tokenizer, "reviews", sets, 3, n, 0, True)["test"] for n in (0, 6)
     )
-    assert [len(x) for x in few["rewards"]] == [3, 3] and [len(x) for x in many["rewards"]] == [6, 6]
-    assert {k: v for k, v in few.items() if k != "rewards"} == {k: v for k, v in many.items() if k != "rewards"}
-    assert few["kl"][0] > 0 and all(0 <= x <= 1 for x in few["distinct"])
-
-
-def results(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [n for _, n in few["reward"]] == [3, 3] and [n for _, n in many["reward"]] == [6, 6]
+    assert {k for k in many if k.startswith("reward, best")} == {f"reward, best of {n}" for n in (2, 4, 6)}
+    of_all = {"reward", "grammatical"}
+    assert {k: v for k, v in few.items() if k not in of_all} == {
+        k: v for k, v in many.items() if k not in of_all and not k.startswith("reward, best")
+    }
+    assert few["KL to reference, nats"][0][0] > 0
 
 
 COMMAND = "study --task arithmetic --seeds 1 --labels 10 40 --base-steps 2 --steps 2 --iterations 1 --batch 4"
-COMMAND += " --prompts 3 --samples 2 --width 8 --rows 4 --workers 0 --out"
+COMMAND += " --prompts 3 --samples 2 --width 8 --rows 4 --workers 1 --out"
+NAMES = list(arms("arithmetic", [10, 40]))
+
+
+class Inline(Executor):
+    """Runs what it is given at once, in this process."""
+
+    def __init__(self, *_) -> None: ...
+
+    def submit(self, function, /, *arguments) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
 
 @pytest.fixture(scope="module")
@@ -224,54 +262,32 @@ def finished(tmp_path_factory):
     """A whole study of a tiny model, its folder and what it printed."""
     folder, said = tmp_path_factory.mktemp("study"), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setattr(study, "ProcessPoolExecutor", Inline)
         patch.setattr(sys, "argv", [*COMMAND.split(), str(folder)])
         study.main()
     return folder, said.getvalue()
 
 
-def test_the_whole_runs(finished):
-    folder, said = finished
-    lines = results(folder)
-    assert [x["arm"] for x in lines] == list(arms("arithmetic", [10, 40]))
-    for x in lines:
-        assert (folder / "arithmetic/0" / x["arm"] / "model.safetensors").exists()
-        assert not (folder / "arithmetic/0" / x["arm"] / "train_state.pt").exists()
-        assert x["cpu"] > 0 and x["failed"] == "" and set(x["sets"]) == {"test", "held-out range", "reworded", "run"}
-    assert said == (folder / "study.md").read_text() + "\n" and "not run" not in said
-    assert {p.name for p in folder.glob("*.svg")} == {
-        "study.arithmetic.svg", "study.labels.svg", "study.cost.svg"
-    }  # fmt: skip
+@pytest.fixture
+def again(finished, tmp_path, monkeypatch):
+    """A copy of its folder, where cells are put back as they were, in no time; and the names of those."""
+    folder, ran = shutil.copytree(finished[0], tmp_path / "again"), []
+
+    def run_cell(task, seed, name, options):
+        arm = arms(task, [10, 40])[name]
+        assert all((folder / task / str(seed) / x / "result.json").exists() for x in (arm.start, arm.match) if x)
+        ran.append(name)
+        sleep(0.01)  # in which one that did not wait for it would begin
+        cell = f"{task}/{seed}/{name}"
+        shutil.copytree(finished[0] / cell, folder / cell, dirs_exist_ok=True)
+
+    monkeypatch.setattr(study, "run_cell", run_cell)
+    monkeypatch.setattr(study, "ProcessPoolExecutor", Inline)
+    return folder, ran
 
 
-def test_cost_adds_up_from_the_base_model(finished):
-    line = {x["arm"]: x for x in results(finished[0])}
-    run = {name: x["sets"]["run"] for name, x in line.items()}
-    total = sum(line[name]["cpu"] for name in ("base", "sft40", "ppo40"))
-    assert run["ppo40"]["cpu"] == [pytest.approx(total)]
-    assert run["ppo40"]["trained"] == [sum(line[name]["tokens"] for name in ("base", "sft40", "ppo40"))]
-    ratio = line["ppo40"]["cpu"] / line["sft40"]["cpu"] * line["sft40"]["steps"]
-    assert line["more40"]["steps"] == max(1, round(ratio))
-
-
-def test_what_is_done_is_not_done_again(finished, tmp_path, monkeypatch, capsys):
-    folder = shutil.copytree(finished[0], tmp_path / "again")
-    monkeypatch.setattr(sys, "argv", [*COMMAND.split(), str(folder)])
-    monkeypatch.setattr(study, "run_cell", lambda *_: pytest.fail("ran a cell again"))
-    study.main()
-    assert capsys.readouterr().out == finished[1]
-
-
-def test_it_goes_on_behind_a_line_cut_off(finished, tmp_path, monkeypatch):
-    """Killed while the line of ppo40 was written: it, and what was behind it, is run."""
-    folder = shutil.copytree(finished[0], tmp_path / "again")
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    names = list(arms("arithmetic", [10, 40]))
-    place = names.index("ppo40")
-    (folder / "results.jsonl").write_text("\n".join(lines[:place]) + "\n" + lines[place][:50])
-    ran = fake_cells(monkeypatch, lines)
-    done = study.run(options(folder))
-    assert ran == names[place:] and len(done) == len(names)
-    assert study.read_results(folder / "results.jsonl", options(folder)) == done
+def results(folder) -> dict[str, dict]:
+    return {name: json.loads((folder / "arithmetic/0" / name / "result.json").read_text()) for name in NAMES}
 
 
 def options(folder, **changes) -> Study:
@@ -279,82 +295,109 @@ def options(folder, **changes) -> Study:
     return Study(**{**TINY.__dict__, "out": str(folder), **changes})
 
 
-def fake_cells(monkeypatch, lines: list[str]) -> list[str]:
-    """Cells that take no time: their names as they are run."""
-    ran: list[str] = []
-    known = {x["arm"]: x for x in map(json.loads, lines)}
-
-    def run_cell(task, seed, name, options, before):
-        assert all(x in before for x in (arms(task, [10, 40])[name].start, arms(task, [10, 40])[name].match) if x)
-        ran.append(name)
-        return known[name] | {"settings": experiment.settings(options)}
-
-    monkeypatch.setattr(study, "run_cell", run_cell)
-    return ran
+def test_the_whole_runs(finished):
+    folder, said = finished
+    for name, x in results(folder).items():
+        assert (folder / "arithmetic/0" / name / "model.safetensors").exists()
+        assert not (folder / "arithmetic/0" / name / "train_state.pt").exists()
+        assert x["cpu"] > 0 and x["failed"] == "" and set(x["sets"]) == {"test", "held-out range", "reworded", "run"}
+    assert said == (folder / "study.md").read_text() + "\n" and "not run" not in said
+    assert {p.name for p in folder.glob("*.svg")} == {"study.arithmetic.svg", "study.labels.svg"}
 
 
-def test_lines_of_other_settings_are_not_used(finished, tmp_path, monkeypatch):
-    """More steps: all is run anew. More seeds, tasks, workers: nothing is lost."""
-    def cells(**changes) -> list[tuple]:
-        other = options(finished[0], **changes)
-        return study.plan(other, study.read_results(finished[0] / "results.jsonl", other))
-
-    assert len(cells(steps=3)) == len(cells(prompts=4)) == 12
-    more = cells(seeds=2, task="arithmetic,reviews", workers=2)
-    assert len(more) == 12 + 13 * 2 and ("arithmetic", 0, "base") not in more
-
-
-def test_a_checkpoint_that_is_needed_and_gone_is_made_again(finished, tmp_path):
-    folder = shutil.copytree(finished[0], tmp_path / "again")
-    done = study.read_results(folder / "results.jsonl", options(folder))
-    shutil.rmtree(folder / "arithmetic/0/sft40")
-    assert study.plan(options(folder), done) == []
-    del done["arithmetic", 0, "ppo40"]
-    assert [name for _, _, name in study.plan(options(folder), done)] == ["sft40", "ppo40"]
+def test_cost_adds_up_from_the_base_model(finished):
+    line = results(finished[0])
+    run = {name: x["sets"]["run"] for name, x in line.items()}
+    total = sum(line[name]["cpu"] for name in ("base", "sft40", "ppo40"))
+    assert run["ppo40"]["cpu"] == [[pytest.approx(total), 1]]
+    assert run["ppo40"]["trained"] == [[sum(line[name]["tokens"] for name in ("base", "sft40", "ppo40")), 1]]
+    assert run["ppo40"]["us a token"] == [[pytest.approx(1e6 * line["ppo40"]["cpu"] / line["ppo40"]["tokens"]), 1]]
+    ratio = line["ppo40"]["cpu"] / line["sft40"]["cpu"] * line["sft40"]["steps"]
+    assert line["more40"]["steps"] == max(1, round(ratio))
 
 
-def test_in_two_processes_each_waits_for_those_it_needs(finished, tmp_path, monkeypatch):
-    """Here they are threads; fake_cells checks what each is given."""
-    lines = (finished[0] / "results.jsonl").read_text().splitlines()
-    ran, names = fake_cells(monkeypatch, lines), list(arms("arithmetic", [10, 40]))
-    monkeypatch.setattr(study, "ProcessPoolExecutor", lambda workers, *_, **__: ThreadPoolExecutor(workers))
-    assert len(study.run(options(tmp_path, workers=2))) == len(results(tmp_path)) == len(names)
-    assert sorted(ran) == sorted(names)
+def test_what_is_done_is_not_done_again(again, finished, monkeypatch, capsys):
+    folder, ran = again
+    monkeypatch.setattr(sys, "argv", [*COMMAND.split(), str(folder)])
+    study.main()
+    assert capsys.readouterr().out == finished[1] and not ran
 
 
-def test_ctrl_c_leaves_what_is_finished(finished, tmp_path, monkeypatch):
-    lines = (finished[0] / "results.jsonl").read_text().splitlines()
-    ran, names = fake_cells(monkeypatch, lines), list(arms("arithmetic", [10, 40]))
+def test_arms_without_a_result_are_run(again):
+    """Of ppo40 only the checkpoint stands there, as when a kill came; of the last there is nothing."""
+    folder, ran = again
+    (folder / "arithmetic/0/ppo40/result.json").unlink()
+    shutil.rmtree(folder / f"arithmetic/0/{NAMES[-1]}")
+    done = study.run(options(folder))
+    assert ran == ["ppo40", NAMES[-1]] and list(done) == [("arithmetic", 0, name) for name in NAMES]
+
+
+def test_more_seeds_and_tasks_are_added(again, monkeypatch):
+    """What another seed wants is run; the settings are those that the folder was begun with."""
+    folder, _ = again
+    asked = []
+    monkeypatch.setattr(study, "run_cell", lambda *cell: asked.append(cell[:3]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        study.run(options(folder, seeds=2, task="arithmetic,reviews", workers=1))
+    assert asked == [("reviews", 0, "base")]
+
+
+def test_other_settings_want_another_folder(again):
+    folder, ran = again
+    for changed, message in (({"steps": 3}, "steps 2, not 3"), ({"labels": ("10", "50")}, r"labels \[10, 40\], not")):
+        with pytest.raises(UserError, match=f"begun with {message}.*; choose another --out"):
+            study.run(options(folder, **changed))
+    assert not ran
+
+
+def test_in_two_processes_each_waits_for_those_it_needs(again, monkeypatch):
+    """Here they are threads; `again` checks that what each needs is there."""
+    folder, ran = again
+    shutil.rmtree(folder / "arithmetic")
+    monkeypatch.setattr(study, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
+    assert len(study.run(options(folder, workers=2))) == len(NAMES) and sorted(ran) == sorted(NAMES)
+
+
+def test_ctrl_c_leaves_what_is_finished(again, monkeypatch, capsys):
+    folder, ran = again
+    shutil.rmtree(folder / "arithmetic")
     whole_cell = study.run_cell
 
-    def interrupted(task, seed, name, *rest):
-        if name == names[3]:
+    def interrupted(task, seed, name, options):
+        if name == NAMES[3]:
             raise KeyboardInterrupt
-        return whole_cell(task, seed, name, *rest)
+        whole_cell(task, seed, name, options)
 
     monkeypatch.setattr(study, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        study.run(options(tmp_path))
-    assert [x["arm"] for x in results(tmp_path)] == names[:3] == ran
+        study.run(options(folder))
+    assert ran == NAMES[:3] and "called again, the study goes on" in capsys.readouterr().out
+    monkeypatch.setattr(study, "run_cell", whole_cell)
+    assert len(study.run(options(folder))) == len(NAMES) and ran == NAMES
 
 
 def test_a_run_that_diverges_is_judged_as_it_ended(finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished[0], tmp_path / "again")
-    before = {x["arm"]: x for x in results(folder)}
 
     def train(*_):
         raise Diverged("round 1: not finite")
 
-    monkeypatch.setattr(experiment, "train", train)
-    line = experiment.run_cell("arithmetic", 0, "ppo40", options(folder), before)
+    monkeypatch.setattr(trials, "train", train)
+    before = results(folder)["sft40"]
+    experiment.run_cell("arithmetic", 0, "ppo40", options(folder))
+    line, name = results(folder)["ppo40"], "reference perplexity"
     assert line["failed"] == "round 1: not finite"
-    assert line["sets"]["test"]["nll"] == before["sft40"]["sets"]["test"]["nll"]
+    assert line["sets"]["test"][name] == before["sets"]["test"][name]
 
 
 @pytest.mark.parametrize("labels", ["", "x", "1", "30000", "10 -5"])
 def test_labels_that_are_no_numbers_of_examples_are_refused(labels):
-    with pytest.raises(UserError, match="--labels"):
-        experiment.numbers(Study(labels=tuple(labels.split())))
+    with pytest.raises(UserError, match="--labels .*: give numbers from 2 to 20000"):
+        experiment.labels(Study(labels=tuple(labels.split())))
+
+
+def test_labels_rise_and_stand_once():
+    assert experiment.labels(Study(labels=("30", "4", "30"))) == [4, 30]
 
 
 def test_a_task_whose_reward_is_a_label_is_refused(monkeypatch):

@@ -72,17 +72,21 @@ def test_a_text_is_one_line_and_one_element():
 # axes
 
 
-@pytest.mark.parametrize("root, values", [(False, (2.0, 3.0, 6.0)), (True, (0.0, 1.0, 16.0))])
-def test_an_axis_goes_evenly_or_by_square_root(root, values):
-    axis = Axis.over(values, 40, 320, root)
+@pytest.mark.parametrize("kind, values, shares", [
+    ("even", (2.0, 3.0, 6.0), 0.25),
+    ("log", (1.0, 10.0, 10000.0), 0.25),
+    ("root", (0.0, 1.0, 16.0), 0.25),
+])
+def test_an_axis_goes_evenly_by_ratios_or_by_square_root(kind, values, shares):
+    axis = Axis.over(values, 40, 320, kind)
     low, between, high = map(axis.place, values)
-    assert (between - low) / (high - low) == pytest.approx(0.25)
+    assert (between - low) / (high - low) == pytest.approx(shares)
     assert 40 <= low < high <= 320
 
 
 def test_a_root_axis_takes_what_is_below_0_for_0():
     """Such as a KL of two equal models, but for rounding."""
-    axis = Axis.over([-1e-9, -2e-9], 40, 320, root=True)
+    axis = Axis.over([-1e-9, -2e-9], 40, 320, "root")
     assert axis.place(-1e-9) == 40 and axis.high == 1
 
 
@@ -105,8 +109,10 @@ def test_every_set_of_numbers_has_an_axis_with_distinct_ticks_that_holds_them(va
     assert all(40 - 1e-6 <= axis.place(x) <= 320 + 1e-6 for x in axis.ticks())
 
 
-def test_the_ticks_of_a_root_axis_are_squares():
-    assert Axis.over([0.0, 22.0], 0, 1, root=True).ticks() == [0.0, 1.0, 4.0, 9.0, 16.0]
+def test_a_log_axis_has_powers_of_ten_and_a_root_axis_squares():
+    assert Axis.over([1.0, 1e4], 0, 1, "log").ticks() == [1.0, 10.0, 100.0, 1000.0, 10000.0]
+    assert Axis.over([2.0, 5.0], 0, 1, "log").ticks() == [2.0, 3.0, 4.0, 5.0, 6.0]
+    assert Axis.over([0.0, 22.0], 0, 1, "root").ticks() == [0.0, 1.0, 4.0, 9.0, 16.0]
 
 
 def test_a_label_has_a_real_minus_and_none_before_a_zero():

@@ -47,7 +47,7 @@ class Bench:
     """What to measure."""
 
     sizes: tuple[str, ...] = option(tuple(SIZES), "of " + ", ".join(SIZES))
-    repeats: int = option(5, "runs of each, of which the best counts")
+    repeats: int = option(5, "runs of each, of which the best counts", least=1)
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
@@ -129,8 +129,6 @@ def main() -> None:
     device, dtype = machine.set_up()
     if unknown := [name for name in options.sizes if name not in SIZES]:
         raise UserError(f"--sizes {unknown[0]}: there are {', '.join(SIZES)}")
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: at least 1")
     print(f"{device}, {torch.get_num_threads()} threads, training in {dtype}, sampling in float32")
     for name in options.sizes:
         size = SIZES[name]
