@@ -160,13 +160,13 @@ from a reference, in nats. Both are GPTs of random weights here; J and its gradi
    J of the best of 4 answers of the reference: {reward - BETA * nats:.6f}, at a KL of {nats:.6f}
 """
     table = "".join(
-        f"   {name:<22}{n:>8,}   {star:14.1e}" + ("\n" if own != own else f"   {own:14.1e}\n")
+        f"   {name:<22}{n:>8,}   {star:14.1e}" + ("\n" if own != own else f"{own:17.1e}\n")
         for name, n, star, own in tabular_errors(mdp, options.steps, options.seed)
     )
     yield f"""3. Values, without KL. Q(s, a) is the score to expect after token a in state s; Q* is the best policy's.
 Value iteration plans it. Q-learning and SARSA learn from steps, {EPSILON:.0%} of them random: SARSA learns what its
 own steps are worth, Q-learning what the best ones are. Against the oracle, the largest error:
-   method                   steps    against Q*     Q of own steps
+   method                   steps       against Q*   Q of own steps
 {table}"""
     yield f"""4. Credit. An actor-critic starts at a uniform reference and learns pi*. Sparse: the last token is paid
 the score. Dense: each token is paid what it adds to it, the same in sum. gamma discounts what comes later; lambda
