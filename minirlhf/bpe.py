@@ -67,12 +67,12 @@ def _stand_in(char: str) -> str:
     return {"L": "A", "N": "0"}.get(category[0], "!")  # "A" is in no contraction
 
 
-def learn_merges(words: Mapping[bytes, int], n_merges: int, min_count: int = 2) -> list[Pair]:
+def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
     """The first `n_merges` merges of BPE, in rank order.
 
     Each step merges the pair of neighbours with the highest count; among equals, the smallest pair of
     ids. Neither depends on the order of the words, so the merges do not either. Stops early, with fewer
-    merges, when no pair is left that occurs `min_count` times.
+    merges, when no pair is left that occurs twice.
 
         learn_merges({b"aaabdaaabac": 1}, 3) == [(97, 97), (97, 98), (256, 257)]
 
@@ -97,7 +97,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int, min_count: int = 2) 
     merges: list[Pair] = []
     while heap and len(merges) < n_merges:
         bound, pair = heapq.heappop(heap)
-        if pair_counts[pair] < min_count:
+        if pair_counts[pair] < 2:
             continue
         if pair_counts[pair] != -bound:
             heapq.heappush(heap, (-pair_counts[pair], pair))

@@ -32,7 +32,7 @@ def score(prompt: Ids, response: Ids) -> float:
     return sum(a == b for a, b in zip(response, WANTED[prompt])) / len(WANTED[prompt])
 
 
-WORLD = (3, 0, 4, tuple(WANTED), score)  # V, EOS, L, prompts and reward, of TokenMDP as of TextEnv
+WORLD = (3, 0, 4, tuple(WANTED), score)  # V, EOS, L, prompts and reward
 BETA = 0.1  # the price of a nat of KL
 EPSILON = 0.5  # how often a tabular learner takes any token
 GRID = [(0.0, 0.0)] + [(gamma, lam) for gamma in (0.9, 1.0) for lam in (0.0, 0.5, 0.9, 1.0)]
@@ -93,7 +93,7 @@ def as_table(rows: dict[Ids, float] | Table, mdp: oracle.TokenMDP, unseen: float
 
 def tabular_errors(mdp: oracle.TokenMDP, steps: int, seed: int) -> Iterator[tuple[str, int, float, float]]:
     """(Method, steps, largest error against Q*, and against Q of the policy that it follows); of the score alone."""
-    env, zero = TextEnv(*WORLD), torch.zeros(len(mdp.prompts), len(mdp.prefixes), mdp.vocab_size).double()
+    env, zero = TextEnv(mdp), torch.zeros(len(mdp.prompts), len(mdp.prefixes), mdp.vocab_size).double()
     best, V, _ = oracle.optimum(zero, mdp, beta=0.0)  # (X, S, V), (X, S)
     error = float((as_table(value_iteration(env), mdp, 0.0) - V).abs().max())
     yield "value iteration, V*", 0, error, nan
