@@ -117,8 +117,8 @@ def test_without_exploring_q_learning_need_not_reach_the_optimum(cliff):
 def test_a_constant_step_size_halves_the_error_of_a_certain_target():
     """One state, one token: Q after n steps is r (1 − (1 − α)ⁿ)."""
     env = TextEnv(TokenMDP(1, 0, 1, ((0,),), lambda x, y: 3.0))
-    assert q_learning(env, 5, seed=0, alpha=0.5, replayed=0) == {(0,): [3 * (1 - 0.5**5)]}
-    assert q_learning(env, 5, seed=0, alpha=0.5, replayed=2) == {(0,): [3 * (1 - 0.5**15)]}
+    assert q_learning(env, 5, 0, epsilon=0.3, replayed=0) == {(0,): [3 * (1 - 0.5**5)]}
+    assert q_learning(env, 5, 0, epsilon=0.3, replayed=2) == {(0,): [3 * (1 - 0.5**15)]}
 
 
 @pytest.mark.parametrize("learn", [q_learning, sarsa])
@@ -132,8 +132,8 @@ def test_tables_have_no_row_for_what_follows_the_end(game, learn):
 def test_learning_is_decided_by_the_seed(learn):
     """Also in an environment that has been used before."""
     env = TextEnv(TokenMDP(*ANY))
-    first = learn(env, 300, seed=1)
-    assert learn(env, 300, seed=1) == first != learn(env, 300, seed=2)
+    first = learn(env, 300, 1, epsilon=0.3)
+    assert learn(env, 300, 1, epsilon=0.3) == first != learn(env, 300, 2, epsilon=0.3)
 
 
 def test_replay_learns_more_from_the_same_steps():
@@ -154,7 +154,7 @@ def test_sarsa_learns_from_the_very_tokens_it_takes():
     env, record = TextEnv(TokenMDP(*ANY)), []
     step = env.step
     env.step = lambda action: record.append((action, step(action))) or record[-1][1]
-    Q = sarsa(env, 500, seed=0)
+    Q = sarsa(env, 500, seed=0, epsilon=0.3)
     n, slow = Counter(), Counter()
     for (action, (after, reward, terminated, truncated, _)), (next_action, _) in pairwise(record):
         state = after[:-1]
@@ -190,16 +190,7 @@ def test_sarsa_stays_away_from_the_cliff_and_q_learning_walks_along_it(cliff):
     Source: Sutton and Barto 2018, example 6.6.
     """
     env, _ = cliff
-    on_policy, off_policy = sarsa(env, 80_000, seed=0), q_learning(env, 15_000, seed=0)
+    on_policy, off_policy = sarsa(env, 80_000, 0, epsilon=0.3), q_learning(env, 15_000, 0, epsilon=0.3)
     assert on_policy[(1,)][:2] == pytest.approx([0.5, 0.28], abs=0.1)
     assert off_policy[(1,)][:2] == pytest.approx([0.5, 1.0], abs=1e-6)
     assert (earned(env, on_policy), earned(env, off_policy)) == (0.5, 1.0)
-
-
-def test_sarsa_reaches_the_optimum_when_exploring_fades(cliff):
-    """GLIE, ε = n(s)^−½: V* of all states within 0.1, which exploring still costs; J* is earned."""
-    env, mdp = cliff
-    Q = sarsa(env, 80_000, seed=0, epsilon=1.0, decay=0.5)
-    _, V_star, J_star = best(mdp)
-    assert (as_tensor(Q, mdp).amax(-1) - V_star).abs().max() < 0.1
-    assert earned(env, Q) == J_star == 1.0
