@@ -1,6 +1,6 @@
 """The theory of RL for language models, exactly: a world so small that every answer can be listed.
 
-python -m minirlhf.tools.theory             gradient, optimum, values and samples, in half a minute on one core
+python -m minirlhf.tools.theory             gradient, optimum, values and samples, in a few seconds on one core
 python -m minirlhf.tools.theory --seed 1    of another policy, and of other samples
 
 Every number is computed on the spot: by `oracle.py`, which lists all answers, by `tabular.py`, which meets them one
