@@ -33,8 +33,7 @@ PATTERNS = {
 }
 
 FIRST_MERGE_ID = 256
-LONG = 100         # ids; beyond it `apply_merges` needs the heap to stay near linear
-NEVER = 1 << 62    # "this pair does not merge": larger than every id
+GONE = -1  # instead of an id: a symbol that has been merged away, and what stands beyond both ends
 
 
 def split(text: str, pattern: str) -> list[str]:
@@ -68,12 +67,12 @@ def _stand_in(char: str) -> str:
     return {"L": "A", "N": "0"}.get(category[0], "!")  # "A" is in no contraction
 
 
-def learn_merges(words: Mapping[bytes, int], n_merges: int, min_count: int = 2) -> list[Pair]:
+def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
     """The first `n_merges` merges of BPE, in rank order.
 
     Each step merges the pair of neighbours with the highest count; among equals, the smallest pair of
     ids. Neither depends on the order of the words, so the merges do not either. Stops early, with fewer
-    merges, when no pair is left that occurs `min_count` times.
+    merges, when no pair is left that occurs twice.
 
         learn_merges({b"aaabdaaabac": 1}, 3) == [(97, 97), (97, 98), (256, 257)]
 
@@ -98,7 +97,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int, min_count: int = 2) 
     merges: list[Pair] = []
     while heap and len(merges) < n_merges:
         bound, pair = heapq.heappop(heap)
-        if pair_counts[pair] < min_count:
+        if pair_counts[pair] < 2:
             continue
         if pair_counts[pair] != -bound:
             heapq.heappush(heap, (-pair_counts[pair], pair))
@@ -151,44 +150,23 @@ def apply_merges(ids: list[int], merge_ids: Mapping[Pair, int]) -> list[int]:
 
         apply_merges([97, 97, 97], {(97, 97): 256}) == [256, 97]
 
-    merge_ids: the id that each pair merges to; a lower id is a lower rank.
+    merge_ids: the id that each pair merges to; a lower id is a lower rank, and both of a pair are below it.
+    A heap of what merges where, over a doubly linked list: n log n, so that "a" * 100_000 is no attack.
     """
-    return _merge_long(ids, merge_ids) if len(ids) > LONG else _merge_short(ids, merge_ids)
-
-
-def _merge_short(ids: list[int], merge_ids: Mapping[Pair, int]) -> list[int]:
-    """Beside the ids stand what the pairs would merge to; merge the least of them. n², in tiny steps."""
-    ids = list(ids)
-    targets = [merge_ids.get(pair, NEVER) for pair in zip(ids, ids[1:])]
-    while targets and (new_id := min(targets)) != NEVER:
-        i = targets.index(new_id)
-        ids[i:i + 2] = [new_id]
-        del targets[i]
-        if i > 0:
-            targets[i - 1] = merge_ids.get((ids[i - 1], new_id), NEVER)
-        if i < len(targets):
-            targets[i] = merge_ids.get((new_id, ids[i + 1]), NEVER)
-    return ids
-
-
-def _merge_long(ids: list[int], merge_ids: Mapping[Pair, int]) -> list[int]:
-    """The same with a heap over a doubly linked list: n log n, so that "a" * 100_000 is no attack."""
-    ids = list(ids)
-    end = len(ids)
-    before, after = list(range(-1, end - 1)), list(range(1, end + 1))
-    heap = [(merge_ids[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in merge_ids]
+    n, target_of = len(ids), merge_ids.get
+    ids = [*ids, GONE]  # [n] is behind the last, and so is [-1], which stands before the first
+    before, after = [*range(-1, n)], [*range(1, n + 1)]
+    heap = [(target, i) for i, pair in enumerate(zip(ids, ids[1:])) if (target := target_of(pair))]
     heapq.heapify(heap)
     while heap:
         new_id, i = heapq.heappop(heap)
         j = after[i]
-        # The pair at i may have changed or vanished since it was pushed; a vanished symbol has id -1.
-        if j == end or merge_ids.get((ids[i], ids[j])) != new_id:
+        if target_of((ids[i], ids[j])) != new_id:  # the pair at i has changed or gone since it was pushed
             continue
-        ids[i], ids[j] = new_id, -1
-        after[i] = after[j]
-        if after[i] < end:
-            before[after[i]] = i
-        for left, right in ((before[i], i), (i, after[i])):
-            if left >= 0 and right < end and (ids[left], ids[right]) in merge_ids:
-                heapq.heappush(heap, (merge_ids[ids[left], ids[right]], left))
-    return [symbol for symbol in ids if symbol >= 0]
+        left, right = before[i], after[j]
+        ids[i], ids[j], after[i], before[right] = new_id, GONE, right, i
+        if target := target_of((ids[left], new_id)):
+            heapq.heappush(heap, (target, left))
+        if target := target_of((new_id, ids[right])):
+            heapq.heappush(heap, (target, i))
+    return [symbol for symbol in ids if symbol != GONE]

@@ -9,7 +9,6 @@ Each check takes what it measures (a scorer, a rollout, a reward), so that it ca
 another trainer, and gives a Finding. Proved by tests/test_doctor.py, with a planted defect for each.
 """
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ from math import nan
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.algos import (
@@ -32,7 +30,7 @@ from minirlhf.algos import (
 )
 from minirlhf.checkpoint import fingerprint
 from minirlhf.data import micro_batches
-from minirlhf.generation import Generation
+from minirlhf.generation import Generation, pad_columns
 from minirlhf.model import GPT
 from minirlhf.rollout import Reward, Rollout, call_reward, prompt_text, response_hidden
 from minirlhf.tokenizer import Tokenizer
@@ -94,7 +92,7 @@ def sampler_is_scorer(score: Score, sampled: Generation, temperature: float, dty
 @torch.no_grad()
 def padding_is_invisible(losses: Callable[[Rollout], tuple[Tensor, ...]], rollout: Rollout) -> Finding:
     """losses(rollout) gives (log π, V, loss); columns of padding on both sides must not change them."""
-    wide = padded(rollout, 3, 5)
+    wide = pad_columns(rollout, 3, 5, token=1, number=nan)
     (logp, V, loss), (wide_logp, wide_V, wide_loss) = losses(rollout), losses(wide)
     gaps = [float((a[rollout.mask] - b[wide.mask]).abs().max()) for a, b in ((logp, wide_logp), (V, wide_V))]
     gaps.append(float((loss - wide_loss).abs()) / max(1.0, float(loss.abs())))
@@ -104,18 +102,6 @@ def padding_is_invisible(losses: Callable[[Rollout], tuple[Tensor, ...]], rollou
         "what a response is worth then depends on the rows that happen to stand beside it",
         "masks from lengths (never token == pad), positions = cumsum(mask) − 1, sums over the mask alone",
     )  # fmt: skip
-
-
-def padded(rollout: Rollout, left: int, right: int, token: int = 1, number: float = nan) -> Rollout:
-    """The same rows with more columns of padding: masks are False there, and `token` and `number` stand."""
-    wide = {}
-    for f in dataclasses.fields(rollout):
-        x = getattr(rollout, f.name)
-        if x.dim() == 2:
-            sides = (left, 0) if f.name.startswith("prompt") else (0, right)
-            x = F.pad(x, sides, value={torch.bool: False, torch.int64: token}.get(x.dtype, number))
-        wide[f.name] = x
-    return Rollout(**wide)
 
 
 @torch.no_grad()

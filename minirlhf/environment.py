@@ -11,19 +11,20 @@ whole rollout. A batched rollout is this environment stepped B times side by sid
 Proved by tests/test_environment.py.
 """
 
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
+
+from minirlhf.oracle import TokenMDP
 
 Ids = tuple[int, ...]
 Step = tuple[Ids, float, bool, bool, dict[str, int]]
 
 
 class TextEnv:
-    """One response at a time to one of `prompts`, written token by token.
+    """One response at a time to one of the MDP's prompts, written token by token.
 
-        >>> env = TextEnv(4, eos_id=0, max_new=3, prompts=[(2, 1)], reward=lambda x, y: float(x == y))
+        >>> env = TextEnv(TokenMDP(4, eos_id=0, max_new=3, prompts=((2, 1),), reward=lambda x, y: float(x == y)))
         >>> env.reset(seed=0)
         ((2, 1), {'prompt': 0})
         >>> env.step(2)
@@ -33,35 +34,20 @@ class TextEnv:
         >>> env.step(0)
         ((2, 1, 2, 1, 0), 1.0, True, False, {'prompt': 0})
 
-    vocab_size: actions are 0 … vocab_size − 1.  max_new: tokens of a response, EOS included.
-    reward(prompt, response without EOS) -> float, called once, when EOS is chosen.
-    missing_eos: the score of a response that was cut off.
+    The MDP's reward is called once, when EOS is chosen; nothing of it is listed, so it may be of any size.
     An observation is a tuple of ids, prompt and response so far, and is the whole state: that is why no
     prompt may begin another. `info` holds the prompt's index.
     The limit of max_new tokens is part of the problem, since every state shows how many are left. So the
     value after `truncated` is 0, as after `terminated`: do not bootstrap from it.
-    Raises ValueError for settings that leave nothing to do and for prompts that begin one another.
+    Raises ValueError for prompts that begin one another.
     Source: Gymnasium's Env (Towers et al. 2024); Pardo et al. 2018 (time limits).
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        eos_id: int,
-        max_new: int,
-        prompts: Sequence[Sequence[int]],
-        reward: Callable[[Ids, Ids], float],
-        missing_eos: float = 0.0,
-    ):
-        if not 0 <= eos_id < vocab_size or max_new < 1 or not prompts:
-            raise ValueError(f"{vocab_size=} {eos_id=} {max_new=} and {len(prompts)} prompts: want EOS to be "
-                             "a token, max_new >= 1, and at least one prompt")
-        self.vocab_size, self.eos_id, self.max_new = vocab_size, eos_id, max_new
-        self.prompts = tuple(tuple(prompt) for prompt in prompts)
-        self.reward, self.missing_eos = reward, float(missing_eos)
-        for short, long in pairwise(sorted(set(self.prompts))):  # a beginning sorts just before
+    def __init__(self, mdp: TokenMDP):
+        for short, long in pairwise(sorted(set(mdp.prompts))):  # a beginning sorts just before
             if long[: len(short)] == short:
                 raise ValueError(f"prompt {short} begins prompt {long}: an observation could be of either")
+        self.mdp = mdp
         self.rng = np.random.default_rng()
         self.prompt = 0  # the index of the prompt
         self.response: Ids = ()
@@ -75,11 +61,11 @@ class TextEnv:
         """
         if seed is not None:
             self.rng = np.random.default_rng(seed)
-        index = options["prompt"] if options else int(self.rng.integers(len(self.prompts)))
-        if index not in range(len(self.prompts)):
-            raise ValueError(f"prompt {index}: there are {len(self.prompts)}, counted from 0")
+        index = options["prompt"] if options else int(self.rng.integers(len(self.mdp.prompts)))
+        if index not in range(len(self.mdp.prompts)):
+            raise ValueError(f"prompt {index}: there are {len(self.mdp.prompts)}, counted from 0")
         self.prompt, self.response, self.running = index, (), True
-        return self.prompts[self.prompt], {"prompt": self.prompt}
+        return self.mdp.prompts[self.prompt], {"prompt": self.prompt}
 
     def step(self, action: int) -> Step:
         """Append a token: (observation, reward, terminated, truncated, info).
@@ -88,9 +74,9 @@ class TextEnv:
         """
         if not self.running:
             raise RuntimeError("no episode is running: call reset() before the first step and after the last")
-        if action not in range(self.vocab_size):
-            raise ValueError(f"action {action!r} is no token: want an id from 0 to {self.vocab_size - 1}")
-        action, prompt = int(action), self.prompts[self.prompt]
+        if action not in range(self.mdp.vocab_size):
+            raise ValueError(f"action {action!r} is no token: want an id from 0 to {self.mdp.vocab_size - 1}")
+        action, prompt = int(action), self.mdp.prompts[self.prompt]
         reward, terminated, truncated = self.transition(prompt, self.response, action)
         self.response += (action,)
         self.running = not (terminated or truncated)
@@ -98,8 +84,8 @@ class TextEnv:
 
     def transition(self, prompt: Ids, response: Ids, action: int) -> tuple[float, bool, bool]:
         """(reward, terminated, truncated) of an action in any state: the model that planning needs."""
-        if action == self.eos_id:
-            return float(self.reward(prompt, response)), True, False
-        if len(response) + 1 == self.max_new:
-            return self.missing_eos, False, True
+        if action == self.mdp.eos_id:
+            return float(self.mdp.reward(prompt, response)), True, False
+        if len(response) + 1 == self.mdp.max_new:
+            return float(self.mdp.missing_eos), False, True
         return 0.0, False, False

@@ -17,6 +17,7 @@ Proved by tests/test_generation.py against the slow loop without a cache.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,21 +190,29 @@ def one_pass(
     return Generation(prompt_ids, prompt_mask, ids, mask, logprobs, ended)
 
 
+def pad_columns(rows: Any, prompt: int, response: int, token: int, number: float) -> Any:
+    """A Generation or Rollout with columns more: `prompt` on the left of prompts, `response` on the right of the rest.
+
+    There masks are False, ids are `token` and other numbers `number`.  A negative width cuts.
+    """
+    padded = {}
+    for f in fields(rows):
+        x = getattr(rows, f.name)
+        if x.dim() == 2:
+            sides = (prompt, 0) if f.name.startswith("prompt") else (0, response)
+            x = F.pad(x, sides, value={torch.bool: False, torch.int64: token}.get(x.dtype, number))
+        padded[f.name] = x
+    return type(rows)(**padded)
+
+
 def join(parts: Sequence[Generation], order: Sequence[int], eos_id: int) -> Generation:
     """The rows of all parts in one; row i of them, counted through, becomes row order[i]."""
     P = max(part.prompt_ids.shape[1] for part in parts)
     R = max(int(part.mask.sum(1).max()) for part in parts)
+    parts = [pad_columns(x, P - x.prompt_ids.shape[1], R - x.ids.shape[1], eos_id, 0.0) for x in parts]
     joined = {}
     for f in fields(Generation):
-        rows = []
-        for part in parts:
-            x = getattr(part, f.name)
-            if x.dim() == 2:
-                fill = eos_id if x.dtype == torch.int64 else 0
-                left, right = (P - x.shape[1], 0) if f.name.startswith("prompt") else (0, R - x.shape[1])
-                x = F.pad(x, (left, right), value=fill)  # (B, P) or (B, R); a negative width cuts
-            rows.append(x)
-        x = torch.cat(rows)
+        x = torch.cat([getattr(part, f.name) for part in parts])
         joined[f.name] = torch.empty_like(x)
         joined[f.name][torch.tensor(order, device=x.device)] = x
     return Generation(**joined)

@@ -9,47 +9,15 @@ The learners see the environment through reset and step alone. ε-greedy: a unif
 else argmax_a Q, the first of equals. Proved by tests/test_tabular.py, against oracle.py.
 """
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 
 from minirlhf.environment import Ids, TextEnv
 
 Table = dict[Ids, list[float]]  # Q: of each state met, the value of each token
-
-
-class Transition(NamedTuple):
-    """What a step showed."""
-
-    state: Ids
-    action: int
-    reward: float
-    next_state: Ids
-    done: bool
-
-
-class Replay:
-    """The last `capacity` transitions, in a ring: a new one takes the place of the oldest.
-
-    Source: Lin 1992.
-    """
-
-    def __init__(self, capacity: int):
-        self.capacity, self.count = capacity, 0  # count: transitions ever added
-        self.ring: list[Transition] = []
-
-    def add(self, transition: Transition) -> None:
-        if self.count < self.capacity:
-            self.ring.append(transition)
-        else:
-            self.ring[self.count % self.capacity] = transition
-        self.count += 1
-
-    def sample(self, n: int, rng: np.random.Generator) -> list[Transition]:
-        """n of them, uniformly and with replacement."""
-        return [self.ring[i] for i in rng.integers(len(self.ring), size=n)]
+ALPHA, CAPACITY = 0.5, 1000  # Q-learning's step size and memory
 
 
 def value_iteration(env: TextEnv) -> dict[Ids, float]:
@@ -62,14 +30,13 @@ def value_iteration(env: TextEnv) -> dict[Ids, float]:
     change nothing. Taken from the last token backwards one sweep would do: that is `oracle.optimum`.
     Source: Sutton and Barto 2018, eq. 3.19 and 4.10.
     """
-    words = [a for a in range(env.vocab_size) if a != env.eos_id]
-    prefixes = [y for t in range(env.max_new) for y in product(words, repeat=t)]
-    V = {x + y: 0.0 for x in env.prompts for y in prefixes}
-    for _ in range(env.max_new):
+    mdp = env.mdp
+    V = {x + y: 0.0 for x in mdp.prompts for y in mdp.prefixes}
+    for _ in range(mdp.max_new):
         before, V = V, {}
-        for x, y in product(dict.fromkeys(env.prompts), prefixes):
+        for x, y in product(dict.fromkeys(mdp.prompts), mdp.prefixes):
             worth = []
-            for a in range(env.vocab_size):
+            for a in range(mdp.vocab_size):
                 reward, terminated, truncated = env.transition(x, y, a)
                 worth.append(reward if terminated or truncated else reward + before[x + y + (a,)])
             V[x + y] = max(worth)
@@ -83,15 +50,7 @@ def choose(values: list[float], epsilon: float, rng: np.random.Generator) -> int
     return values.index(max(values))
 
 
-def q_learning(
-    env: TextEnv,
-    steps: int,
-    seed: int,
-    epsilon: float = 0.3,
-    alpha: float = 0.5,
-    replayed: int = 8,
-    capacity: int = 1000,
-) -> Table:
+def q_learning(env: TextEnv, steps: int, seed: int, epsilon: float, replayed: int = 8) -> Table:
     """Q* from `steps` steps of an ε-greedy behaviour, `replayed` transitions of the past relearned at each.
 
         Q(s, a) ← Q(s, a) + α (r + max_a' Q(s', a') − Q(s, a))
@@ -101,45 +60,42 @@ def q_learning(
     α may stay constant because steps are certain: the target of a last token is a fixed number, and every
     update shrinks the error by 1 − α; once it is gone the same holds one token earlier, and so on to the
     prompt. Were rewards or steps random, α would have to fall as `sarsa`'s does.
-    capacity: transitions that the buffer holds.  replayed = 0 is Q-learning without replay.
+    replayed = 0 is Q-learning without replay; remembered are the last CAPACITY transitions.
     Returns the rows of the states met.
     Source: Watkins and Dayan 1992; Lin 1992 (replay); Sutton and Barto 2018, eq. 6.8.
     """
     rng = np.random.default_rng(seed)
-    Q: Table = defaultdict(lambda: [0.0] * env.vocab_size)
-    replay, (state, _) = Replay(capacity), env.reset(seed=int(rng.integers(2**32)))
+    Q: Table = defaultdict(lambda: [0.0] * env.mdp.vocab_size)
+    replay: deque = deque(maxlen=CAPACITY)  # a new transition takes the place of the oldest
+    state, _ = env.reset(seed=int(rng.integers(2**32)))
     for _ in range(steps):
         action = choose(Q[state], epsilon, rng)
         next_state, reward, terminated, truncated, _ = env.step(action)
-        new = Transition(state, action, reward, next_state, terminated or truncated)
-        replay.add(new)
-        for s, a, r, s_next, done in [new, *replay.sample(replayed, rng)]:
+        over = terminated or truncated
+        replay.append((state, action, reward, next_state, over))
+        again = rng.integers(len(replay), size=replayed)  # uniformly and with replacement
+        for s, a, r, s_next, done in [replay[-1], *(replay[i] for i in again)]:
             target = r if done else r + max(Q[s_next])
-            Q[s][a] += alpha * (target - Q[s][a])
-        state = env.reset()[0] if new.done else next_state
+            Q[s][a] += ALPHA * (target - Q[s][a])
+        state = env.reset()[0] if over else next_state
     return dict(Q)
 
 
-def sarsa(env: TextEnv, steps: int, seed: int, epsilon: float = 0.3, decay: float = 0.0) -> Table:
-    """Q of the ε-greedy policy that is being followed, with ε = epsilon / n(s)^decay.
+def sarsa(env: TextEnv, steps: int, seed: int, epsilon: float) -> Table:
+    """Q of the ε-greedy policy that is being followed.
 
         Q(s, a) ← Q(s, a) + n(s, a)^−0.8 (r + Q(s', a') − Q(s, a))        s, a, r, s', a': the name
 
-    n(s), n(s, a): visits so far, this one included. The target holds the token that the policy takes next.
-    decay = 0: Q becomes that of the policy that is ε-greedy in it, and counts what exploring costs.
-    0 < decay <= 1: every token is tried without end while ε falls to 0 (GLIE), and Q becomes Q*.
+    n(s, a): visits so far, this one included. The target holds the token that the policy takes next, so that Q
+    becomes that of the policy that is ε-greedy in it, and counts what exploring costs.
     The target is random, as a' is, so the step size must fall: Σ n^−0.8 = ∞ and Σ n^−1.6 < ∞.
-    Source: Rummery and Niranjan 1994; Singh et al. 2000 (GLIE); Sutton and Barto 2018, eq. 6.7.
+    Source: Rummery and Niranjan 1994; Sutton and Barto 2018, eq. 6.7.
     """
     rng = np.random.default_rng(seed)
-    Q: Table = defaultdict(lambda: [0.0] * env.vocab_size)
-    tried = defaultdict(lambda: [0] * env.vocab_size)  # n(s, a)
-
-    def act(state: Ids) -> int:
-        return choose(Q[state], epsilon / (1 + sum(tried[state])) ** decay, rng)
-
+    Q: Table = defaultdict(lambda: [0.0] * env.mdp.vocab_size)
+    tried = defaultdict(lambda: [0] * env.mdp.vocab_size)  # n(s, a)
     state, _ = env.reset(seed=int(rng.integers(2**32)))
-    action = act(state)
+    action = choose(Q[state], epsilon, rng)
     for _ in range(steps):
         next_state, reward, terminated, truncated, _ = env.step(action)
         done = terminated or truncated
@@ -147,7 +103,7 @@ def sarsa(env: TextEnv, steps: int, seed: int, epsilon: float = 0.3, decay: floa
         alpha = tried[state][action] ** -0.8
         if done:
             next_state, _ = env.reset()
-        next_action = act(next_state)
+        next_action = choose(Q[next_state], epsilon, rng)
         target = reward if done else reward + Q[next_state][next_action]
         Q[state][action] += alpha * (target - Q[state][action])
         state, action = next_state, next_action

@@ -17,7 +17,6 @@ Source: Radford et al. 2019 (GPT-2), section 2.2; Sennrich et al. 2016.
 """
 
 import json
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -90,12 +89,12 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, pattern: str = "gpt2-digits",
-              specials: Iterable[str] = SPECIALS, min_count: int = 2) -> "Tokenizer":
+              specials: Iterable[str] = SPECIALS) -> "Tokenizer":
         """Learn merges from `texts` until there are `vocab_size` tokens, specials included.
 
         Texts are read one at a time and only their distinct pieces are kept. The most frequent pair is
         merged first, ties go to the smallest pair of ids, so the order of the texts does not matter.
-        Warns and stops early when no pair is left that occurs `min_count` times.
+        Warns and stops early when no pair is left that occurs twice.
 
             Tokenizer.train(["aaabdaaabac"], 263).merges == [(64, 64), (64, 65), (256, 257)]
 
@@ -106,8 +105,6 @@ class Tokenizer:
         if vocab_size < smallest:
             raise ValueError(f"vocab_size {vocab_size} cannot hold 256 bytes and {len(specials)} specials; "
                              f"give at least {smallest}")
-        if min_count < 1:
-            raise ValueError(f"min_count {min_count} is below 1, and a pair that never occurs cannot merge")
         if isinstance(texts, str):
             raise ValueError("texts is one string, which would be read letter by letter; pass [text]")
         cls((), pattern, specials)  # refuses a wrong pattern or special before the work, not after it
@@ -115,10 +112,10 @@ class Tokenizer:
         for text in texts:
             pieces.update(split(_replace_surrogates(text), pattern))
         words = {piece.encode().translate(_BYTE_TO_ID): count for piece, count in pieces.items()}
-        merges = learn_merges(words, vocab_size - smallest, min_count)
+        merges = learn_merges(words, vocab_size - smallest)
         if len(merges) < vocab_size - smallest:
             warnings.warn(f"the vocabulary has {smallest + len(merges)} tokens, not {vocab_size}: no further "
-                          f"pair occurs {min_count} times in the texts; train on more text", stacklevel=2)
+                          "pair occurs 2 times in the texts; train on more text", stacklevel=2)
         return cls(merges, pattern, specials)
 
     @property
@@ -145,29 +142,16 @@ class Tokenizer:
         for name in names:
             self.special_ids.setdefault(name, self.vocab_size)
         self._spelled = self.token_bytes + [name.encode() for name in self.special_ids]
-        longest_first = sorted(self.special_ids, key=len, reverse=True)
-        self._special_regex = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         return [self.special_ids[name] for name in names]
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """The ids of `text`.
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`: never a special id, whatever the text says.
 
-        Never a special id, whatever the text says, unless `allow_special`: then the names of specials are
-        parsed, the longest first where one begins another. Only ever allow it for text of our own making.
         A lone surrogate, which UTF-8 cannot hold, is read as U+FFFD (as tiktoken does).
         """
-        text = _replace_surrogates(text)
-        if not allow_special:
-            return self._encode_ordinary(text)
-        ids: list[int] = []
-        for part in self._special_regex.split(text):
-            ids += [self.special_ids[part]] if part in self.special_ids else self._encode_ordinary(part)
-        return ids
-
-    def _encode_ordinary(self, text: str) -> list[int]:
         cache = self._cache
         ids: list[int] = []
-        for piece in split(text, self.pattern):
+        for piece in split(_replace_surrogates(text), self.pattern):
             # Words repeat, so nearly all of the time goes into this lookup and not into merging.
             piece_ids = cache.get(piece)
             if piece_ids is None:
@@ -185,35 +169,29 @@ class Tokenizer:
             return [self._id_of[data]]
         return apply_merges(list(data.translate(_BYTE_TO_ID)), self._merge_ids)
 
-    def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
-        """The bytes that `ids` spell; specials are written as their names, or left out if `skip_special`.
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that `ids` spell; specials are written as their names.
 
         Raises ValueError for an id outside the vocabulary.
         """
-        end = len(self.token_bytes) if skip_special else self.vocab_size
-        return b"".join([self._spelled[i] for i in map(self._checked, ids) if i < end])
+        spelled = []
+        for i in ids:
+            if not 0 <= i < len(self._spelled):  # a negative one would count from the end, silently
+                raise ValueError(f"id {i} is outside the vocabulary of {self.vocab_size} tokens")
+            spelled.append(self._spelled[i])
+        return b"".join(spelled)
 
-    def decode(self, ids: Iterable[int], errors: str = "replace", skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`: `decode(encode(text)) == text`.
 
-        Ids can spell bytes that are not UTF-8, for instance when they stop inside a character; `errors`
-        says what becomes of those, as in `bytes.decode`.
+        Ids can spell bytes that are not UTF-8, for instance when they stop inside a character: those become U+FFFD.
         """
-        return self.decode_bytes(ids, skip_special).decode("utf-8", errors)
-
-    def n_bytes(self, token_id: int) -> int:
-        """How many bytes of text a token stands for, as bits per byte needs it; 0 for a special."""
-        return len(self.token_bytes[token_id]) if self._checked(token_id) < len(self.token_bytes) else 0
-
-    def _checked(self, token_id: int) -> int:
-        if not 0 <= token_id < len(self._spelled):  # a negative one would count from the end, silently
-            raise ValueError(f"id {token_id} is outside the vocabulary of {self.vocab_size} tokens")
-        return token_id
+        return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which Hugging Face's AutoTokenizer reads too.
 
-        There, `tokenizer(text)` gives what `encode(text, allow_special=True)` gives here.
+        There, `tokenizer(text)` gives what `encode` gives here, but for names of specials, which it parses.
         """
         symbols = [_symbols_of(token) for token in self.token_bytes]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,

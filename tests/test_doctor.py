@@ -15,7 +15,7 @@ import torch
 from minirlhf import checkpoint, checks
 from minirlhf.algos import gae, kl_estimate, masked_mean, masked_sum, token_rewards
 from minirlhf.files import UserError
-from minirlhf.generation import Generation, generate
+from minirlhf.generation import Generation, generate, pad_columns
 from minirlhf.matrix import ALGORITHMS, advantages_of
 from minirlhf.model import ScalarHead
 from minirlhf.rollout import collect, score_tokens
@@ -153,7 +153,7 @@ def test_padding_is_invisible(losses, rollout):
 
 
 def test_padded_rows_are_the_rows_between_padding(rollout):
-    wide = checks.padded(rollout, 3, 5)
+    wide = pad_columns(rollout, 3, 5, 1, nan)
     assert wide.ids.shape[1] == rollout.ids.shape[1] + 5
     assert wide.prompt_ids.shape[1] == rollout.prompt_ids.shape[1] + 3
     assert wide.lengths() == rollout.lengths() and wide.values[:, -5:].isnan().all()
@@ -228,8 +228,8 @@ def test_an_eos_without_a_gradient_is_found(policy, score, rollout, tokenizer):
 
 def test_text_that_becomes_an_eos_is_found(policy, score, rollout):
     class Naive(Tokenizer):
-        def encode(self, text, allow_special=True):
-            return super().encode(text, allow_special)
+        def encode(self, text):
+            return [self.special_ids[text]] if text in self.special_ids else super().encode(text)
 
     assert broken(checks.eos_is_trained(score, policy.wte.weight, rollout, Naive()))
 
@@ -342,7 +342,7 @@ def columns_of(table):
 def test_the_rewards_of_the_table_add_up(algo, rollout, tokenizer):
     """On the tokens of one response, of the last two of the prompt, and of a column of padding."""
     row, b = ALGORITHMS[algo], int(rollout.ended.long().argmax())
-    r = checks.padded(rollout, 0, 1, tokenizer.eos_id, 0.0)
+    r = pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
     table = doctor.token_table(r, b, tokenizer, row, BETA, 0.9)
     column, n, P = columns_of(table), int(r.mask[b].sum()), int(r.prompt_mask[b].sum())
     assert column["mask"] == [1] * n + [0]

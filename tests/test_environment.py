@@ -24,7 +24,7 @@ def length(prompt: tuple, response: tuple) -> float:
 
 
 def make(prompts=((5, 4, 3), (1, 2), (2,)), reward=length, max_new=3, vocab_size=6) -> TextEnv:
-    return TextEnv(vocab_size, EOS, max_new, prompts, reward, missing_eos=-7.0)
+    return TextEnv(TokenMDP(vocab_size, EOS, max_new, prompts, reward, missing_eos=-7.0))
 
 
 def play(env: TextEnv, prompt: int, actions: list[int]) -> list[tuple]:
@@ -140,8 +140,8 @@ def test_the_same_prompt_twice_is_no_ambiguity():
 
 def test_the_environment_is_the_token_mdp_of_the_oracle():
     """Every one of the responses to every prompt: sum of rewards, and whether it ended."""
-    settings = (4, EOS, 3, ((1, 2), (3,)), length, -7.0)
-    env, mdp = TextEnv(*settings), TokenMDP(*settings)
+    mdp = TokenMDP(4, EOS, 3, ((1, 2), (3,)), length, -7.0)
+    env = TextEnv(mdp)
     for x, scores in enumerate(mdp.scores.tolist()):
         for response, score, ended in zip(mdp.responses, scores, mdp.ended.tolist()):
             _, *steps = play(env, x, response)
@@ -161,9 +161,9 @@ def test_stepping_with_the_tokens_of_a_rollout_gives_its_rewards_and_returns(mak
     rewards = token_rewards(r.scores, torch.zeros_like(r.logprobs), r.mask, beta=0.0)  # (B, R)
     _, returns = gae(rewards, torch.zeros_like(rewards), r.mask, gamma, lam=1.0)  # (B, R)
 
-    prompts = [render_prompt(record, tokenizer) for record in records]
-    env = TextEnv(tokenizer.vocab_size, tokenizer.eos_id, 10, prompts,
-                  lambda x, y: len(tokenizer.decode(list(y))) + 0.5, missing_eos=-1.0)
+    prompts = tuple(tuple(render_prompt(record, tokenizer)) for record in records)
+    env = TextEnv(TokenMDP(tokenizer.vocab_size, tokenizer.eos_id, 10, prompts,
+                           lambda x, y: len(tokenizer.decode(list(y))) + 0.5, missing_eos=-1.0))
     for b, ended in enumerate(r.ended.tolist()):
         tokens = r.ids[b, r.mask[b]].tolist()
         (first, _), *steps = play(env, b, tokens)

@@ -23,7 +23,7 @@ from minirlhf import checkpoint, checks
 from minirlhf.algos import gae, kl_estimate, masked_sum, token_rewards, token_weights
 from minirlhf.data import read_records, render_prompt
 from minirlhf.files import UserError
-from minirlhf.generation import Generation, generate
+from minirlhf.generation import Generation, generate, pad_columns
 from minirlhf.matrix import ALGORITHMS, Algorithm, advantages_of, surrogate
 from minirlhf.model import GPT, ScalarHead
 from minirlhf.optim import Stepper, make_adamw
@@ -188,7 +188,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     yield checks.reward_is_on_the_end(exact, *rewards_of(exact, row, config.beta), eos)
     yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
-    texts = as_generation(rollout).responses()
+    texts = rollout.responses()
     cases = [(p.records[i // GROUP], p.tokenizer.decode(texts[i])) for i in ended]
     yield checks.reward_is_a_function(p.reward_of, cases)
     yield checks.responses_are_whole(as_generation(rollout), p.policy.config.context, config.max_new)
@@ -243,7 +243,7 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
     """The response with the highest score of those that ended, and a column of padding, as lines of text."""
     rollout, row, config = p.sample(seed, torch.float32, p.reward_of), p.config.row, p.config
     b = int(torch.where(rollout.ended, rollout.scores, -torch.inf).argmax())
-    r = checks.padded(rollout, 0, 1, p.tokenizer.eos_id, 0.0)
+    r = pad_columns(rollout, 0, 1, p.tokenizer.eos_id, 0.0)
     rewards, kl, beta = rewards_of(r, row, config.beta)  # (B, R) each
     table = token_table(r, b, p.tokenizer, row, config.beta, config.gamma)
     totals = masked_sum(rewards, r.mask, 1).view(-1, GROUP)[b // GROUP]  # (GROUP,)
