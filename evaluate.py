@@ -11,16 +11,20 @@ python evaluate.py --reports old/report.json report.json   two evaluations, by i
 import time
 from pathlib import Path
 
-from minirlhf import checkpoint, evidence, reports
-from minirlhf.data import render_prompt
-from minirlhf.files import write_atomic
-from minirlhf.gather import Evaluation, gather, load_models, prompts_that_fit
-from minirlhf.generation import generate
-from minirlhf.page import page
-from minirlhf.quantities import metric_names
-from minirlhf.report import build, ngram_line, one_line, optimum_line, side_by_side, table
-from minirlhf.runtime import Machine, parse, run_script
-from minirlhf.texts import lines, read_texts, score_texts
+from minirlhf.evaluation import items, reports
+from minirlhf.evaluation.catalogue import metric_names
+from minirlhf.evaluation.collect import gather, load_models
+from minirlhf.evaluation.long_texts import lines, read_texts, score_texts
+from minirlhf.evaluation.options import Evaluation
+from minirlhf.evaluation.prompts import prompts_that_fit
+from minirlhf.evaluation.report import build
+from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, table
+from minirlhf.harness.files import write_atomic, write_json
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import parse, run_script
+from minirlhf.html.page import page
+from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.generation import generate
 
 
 def main() -> None:
@@ -31,7 +35,7 @@ def main() -> None:
         return reports.run(options.reports)
     start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
     if options.from_:
-        run, sets = evidence.read(options.from_)
+        run, sets = items.read(options.from_)
     else:
         models, chat, runs, folders = load_models(options, device)
         if options.text:
@@ -40,7 +44,7 @@ def main() -> None:
             return answer(options, machine.seed, models, chat)
         run, sets = gather(options, machine.seed, models, chat, runs, folders)
     out = Path(options.out)
-    evidence.write(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
+    items.write(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
     report = build(run, sets, wanted or metric_names(run["settings"]["metrics"]))
     report["seconds"] = time.perf_counter() - start
     for alarm in report["alarms"]:
@@ -59,7 +63,7 @@ def main() -> None:
     for name, model in report["models"].items():
         if cost := model["cost"]:
             print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
-    checkpoint.write_json(out / "report.json", report)
+    write_json(out / "report.json", report)
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
     print(f"\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")

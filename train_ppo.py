@@ -1,7 +1,7 @@
 """Improve a fine-tuned model by reinforcement learning: PPO, or another policy gradient.
 
 python train_ppo.py                                          out/sft -> out/ppo on the tasks it was trained on
-python train_ppo.py --algo rloo                              another row of minirlhf/matrix.py
+python train_ppo.py --algo rloo                              another row of minirlhf/rl/algorithms.py
 python train_ppo.py --reward model:out/rm                    a reward model instead of the tasks' own reward
 python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts and reward
 """
@@ -10,16 +10,22 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf import checkpoint
-from minirlhf.data import Mixture, read_records, render_prompt
-from minirlhf.files import UserError
-from minirlhf.loop import Run
-from minirlhf.model import ScalarHead
-from minirlhf.ppo import PPOConfig, train
-from minirlhf.runtime import Machine, environment, option, parse, run_script
-from minirlhf.sources import OWN, data_hash, load_reward, parse_tasks, reward_hash, reward_of_task
-from minirlhf.tasks import TASKS
-from minirlhf.watch import Description, Gold, Optimum
+from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.loop import Run
+from minirlhf.harness.machine import Machine, environment
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.batches import Mixture
+from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.model import ScalarHead
+from minirlhf.lm.records import read_records
+from minirlhf.lm.safetensors import dump_safetensors
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.ppo import train
+from minirlhf.rl.rewards import load_reward, reward_hash
+from minirlhf.rl.watch import Description, Gold, Optimum
+from minirlhf.tasks import TASKS, reward_of_task
+from minirlhf.tasks.sources import OWN, data_hash, parse_tasks
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ def main() -> None:
     data, config, machine = parse(__doc__.splitlines()[0], Data, PPOConfig, Machine)
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(data.init)
-    parent = checkpoint.read_json(Path(data.init) / "run.json") if (Path(data.init) / "run.json").exists() else {}
+    parent = read_json(Path(data.init) / "run.json") if (Path(data.init) / "run.json").exists() else {}
 
     prompts_a_round = config.batch / config.row.group
     sets: dict[str, tuple[list[dict], float]] = {}
@@ -110,7 +116,7 @@ def save_value_head(folder: Path, head: ScalarHead | None) -> None:
     if head is None:
         path.unlink(missing_ok=True)  # that of an earlier run is not this policy's
     else:
-        checkpoint.write_atomic(path, checkpoint.dump_safetensors(head.state_dict()))
+        checkpoint.write_atomic(path, dump_safetensors(head.state_dict()))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,17 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf import checkpoint
-from minirlhf.data import Example, Mixture, document_examples, fit_context, render
-from minirlhf.files import UserError
-from minirlhf.loop import Run
-from minirlhf.model import GPT, GPTConfig
-from minirlhf.runtime import Machine, environment, option, parse, run_script
-from minirlhf.sft import FitConfig, fit
-from minirlhf.sources import data_hash, file_source, parse_tasks, task_sources, texts_of
-from minirlhf.tokenizer import SPECIALS, Tokenizer
+from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Run
+from minirlhf.harness.machine import Machine, environment
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.batches import Mixture
+from minirlhf.lm.chat import Example, document_examples, fit_context, render
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.sft import FitConfig, fit
+from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
+from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, task_sources, texts_of
 
 
 @dataclass(frozen=True)

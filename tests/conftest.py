@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.evidence import TestSet
-from minirlhf.generation import Generation, pad_left
-from minirlhf.model import GPT, GPTConfig
-from minirlhf.rollout import Rollout
-from minirlhf.tokenizer import Tokenizer
+from minirlhf.evaluation.items import TestSet
+from minirlhf.lm.generation import Generation, pad_left
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.rollout import Rollout
 
 
 def pytest_addoption(parser):
@@ -119,7 +119,7 @@ def pad_rollout():
 
 @pytest.fixture
 def make_evidence():
-    """A function that makes up what an evaluation saw, without models: (run, sets) of `evidence.py`.
+    """A function that makes up what an evaluation saw, without models: (run, sets) of `evaluation/items.py`.
 
     say(model, index, sample) is the response, which ends but where it is "…"; reward(response) is its reward.
     """

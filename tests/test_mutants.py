@@ -32,9 +32,9 @@ def run_tests(folder: Path, file: str, tests: list[str], output: Path) -> None:
     with output.open("w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    options = ["-x", "-rf", "--color=no", "-p", "no:cacheprovider", "-o", f"pythonpath={folder}"]
+    options = ["-x", "-rf", "--color=no", "-p", "no:cacheprovider", "-o", f"pythonpath={folder} {ROOT / 'tests'}"]
     status = pytest.main([*options, *tests])
-    module = sys.modules.get(f"minirlhf.{Path(file).stem}")
+    module = sys.modules.get(f"minirlhf.{file.removesuffix('.py').replace('/', '.')}")
     mutated = module is not None and Path(module.__file__) == folder / "minirlhf" / file
     sys.exit(int(status) if mutated else ANOTHER_COPY)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from minirlhf import checkpoint
-from minirlhf.files import load_state
-from minirlhf.learned_reward import RewardModel, save_reward_model
-from minirlhf.loop import Loop
-from minirlhf.runtime import run_script
-from minirlhf.tokenizer import PAD
+from minirlhf.harness.files import load_state
+from minirlhf.harness.loop import Loop
+from minirlhf.harness.options import run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.tokenizer import PAD
+from minirlhf.rl.reward_model import RewardModel, save_reward_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train_sft.py", "train_ppo.py", "evaluate.py")

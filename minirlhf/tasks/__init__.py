@@ -17,6 +17,7 @@ Each task is a module with the same names:
 The text before `response` is exactly `prompt`; neither begins or ends in white space.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 
 from minirlhf.tasks import arithmetic, reviews, sentiment, translation
@@ -29,3 +30,8 @@ def task_of(record: dict) -> ModuleType | None:
     name = record.get("task")
     task = TASKS.get(name) if isinstance(name, str) else None
     return task if task and all(isinstance(record.get(field), str) for field in task.FIELDS) else None
+
+
+def reward_of_task(record: dict) -> Callable[[str, str, dict], float]:
+    """The reward function of a generated record's task."""
+    return TASKS[record["task"]].reward

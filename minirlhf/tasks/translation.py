@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from minirlhf.overlap import sentence_chrf
+from minirlhf.metrics.overlap import sentence_chrf
 from minirlhf.tasks.splits import check_split, sample_distinct, split_of
 
 NAME = "translation"

@@ -4,10 +4,10 @@ python -m minirlhf.tools.annotate make --set reviews   pairs of answers in out/e
 python -m minirlhf.tools.annotate                      judge in the terminal, ssh included
 python -m minirlhf.tools.annotate --serve              judge in the browser
 python -m minirlhf.tools.annotate close                no more judgements
-python -m minirlhf.tools.judged                        which model is better: it opens a closed study alone
+python -m minirlhf.tools.judgements                        which model is better: it opens a closed study alone
 
 Stop whenever you like, the same command goes on. Several people judge one study at a time, each with a name
-of their own (--annotator). Proved by tests/test_annotate.py.
+of their own (--annotator). Proved by tests/tools/test_annotate.py.
 """
 
 import os
@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import get_terminal_size
 
-from minirlhf import judgements, pairs, study_files
-from minirlhf.files import UserError
-from minirlhf.runtime import Interrupted, option, parse, run_script
+from minirlhf.annotation import log, pairs, study_files
+from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Interrupted
+from minirlhf.harness.options import option, parse, run_script
 from minirlhf.tools.annotate_page import Page
 
 KEYS = {"a": "left", "b": "right", "t": "tie", "x": "bad", "s": "skip", "u": "undo"}
@@ -125,7 +126,7 @@ def read_key() -> str:
     return "q" if not typed or word == "\x04" else word if len(word) == 1 else ""
 
 
-def judge(session: judgements.Session, key: Callable[[], str] = read_key) -> None:
+def judge(session: log.Session, key: Callable[[], str] = read_key) -> None:
     """Show items and take keys until q or the end of the study."""
     sys.stdout.reconfigure(errors="replace")  # a terminal that has no Chinese is no reason to stop
     while "left" in (item := session.item()):
@@ -153,7 +154,7 @@ def judge(session: judgements.Session, key: Callable[[], str] = read_key) -> Non
     print(f"\n{farewell(session)}")
 
 
-def welcome(session: judgements.Session) -> str:
+def welcome(session: log.Session) -> str:
     """Whose list is judged, and from where: somebody else's would be spoilt unseen."""
     name, done, total = session.annotator, session.place, session.log.total
     if done == 0:
@@ -161,14 +162,14 @@ def welcome(session: judgements.Session) -> str:
     return f"{name} goes on at place {done + 1} of {total}; somebody else gives another --annotator NAME"
 
 
-def farewell(session: judgements.Session) -> str:
+def farewell(session: log.Session) -> str:
     """Where the annotator stands."""
     done, total = session.place, session.log.total
     rest = "that was all" if done == total else "the same command goes on"
     return f"{session.annotator}: {done} of {total} judged, all saved; {rest}"
 
 
-def serve(session: judgements.Session, port: int) -> None:
+def serve(session: log.Session, port: int) -> None:
     """Serve the page until Ctrl-C."""
     try:
         page = Page(session, port)
@@ -190,12 +191,12 @@ def main() -> None:
     if options.action == "make":
         make(options, making)
     elif options.action == "close":
-        done = judgements.close(options.study, options.early)
+        done = log.close(options.study, options.early)
         who = ", ".join(f"{name} {n}" for name, n in sorted(done.items()))
         print(f"{options.study}: closed; judged: {who or 'nothing'}")
-        print(f"what it says: python -m minirlhf.tools.judged {options.study}")
+        print(f"what it says: python -m minirlhf.tools.judgements {options.study}")
     elif options.action == "judge":
-        with judgements.Session(options.study, options.annotator) as session:
+        with log.Session(options.study, options.annotator) as session:
             if session.log.torn:
                 print(f"{session.log.torn} bytes of a line that a kill had cut off are now in "
                       f"{Path(options.study) / 'log.torn'}")

@@ -10,7 +10,7 @@ repeated event id changes nothing, so the page sends until it hears an answer. 4
 
 Other programs and web sites cannot take part: they do not know the token; a name that somebody's DNS points
 to 127.0.0.1 fails at Host, a form of another site at Origin, and the page may load nothing and stand in no
-frame. Each connection serves one request. Proved by tests/test_annotate_page.py.
+frame. Each connection serves one request. Proved by tests/tools/test_annotate_page.py.
 """
 
 import hmac
@@ -25,8 +25,8 @@ from pathlib import Path
 from socketserver import ThreadingTCPServer
 from threading import Lock
 
-from minirlhf.files import UserError
-from minirlhf.judgements import CHOICES, Closed, Session, Stale
+from minirlhf.annotation.log import CHOICES, Closed, Session, Stale
+from minirlhf.harness.files import UserError
 
 MAX_BODY = 4096
 METHODS = {"": "GET", "item": "GET", "judge": "POST"}

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf.data import Example
-from minirlhf.files import UserError
-from minirlhf.generation import generate
-from minirlhf.matrix import advantages_of
-from minirlhf.model import GPT, GPTConfig, ScalarHead
-from minirlhf.optim import Stepper, make_adamw
-from minirlhf.ppo import PPOConfig, update
-from minirlhf.rollout import collect
-from minirlhf.runtime import Machine, option, parse, run_script
-from minirlhf.sft import accumulate
+from minirlhf.harness.files import UserError
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm.chat import Example
+from minirlhf.lm.generation import generate
+from minirlhf.lm.model import GPT, GPTConfig, ScalarHead
+from minirlhf.lm.optim import Stepper, make_adamw
+from minirlhf.lm.sft import accumulate
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.algorithms import advantages_of
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.ppo import update
+from minirlhf.rl.rollout import collect
 from minirlhf.tasks import TASKS
-from minirlhf.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

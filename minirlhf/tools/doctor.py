@@ -5,7 +5,7 @@ python -m minirlhf.tools.doctor out/sft --prompts p.jsonl --reward mine.py:fn   
 python -m minirlhf.tools.doctor out/ppo --explain                               one response, token by token
 
 A line is `ok`, `BROKEN` (exit status 1) or a `note`, with what was measured; under what is not ok stands
-why it matters and what to do. The checks are those of `checks.py`. Proved by tests/test_doctor.py.
+why it matters and what to do. The checks are those of `checks.py`. Proved by tests/tools/test_doctor.py.
 """
 
 import dataclasses
@@ -19,20 +19,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirlhf import checkpoint, checks
-from minirlhf.algos import gae, kl_estimate, masked_sum, token_rewards, token_weights
-from minirlhf.data import read_records, render_prompt
-from minirlhf.files import UserError
-from minirlhf.generation import Generation, generate, pad_columns
-from minirlhf.matrix import ALGORITHMS, Algorithm, advantages_of, surrogate
-from minirlhf.model import GPT, ScalarHead
-from minirlhf.optim import Stepper, make_adamw
-from minirlhf.ppo import PPOConfig, update
-from minirlhf.rollout import Reward, Rollout, collect, score_tokens
-from minirlhf.runtime import Machine, autocast, option, parse, run_script
-from minirlhf.sources import load_reward, parse_tasks, reward_of_task
-from minirlhf.tasks import TASKS
-from minirlhf.tokenizer import Tokenizer
+from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.machine import Machine, autocast
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.generation import Generation, generate, pad_columns
+from minirlhf.lm.model import GPT, ScalarHead
+from minirlhf.lm.optim import Stepper, make_adamw
+from minirlhf.lm.records import read_records
+from minirlhf.lm.safetensors import parse_safetensors
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, surrogate
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.losses import gae, kl_estimate, masked_sum, token_rewards, token_weights
+from minirlhf.rl.ppo import update
+from minirlhf.rl.rewards import Reward, load_reward
+from minirlhf.rl.rollout import Rollout, collect, score_tokens
+from minirlhf.tasks import TASKS, reward_of_task
+from minirlhf.tasks.sources import parse_tasks
+from minirlhf.tools import checks
 
 PROMPTS, GROUP = 16, 8  # sampled are 8 responses to each of 16 prompts
 
@@ -81,7 +87,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
         raise UserError("no checkpoint in out/ppo or out/sft: run train_sft.py first, or name a folder")
     policy, tokenizer = checkpoint.load_chat(folder)
     path = Path(folder) / "run.json"
-    run = checkpoint.read_json(path) if path.exists() else {}
+    run = read_json(path) if path.exists() else {}
     past = run if run.get("stage") in ALGORITHMS else {}  # written by train_ppo.py
     data, training = past.get("data", {}), past.get("training", {})
 
@@ -116,7 +122,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     value_head, path = ScalarHead(policy.config.width), Path(folder) / "value_head.safetensors"
     if path.exists():
         try:
-            value_head.load_state_dict(checkpoint.parse_safetensors(path.read_bytes(), str(path)))
+            value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
         except RuntimeError:
             raise UserError(f"{path}: is of another model than {folder}") from None
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))

@@ -2,8 +2,8 @@
 
 Simulated people compare samples of a checkpoint; a reward model learns from some of the comparisons; then
 best-of-n and PPO at several beta make the most of it. The task's own reward, which none of them sees, is
-gold: both on held-out prompts against d = √KL, in a table and a figure (`goodhart.py`). Each step is kept as
-soon as it is done; called again, the tool goes on where it stopped. Proved by tests/test_overoptimise.py.
+gold: both on held-out prompts against d = √KL, in a table and a figure (`experiments/goodhart.py`). Each step is kept
+as soon as it is done; called again, the tool goes on where it stopped. Proved by tests/tools/test_overoptimise.py.
 """
 
 import subprocess
@@ -16,18 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minirlhf import checkpoint
-from minirlhf.files import UserError, write_atomic
-from minirlhf.goodhart import Study, best_of_points, markdown, order, plot, policy_points, with_interval
-from minirlhf.learned_reward import LearnedReward, load_reward_model
-from minirlhf.model import GPT
-from minirlhf.ppo import PPOConfig
-from minirlhf.preferences import respond
-from minirlhf.rollout import prompt_text
-from minirlhf.runtime import Machine, option, parse, run_script
+from minirlhf.experiments.goodhart import Study, best_of_points, markdown, order, plot, policy_points, with_interval
+from minirlhf.experiments.trials import answers, begun_with, kept, numbers, optimise
+from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.model import GPT
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.preferences.simulated import respond
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.reward_model import LearnedReward, load_reward_model
+from minirlhf.rl.rewards import prompt_text
 from minirlhf.tasks import TASKS
-from minirlhf.tokenizer import Tokenizer
-from minirlhf.trials import answers, begun_with, kept, numbers, optimise
 
 UNFINISHED = -3.0  # what a proxy of mean 0 and deviation 1 gives a response without an end
 ROWS = 512  # responses sampled in one pass
@@ -67,9 +68,9 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
         common = {"init": options.init, "seed": machine.seed, "device": device, "threads": machine.threads}
         # However many are wanted, a seed's comparisons are the same: those of 250 are among those of 1000.
         people = {"task": options.task, "temperature": options.temperature}
-        command("minirlhf.preferences", pairs=n, out=prefs, **people, **common)
+        command("minirlhf.tools.make_preferences", pairs=n, out=prefs, **people, **common)
         learning = {"epochs": options.epochs, "dtype": machine.dtype}
-        command("minirlhf.reward_model", data=prefs, out=folder, **learning, **common)
+        command("minirlhf.tools.train_reward", data=prefs, out=folder, **learning, **common)
     return load_reward_model(folder, device)
 
 

@@ -3,8 +3,9 @@
 python -m minirlhf.tools.theory             gradient, optimum, values and samples, in a few seconds on one core
 python -m minirlhf.tools.theory --seed 1    of another policy, and of other samples
 
-Every number is computed on the spot: by `oracle.py`, which lists all answers, by `tabular.py`, which meets them one
-token at a time in `environment.py`, and by the functions of the training loop. Proved by tests/test_theory.py.
+Every number is computed on the spot: by `theory/oracle.py`, which lists all answers, by `theory/tabular.py`, which
+meets them one token at a time in `theory/environment.py`, and by the functions of the training loop. Proved by
+tests/tools/test_theory.py.
 """
 
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from minirlhf import oracle
-from minirlhf.algos import gae, reinforce_loss, token_weights
-from minirlhf.environment import Ids, TextEnv
-from minirlhf.model import GPT, GPTConfig
-from minirlhf.rollout import Rollout
-from minirlhf.runtime import Machine, option, parse, run_script
-from minirlhf.tabular import Table, q_learning, sarsa, value_iteration
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.rl.losses import gae, reinforce_loss, token_weights
+from minirlhf.rl.rollout import Rollout
+from minirlhf.theory import oracle
+from minirlhf.theory.environment import Ids, TextEnv
+from minirlhf.theory.tabular import Table, q_learning, sarsa, value_iteration
 
 WANTED = {(1,): (1, 2, 2), (2,): (2, 1, 1)}  # prompt -> the words of its best answer
 

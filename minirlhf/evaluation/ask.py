@@ -1,0 +1,214 @@
+"""What a model says to held-out prompts, and how well it predicts what people said: the evidence.
+
+`sample_items` makes one record a response, with its scores and its distance from the reference;
+`text_items` one a text. Every number, verdict and figure of an evaluation follows from these records
+(`metric.py`, `panels.py`) without the models. Proved by tests/evaluation/test_ask.py.
+"""
+
+import codecs
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
+from minirlhf.lm.chat import Example, fit_context, render, render_prompt
+from minirlhf.lm.generation import Generation, generate, pad_left
+from minirlhf.lm.logits import entropy, exact_kl, token_logprobs
+from minirlhf.lm.model import GPT
+from minirlhf.lm.records import messages_of, reference_of
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.metrics.calibration import fit_temperature
+from minirlhf.rl.losses import kl_estimate
+from minirlhf.rl.rewards import Reward, call_rewards, prompt_text
+from minirlhf.rl.rollout import response_hidden
+from minirlhf.tasks import task_of
+
+ROWS = 256  # responses sampled in one pass
+LOGITS = 2**24  # held at once to fit a temperature
+
+
+@torch.no_grad()
+def token_statistics(
+    model: GPT, reference: GPT, g: Generation, of_reference: Generation | None = None
+) -> dict[str, Tensor]:
+    """Per response token, EOS included, (B, R), 0 where the mask is False: kl (Rao-Blackwell), k1, k3, entropy.
+
+    Under the models themselves, at temperature 1 and in float32; KL(model ‖ reference) of a model with
+    itself is exactly 0. k1 is the log-ratio log model − log reference.
+    of_reference: the same responses behind the prompts as the reference is asked them, if it is asked otherwise.
+    """
+    logits = []
+    for net, rows in ((model, g), (reference, of_reference or g)):
+        hidden, n = response_hidden(net, rows)  # (N', C)
+        logits.append(net.logits(hidden)[:n])  # (N, V)
+    tokens = g.ids[g.mask]  # (N,)
+    logp, ref = token_logprobs(logits[0], tokens), token_logprobs(logits[1], tokens)  # (N,)
+    per_token = {"kl": exact_kl(*logits), "entropy": entropy(logits[0])}
+    per_token |= {kind: kl_estimate(logp, ref, kind) for kind in ("k1", "k3")}
+    return {name: spread(x, g.mask) for name, x in per_token.items()}  # (B, R) each
+
+
+def behind(g: Generation, prompts: Sequence[Sequence[int]]) -> Generation:
+    """The same responses to other prompts, a list of ids each."""
+    ids, mask = (x.to(g.ids.device) for x in pad_left(prompts, 0))  # (B, P) each
+    return dataclasses.replace(g, prompt_ids=ids, prompt_mask=mask)
+
+
+def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds; '' where a character is still unfinished, and the next token has all of it."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return [decoder.decode(tokenizer.decode_bytes([x]), i == len(ids)) for i, x in enumerate(ids, 1)]
+
+
+def sample_items(
+    model: GPT,
+    reference: GPT,
+    tokenizer: Tokenizer,
+    records: Sequence[dict],
+    reward_of: Callable[[dict], Reward] | None,
+    max_new: int,
+    samples: int,
+    seed: int,
+    chat: bool = True,
+    missing_eos: float = 0.0,
+    compared: GPT | None = None,
+    gold: bool = False,
+    reference_chat: bool | None = None,
+) -> list[dict]:
+    """`samples` responses at temperature 1 and a greedy one (sample −1) to each record, with their scores.
+
+    The random numbers are those of (seed, record, sample), the same for every model: a paired
+    comparison then has less noise to fight. A response that did not end scores `missing_eos`.
+    With `gold`, the task's own reward stands beside another that it was replaced with.
+    reference_chat: as `chat`, for the reference; none: the same. A policy is a model and how it is asked, so the KL
+    is to the reference asked in its own way, and responses are as short as that leaves room for.
+    With `compared`, items also hold log_ratio, log compared − log reference of the response. Sample 0 of a model
+    that is not the reference also says where it moved: `pieces`, and `token_kl`, `token_log_ratio` of each.
+    """
+    items = []
+    wanted = [(i, k) for i in range(len(records)) for k in range(-1, samples)]
+    prompts = [render_prompt(record, tokenizer, chat) for record in records]
+    otherwise = reference_chat not in (None, chat)
+    context = min(net.config.context for net in (model, reference, compared) if net is not None)
+    tight = otherwise or context < model.config.context  # what one model has said must fit the others, too
+    asked = [render_prompt(record, tokenizer, reference_chat) for record in records] if otherwise else prompts
+    for greedy in (True, False):
+        rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
+            seeds = [int(np.random.SeedSequence([seed, i, k + 1]).generate_state(1)[0]) for i, k in part]
+            longest = max(len(x[i]) for x in (prompts, asked) for i, _ in part)
+            room = min(max_new, context - longest) if tight else max_new
+            g = generate(model, [prompts[i] for i, _ in part], room, tokenizer.eos_id, seeds, 0.0 if greedy else 1.0)
+            tokens = token_statistics(model, reference, g, behind(g, [asked[i] for i, _ in part]))
+            statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
+            if compared is not None:
+                statistics["log_ratio"] = token_statistics(compared, reference, g)["k1"].sum(1).tolist()
+            reasons, texts = g.stop_reasons(model.config.context), [tokenizer.decode(ids) for ids in g.responses()]
+            rewards: list[float | None] = [None] * len(part)
+            if reward_of is not None:
+                cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(part, texts)]
+                said = iter(call_rewards(reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
+                rewards = [next(said) if ended else missing_eos for ended in g.ended.tolist()]
+            for row, ((i, k), ids) in enumerate(zip(part, g.responses())):
+                record, text = records[i], texts[row]
+                item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
+                item |= {"reference": reference_of(record), "stop": reasons[row]}
+                item |= {"tokens": len(ids) + (reasons[row] == "eos"), "ids": ids}
+                item |= {name: values[row] for name, values in statistics.items()}
+                if k == 0 and model is not reference:
+                    said = g.ids[row, : item["tokens"]].tolist()
+                    item["pieces"] = pieces_of(tokenizer, said)
+                    for key, name in (("token_kl", "kl"), ("token_log_ratio", "k1")):
+                        item[key] = [round(x, 4) for x in tokens[name][row, : len(said)].tolist()]
+                item["scores"] = scores_of(record, text, reasons[row] == "eos", rewards[row], gold)
+                items.append(item)
+    return sorted(items, key=lambda item: (item["index"], item["sample"]))
+
+
+def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: bool = False) -> dict[str, float]:
+    """The reward and the task's own quantities of one response; those of one that never ended are 0.
+
+    gold: the reward is not the task's own, which then stands beside it.
+    """
+    scores = {} if reward is None else {"reward": reward}
+    if (task := task_of(record)) is not None:
+        own = {"gold": task.reward(prompt_text(record), text, record)} if gold else {}
+        own |= task.score(prompt_text(record), text, record)
+        scores |= {k: v if ended or k == "unparsable" else 0.0 for k, v in own.items()}
+    return scores
+
+
+def answer_logits(
+    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """What a model thinks of each token of the records' own last answers, EOS included, some records at a time.
+
+    Yields which records, the mask (B, T) of their tokens, logits (N, V) and targets (N,). Records that have no
+    answer, or are longer than the context, are left out.
+    """
+    examples = []
+    for record in records:
+        example = render(record, tokenizer, chat)
+        start = len(render_prompt(record, tokenizer, chat))
+        examples.append(Example(example.ids, [m and t >= start for t, m in enumerate(example.mask)]))
+    keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
+    for part in micro_batches([len(examples[i].ids) for i in keep], 32):
+        batch = collate([examples[keep[j]] for j in part], model.wte.weight.device, model.config.context)
+        hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
+        yield [keep[j] for j in part], batch.mask, model.logits(hidden)[:n], batch.targets[batch.mask]
+
+
+@torch.no_grad()
+def fitted_temperature(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True) -> float:
+    """T of `calibration.fit_temperature` over the tokens of the records' own answers.
+
+    Of a large vocabulary not all logits are held at once, but those of the first LOGITS or so.
+    """
+    logits, targets, held = [np.empty((0, model.config.vocab_size))], [np.empty(0, dtype=int)], 0
+    for _, _, z, y in answer_logits(model, tokenizer, records, chat):
+        logits.append(z.double().cpu().numpy())
+        targets.append(y.cpu().numpy())
+        held += z.numel()
+        if held >= LOGITS:
+            break
+    return fit_temperature(np.concatenate(logits), np.concatenate(targets))
+
+
+@torch.no_grad()
+def text_items(
+    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True, temperature: float | None = None
+) -> list[dict]:
+    """How the model predicts each record's own last answer, EOS included, given what stands before it.
+
+    nll: − log p, in nats; tokens; bytes of UTF-8; and of each token the model's `confidence`, the probability of
+    what it thinks likeliest, and whether that is `correct`. None and empty where the record has no answer or is
+    longer than the context. With a temperature, `tempered` is the confidence of softmax(logits / temperature).
+    """
+    empty = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
+    empty |= {} if temperature is None else {"tempered": []}
+    items = [{"index": i} | empty for i in range(len(records))]
+    for part, mask, logits, targets in answer_logits(model, tokenizer, records, chat):
+        logp = logits.log_softmax(-1)  # (N, V)
+        best, likeliest = logp.max(-1)  # (N,)
+        nll = spread(-logp.gather(-1, targets[:, None]).squeeze(-1), mask).double().sum(1)  # (B,)
+        said = {"confidence": best.exp().tolist()}
+        if temperature is not None:
+            said["tempered"] = (logits / temperature).log_softmax(-1).amax(-1).exp().tolist()
+        correct, start = (likeliest == targets).tolist(), 0
+        for i, value, count in zip(part, nll.tolist(), mask.sum(1).tolist()):
+            item, end, text = items[i], start + count, messages_of(records[i])[-1]["content"]
+            item |= {"nll": value, "tokens": count, "bytes": len(text.encode("utf-8", "surrogatepass"))}
+            item |= {key: [round(min(x, 1.0), 6) for x in p[start:end]] for key, p in said.items()}
+            item["correct"] = [int(x) for x in correct[start:end]]
+            start = end
+    return items
+
+
+def reference_nll(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True) -> np.ndarray:
+    """(n, 3): nll, tokens and bytes of `text_items`; NaN where there are none."""
+    items = text_items(model, tokenizer, records, chat)
+    return np.array([[np.nan] * 3 if x["nll"] is None else [x["nll"], x["tokens"], x["bytes"]] for x in items])

@@ -1,0 +1,54 @@
+"""Where a model looks: its attention weights, read from the outside.
+
+    A_h = softmax(Q_h K_hᵀ / √D + mask)    (T, T), row t: how token t weighs the tokens up to itself
+
+Weights are not explanations: a token may be looked at and not used. Proved by tests/evaluation/test_attention.py.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirlhf.evaluation.ask import pieces_of
+from minirlhf.lm.model import GPT
+from minirlhf.lm.tokenizer import Tokenizer
+
+MAPS, TOKENS = 16, 48  # drawn at most: of more heads, the mean of each of the last layers; of more tokens, the last
+
+
+@torch.no_grad()
+def attention_weights(model: GPT, ids: Tensor) -> Tensor:
+    """(L, H, T, T): the weights of every layer and head on one sequence. ids: (T,) int.
+
+    The model's own forward keeps no weights, and for the sake of a picture it shall not: each layer's input
+    is caught by a hook and its queries and keys are multiplied again.
+    """
+    inputs: list[Tensor] = []
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0])) for block in model.h
+    ]
+    try:
+        model(ids[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    T, weights = len(ids), []
+    future = torch.ones(T, T, dtype=torch.bool, device=ids.device).triu(1)  # (T, T)
+    for block, x in zip(model.h, inputs):
+        H, C = block.attn.heads, x.shape[-1]
+        q, k, _ = block.attn.c_attn(x[0]).view(T, 3, H, C // H).permute(1, 2, 0, 3)  # (H, T, D) each
+        scores = q @ k.transpose(-2, -1) / (C // H) ** 0.5  # (H, T, T)
+        weights.append(scores.masked_fill(future, -torch.inf).softmax(-1))
+    return torch.stack(weights)
+
+
+def shown_attention(model: GPT, tokenizer: Tokenizer, ids: list[int]) -> dict:
+    """The maps of one text as a report shows them: pieces of text, and weights of each layer and head, rounded."""
+    device = model.wte.weight.device
+    weights = attention_weights(model, torch.tensor(ids, device=device)).double().cpu().numpy()  # (L, H, T, T)
+    maps = [{"layer": l, "head": h, "weights": A} for l, heads in enumerate(weights) for h, A in enumerate(heads)]
+    if len(maps) > MAPS:
+        maps = [{"layer": l, "head": None, "weights": heads.mean(0)} for l, heads in enumerate(weights)][-MAPS:]
+    for m in maps:
+        m["weights"] = np.round(m["weights"][-TOKENS:, -TOKENS:], 3).tolist()
+    return {"pieces": pieces_of(tokenizer, ids)[-TOKENS:], "maps": maps}

@@ -1,0 +1,307 @@
+"""The metrics that an evaluation can be asked for, by name: from rewards to the repetition of 4-grams.
+
+Each function makes its metrics of one set of prompts, or none where the data lack what it needs; METRICS is
+their list. The scores of single answers are those of `metrics/scores.py` and `metrics/overlap.py`.
+Proved by tests/evaluation/test_catalogue.py.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from minirlhf.evaluation.metric import Metric, View, per_unit, ratio, together
+from minirlhf.harness.files import UserError
+from minirlhf.lm.records import references_of
+from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
+from minirlhf.metrics.overlap import (
+    bleu_from_statistics, bleu_signature, bleu_statistics, chrf_from_statistics, chrf_statistics, default_tokenizer,
+    rouge,
+)
+from minirlhf.metrics.scores import (
+    bits_per_byte, classification_statistics, distinct_n, duplicate_rate, exact_match, expectation_adjusted_distinct,
+    expected_best_of_n, macro_f1, micro_f1, perplexity, precision_recall_f1, self_bleu, seq_rep_n,
+)
+from minirlhf.tasks import reviews, task_of, translation
+
+
+def scores(view: View) -> list[Metric]:
+    """The reward and the task's own quantities, sampled and greedy."""
+    metrics = []
+    for name in next(iter(view.sampled.values()))[0]["scores"]:
+        reward = name == "reward"
+        shown = f"reward = {view.reward}" if reward and view.reward else name
+        direction = -1 if name == "unparsable" else 1
+        metrics.append(view.mean(shown, direction, lambda x: x["scores"][name], primary=reward))
+        if name != "unparsable":
+            metrics.append(view.mean(f"{name}, greedy", direction, lambda x: x["scores"][name], view.greedy))
+    return metrics
+
+
+def best(view: View) -> list[Metric]:
+    """The best reward among k of a prompt's samples, without bias: of rewards that are 0 or 1, pass@k."""
+    if "reward" not in next(iter(view.sampled.values()))[0]["scores"]:
+        return []
+    samples = 1 + max(x["sample"] for rows in view.sampled.values() for x in rows)
+    metrics = []
+    for k in sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples}):
+        def value(xs: list[dict], k=k) -> float:
+            rewards = [x["scores"]["reward"] for x in xs]
+            return expected_best_of_n(rewards, rewards, k)
+
+        metrics.append(view.mean(f"reward, best of {k}", 1, lambda x: x["value"], together(view.sampled, value)))
+    return metrics
+
+
+def labels_of(view: View) -> list[str] | None:
+    """The label of each record, white space around it aside, or None if one has none."""
+    given = [record.get("label") for record in view.records]
+    return None if None in given else [str(label).strip() for label in given]
+
+
+def predicted(item: dict, names: Sequence[str]) -> str | None:
+    """The label that an answer is, white space around it aside; None if it is none, or did not end."""
+    answer = item["response"].strip()
+    return answer if answer in names and item["stop"] == "eos" else None
+
+
+def accuracy(view: View) -> list[Metric]:
+    """How many answers are the right label, and how many are no label at all."""
+    if (right := labels_of(view)) is None:
+        return []
+    return [
+        view.mean("accuracy", 1, lambda x: predicted(x, right) == right[x["index"]]),
+        view.mean("no label", -1, lambda x: predicted(x, right) is None),
+    ]
+
+
+def labels(view: View) -> list[Metric]:
+    """F1 over classes, macro and micro, and precision, recall and F1 of each. What is no label is wrong: it lowers
+    recall, and has no class to be averaged."""
+    if (right := labels_of(view)) is None:
+        return []
+    names = sorted(set(right))
+    statistics = per_unit(
+        view.sampled, view.unit, lambda x: classification_statistics(right[x["index"]], predicted(x, names), names)
+    )  # (n, 3C) each
+    metrics = [Metric("F1, macro", 1, macro_f1, statistics), Metric("F1, micro", 1, micro_f1, statistics)]
+    for c, name in enumerate(names):
+        for i, kind in enumerate(("precision", "recall", "F1")):
+            def of_class(s: np.ndarray, i=i, c=c) -> np.ndarray:
+                return precision_recall_f1(s)[i][:, c]
+
+            metrics.append(Metric(f"{kind}, {name}", 1, of_class, statistics))
+    return metrics
+
+
+def answers(view: View) -> list[list[str]] | None:
+    """What each answer is to be compared with, or None if a record has nothing."""
+    references = [references_of(record) for record in view.records]
+    return references if all(any(texts) for texts in references) else None
+
+
+def exact(view: View) -> list[Metric]:
+    """Exact match with the reference, outer white space aside."""
+    if (references := answers(view)) is None:
+        return []
+    return [view.mean("exact match", 1, lambda x: exact_match(x["response"], references[x["index"]]))]
+
+
+def bleu(view: View) -> list[Metric]:
+    """Corpus BLEU of all samples, in the tokenisation that suits the references."""
+    if (references := answers(view)) is None:
+        return []
+    tokenize = default_tokenizer([text for texts in references for text in texts])
+    rows = per_unit(
+        view.sampled, view.unit, lambda x: bleu_statistics(x["response"], references[x["index"]], tokenize)
+    )
+    return [Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, rows, note=bleu_signature(references, tokenize))]
+
+
+def chrf(view: View, word_order: int = 0) -> list[Metric]:
+    """Corpus chrF of all samples; with a word order of 2 chrF++."""
+    if (references := answers(view)) is None:
+        return []
+    rows = per_unit(
+        view.sampled, view.unit, lambda x: chrf_statistics(x["response"], references[x["index"]], word_order)
+    )
+    return [Metric("chrF++" if word_order else "chrF", 1, chrf_from_statistics, rows)]
+
+
+def rouges(view: View) -> list[Metric]:
+    """Mean F of ROUGE-1, 2, L and Lsum; in characters where the references are Chinese."""
+    if (references := answers(view)) is None:
+        return []
+    rows = {m: [{"index": x["index"]} | rouge(x["response"], references[x["index"]]) for x in xs]
+            for m, xs in view.sampled.items()}  # fmt: skip
+    names = [name for name in next(iter(rows.values()))[0] if name != "index"]
+    return [view.mean(f"{name} F", 1, lambda x, name=name: x[name], rows) for name in names]
+
+
+def known_texts(view: View) -> dict[str, list[dict]]:
+    """The texts that fit the context of every model, for each: on others they cannot be compared."""
+    known = [all(rows[i]["nll"] is not None for rows in view.texts.values()) for i in range(len(view.records))]
+    return {m: [x for x in items if known[x["index"]]] for m, items in view.texts.items()}
+
+
+def nll(view: View) -> list[Metric]:
+    """Perplexity and bits per byte of the records' own answers, and for reviews nats beside the grammar's.
+
+    RL raises them by design: they say how far a model has moved from the text it was shown.
+    """
+    rows = known_texts(view)
+    if not all(rows.values()):
+        return []
+    tables = per_unit(rows, view.unit, lambda x: (x["nll"], x["tokens"], x["bytes"]))
+    metrics = [
+        Metric("reference perplexity", -1, lambda s: perplexity(s[:, 0], s[:, 1]), tables, "drift"),
+        Metric("reference bits per byte", -1, lambda s: bits_per_byte(s[:, 0], s[:, 2]), tables, "drift"),
+    ]
+    if all(task_of(record) is reviews for record in view.records):
+        # On the same texts, so that their luck cancels: what is left is the cost of not being the grammar.
+        exact = [-reviews.log_probability(r["response"], r["subject"]) for r in view.records]
+        H = float(np.mean([reviews.entropy(view.records[x["index"]]["subject"]) for x in next(iter(rows.values()))]))
+        above = view.mean(f"above entropy {H:.2f}, %", -1, lambda x: x["nll"] - exact[x["index"]], rows, group="drift")
+        metrics.append(view.mean("nats a text", -1, lambda x: x["nll"], rows, group="drift"))
+        metrics.append(Metric(above.name, -1, lambda s: 100 / H * ratio(s), above.statistics, "drift"))
+    return metrics
+
+
+def calibration(view: View) -> list[Metric]:
+    """Expected calibration error of the next token, over the records' own answers; and what is left of it at the
+    one temperature of each model that was fitted on other texts."""
+    rows = known_texts(view)
+    if not all(rows.values()):
+        return []
+
+    def error(name: str, confidence: str, note: str = "") -> Metric:
+        tables = per_unit(rows, view.unit, lambda x: calibration_statistics(x[confidence], x["correct"]))
+        return Metric(name, -1, ece_from_statistics, tables, "calibration", note=note)
+
+    metrics = [error("calibration error", "confidence")]
+    if view.temperatures:
+        fitted = ", ".join(f"{T:.3f} {model}" for model, T in view.temperatures.items())
+        metrics.append(error("calibration error at T", "tempered", f"T, fitted on validation texts: {fitted}"))
+    return metrics
+
+
+def brier(view: View) -> list[Metric]:
+    """Brier score of the next token's confidence, over the records' own answers: mean of (confidence − right)²."""
+    rows = known_texts(view)
+    if not all(rows.values()):
+        return []
+    def squares(x: dict) -> float:
+        return sum((p - y) ** 2 for p, y in zip(x["confidence"], x["correct"]))
+
+    return [view.mean("Brier score", -1, squares, rows, lambda x: len(x["confidence"]), "calibration")]
+
+
+def distance(view: View) -> list[Metric]:
+    """KL to the reference, exact at each sampled position (Rao-Blackwell), summed over the response."""
+    return [view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift")]
+
+
+def estimates(view: View) -> list[Metric]:
+    """The same KL by the k1 and k3 estimators, as a check."""
+    return [view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3")]
+
+
+def given_the_prompt(view: View, name: str, value: Callable[[list[dict]], float]) -> list[Metric]:
+    """Diversity of a prompt's samples, averaged over prompts: what RLHF lowers first (Kirk et al. 2024, section 4)."""
+    rows = together(view.sampled, value)
+    return [view.mean(name, 0, lambda x: x["value"], rows, lambda x: x["known"], "diversity")]
+
+
+def distinct(view: View) -> list[Metric]:
+    """distinct-2 of a prompt's samples, in tokens."""
+    return given_the_prompt(view, "distinct-2 per prompt", lambda xs: distinct_n([x["ids"] for x in xs], 2))
+
+
+def adjusted(view: View) -> list[Metric]:
+    """Expectation-adjusted distinct-1, which longer answers do not lower."""
+    def value(xs: list[dict]) -> float:
+        return expectation_adjusted_distinct([x["ids"] for x in xs], 1, view.vocabulary)
+
+    return given_the_prompt(view, "adjusted distinct-1", value)
+
+
+def alike(view: View) -> list[Metric]:
+    """Self-BLEU of a prompt's samples: 100 where they are all the same."""
+    return given_the_prompt(view, "self-BLEU per prompt", lambda xs: self_bleu([x["response"] for x in xs]))
+
+
+def duplicates(view: View) -> list[Metric]:
+    """Share of a prompt's samples that repeat another."""
+    return given_the_prompt(view, "duplicates per prompt", lambda xs: duplicate_rate([x["response"] for x in xs]))
+
+
+def repetition(view: View) -> list[Metric]:
+    """Share of repeated 4-grams within one answer."""
+    rows = {m: [x for x in xs if len(x["ids"]) >= 4] for m, xs in view.sampled.items()}
+    if not all(rows.values()):
+        return []
+    return [view.mean("repeated 4-grams", 0, lambda x: seq_rep_n(x["ids"], 4), rows, group="diversity")]
+
+
+def spread_of_tokens(view: View) -> list[Metric]:
+    """Entropy of the model's own distribution at each token it wrote."""
+    return [view.mean("entropy, nats/token", 0, lambda x: x["entropy"], None, lambda x: x["tokens"], "diversity")]
+
+
+def shape(view: View) -> list[Metric]:
+    """Length, and how many answers ended by themselves."""
+    return [view.mean("length, tokens", 0, lambda x: x["tokens"], group="diversity"),
+            view.mean("ended with EOS", 1, lambda x: x["stop"] == "eos")]  # fmt: skip
+
+
+# name -> what makes it and what it needs of the data; those of DEFAULT are taken where the data allow.
+METRICS: dict[str, tuple[Callable[[View], list[Metric]], str]] = {
+    "scores": (scores, "a reward or a generated task"),
+    "best": (best, "a reward"),
+    "accuracy": (accuracy, "a label in each record"),
+    "f1": (labels, "a label in each record"),
+    "exact": (exact, "a response or reference in each record"),
+    "bleu": (bleu, "a response or reference in each record"),
+    "chrf": (chrf, "a response or reference in each record"),
+    "chrf++": (lambda view: chrf(view, 2), "a response or reference in each record"),
+    "rouge": (rouges, "a response or reference in each record"),
+    "perplexity": (nll, "a response in each record"),
+    "calibration": (calibration, "a response in each record"),
+    "brier": (brier, "a response in each record"),
+    "kl": (distance, "prompts"),
+    "estimates": (estimates, "prompts"),
+    "entropy": (spread_of_tokens, "prompts"),
+    "distinct": (distinct, "prompts"),
+    "adjusted": (adjusted, "prompts"),
+    "self-bleu": (alike, "prompts"),
+    "duplicates": (duplicates, "prompts"),
+    "repetition": (repetition, "answers of four tokens or more"),
+    "length": (shape, "prompts"),
+}
+DEFAULT = ("scores", "f1", "perplexity", "calibration", "kl", "entropy", "distinct", "self-bleu", "length")
+
+
+def metric_names(words: str) -> list[str]:
+    """"bleu, chrf" -> ["bleu", "chrf"]. Raises UserError for a name that is none."""
+    names = [name.strip() for name in words.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in (*METRICS, "all")]:
+        raise UserError(f"--metrics {unknown[0]}: there are all, {', '.join(METRICS)}")
+    return names
+
+
+def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
+    """The metrics of one set of prompts: those named, all that apply for "all", or a default.
+
+    Raises UserError for a metric that was asked for and lacks what it needs.
+    """
+    if names and "all" not in names:
+        made = {name: METRICS[name][0](view) for name in names}
+        if missing := [name for name, metrics in made.items() if not metrics]:
+            raise UserError(f"--metrics {missing[0]} needs {METRICS[missing[0]][1]}")
+        return [metric for metrics in made.values() for metric in metrics]
+    task, labelled = task_of(view.records[0]), labels_of(view) is not None
+    chosen = list(METRICS if names else DEFAULT)
+    if not names and not task:
+        chosen.insert(1, "accuracy")
+    if not names and task in (None, translation) and not labelled:
+        chosen[1:1] = ["bleu", "chrf"]  # elsewhere many answers are right, and the reward knows them
+    return [metric for name in chosen for metric in METRICS[name][0](view)]

@@ -1,0 +1,172 @@
+"""Collect the evidence: load the models, put every test set to each, and add what training knew of it.
+
+`gather` gives what `items.py` stores and `report.py` judges.
+Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import torch
+
+from minirlhf.evaluation.ask import fitted_temperature, sample_items, text_items
+from minirlhf.evaluation.attention import shown_attention
+from minirlhf.evaluation.items import TestSet
+from minirlhf.evaluation.metric import units, view_of
+from minirlhf.evaluation.optimum import reference_optimum
+from minirlhf.evaluation.options import Evaluation
+from minirlhf.evaluation.panels import choose, curves
+from minirlhf.evaluation.prompts import left_out, prompts_that_fit, test_sets
+from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.machine import environment
+from minirlhf.lm import checkpoint
+from minirlhf.lm.chat import render, render_prompt
+from minirlhf.lm.records import messages_of, prompt_of, read_records
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.metrics.ngram import fit
+from minirlhf.rl.rewards import prompt_text
+from minirlhf.tasks import TASKS, task_of
+from minirlhf.tasks.sources import OWN
+
+ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
+VALIDATION = 200  # records that each model's temperature is fitted on
+
+
+def load_models(options: Evaluation, device: torch.device) -> tuple[dict, dict[str, bool], dict[str, dict], dict[str, str]]:
+    """(model and tokenizer, whether it knows roles, run.json, folder) of each name. Raises UserError."""
+    folders = dict(pair.partition("=")[::2] for pair in options.models)
+    if "" in folders.values() or not 0 < len(options.models) == len(folders):
+        raise UserError(f"--models {' '.join(options.models)}: give each as name=folder, each name once")
+    if options.models == Evaluation.models:  # whatever of the default three there is
+        folders = {k: v for k, v in folders.items() if Path(v).is_dir()} or folders
+    models = {name: checkpoint.load(folder) for name, folder in folders.items()}
+    for model, _ in models.values():
+        model.to(device).eval()
+    runs = {name: read_run(folder) for name, folder in folders.items()}
+    chat = {  # a base model knows no roles
+        name: runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
+        for name, (_, tokenizer) in models.items()
+    }
+    return models, chat, runs, folders
+
+
+def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict, folders: dict) -> tuple[dict, list]:
+    """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
+    if options.reference not in (*models, Evaluation.reference):
+        raise UserError(f"--reference {options.reference}: not one of {', '.join(models)}")
+    reference = options.reference if options.reference in models else next(iter(models))
+    tokens = {name: (m.config.vocab_size, t.token_bytes, t.special_ids) for name, (m, t) in models.items()}
+    if others := [name for name in models if tokens[name] != tokens[reference]]:
+        raise UserError(f"{others[0]} and {reference} have different tokenizers, so no KL: evaluate them apart")
+    last, vocabulary = list(models)[-1], models[reference][0].config.vocab_size
+    device = models[reference][0].wte.weight.device
+    run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": dataclasses.asdict(options)}
+    run |= {"environment": environment(), "models": {
+        name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name][0]), "stage": runs[name].get("stage"),
+               "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": curves(folder)}
+        for name, folder in folders.items()
+    }}  # fmt: skip
+    beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)
+    seen = training_records(runs)
+    trained = {prompt_of(r) for records in seen.values() for r in records}
+    sets, fitted = [], {}  # fitted: task -> model -> temperature
+    for title, records, reward_of, reward_name, max_new in test_sets(options, runs, seed, device):
+        s = TestSet(title, prompts_that_fit(records, models, chat, title), about={"reward": reward_name})
+        generated = "" if options.data else task_of(s.records[0]).NAME
+        if generated not in fitted:
+            fitted[generated] = temperatures(generated, models, chat, seed)
+        s.about["temperatures"] = fitted[generated]
+        for name, (model, tokenizer) in models.items():
+            s.items[name] = sample_items(
+                model, models[reference][0], tokenizer, s.records, reward_of, max_new, options.samples, seed,
+                chat[name], compared=models[last][0] if name in (reference, last) else None, gold=bool(options.reward),
+                reference_chat=chat[reference],
+            )  # fmt: skip
+            s.texts[name] = text_items(model, tokenizer, s.records, chat[name], s.about["temperatures"].get(name))
+        # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
+        if beta > 0 and reward_of is not None and last != reference and chat[last] == chat[reference]:
+            sha = run["models"][reference]["sha256"]
+            known = optimum_of_training(runs[last], sha, beta, options.reward, title)
+            if known is None and options.reference_samples:
+                model, tokenizer = models[reference]
+                more = sample_items(
+                    model, model, tokenizer, s.records, reward_of, max_new, options.reference_samples, seed,
+                    chat[reference],
+                )  # fmt: skip
+                known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
+            s.about |= {"beta": beta, "optimum": known}
+        view = view_of(s.records, s.items, s.texts)
+        chosen = choose(view, reference, last, seed)["median"]
+        said = next(x for x in view.sampled[last] if x["index"] == chosen)
+        prompt = render_prompt(s.records[chosen], models[last][1], chat[last])
+        s.about["attention"] = {"model": last, "index": chosen} | shown_attention(*models[last], prompt + said["ids"])
+        scored = [r for i, r in enumerate(s.records) if all(t[i]["nll"] is not None for t in s.texts.values())]
+        for line in left_out(s.records, len(scored)):
+            print(f"{title}: {line}")
+        if chat[last]:
+            task = task_of(s.records[0])
+            s.about["ngram"] = ngram_baseline(seen.get(task.NAME if task else OWN, []), scored, models[last][1])
+        s.about["trained_on"] = [prompt_text(r) for r in s.records if prompt_of(r) in trained]
+        sets.append(s)
+    return run, sets
+
+
+def temperatures(task: str, models: dict, chat: dict[str, bool], seed: int) -> dict[str, float]:
+    """model -> the temperature that calibrates it on validation records of a generated task, none of a test split.
+
+    {} of a user's own data, which have no such split, and where for some model no temperature is best.
+    """
+    if not task:
+        return {}
+    records = TASKS[task].records("validation", VALIDATION, seed)
+    fitted = {name: fitted_temperature(*pair, records, chat[name]) for name, pair in models.items()}
+    return fitted if all(0 < t < math.inf for t in fitted.values()) else {}
+
+
+def optimum_of_training(run: dict, reference: str, beta: float, reward: str, title: str) -> dict | None:
+    """J* of a test set as training came to know it, if that was for the same reference, β, reward and prompts.
+
+    And for what is sampled here: at temperature 1, with 0 for a response that did not end.
+    """
+    known, wanted = run.get("optimum", {}).get(title), {"beta": beta, "temperature": 1.0, "missing_eos": 0.0}
+    same = run.get("reference") == reference and run.get("data", {}).get("reward") == reward
+    same = same and wanted.items() <= run.get("training", {}).items()
+    return known if same and known and known["value"] is not None else None
+
+
+def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
+    """data set -> the records that the models were trained on, made or read again as their run.json says.
+
+    Of files that are gone there is nothing.
+    """
+    data = [(run.get("data", {}), run) for run in runs.values()]
+    made = {(name, d.get("examples", 0), run["seed"]) for d, run in data for name in run.get("tasks", {})}
+    files = {path for d, _ in data for path in (*d.get("data", ()), *d.get("prompts", ())) if Path(path).is_file()}
+    seen: dict[str, list[dict]] = {}
+    for name, n, seed in sorted(made):
+        seen.setdefault(name, []).extend(TASKS[name].records("train", n, seed) if name in TASKS else [])
+    return seen | {OWN: [r for path in sorted(files) for r in read_records(path) if "text" not in r]}
+
+
+def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) -> dict | None:
+    """What an n-gram model of training answers gives the records' own: its order, how many answers, nll, tokens."""
+    def answered(record: dict) -> bool:
+        return messages_of(record)[-1]["role"] == "assistant"
+
+    learnt = [render(r, tokenizer).ids for r in seen[:NGRAM_ANSWERS] if answered(r)]
+    asked = [r for r in records if answered(r)]
+    if not learnt or not asked:
+        return None
+    ngram, nll, tokens = fit(learnt, ORDER, tokenizer.vocab_size), 0.0, 0
+    for record in asked:
+        logp = ngram.log_prob(render(record, tokenizer).ids)  # (T,)
+        start = len(render_prompt(record, tokenizer))
+        nll, tokens = nll - float(logp[start:].sum()), tokens + len(logp) - start
+    return {"order": ORDER, "answers": len(learnt), "nll": nll, "tokens": tokens}
+
+
+def read_run(folder: str) -> dict:
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
+    path = Path(folder) / "run.json"
+    return read_json(path) if path.exists() else {}

@@ -1,0 +1,120 @@
+"""items.jsonl: all that an evaluation saw, so that every number can be computed again without the models.
+
+    {"kind": "run", "version": 2, ...}                            settings, models, curves of their training
+    {"kind": "set", "set": "reviews", ...}                        what its reward measures, its known optimum
+    {"kind": "prompt", "set": ..., "index": 0, "record": {...}}   what was asked
+    {"kind": "text", "set": ..., "model": "sft", ...}             how a model predicts the record's own answer
+    {"kind": "response", "set": ..., "model": "sft", ...}         what a model said, its scores and statistics
+
+One JSON object a line, in this order within a set. Proved by tests/evaluation/test_items.py.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minirlhf.harness.files import UserError, write_atomic
+
+VERSION = 2  # of items.jsonl and report.json
+WANTED = {  # of each line of a kind
+    "text": ("index", "nll", "tokens", "bytes", "confidence", "correct"),
+    "response": ("index", "sample", "prompt", "response", "stop", "tokens", "ids", "kl", "k1", "k3", "entropy", "scores"),
+}
+
+
+@dataclass
+class TestSet:
+    """A set of held-out prompts and what every model said to them."""
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    title: str
+    records: list[dict]
+    items: dict[str, list[dict]] = field(default_factory=dict)  # model -> `ask.sample_items`
+    texts: dict[str, list[dict]] = field(default_factory=dict)  # model -> `ask.text_items`
+    about: dict = field(default_factory=dict)  # reward (its name), beta, optimum, attention, temperatures
+
+
+def lines_of(run: dict, sets: Sequence[TestSet]) -> Iterator[dict]:
+    """The evidence as JSON objects."""
+    yield {"kind": "run", "version": VERSION} | run
+    for s in sets:
+        yield {"kind": "set", "set": s.title} | s.about
+        for i, record in enumerate(s.records):
+            yield {"kind": "prompt", "set": s.title, "index": i, "record": record}
+        for kind, table in (("text", s.texts), ("response", s.items)):
+            for model, items in table.items():
+                for item in items:
+                    yield {"kind": kind, "set": s.title, "model": model} | item
+
+
+def write(path: str | Path, run: dict, sets: Sequence[TestSet]) -> None:
+    """Write items.jsonl, whole or not at all."""
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines_of(run, sets))
+    write_atomic(path, "".join(lines).encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON spells it
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """The objects of a file that `write` wrote. Raises UserError with the number of the first bad line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8") from None
+    lines = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(lines[-1], dict) or "kind" not in lines[-1]:
+            raise UserError(f"{path}, line {number}: an object with a 'kind' is wanted")
+    if not lines or lines[0]["kind"] != "run" or lines[0].get("version") != VERSION:
+        raise UserError(f"{path}: not the items of an evaluation of version {VERSION}; make them with evaluate.py")
+    return lines
+
+
+def read(path: str | Path) -> tuple[dict, list[TestSet]]:
+    """(run, sets) as they were written. Raises UserError."""
+    first, *lines = read_lines(path)
+    run = {k: v for k, v in first.items() if k not in ("kind", "version")}
+    sets: dict[str, TestSet] = {}
+    for number, line in enumerate(lines, 2):
+        try:
+            kind, title = line.pop("kind"), line.pop("set")
+            if kind == "set":
+                sets[title] = TestSet(title, [], about=line)
+            elif kind == "prompt":
+                sets[title].records.append(line["record"])
+            else:
+                table = {"text": sets[title].texts, "response": sets[title].items}[kind]
+                rows = table.setdefault(line.pop("model"), [])
+                if missing := [key for key in WANTED[kind] if key not in line]:
+                    raise KeyError(missing[0])
+                if kind == "response":
+                    first = next((x[0]["scores"] for x in sets[title].items.values() if x), line["scores"])
+                    if not isinstance(line["scores"], dict) or line["scores"].keys() != first.keys():
+                        raise UserError(f"{path}, entry {number}: its scores are not those of the other responses")
+                rows.append(line)
+        except KeyError as error:
+            raise UserError(f"{path}, entry {number}: {error} is missing, or stands before its set") from None
+    if not run.get("models") or not sets:
+        raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")
+    if run.get("reference") not in run["models"]:
+        raise UserError(f"{path}: its reference, {run.get('reference')!r:.40}, is none of its models")
+    for title, s in sets.items():
+        if not whole(s, run["models"]):
+            raise UserError(f"{path}: some model's answers to {title} are missing; was it cut off?")
+    return run, list(sets.values())
+
+
+def whole(s: TestSet, models: Iterable[str]) -> bool:
+    """Whether there are, of every model, the text and all responses of every prompt."""
+    samples = 1 + max((x.get("sample", 0) for rows in s.items.values() for x in rows), default=0)
+    asked = [(i, k) for i in range(len(s.records)) for k in range(-1, samples)]
+    said = [[(x.get("index"), x.get("sample")) for x in s.items.get(m, [])] for m in models]
+    return bool(asked) and all(x == asked and len(s.texts.get(m, [])) == len(s.records) for m, x in zip(models, said))

@@ -1,0 +1,140 @@
+"""Perplexity of texts longer than the context: a window that slides over them, and n-grams beside it.
+
+    NLL = − Σ_t log p(x_t | x_{s(t)} … x_{t−1})        perplexity = exp(NLL / T)
+    python evaluate.py --text novel.txt --models base=out/base sft=out/sft
+
+s(t) is where the window that scores x_t begins. Every token is scored exactly once, and with at least
+context − stride tokens before it once the text has so many: windows side by side (stride = context) show
+the first tokens of each no context and overstate perplexity, stride 1 shows all there can be and costs a
+pass per token. Neither number means anything without the other two, so a result names its window and
+stride. Source: Press, Smith and Lewis 2021, section 2. Proved by tests/evaluation/test_long_texts.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.harness.files import UserError
+from minirlhf.lm.chat import Example
+from minirlhf.lm.model import GPT
+from minirlhf.lm.records import read_records
+from minirlhf.lm.sft import evaluate_loss
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.metrics.ngram import KneserNey, fit
+from minirlhf.metrics.scores import bits_per_byte, perplexity
+from minirlhf.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """What a text costs: for scores.perplexity(nll, tokens) and scores.bits_per_byte(nll, bytes)."""
+
+    nll: float  # nats, summed over the tokens
+    tokens: int  # scored: all of the text and the EOS that ends it
+    bytes: int  # of the text in UTF-8; the EOS has none
+    window: int  # tokens of context at the most
+    stride: int  # tokens that the window moves
+
+
+def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
+    """Windows (start, first, end) over ids[0 … n_tokens], of which ids[0] (BOS) is context only.
+
+    Each reads ids[start:end] and is scored on ids[first : end + 1]; the scored ranges follow one another
+    and make up 1 … n_tokens. The first window scores all that it predicts, each later one the next `stride`
+    tokens; it reads `context` tokens up to the last but one of them, so the last window is full as well.
+    Raises ValueError unless 1 <= stride <= context.
+    """
+    if not 1 <= stride <= context:
+        raise ValueError(f"a stride must be from 1 to the context of {context}, not {stride}")
+    out, first = [], 1
+    while first <= n_tokens:
+        end = min(n_tokens, first + stride - 1 if out else context)
+        out.append((max(0, end - context), first, end))
+        first = end + 1
+    return out
+
+
+def document(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a text as pretraining sees it: EOS, which stands for the beginning, the text, EOS."""
+    return [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
+
+
+def text_score(model: GPT, tokenizer: Tokenizer, text: str, stride: int, micro_rows: int = 32) -> TextScore:
+    """Score a text of any length under a GPT, which reads it through windows of its own context.
+
+    The first token is conditioned on EOS, as in pretraining. A text that fits the context is one window,
+    whatever the stride: then this is sft.evaluate_loss of the document. Raises ValueError as `windows` does.
+    """
+    ids, context = document(text, tokenizer), model.config.context
+    examples = []
+    for start, first, end in windows(len(ids) - 1, context, stride):
+        examples.append(Example(ids[start : end + 1], [t >= first for t in range(start, end + 1)]))
+    nll, tokens = evaluate_loss(model, examples, micro_rows)
+    return TextScore(nll, tokens, text_bytes(text), context, stride)
+
+
+def ngram_text_score(ngram: KneserNey, tokenizer: Tokenizer, text: str) -> TextScore:
+    """The same under an n-gram model: a window of n − 1 tokens that moves by one, on the same tokens."""
+    logp = ngram.log_prob(document(text, tokenizer)[1:])  # (T,)
+    return TextScore(float(-logp.sum()), len(logp), text_bytes(text), len(ngram.levels) - 1, 1)
+
+
+def text_bytes(text: str) -> int:
+    """Its length in UTF-8, also where a surrogate stands alone."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+ORDER, LEARNT = 5, 20_000  # of the n-gram model, and the documents it counts at most
+
+
+def read_texts(paths: Sequence[str]) -> list[str]:
+    """The texts of .txt and .jsonl files. Raises UserError if there are none."""
+    texts = [record["text"] for path in paths for record in read_records(path) if record.get("text")]
+    if not texts:
+        raise UserError(f"--text {' '.join(paths)}: no text in it; --data is for prompts and responses")
+    return texts
+
+
+def texts_of_training(run: dict) -> list[str]:
+    """The raw text that a model was pretrained on, by its run.json; [] where that is not known or gone."""
+    data = run.get("data", {})
+    texts = [t for name in run.get("tasks", {}) if name in TASKS
+             for t in TASKS[name].documents(data.get("examples", 0), run.get("seed", 0))]  # fmt: skip
+    files = [path for path in data.get("data", ()) if Path(path).is_file()]
+    return texts + [record["text"] for path in files for record in read_records(path) if record.get("text")]
+
+
+def score_texts(texts: Sequence[str], models: dict, runs: dict[str, dict], stride: int) -> dict[str, TextScore]:
+    """name -> the sum over all texts, for each model and for an n-gram model of what the first was pretrained on.
+
+    models: name -> (model, tokenizer).  stride: 0 is half of each model's context. Raises UserError.
+    """
+    scores: dict[str, TextScore] = {}
+    for name, (model, tokenizer) in models.items():
+        context = model.config.context
+        if stride > context:
+            raise UserError(f"--stride {stride}: {name} has a context of {context} tokens; give at most that")
+        step = stride or max(1, context // 2)
+        scores[name] = total([text_score(model, tokenizer, text, step) for text in texts])
+    name, (model, tokenizer) = next(iter(models.items()))
+    if learnt := texts_of_training(runs[name])[:LEARNT]:
+        ngram = fit([document(text, tokenizer)[1:] for text in learnt], ORDER, tokenizer.vocab_size)
+        scores[f"{ORDER}-gram"] = total([ngram_text_score(ngram, tokenizer, text) for text in texts])
+    return scores
+
+
+def total(scores: Sequence[TextScore]) -> TextScore:
+    """All texts together: sums of nats, tokens and bytes."""
+    sums = (sum(getattr(s, key) for s in scores) for key in ("nll", "tokens", "bytes"))
+    return TextScore(*sums, window=scores[0].window, stride=scores[0].stride)
+
+
+def lines(scores: dict[str, TextScore]) -> list[str]:
+    """The table for the terminal. Perplexity compares models of one tokenizer, bits per byte any."""
+    width = max(map(len, scores))
+    head = f"{'':<{width}}{'tokens':>10}{'perplexity':>13}{'bits/byte':>12}{'window':>9}{'stride':>9}"
+    return [head] + [
+        f"{name:<{width}}{s.tokens:>10,}{perplexity(s.nll, s.tokens):>13.4g}{bits_per_byte(s.nll, s.bytes):>12.4f}"
+        f"{s.window:>9}{s.stride:>9}"
+        for name, s in scores.items()
+    ]

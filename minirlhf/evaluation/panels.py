@@ -1,0 +1,143 @@
+"""What a report shows beside its table: wins, best-of-n, calibration, chosen samples, curves.
+
+Pure functions of the evidence to plain dicts, which `html/page.py` draws. Proved by tests/evaluation/test_panels.py.
+"""
+
+import json
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from minirlhf.evaluation.metric import View, per_unit, ratio
+from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
+from minirlhf.metrics.paired_tests import win_rate
+from minirlhf.metrics.scores import best_of_n_kl_bound
+from minirlhf.rl.optimum import best_of_n
+
+CURVES = ("loss", "validation_loss", "reward", "kl", "entropy", "explained_variance", "ended")
+POINTS = 150  # of a curve
+DOTS = 300  # of a scatter plot
+
+
+def rewards_by_prompt(view: View) -> dict[str, np.ndarray]:
+    """model -> (n units,): the mean reward of each unit's samples. Empty without a reward."""
+    if "reward" not in next(iter(view.sampled.values()))[0]["scores"]:
+        return {}
+    sums = per_unit(view.sampled, view.unit, lambda x: (x["scores"]["reward"], 1))
+    return {model: ratio(s) for model, s in sums.items()}
+
+
+def wins(view: View, reference: str, policy: str) -> dict | None:
+    """On how many prompts the policy's mean reward is above the reference's, with the win rate."""
+    rewards = rewards_by_prompt(view)
+    if not rewards:
+        return None
+    d = rewards[policy] - rewards[reference]
+    w = win_rate(int((d > 1e-9).sum()), int((abs(d) <= 1e-9).sum()), int((d < -1e-9).sum()))
+    low, high = w.interval
+    return {"wins": w.wins, "ties": w.ties, "losses": w.losses, "rate": w.rate, "low": low, "high": high, "p": w.p_value}
+
+
+def best_of_curve(best: dict[str, float]) -> list[dict]:
+    """The reward of best-of-n of the reference over its KL, at most ln n − (n − 1)/n. best: n -> expected reward."""
+    return [{"n": int(n), "kl_bound": best_of_n_kl_bound(int(n)), "reward": r} for n, r in best.items()]
+
+
+def best_of_reference(view: View, reference: str) -> dict[str, float]:
+    """Expected best reward of n samples of the reference, over all its samples; n up to a tenth of them."""
+    rewards = np.array([x["scores"]["reward"] for x in view.sampled[reference]])
+    ones = np.ones(len(rewards))
+    return {str(2**k): best_of_n(rewards, ones, 2**k) for k in range(8) if 2**k <= max(len(rewards) / 10, 1)}
+
+
+def lengths(view: View) -> dict | None:
+    """Length and reward of some sampled responses of each model, evenly taken, and their correlation over all."""
+    if not rewards_by_prompt(view):
+        return None
+    out = {}
+    for model, items in view.sampled.items():
+        pairs = np.array([[x["tokens"], x["scores"]["reward"]] for x in items], dtype=float)  # (N, 2)
+        varies = len(pairs) > 1 and pairs.std(0).all()
+        shown = pairs[np.linspace(0, len(pairs) - 1, min(DOTS, len(pairs))).astype(int)]
+        out[model] = {"points": shown.tolist(), "correlation": float(np.corrcoef(pairs.T)[0, 1]) if varies else None}
+    return out
+
+
+def calibration(texts: dict[str, list[dict]], seed: int) -> dict[str, dict]:
+    """model -> ECE of its next-token confidence, what a calibrated model would show, and the bins."""
+    out = {}
+    for model, items in texts.items():
+        confidence, correct = (np.concatenate([x[key] for x in items]) for key in ("confidence", "correct"))
+        if not len(confidence):
+            continue
+        expected = float(ece_if_calibrated(confidence, n_simulations=200, seed=seed).mean())
+        bins = reliability_bins(confidence, correct)
+        columns = zip(bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.interval.tolist())
+        out[model] = {
+            "ece": expected_calibration_error(confidence, correct), "expected": expected, "n": len(confidence),
+            "bins": [{"count": n, "confidence": c, "accuracy": a, "low": l, "high": h} for n, c, a, (l, h) in columns],
+        }  # fmt: skip
+    return out
+
+
+def choose(view: View, reference: str, policy: str, seed: int) -> dict[str, int]:
+    """rule -> prompt, by the policy's mean reward less the reference's: best, median, worst; and one at random.
+
+    Without a reward, by KL to the reference.
+    """
+    n = len(view.records)
+    each = np.arange(n)  # prompts, whatever their unit
+    value = (lambda x: x["scores"]["reward"]) if rewards_by_prompt(view) else (lambda x: x["kl"])
+    sums = per_unit({m: view.sampled[m] for m in {reference, policy}}, each, lambda x: (value(x), 1))
+    gain = ratio(sums[policy]) - ratio(sums[reference]) if reference != policy else ratio(sums[policy])
+    order = np.argsort(gain, kind="stable")
+    ranks = {"best": order[-1], "median": order[n // 2], "worst": order[0]}
+    return {rule: int(i) for rule, i in ranks.items()} | {"random": int(np.random.default_rng(seed).integers(n))}
+
+
+def samples(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
+    """The chosen prompts with the first sample of each model, and where the policy moved in its own."""
+    first = {m: {x["index"]: x for x in items if x["sample"] == 0} for m, items in view.sampled.items()}
+    out = []
+    for rule, i in chosen.items():
+        said = {m: rows[i] for m, rows in first.items()}
+        sample = {"rule": rule, "index": i, "prompt": said[policy]["prompt"], "reference": said[policy]["reference"]}
+        sample["answers"] = {
+            m: {"response": x["response"], "stop": x["stop"], "reward": x["scores"].get("reward")}
+            for m, x in said.items()
+        }
+        if "pieces" in said[policy]:
+            x = said[policy]
+            sample["strip"] = {"pieces": x["pieces"], "kl": x["token_kl"], "log_ratio": x["token_log_ratio"]}
+        out.append(sample)
+    return out
+
+
+def curves(folder: str | Path) -> list[dict]:
+    """What training logged, thinned to at most POINTS points a curve; [] without a log."""
+    path = Path(folder) / "log.jsonl"
+    try:
+        log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    except (OSError, ValueError):
+        return []  # a model from elsewhere
+    names = [n for n in CURVES if any(n in x for x in log)]
+    names += sorted({n for x in log for n in x if n.startswith("share/")})
+    found = []
+    for name in names:
+        points = [[x["step"], x[name]] for x in log if known(x.get("step")) and known(x.get(name))]
+        if len(points) > 1:
+            found.append({"name": name, "x": "step", "points": thin(points)})
+    return found
+
+
+def known(*values: object) -> bool:
+    """Whether all are finite numbers: a log of another program may hold anything."""
+    return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
+
+
+def thin(points: list[list[float]]) -> list[list[float]]:
+    """Means of runs of neighbours, at most POINTS of them; short curves as they are."""
+    if len(points) <= POINTS:
+        return points
+    return [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(points, dtype=float), POINTS)]

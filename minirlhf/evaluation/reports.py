@@ -1,0 +1,223 @@
+"""Reports of several evaluations: what has changed between two, or whether RL wins in more than one lucky run.
+
+    two evaluations    d_i = new − old over the responses to prompt i that both have      paired test of the d_i
+    training runs      d_s = mean over prompts of last − reference, in run s              d̄ ± t · se
+
+`which` tells by the reports what is meant. In two evaluations a model is compared with the one of its name, sample
+by sample: equal seeds draw the k-th sample of both with the same random numbers. Training runs that were put to
+prompts of their own (`--seed` of their own) are independent draws, and se = s/√S; if all were put to the same
+prompts, these are a sample, too: `training_runs.crossed_t`. Three runs have a t of 4.3, two of 12.7: what few runs
+cannot show, more prompts cannot mend. The rewards of all sets and models are one family, and their verdicts go by
+Holm's adjusted p. Proved by tests/evaluation/test_reports.py.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from minirlhf.evaluation.catalogue import distance, scores, shape
+from minirlhf.evaluation.items import VERSION, TestSet, read
+from minirlhf.evaluation.metric import Metric, plain, ratio, view_of
+from minirlhf.evaluation.table import SHORT, cell, number, table
+from minirlhf.evaluation.verdicts import adjust, compare, word
+from minirlhf.harness.files import UserError, read_json
+from minirlhf.lm.records import prompt_of
+from minirlhf.metrics.training_runs import crossed_t, independent_t
+
+ELSEWHERE = ("models", "metrics", "show", "from_", "out")  # settings that change no answer, or are compared
+Sets = dict[str, TestSet]  # by title
+
+
+def run(paths: Sequence[str]) -> None:
+    """Print what the report.json of several evaluations say together. Raises UserError."""
+    if len(paths) < 2:
+        raise UserError(f"--reports {' '.join(paths)}: give the report.json of two evaluations or more")
+    abouts, sets = zip(*(read_report(path) for path in paths))
+    are_runs, why = which(abouts)
+    print(why)
+    if are_runs:
+        print(lines_of_runs(training_runs(paths, abouts, sets)))
+    else:
+        print(lines_of_evaluations(two_evaluations(paths, abouts, sets)))
+
+
+def read_report(path: str) -> tuple[dict, Sets]:
+    """What an evaluation was, and its sets from the items.jsonl beside its report.json. Raises UserError."""
+    if (version := read_json(Path(path)).get("version")) != VERSION:
+        raise UserError(f"{path}: a report of version {version} and not {VERSION}: run evaluate.py again")
+    about, sets = read(Path(path).parent / "items.jsonl")
+    return about, {s.title: s for s in sets}
+
+
+def which(abouts: Sequence[dict]) -> tuple[bool, str]:
+    """Whether the evaluations are of training runs of one recipe, or else two to be paired by item; and why.
+
+    More than two are training runs. So are two that compare the same models, if the last of them was trained
+    with another seed.
+    """
+    if len(abouts) > 2:
+        return True, f"{len(abouts)} reports, more than two: training runs of one recipe, each one shown"
+    (last, reference), other = ((list(about["models"])[-1], about["reference"]) for about in abouts)
+    seeds = [about["models"].get(last, {}).get("seed") for about in abouts]
+    if last == reference or (last, reference) != other:
+        why = "not the same last model and reference in both"
+    elif None in seeds:
+        why = f"not known in both with which seed {last} was trained"
+    elif seeds[0] == seeds[1]:
+        why = f"{last} trained with seed {seeds[0]} in both"
+    else:
+        return True, f"{last} trained with seeds {seeds[0]} and {seeds[1]}: training runs of one recipe, each one shown"
+    return False, f"{why}: two evaluations, old and new, paired by item"
+
+
+def measures(records: Sequence[dict], items: dict[str, list[dict]]) -> list[Metric]:
+    """What is compared, each a mean over answers: the scores, and how far a model has moved."""
+    view = view_of(records, items, {})
+    return [*scores(view), *distance(view), view.mean("entropy, nats/answer", 0, lambda x: x["entropy"]), *shape(view)]
+
+
+# two evaluations
+
+
+def two_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
+    """What has changed from the first evaluation to the second, for each model of each set.
+
+    Raises UserError where no set, model or prompt is in both.
+    """
+    parts, apart = [], []
+    for title in shared(paths, "set", *sets):
+        old, new = (of[title] for of in sets)
+        first, second = ({prompt_of(record) for record in s.records} for s in (old, new))
+        if not first & second:
+            apart.append(title)
+            continue
+        counts = {"both": len(first & second), "only_old": len(first - second), "only_new": len(second - first)}
+        for model in shared(paths, f"model of {title}", old.items, new.items):
+            parts.append({"set": title, "model": model, "prompts": counts} | changes(old, new, model))
+    if not parts:
+        raise UserError(f"{' and '.join(paths)} have no prompt in common: the same --seed, or --data, for both")
+    adjust([row for part in parts for row in part["metrics"] if row["primary"]])
+    old, new = (about.get("settings", {}) | {"seed": about.get("seed")} for about in abouts)
+    facts = [f"--{k.replace('_', '-')}: {v!r} in the old run, {new[k]!r} in the new"
+             for k, v in old.items() if k in new and v != new[k] and k not in ELSEWHERE]  # fmt: skip
+    old, new = ({name: m.get("sha256") for name, m in about["models"].items()} for about in abouts)
+    facts += [f"{name}: the same weights in both runs" for name, sha in old.items() if sha and sha == new.get(name)]
+    return {"facts": facts + [f"{title}: no prompt in common" for title in apart], "parts": parts}
+
+
+def shared(paths: Sequence[str], what: str, a: Iterable[str], b: Iterable[str]) -> list[str]:
+    """What stands in both, in the order of the first. Raises UserError if that is nothing."""
+    if not (both := [x for x in a if x in b]):
+        raise UserError(f"{' and '.join(paths)} have no {what} in common; they have, for example, "
+                        f"{next(iter(a), None)!r:.50} and {next(iter(b), None)!r:.50}")  # fmt: skip
+    return both
+
+
+def changes(old: TestSet, new: TestSet, model: str) -> dict:
+    """One model on the prompts that both evaluations asked: how many answers changed, and each metric."""
+    a, b = (by_question(s.records, s.items[model]) for s in (old, new))
+    pairs = [(x, b[key]) for key, x in a.items() if key in b]
+    answers = {}
+    for kind, greedy in (("greedy", True), ("sampled", False)):
+        changed = [x["response"] != y["response"] for x, y in pairs if (x["sample"] < 0) == greedy]
+        answers[kind] = {"paired": len(changed), "changed": sum(changed)}
+    place = {index: i for i, index in enumerate(dict.fromkeys(x["index"] for x, _ in pairs))}
+    items = {"old": [], "new": []}
+    for x, y in pairs:
+        scores_of_both = {name: score for name, score in x["scores"].items() if name in y["scores"]}
+        items["old"].append(x | {"index": place[x["index"]], "scores": scores_of_both})
+        items["new"].append(y | {"index": place[x["index"]]})
+    return {"answers": answers, "metrics": compare(measures([old.records[i] for i in place], items), "old")}
+
+
+def by_question(records: Sequence[dict], items: Sequence[dict]) -> dict[tuple[str, int, int], dict]:
+    """(what was asked, sample, which of the records that ask it) -> item."""
+    found, seen = {}, Counter()
+    for x in items:
+        asked = prompt_of(records[x["index"]]), x["sample"]
+        found[(*asked, seen[asked])] = x
+        seen[asked] += 1
+    return found
+
+
+def lines_of_evaluations(found: dict) -> str:
+    """What `two_evaluations` found, for the terminal."""
+    lines = [*found["facts"]]
+    for part in found["parts"]:
+        lines += ["", table(f"{part['set']}, {part['model']}", part["metrics"], ["old", "new"], "old")]
+        lines.append("prompts: {both} in both runs, {only_old} only in the old, {only_new} only in the new\n"
+                     "changed: {greedy[changed]} of {greedy[paired]} greedy answers, {sampled[changed]} of "
+                     "{sampled[paired]} samples".format(**part["prompts"], **part["answers"]))  # fmt: skip
+    return "\n".join(lines)
+
+
+# training runs
+
+
+def training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
+    """last − reference over all runs, for each set and quantity of all.
+
+    Raises UserError where the runs compare other models, are one run twice, or share no set.
+    """
+    names = [(list(about["models"])[-1], about["reference"]) for about in abouts]
+    last, reference = names[0]
+    for path, (a, b) in zip(paths, names):
+        if (a, b) != names[0] or a == b:
+            raise UserError(f"{path}: {a} - {b}, where {paths[0]} has {last} - {reference}: evaluate two models of a "
+                            "training run each, always by the same names")  # fmt: skip
+    weights = [about["models"][last].get("sha256") for about in abouts]
+    if same := [path for i, path in enumerate(paths) if weights[i] and weights[i] in weights[:i]]:
+        raise UserError(f"{same[0]}: {last} has the weights of another of these runs: that is one run, not two")
+    titles = [title for title in sets[0] if all(title in of for of in sets)]
+    if not titles:
+        raise UserError(f"{', '.join(paths)}: no test set is in all of them")
+    parts = []
+    for title in titles:
+        of_run = [of[title] for of in sets]
+        questions = [[prompt_of(record) for record in s.records] for s in of_run]
+        same = all(asked == questions[0] for asked in questions)
+        tables = [{m.name: m for m in measures(s.records, {k: s.items[k] for k in (last, reference)})} for s in of_run]
+        rows = []
+        for name, metric in tables[0].items():
+            if all(name in table for table in tables):
+                d = [ratio(table[name].statistics[last]) - ratio(table[name].statistics[reference]) for table in tables]
+                rows.append(over_runs(metric, d, same))
+        parts.append({"set": title, "shared_prompts": same, "metrics": rows})
+    adjust([row for part in parts for row in part["metrics"] if row["primary"]])
+    return {"runs": list(paths), "last": last, "reference": reference, "parts": parts}
+
+
+def over_runs(metric: Metric, d: Sequence[np.ndarray], same_prompts: bool) -> dict:
+    """One quantity as a plain dict: each run's difference; and their mean with its interval, p and verdict.
+
+    d: (n units,) of each run, last − reference.  same_prompts: whether all runs were put to the same ones.
+    """
+    by_run = [float(x.mean()) for x in d]
+    value = float(np.mean(by_run))
+    (low, high), p = crossed_t(np.stack(d)) if same_prompts and len(d[0]) > 1 else independent_t(by_run)
+    better = "better" if (value > 0) == (metric.direction >= 0) else "worse"
+    verdict = "undefined" if np.isnan(p) else better if p <= 0.05 else "no difference shown"
+    mean = {"value": value, "low": plain(low), "high": plain(high), "p": plain(p)}
+    mean["verdict"] = word(verdict, metric.direction)
+    return {"metric": metric.name, "primary": metric.primary, "by_run": by_run, "differences": {"mean": mean}}
+
+
+def lines_of_runs(found: dict) -> str:
+    """What `training_runs` found, for the terminal: each run's difference stands beside the mean."""
+    head, count = f"{found['last']} - {found['reference']}", len(found["runs"])
+    lines = [f"run {i}: {path}" for i, path in enumerate(found["runs"], 1)]
+    for part in found["parts"]:
+        width = max(24, len(part["set"]))
+        top = f"{part['set']:<{width}}" + "".join(f"{f'run {i}':>9}" for i in range(1, count + 1))
+        lines += ["", f"{top}{head:>17}  verdict", "-" * (width + 9 * count + 30)]
+        for row in part["metrics"]:
+            each = "".join(f"{number(x, signed=True):>9}" for x in row["by_run"])
+            mean = row["differences"]["mean"]
+            said = SHORT.get(mean["verdict"], mean["verdict"])
+            lines.append(f"{row['metric']:<{width}}{each}{cell(mean, signed=True):>17}  {said}")
+    prompts = {True: "the same prompts", False: "prompts of its own"}
+    kinds = " or ".join(prompts[kind] for kind in {part["shared_prompts"]: 0 for part in found["parts"]})
+    said = f"±: 95 %, for new training runs on new prompts, from {count} runs, each on {kinds}; the verdicts on rewards"
+    return "\n".join([*lines, "", f"{said} go by Holm's p over the sets"])

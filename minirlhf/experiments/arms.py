@@ -1,0 +1,239 @@
+"""The arms of the study of SFT and RL, and how each is trained and judged: a cell is a (task, seed, arm).
+
+    base        raw text of the task, no labels               sft-hot    as moreN, at 5 times the learning rate
+    sftN        base + SFT on N labelled examples             ppo-hot    as ppoN, at 5 times the learning rate
+    ppoN        sftN + PPO on unlabelled prompts              random     as ppoN, the reward a hash of the answer
+    moreN       sftN + SFT for the CPU time that ppoN took    longest    as ppoN, the reward the answer's length
+    picked      as moreN, on the labelled answers of the      ppo0       base + PPO, without SFT
+                highest reward alone (reviews)                           (the last six with the largest N)
+
+`tools/sft_against_rl.py` runs them, `claims.py` compares them. Proved by tests/tools/test_sft_against_rl.py.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from math import inf
+from pathlib import Path
+
+import torch
+
+from minirlhf.experiments.questions import PROSE, judge, test_sets
+from minirlhf.experiments.trials import numbers, optimise
+from minirlhf.harness.files import read_json, write_atomic
+from minirlhf.harness.loop import Diverged, Run
+from minirlhf.harness.machine import choose_dtype
+from minirlhf.harness.options import option
+from minirlhf.lm import checkpoint
+from minirlhf.lm.batches import Mixture
+from minirlhf.lm.chat import document_examples, render
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.sft import FitConfig, evaluate_loss, fit
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.rewards import Reward
+from minirlhf.tasks import TASKS, reward_of_task
+
+CPU = torch.device("cpu")
+BEST_OF_SAMPLES = 16  # drawn from the SFT model on the most labels, for best-of-n
+HOT = 5.0
+# Tasks whose reward wants no label: it reads the prompt, or the answer. That of sentiment is a label in disguise.
+STUDIED = ("reviews", "arithmetic")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Study."""
+
+    task: str = option("reviews,arithmetic", "generated tasks, each studied by itself: a,b")
+    seeds: int = option(5, "seeds, each with its own data, models and prompts", least=1)
+    labels: tuple[str, ...] = option(("100", "1000", "10000"), "numbers of labelled examples, rising")
+    base_steps: int = option(250, "optimizer steps of pretraining", least=1)
+    steps: int = option(700, "optimizer steps of SFT, but 100 epochs at most; twice as many on arithmetic", least=1)
+    lr: float = option(2e-3, "learning rate of SFT and of pretraining")
+    rows: int = option(32, "rows of a step of both", least=1)
+    iterations: int = option(90, "rounds of PPO", least=1)
+    batch: int = option(128, "responses a round; twice as many on arithmetic", least=1)
+    ppo_lr: float = option(6e-4, "learning rate of PPO")
+    prompts: int = option(200, "prompts of each test set", least=2)
+    samples: int = option(8, "responses to each prompt of the set that is like training", least=2)
+    width: int = option(128, "size of the model's embedding")
+    workers: int = option(2, "processes of one thread each", least=1)
+    out: str = option("out/study", "folder for checkpoints with their results, study.md and figures")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a cell's model is made."""
+
+    start: str  # the arm it goes on from
+    how: str  # base, sft, ppo
+    labels: int = 0
+    match: str = ""  # the arm whose CPU time this one may take
+    reward: str = "task"
+    rate: float = 1.0  # times the usual learning rate
+    picked: bool = False
+
+
+def arms(task: str, labels: Sequence[int]) -> dict[str, Arm]:
+    """name -> arm, each behind those it needs."""
+    most = max(labels)
+    sft, ppo = f"sft{most}", f"ppo{most}"
+    table = {"base": Arm("", "base")}
+    table |= {f"sft{n}": Arm("base", "sft", n) for n in labels}
+    table |= {f"ppo{n}": Arm(f"sft{n}", "ppo") for n in labels}
+    table |= {f"more{n}": Arm(f"sft{n}", "sft", n, match=f"ppo{n}") for n in labels}
+    if task in PROSE:
+        table["picked"] = Arm(sft, "sft", most, match=ppo, picked=True)
+    table |= {"ppo0": Arm("base", "ppo")}
+    table |= {kind: Arm(sft, "ppo", reward=kind) for kind in ("random", "longest")}
+    return table | {"sft-hot": Arm(sft, "sft", most, match=ppo, rate=HOT), "ppo-hot": Arm(sft, "ppo", rate=HOT)}
+
+
+def share(task: str) -> int:
+    """How much of each option a task gets: short answers are cheap, and say little."""
+    return 1 if task in PROSE else 2
+
+
+def random_reward(prompt: str, response: str, record: dict) -> float:
+    """A number in [0, 1) that the prompt and the response decide and that means nothing."""
+    digest = blake2b(f"{prompt}\0{response}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def longest_reward(prompt: str, response: str, record: dict) -> float:
+    """Characters of the response, as a share of four a token of the budget, at most 1."""
+    return min(len(response) / (4 * TASKS[record["task"]].MAX_NEW), 1.0)
+
+
+REWARDS: dict[str, Callable[[dict], Reward]] = {
+    "task": reward_of_task,
+    "random": lambda record: random_reward,
+    "longest": lambda record: longest_reward,
+}
+
+
+def train_base(task: str, seed: int, options: Study, out: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
+    """A tokenizer and a model of the task's raw text. The tokenizer has seen the prompts, too: they bear no label."""
+    documents = TASKS[task].documents(20_000, seed)
+    prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, seed)]
+    tokenizer = Tokenizer.train(documents + prompts, 1024)
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=4, width=options.width))
+    examples = [e for text in documents for e in document_examples(text, tokenizer, 128)]
+    config = FitConfig(options.base_steps, options.lr, min(50, options.base_steps // 4), save_every=10**9)
+    cost = fit(model, Mixture({task: (examples, options.rows)}, seed).step, [], config, Run(out, seed, dtype))
+    return model, tokenizer, cost
+
+
+def train_sft(
+    model: GPT, tokenizer: Tokenizer, task: str, seed: int, arm: Arm, most_steps: int, options: Study, out: Path, dtype
+) -> dict:
+    """SFT on the arm's labelled examples, a fifth of which, 200 at most, are for validation: they are labels, too.
+
+    The weights of the lowest validation loss are kept, the start's included, for 100 examples are soon learnt by
+    heart, and stopping in time is what anyone would do. Not at 5 times the rate, where it would hide the damage.
+    """
+    records = TASKS[task].records("train", 20_000, seed)[: arm.labels]
+    if arm.picked:
+        earned = [TASKS[task].reward(r["prompt"], r["response"], r) for r in records]
+        top = max(earned)
+        records = [r for r, x in zip(records, earned) if x == top]
+    examples = [render(r, tokenizer) for r in records]
+    n = min(max(len(examples) // 5, 1), 200)
+    validation, examples = examples[:n], examples[n:] or examples
+    steps = most_steps if arm.match else max(1, min(most_steps, 100 * len(examples) // options.rows))
+    best: dict = {"loss": inf}
+
+    def keep() -> None:
+        nll, count = evaluate_loss(model, validation)
+        if nll / count < best["loss"]:
+            best.update(loss=nll / count, weights=deepcopy(model.state_dict()))
+
+    batches = Mixture({task: (examples, options.rows)}, seed)
+
+    def batch_of(step: int) -> list:
+        if step % max(1, steps // 10) == 0 and arm.rate == 1:
+            keep()
+        return batches.step(step)
+
+    config = FitConfig(steps, options.lr * arm.rate, min(50, steps // 4), save_every=10**9)
+    cost = fit(model, batch_of, [], config, Run(out, seed, dtype))
+    if arm.rate == 1:
+        keep()
+        model.load_state_dict(best["weights"])
+    return cost
+
+
+def train_ppo(
+    model: GPT, tokenizer: Tokenizer, task: str, seed: int, arm: Arm, options: Study, out: Path, dtype
+) -> dict:
+    """PPO with the task's reward or another."""
+    config = PPOConfig(
+        iterations=options.iterations, batch=options.batch * share(task), lr=options.ppo_lr * arm.rate,
+        warmup=max(1, options.iterations // 9), save_every=10**9,
+    )  # fmt: skip
+    return optimise(model, tokenizer, task, REWARDS[arm.reward], config, seed, dtype, out)
+
+
+def labels(options: Study) -> list[int]:
+    """The numbers of labelled examples, rising. Raises UserError."""
+    return sorted(numbers(options.labels, "labels", int, 2, 20_000))
+
+
+def settings(options: Study) -> dict:
+    """What all arms of a folder must be made with: all but how many seeds and tasks, where and how fast."""
+    kept = {k: v for k, v in asdict(options).items() if k not in ("task", "seeds", "workers", "out")}
+    return kept | {"labels": labels(options), "dtype": str(choose_dtype("auto", CPU))}
+
+
+def run_cell(task: str, seed: int, name: str, options: Study) -> None:
+    """Train and judge one model. Its checkpoint, and last its result.json, behind those of the arms it needs."""
+    torch.set_num_threads(1)
+    arm = arms(task, labels(options))[name]
+    folder = Path(options.out) / task / str(seed)
+    out = folder / name
+    out.mkdir(parents=True, exist_ok=True)
+    before = {x: read_json(folder / x / "result.json") for x in (arm.start, arm.match) if x}
+    dtype = choose_dtype("auto", CPU)
+    begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
+    with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file):  # bars, and warnings
+        if arm.how == "base":
+            model, tokenizer, cost = train_base(task, seed, options, out, dtype)
+            start = model
+        else:
+            model, tokenizer = checkpoint.load(folder / arm.start)
+            start = deepcopy(model).eval()
+            torch.manual_seed(seed)
+            begin = time.process_time()
+            try:
+                if arm.how == "sft":
+                    steps = options.steps * share(task)
+                    if arm.match:  # the fair rival: as many steps as the CPU time of PPO has room for
+                        own = before[arm.start]
+                        steps = max(1, round(before[arm.match]["cpu"] / own["cpu"] * own["steps"]))
+                    cost = train_sft(model, tokenizer, task, seed, arm, steps, options, out, dtype)
+                else:
+                    cost = train_ppo(model, tokenizer, task, seed, arm, options, out, dtype)
+            except Diverged as error:
+                failed = str(error)
+        cpu = time.process_time() - begin
+        model.eval()
+        reference = start if arm.how == "ppo" or arm.match else model
+        questions = test_sets(task, options.prompts, seed)
+        best_of = BEST_OF_SAMPLES if name == f"sft{max(labels(options))}" else 0
+        chat = name != "base"  # which has never seen a role token
+        sets = judge(model, reference, tokenizer, task, questions, options.samples, best_of, seed, chat)
+    (out / "train_state.pt").unlink(missing_ok=True)
+    spent = {"cpu": cpu, "trained": cost["tokens"]}
+    if arm.start:  # from scratch on
+        spent = {key: own + before[arm.start]["sets"]["run"][key][0][0] for key, own in spent.items()}
+    spent["us a token"] = 1e6 * cpu / max(cost["tokens"], 1)
+    sets["run"] = {key: [[value, 1.0]] for key, value in spent.items()}
+    line = {"start": arm.start, "cpu": cpu, "tokens": cost["tokens"], "steps": cost["steps"], "failed": failed}
+    checkpoint.save(out, model, tokenizer, {"settings": settings(options), "arm": asdict(arm)})
+    write_atomic(out / "result.json", json.dumps(line | {"sets": sets}).encode())

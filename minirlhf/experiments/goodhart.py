@@ -1,0 +1,182 @@
+"""Goodhart's law in a table and a figure: what a learned reward says of policies, and what is gold.
+
+For each reward model the policies that optimise it, from the reference on: best-of-n and PPO at several beta.
+The laws of `goodhart_laws.py` through their gold; the peak of the one that fits better, and the last
+policy before it, where one should have stopped; and the best policy there was, which gold alone can tell.
+Proved by tests/experiments/test_goodhart.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minirlhf.evaluation.metric import Metric, ratio
+from minirlhf.evaluation.verdicts import interval
+from minirlhf.experiments.goodhart_laws import Fit, fit
+from minirlhf.experiments.trials import table
+from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
+from minirlhf.metrics.intervals import standard_error
+from minirlhf.metrics.scores import best_of_n_kl_bound, expected_best_of_n
+
+COLOURS = {"best-of-n": BLUE, "PPO": VERMILLION}
+LAWS = {"best-of-n": "d (α − β d)", "rl": "d (α − β ln d)"}
+NOTES = ("lines: the better of two laws of Gao et al. 2022;", "upright: where it says stop; bars: 95 %")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A policy: d = √KL, gold on each held-out prompt, and how far gold and proxy exceed the reference's: (P,)."""
+
+    name: str
+    d: float
+    gold: np.ndarray
+    gain: np.ndarray
+    proxy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The standard error of the gain, by which laws are fitted: the reference's luck is in all their points."""
+        return standard_error(self.gain)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One reward model. points: "best-of-n" or "PPO" -> policies in the order of their distance."""
+
+    comparisons: int
+    order: float  # the share of pairs of the reference's samples that it puts in the order of their gold
+    points: dict[str, list[Point]]
+
+    def laws(self, way: str) -> list[Fit]:
+        """Both laws through the gold of one way to optimise, the one that fits better first."""
+        points = self.points[way]
+        measured = [p.d for p in points], [p.gain.mean() for p in points], [p.error for p in points]
+        return sorted((fit(kind, *measured) for kind in LAWS), key=lambda law: np.nan_to_num(law.misfit))
+
+
+def best_of_points(gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
+    """Best-of-n for n = 2, 4, ..., from all samples of the reference: gold, proxy (P, N)."""
+    points = []
+    for n in [2**k for k in range(1, gold.shape[1].bit_length())]:
+        best, liked = (  # (P,) each
+            np.array([expected_best_of_n(p, v, n) for p, v in zip(proxy, values)]) for values in (gold, proxy)
+        )
+        gains = best - gold.mean(1), liked - proxy.mean(1)
+        points.append(Point(f"n = {n}", best_of_n_kl_bound(n) ** 0.5, best, *gains))
+    return points
+
+
+def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
+    """Policies from "beta" and "kl", "gold", "proxy" of each prompt; gold, proxy: (P, N), the reference's."""
+    points = [
+        Point(
+            f"β = {x['beta']:g}",
+            max(float(np.mean(x["kl"])), 0.0) ** 0.5,
+            np.array(x["gold"]),
+            np.array(x["gold"]) - gold.mean(1),
+            np.array(x["proxy"]) - proxy.mean(1),
+        )
+        for x in lines
+    ]
+    return sorted(points, key=lambda p: p.d)
+
+
+def order(gold: np.ndarray, proxy: np.ndarray) -> float:
+    """How often the proxy orders two samples of a prompt as the gold does, equal proxies half: (P, N) each.
+
+    Samples 0 and 1, 2 and 3, ... are compared, those of equal gold left out; nan where that leaves none.
+    """
+    even = 2 * (gold.shape[1] // 2)
+    g, p = (x[:, 0:even:2] - x[:, 1:even:2] for x in (gold, proxy))  # (P, N / 2)
+    agreed = 0.5 + np.sign(g) * np.sign(p) / 2  # (P, N / 2)
+    return float(agreed[g != 0].mean()) if (g != 0).any() else float("nan")
+
+
+def stop_at(law: Fit, points: Sequence[Point]) -> Point | None:
+    """The furthest policy before the law's peak; None where that is the reference, or there is no law."""
+    before = [p for p in points if p.d <= law.stop * (1 + 1e-9)]
+    return max(before, key=lambda p: p.d, default=None)
+
+
+def shown(x: float, digits: int = 3) -> str:
+    """A number; ∞, or – where nothing is known."""
+    return f"{x:.{digits}f}" if np.isfinite(x) else "∞" if x == np.inf else "–"
+
+
+def markdown(studies: Sequence[Study], reference: np.ndarray) -> str:
+    """What was measured, and what the laws say of it, the better first. reference: (P,), its gold."""
+    measured, laws, start = [], [], float(reference.mean())
+    for study in studies:
+        for way, points in study.points.items():
+            best, end = max(points, key=lambda p: p.gold.mean()), points[-1]
+            cells = [x for p in (best, end) for x in (p.name, f"{p.d:.2f}", with_interval(p.gold))]
+            row = [str(study.comparisons), f"{study.order:.3f}", way, *cells, f"{end.proxy.mean():+.2f}"]
+            measured.append(row)
+            for law in study.laws(way):
+                stop = stop_at(law, points)
+                cells = [shown(law.alpha), shown(law.beta), shown(law.misfit, 1), *peak_of(law, start)]
+                cells += [stop.name if stop else "–", with_interval(stop.gold if stop else reference)]
+                laws.append([str(study.comparisons), way, LAWS[law.kind], *cells])
+    titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
+    more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
+    return f"{table(titles, measured)}\n\n{table(more, laws)}"
+
+
+def peak_of(law: Fit, start: float) -> tuple[str, str]:
+    """Where the law has its peak and its gold there; of one beyond all points nobody has seen anything."""
+    low, high = (shown(x, 2) for x in law.d_interval)
+    if law.d_peak > law.d_seen:
+        return f"beyond {law.d_seen:.2f}", "–"
+    return f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + law.r_peak)
+
+
+def interval_of(gold: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean over prompts, (P,), as an evaluation has it: see `verdicts.interval`."""
+    gold = gold.round(12)  # the weights of best-of-n make 1 of ones but for rounding, and it asks for 1
+    sums = np.column_stack([gold, np.ones_like(gold)])  # (P, 2)
+    return interval(Metric("gold", 1, ratio, {}), sums)
+
+
+def with_interval(gold: np.ndarray) -> str:
+    """The mean over prompts, (P,), ± the longer side of its 95 % interval."""
+    mean, (low, high) = gold.mean(), interval_of(gold)
+    return f"{mean:.3f} ±{max(high - mean, mean - low):.3f}"
+
+
+def column(study: Study, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
+    """The shapes of one reward model: above gold, its laws and where to stop, below the proxy."""
+    shapes = [text(x.start, 22, f"{study.comparisons} comparisons", size=14)]
+    shapes += [*axes(x, gold, "", ""), *axes(x, proxy, "distance √KL, in √nats", "")]
+    titles = {52: f"gold reward (pairs in its order: {study.order:.2f})", 302: "learned reward, deviations"}
+    shapes += [text(x.start, y, title, colour=MUTED, size=11) for y, title in titles.items()]
+    for way, points in study.points.items():
+        colour, (law, _) = COLOURS[way], study.laws(way)
+        if not law.undefined:
+            along = np.linspace(0, law.d_seen, 60)
+            curve = zip(along, np.clip(start + law.value(along), gold.low, gold.high))
+            shapes.append(path([(x.place(d), gold.place(y)) for d, y in curve], colour))
+        if law.d_peak <= law.d_seen:
+            shapes.append(line(x.place(law.stop), gold.start, x.place(law.stop), gold.end, colour, 0.7))
+        for p in points:
+            across, (low, high) = x.place(p.d), interval_of(p.gold)
+            shapes.append(line(across, gold.place(low), across, gold.place(high), colour))
+            shapes.append(dot(across, gold.place(p.gold.mean()), colour))
+            shapes.append(dot(across, proxy.place(p.proxy.mean()), colour))
+    return shapes
+
+
+def plot(studies: Sequence[Study], start: float) -> str:
+    """A column a reward model, all on the same axes. start: the reference's gold."""
+    width, shapes = 300, []
+    every = [p for study in studies for points in study.points.values() for p in points]
+    ends = [end for p in every for end in interval_of(p.gold)]
+    gold = Axis.over([start, *ends], 250, 62)
+    proxy = Axis.over([0.0, *(p.proxy.mean() for p in every)], 470, 312)
+    for i, study in enumerate(studies):
+        x = Axis(0.0, 1.05 * max(p.d for p in every), i * width + 44, (i + 1) * width - 10)
+        shapes += column(study, start, x, gold, proxy)
+    for i, (way, colour) in enumerate(COLOURS.items()):
+        shapes += [dot(50 + 110 * i, 522, colour), text(58 + 110 * i, 526, way)]
+    shapes += [text(44, 548 + 16 * i, note, colour=MUTED, size=11) for i, note in enumerate(NOTES)]
+    return figure(width * len(studies), 576, "gold and learned reward against √KL", shapes)

@@ -1,0 +1,100 @@
+"""What the models of the study of SFT and RL are asked, and what is written down of each prompt.
+
+    test              prompts like those of training
+    reworded          the same questions in words that no prompt of training has
+    held-out range    arithmetic: operands never seen in that place
+    held-out words    reviews: subjects of words never seen in that place, nor beside that noun
+
+The measures are metrics of an evaluation (`evaluation/catalogue.py`); of each the statistics of every prompt are kept.
+Proved by tests/tools/test_sft_against_rl.py.
+"""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+
+from minirlhf.evaluation.ask import sample_items, text_items
+from minirlhf.evaluation.catalogue import given_the_prompt, metric_table
+from minirlhf.evaluation.metric import Metric, View, view_of
+from minirlhf.lm.model import GPT
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.metrics.scores import duplicate_rate, expectation_adjusted_distinct
+from minirlhf.tasks import TASKS, reviews, reward_of_task
+
+OUTSIDE_SAMPLES = 4  # on prompts unlike those of training
+PROSE = ("reviews",)  # tasks with answers of many words, of which some earn more than others
+
+
+def held_out_words(record: dict, rng: random.Random) -> dict:
+    """The review's subject with two words before its noun that are kinds of other domains alone.
+
+    In training a first word is a size, and a kind stands only with the nouns of its domain.
+    """
+    noun = record["subject"].rpartition(" ")[2]
+    domains = reviews.GRAMMAR.domains
+    own = domains[reviews.domain_of(noun)].kinds.split()
+    others = sorted({kind for domain in domains.values() for kind in domain.kinds.split()} - {*own})
+    subject = f"{' '.join(rng.sample(others, 2))} {noun}"
+    text = reviews.sample(subject, rng)[0]
+    return record | {"subject": subject, "prompt": f"review of the {subject}:", "response": text}
+
+
+def test_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
+    """name -> records. The prompts of a seed are its own, so that seeds are replications of the whole experiment."""
+    sets = {"test": TASKS[task].records("test", n, seed)}
+    if task == "arithmetic":
+        sets["held-out range"] = TASKS[task].records("test_range", n, seed)
+        sets["reworded"] = [r | {"prompt": r["prompt"].replace("+", " + ").replace("=", " =")} for r in sets["test"]]
+    if task == "reviews":
+        rng = random.Random(f"study {seed}")
+        sets["held-out words"] = [held_out_words(r, rng) for r in sets["test"]]
+        sets["reworded"] = [r | {"prompt": f"review of the {r['subject']}."} for r in sets["test"]]
+    return sets
+
+
+def judge(
+    model: GPT,
+    reference: GPT,
+    tokenizer: Tokenizer,
+    task: str,
+    sets: dict[str, list[dict]],
+    samples: int,
+    best_of: int,
+    seed: int,
+    chat: bool,
+) -> dict[str, dict[str, list]]:
+    """Set of prompts -> measure -> its statistics, a row a prompt, as `metric.Metric` has them.
+
+    reference: what the KL is to.  best_of: so many samples of the test set where they are more than `samples`.
+    chat: as in `chat.render`.
+    """
+    out = {}
+    for name, records in sets.items():
+        inside = name == "test"
+        k = samples if inside else min(OUTSIDE_SAMPLES, samples)
+        drawn = max(k, best_of) if inside else k
+        items = sample_items(
+            model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, drawn, seed, chat
+        )
+        texts = text_items(model, tokenizer, records, chat) if inside else []
+        view = view_of(records, {"": items}, {"": texts}, vocabulary=tokenizer.vocab_size)
+        view = replace(view, unit=np.arange(len(records)))
+        metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
+        if inside:  # of as many samples of every model, or diversity is not comparable
+            few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < k]})
+            metrics += drift(few, task in PROSE)
+        out[name] = {m.name: m.statistics[""].tolist() for m in metrics}
+    return out
+
+
+def drift(view: View, prose: bool) -> list[Metric]:
+    """Diversity, calibration, and the distance from the reference and from the records' own responses."""
+    metrics = metric_table(view, ["kl", "length", "entropy", "perplexity", "calibration"])
+    metrics += given_the_prompt(view, "distinct answers", lambda xs: 1 - duplicate_rate([x["response"] for x in xs]))
+    if prose:
+        metrics += metric_table(view, ["distinct", "self-bleu"])
+        metrics += given_the_prompt(view, "EAD-2", lambda xs: expectation_adjusted_distinct(
+            [x["ids"] for x in xs], 2, view.vocabulary
+        ))  # fmt: skip
+    return metrics

@@ -1,0 +1,161 @@
+"""The study of SFT and RL on paper: a table of verdicts, a line a claim with its numbers, tables, figures.
+
+Every number is an `Estimate` of `claims.py`, every verdict a `Finding`; nothing is judged here.
+Proved by tests/experiments/test_claims.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from minirlhf.experiments.claims import (
+    FLOOR, Cells, Estimate, Finding, Term, claims, decisive, drift, estimate, findings,
+)
+from minirlhf.experiments.trials import table
+from minirlhf.harness.files import write_atomic
+from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, path, strip_plot, text
+
+SERIES = {  # arm, less its number of labels -> name and colour
+    "sft": ("SFT", MUTED), "more": ("SFT continued as long as PPO", VERMILLION), "ppo": ("SFT + PPO", BLUE),
+}  # fmt: skip
+BEGINNING = """# What people say of SFT and RL, tested
+
+`python -m minirlhf.tools.sft_against_rl`; the rule of the verdicts is `minirlhf/experiments/claims.py`, the arms are
+those of `minirlhf/experiments/arms.py`. Numbers: mean over seeds, [plain 95 % interval: bootstrap over seeds, then
+prompts, or t over seeds where that is wider], and every seed by itself. Verdicts: by the p-value of that interval,
+adjusted by Holm over all claims of a task, at 5 %; so a plain interval may leave out 0 and its claim not be
+shown. Shares of runs that diverged: the exact sign test over seeds, no interval; of five its p is 1/16 at the
+least. Reward is in [0, 1], and its intervals end there. The table has the effect that decides a claim.
+On these small models and tasks only: "holds here" says no more. A run counts as diverged if training was cut
+off, or if it ended with a reward below that of the arm it started from, by more than prompts explain.
+"""
+KNOW = {  # what a reader has to know of a task before its verdicts
+    "reviews": "Demonstrations earn 1/2 on average: SFT that imitates them perfectly earns 1/2, on any number of them.",
+    "arithmetic": "Every demonstration earns 1. The raw text of the base model holds sums with their answers.",
+}
+
+
+def number(x: float, digits: int = 3, sign: str = "") -> str:
+    """Fixed digits, three or more significant ones for large numbers; – where it is undefined."""
+    if not isfinite(x):
+        return "–"
+    return f"{x:{sign}.{digits}f}" if abs(x) < 10 else f"{x:{sign},.{max(digits - 2, 0) if abs(x) < 1000 else 0}f}"
+
+
+def interval(x: Estimate, sign: str = "") -> str:
+    """Mean [low, high], without the brackets where there is no interval."""
+    ends = f" [{number(x.low, sign=sign)}, {number(x.high, sign=sign)}]" if isfinite(x.low + x.high) else ""
+    return number(x.value, sign=sign) + ends
+
+
+def surely(finding: Finding) -> str:
+    """The adjusted p-value; nothing where there is none."""
+    return f", p {finding.p_value:.3f}" if isfinite(finding.p_value) else ""
+
+
+def claim_line(finding: Finding) -> str:
+    """The verdict, the claim, and each of its effects with every seed."""
+    said = []
+    for effect, x in zip(finding.claim.effects, finding.effects):
+        if x.seeds:
+            seeds = " ".join(number(v, sign="+") for v in x.seeds.values())
+            said.append(f"{effect.name}: {interval(x, '+')}, n = {len(x.seeds)}: {seeds}")
+    if said and finding.floor:
+        said.append(f"no arm earns {FLOOR} there, so none has much to lose")
+    return f"- **{finding.verdict}**{surely(finding)}: {finding.claim.text}. {'; '.join(said)}".rstrip()
+
+
+def verdict_table(found: dict[str, list[Finding]]) -> str:
+    """A row a claim, a column a task: the verdict, the effect that decides it and the claim's p-value."""
+    def cell(task: str, text: str) -> str:
+        for x in found[task]:
+            if x.claim.text == text:
+                word = x.verdict.removesuffix(" here")
+                word = word if word.startswith("not ") else f"**{word}**"
+                decided = f" {interval(decisive(x.effects), '+')}{surely(x)}"
+                return word if x.verdict == "not run" else word + decided
+        return ""
+
+    topics: dict[str, dict[str, None]] = {}
+    for x in sum(found.values(), []):
+        topics.setdefault(x.claim.topic, {})[x.claim.text] = None
+    rows = [
+        ["" if i else topic, text, *(cell(task, text) for task in found)]
+        for topic, texts in topics.items() for i, text in enumerate(texts)
+    ]  # fmt: skip
+    return table(["", "claim", *found], rows, left=2 + len(found))
+
+
+def names_of(cells: Cells, task: str) -> list[str]:
+    """The arms that were run on a task, in the order in which they were first written down."""
+    return list(dict.fromkeys(arm for t, _, arm in cells if t == task))
+
+
+def arms_table(cells: Cells, task: str, sets: Sequence[str]) -> str:
+    """Reward inside and outside of training, drift, cost and stability of every arm."""
+    head = ["arm", "reward", "every seed", "sd", "greedy", *(f"{x}, reward" for x in sets), "KL, nats", "CPU s",
+            "tokens, k", "diverged"]  # fmt: skip
+    rows = []
+    for arm in names_of(cells, task):
+        def of(name: str, measure: str = "reward") -> Estimate:
+            return estimate(cells, task, [Term(1, arm, name, measure)])
+
+        x, lost = of("test"), of("run", "diverged").seeds.values()
+        each = list(x.seeds.values())
+        ended = replace(x, low=max(x.low, 0.0), high=min(x.high, 1.0))  # as t over seeds does not know
+        row = [arm, interval(ended), " ".join(map(number, each))]
+        row += [number(float(np.std(each, ddof=1))) if len(each) > 1 else "–"]
+        row += [number(of("test", "reward, greedy").value), *(number(of(name).value) for name in sets)]
+        row += [number(of("test", "KL to reference, nats").value, 2), f"{of('run', 'cpu').value:.0f}"]
+        rows.append([*row, f"{of('run', 'trained').value / 1000:.0f}", f"{sum(lost):.0f} of {len(lost)}"])
+    return table(head, rows)
+
+
+def drift_table(cells: Cells, task: str, prose: bool) -> str:
+    """Diversity, calibration and perplexity on the records' own responses."""
+    columns = {name: measure for name, (measure, _) in drift(prose).items()}
+    columns = {"entropy, nats/token": columns.pop("entropy")} | columns | {"length, tokens": "length, tokens"}
+    rows = [
+        [arm, *(number(estimate(cells, task, [Term(1, arm, "test", x)]).value) for x in columns.values())]
+        for arm in names_of(cells, task)
+    ]
+    return table(["arm", *columns], rows)
+
+
+def labels_figure(cells: Cells, tasks: Sequence[str], labels: Sequence[int]) -> str:
+    """Reward against labelled examples: a panel a task, a dot a seed, a line through the means."""
+    shapes: list[str] = []
+    for i, (name, colour) in enumerate(SERIES.values()):
+        shapes += [dot(60 + 210 * i, 322, colour), text(70 + 210 * i, 326, name)]
+    for i, task in enumerate(tasks):
+        x, y = Axis.over(labels, 60 + 330 * i, 340 + 330 * i, "log"), Axis(0.0, 1.0, 260, 40)
+        shapes += [text(x.start, 24, f"{task}: reward", size=14), *axes(x, y, "labelled examples", "")]
+        for arm, (_, colour) in SERIES.items():
+            known = [(x.place(n), e) for n in labels if (e := estimate(cells, task, [Term(1, f"{arm}{n}")])).seeds]
+            shapes += [dot(at, y.place(reward), colour) for at, e in known for reward in e.seeds.values()]
+            shapes.append(path([(at, y.place(e.value)) for at, e in known], colour, 2))
+    return figure(60 + 330 * len(tasks), 340, "Reward against labelled examples", shapes)
+
+
+def write_report(
+    cells: Cells, sets: dict[str, list[str]], labels: Sequence[int], prose: Sequence[str], out: Path
+) -> str:
+    """study.md, which is returned, and the figures. sets: task -> its sets of prompts, "test" first."""
+    found = {task: findings(cells, task, claims(labels, x[1:], task in prose)) for task, x in sets.items()}
+    parts = [BEGINNING, verdict_table(found)]
+    for task in sets:
+        parts += [f"\n## {task}\n", *([f"{KNOW[task]}\n"] if task in KNOW else [])]
+        parts += map(claim_line, found[task])
+    for task, names in sets.items():
+        parts += [f"\n## {task}: the arms\n", arms_table(cells, task, names[1:])]
+        parts += [f"\n## {task}: diversity and drift\n", drift_table(cells, task, task in prose)]
+        rows = [(arm, list(estimate(cells, task, [Term(1, arm)]).seeds.values())) for arm in names_of(cells, task)]
+        plot = strip_plot(f"{task}: reward on held-out prompts", "reward, a dot a seed", rows, 0.0, 1.0)
+        write_atomic(out / f"study.{task}.svg", plot.encode())
+    write_atomic(out / "study.labels.svg", labels_figure(cells, list(sets), labels).encode())
+    said = "\n".join(parts) + "\n"
+    write_atomic(out / "study.md", said.encode())
+    return said

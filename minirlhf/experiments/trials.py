@@ -1,0 +1,97 @@
+"""What the experiments of many runs share: numbers from words, results that are kept, PPO on a generated task.
+
+Each run is a JSON file as soon as it is done; called again, an experiment makes what is missing. A folder holds
+results of the same settings alone. Proved by tests/experiments/test_trials.py.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import torch
+
+from minirlhf.evaluation.ask import sample_items
+from minirlhf.harness.files import UserError, read_json, write_atomic
+from minirlhf.harness.loop import Interrupted, Run
+from minirlhf.lm.batches import Mixture
+from minirlhf.lm.model import GPT
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.ppo import train
+from minirlhf.rl.rewards import Reward
+from minirlhf.rl.watch import Description
+from minirlhf.tasks import TASKS, reward_of_task
+
+
+def numbers(words: Sequence[str], name: str, kind: type, least: float, most: float = inf) -> list:
+    """The words of an option as numbers from least to most, each once. Raises UserError."""
+    try:
+        values = list(dict.fromkeys(kind(word) for word in words))
+    except ValueError:
+        values = []
+    if not values or not all(least <= x <= most and x < inf for x in values):
+        ends = f"from {least:g} to {most:g}" if most < inf else f"of {least:g} or more"
+        raise UserError(f"--{name} {' '.join(words)}: give numbers {ends}")
+    return values
+
+
+def kept(path: Path, make: Callable[[], dict]) -> dict:
+    """The JSON object in the file; where there is none, what `make` returns, which is written there.
+
+    Raises UserError for a file that is damaged.
+    """
+    if not path.exists():
+        write_atomic(path, json.dumps(make()).encode())
+    try:
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it, and it is made again") from None
+
+
+def begun_with(out: Path, settings: dict) -> None:
+    """Hold the settings against those that the folder was begun with. Raises UserError where one has changed."""
+    before = kept(out / "settings.json", lambda: settings)
+    if changed := [k for k in settings if before.get(k) != settings[k]]:
+        what = f"{changed[0]} {before.get(changed[0])}, not {settings[changed[0]]}"
+        raise UserError(f"{out}: was begun with {what}; choose another --out")
+
+
+def optimise(
+    policy: GPT, tokenizer: Tokenizer, task: str, reward_of: Callable[[dict], Reward], config: PPOConfig, seed: int,
+    dtype: torch.dtype, out: Path | None = None,
+) -> dict:  # fmt: skip
+    """Train the policy on the task's training prompts, without their responses; what it cost.
+
+    `config.batch` responses a round.  out: for the log; none: a folder that is gone afterwards.
+    Raises Interrupted: a run that is stopped begins anew.
+    """
+    prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
+    sets = {task: (prompts, config.batch / config.row.group)}
+    torch.manual_seed(seed)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return train(
+                policy, tokenizer, Mixture(sets, seed).step, reward_of, replace(config, max_new=TASKS[task].MAX_NEW),
+                Run(out or Path(folder), seed, dtype), [Description(config.row)],
+            )[1]  # fmt: skip
+    except Interrupted:
+        raise Interrupted("stopped; called again, the tool begins this run anew, behind those done") from None
+
+
+def answers(
+    model: GPT, reference: GPT, tokenizer: Tokenizer, task: str, prompts: int, samples: int, seed: int = 0
+) -> list[dict]:
+    """`samples` items of each of the task's held-out prompts, with the task's reward and the KL to the reference."""
+    records = TASKS[task].records("test", prompts, 0)
+    items = sample_items(model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, samples, seed)
+    return [x for x in items if x["sample"] >= 0]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table, numbers on the right, behind `left` columns of words."""
+    rule = ["---"] * left + ["--:"] * (len(head) - left)
+    lines = [" | ".join(row) for row in (head, rule, *rows)]
+    return "\n".join(f"| {x} |" for x in lines)

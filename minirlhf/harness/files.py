@@ -1,0 +1,79 @@
+"""Files that are never half written.
+
+A reader that opens a file while we write it, or after we were killed, finds the old content or the
+new, nothing in between. Proved by tests/harness/test_files.py.
+"""
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line that says what, where and the remedy."""
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` through a temporary file in the same folder, flush, sync, rename.
+
+    Makes the folder if it is missing and keeps the mode of a file that is replaced. On any
+    exception the old file stands untouched and the temporary one is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    umask = os.umask(0)
+    os.umask(umask)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_state(path: str | Path, state: dict) -> None:
+    """Write what a loop needs to go on: tensors and plain types, in one file, atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_state(path: str | Path) -> dict:
+    """Read what `save_state` wrote; code in it is refused. Raises UserError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; there is nothing to resume") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(f"{path}: damaged, or not a train_state.pt of ours; train without --resume") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: a {type(state).__name__}, not a train_state.pt of ours; train without --resume")
+    return state
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in a file. Raises UserError if it is missing or not a JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object is wanted, this is a {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a JSON object, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

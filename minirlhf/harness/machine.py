@@ -1,0 +1,77 @@
+"""Where it runs: the seed, the device, the type of matrix products, and what run.json says of them.
+
+Proved by tests/harness/test_machine.py.
+"""
+
+import platform
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.options import option
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how it runs."""
+
+    seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU", least=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N")
+    dtype: str = option("auto", "of the matrix products in training: auto, float32 or bfloat16; weights stay float32")
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0)
+
+    def set_up(self) -> tuple[torch.device, torch.dtype]:
+        """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
+        if self.seed >= 2**63:
+            raise UserError(f"--seed {self.seed}: must be below 2**63")
+        if self.threads > 0:
+            torch.set_num_threads(self.threads)
+        torch.manual_seed(self.seed)
+        return choose_device(self.device), choose_dtype(self.dtype, choose_device(self.device))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; auto is CUDA where there is one. Raises UserError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only cpu and cuda are supported")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of that name; auto is bfloat16 where the hardware multiplies it, else float32. Raises UserError."""
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))  # without it, many times slower
+        return torch.bfloat16 if fast else torch.float32
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"--dtype {name}: not one of auto, float32, bfloat16")
+    return getattr(torch, name)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Matrix products in `dtype`, everything that sums in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def environment() -> dict:
+    """Versions and machine, for run.json."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }

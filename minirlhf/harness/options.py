@@ -1,0 +1,143 @@
+"""Command-line options from dataclass fields, and exit statuses that a shell understands.
+
+    n_rows: int = option(10, "rows to read", least=1)        a field of a dataclass; on the command line --n-rows 10
+
+Type, default and help come from the field, groups from the class. Flags win over --config FILE, the file over
+the defaults. Wrong use ends in one line on stderr and exit status 2. Proved by tests/harness/test_options.py.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+import sys
+import typing
+import warnings
+from collections.abc import Callable
+from dataclasses import field
+from pathlib import Path
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Diverged, Interrupted
+
+RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
+
+
+def option(default, help: str, least: float | None = None, bare: bool = False):
+    """A dataclass field that is a command-line option.
+
+    least: the smallest number allowed.  bare: a word that stands without the option's name.
+    """
+    return field(default=default, metadata={"help": help, "least": least, "bare": bare})
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse with errors of one line, and the nearest option beside an unknown one."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(message)
+
+
+def parse(description: str, *classes: type, argv: list[str] | None = None) -> list:
+    """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
+
+    A field `n_rows: int` is the option --n-rows, `from_` is --from; a bool is a switch with a --no- form; a tuple
+    takes several words; a `bare` option is a word without its name. Flags win over the file, the file over the
+    defaults. Raises UserError.
+    """
+    fields = {f.name: f for cls in classes for f in dataclasses.fields(cls)}
+    flags = {k: k if f.metadata.get("bare") else f"--{k.rstrip('_').replace('_', '-')}" for k, f in fields.items()}
+    parser = OneLineParser(description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
+    for cls in classes:
+        group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
+        for name, f in ((f.name, f) for f in dataclasses.fields(cls)):
+            shown = f.default if f.default not in ((), "") else "none"
+            text = f"{f.metadata.get('help', '')} (default: {' '.join(shown) if isinstance(shown, tuple) else shown})"
+            text = text if f.default is not None else f.metadata["help"]  # the help says what None stands for
+            keywords: dict = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+            if f.type is bool:
+                keywords["action"] = argparse.BooleanOptionalAction
+            elif typing.get_origin(f.type) is tuple:
+                keywords |= {"nargs": "*", "metavar": "X"}
+            else:
+                keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
+            if f.metadata.get("bare"):
+                keywords |= {"nargs": "?", "metavar": name.upper()}
+            else:
+                keywords["dest"] = name
+            group.add_argument(flags[name], **keywords)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(unknown_option(unknown[0], list(flags.values())))
+    values = vars(given)
+    if config := values.pop("config", None):
+        values = read_config(Path(config), fields) | values
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, value in values.items():
+        check_number(flags[name], value, fields[name].metadata.get("least"))
+    return [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
+
+
+def check_number(option: str, value, least: float | None) -> None:
+    """Raises UserError for NaN, an infinity, and a number below the least that is allowed."""
+    if isinstance(value, float) and value - value != 0:
+        raise UserError(f"{option} {value}: must be a finite number")
+    if least is not None and value < least:
+        raise UserError(f"{option} {value}: must be at least {least}")
+
+
+def unknown_option(word: str, known: list[str]) -> str:
+    """The message for an option that does not exist, with the nearest that does."""
+    name = word.split("=")[0]
+    if RENAMED.get(name) in known:
+        return f"no option {name}: it is {RENAMED[name]} now"
+    near = difflib.get_close_matches(name, known, 1)
+    return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
+
+
+def read_config(path: Path, fields: dict) -> dict:
+    """The options in a JSON file, checked against the fields' types. Raises UserError."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"--config {path}: not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"--config {path}: a JSON object is wanted")
+    for name, value in list(raw.items()):
+        if name not in fields:
+            raise UserError(f"--config {path}: {unknown_option(name, list(fields))}")
+        kind = fields[name].type
+        good = list if typing.get_origin(kind) is tuple else (int, float) if kind is float else kind
+        wrong = not isinstance(value, good) or (isinstance(value, bool) and kind is not bool)
+        if wrong or (good is list and not all(isinstance(word, str) for word in value)):
+            raise UserError(f"--config {path}: {name} is {value!r}, not {getattr(kind, '__name__', kind)}")
+        raw[name] = float(value) if kind is float else value
+    return raw
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main: what the user can mend ends in one line and status 2, no traceback."""
+    warnings.formatwarning = lambda message, *where: f"{Path(sys.argv[0]).name}: {message}\n"
+    try:
+        main()
+    except UserError as error:
+        sys.exit(fail(str(error), 2))
+    except Diverged as error:
+        sys.exit(fail(str(error), 1))
+    except (Interrupted, KeyboardInterrupt) as error:
+        sys.exit(fail(str(error) or "interrupted", 130))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: `| head`
+        sys.exit(1)
+    except OSError as error:  # a folder that cannot be written, a full disk
+        sys.exit(fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2))
+
+
+def fail(message: str, status: int) -> int:
+    """Print one line on stderr."""
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,1 @@
+"""The report as one page: plots as SVG, figures, and the page around them."""

@@ -1,0 +1,206 @@
+"""The figures of a comparison: pure functions from the numbers of report.json to SVG.
+
+Each is WIDTH pixels wide, so that its words can be read on a telephone; a page stands them side by side.
+`order` are the names of all models: a model has the same colour and shape in every figure. A number that is
+None or not finite is left out.
+Proved by tests/html/test_figures.py, which reads the numbers back from the pixels.
+"""
+
+from collections.abc import Sequence
+from math import ceil, floor, log10
+
+from minirlhf.evaluation.panels import known
+from minirlhf.html.svg import (
+    BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION, Axis, axes, box, breadth, dot, figure, fit, label, legend, line,
+    marker, path, text,
+)
+
+WIDTH = 340
+LEFT, RIGHT = 46, WIDTH - 12  # of a plot with numbers on its left
+VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # what is not shown is MUTED
+
+
+def short(x: float, signed: bool = False) -> str:
+    """Three significant figures, with a real minus."""
+    words = f"{x:{'+' if signed and x else ''}.3g}"
+    return words.replace("-", "−")
+
+
+def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
+    """A row's name on the left and words on the right, on two lines if one is too short; and the y below."""
+    wide = breadth(name) + breadth(words) + 12 > WIDTH - 28
+    shapes = [text(14, top + 13, fit(name, WIDTH - 28))]
+    top += 16 if wide else 0
+    return shapes + [text(WIDTH - 14, top + 13, words, "end")], top + 16
+
+
+def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
+    """Differences with their intervals, each row on an axis of its own, in its own units, 0 in the middle.
+
+    rows: (name, difference). The grey band reaches to the smallest difference that would have been seen.
+    """
+    shapes, top, left, right = [], 4.0, 14, WIDTH - 14
+    for name, d in rows:
+        if d["verdict"] == "undefined" or not known(d.get("value"), d.get("low"), d.get("high")):
+            more, top = heading(top, name, "undefined")
+            shapes += [*more, text(left, top + 14, fit(d.get("undefined") or "no number", right - left, 11),
+                                   colour=MUTED, size=11)]
+            top += 26
+            continue
+        colour = VERDICTS.get(d["verdict"], MUTED)
+        verdict = d["verdict"].replace("no difference shown", "not shown")
+        more, top = heading(top, name, f"{short(d['value'], True)} {verdict}")
+        least = abs(d["minimum_detectable"]) if known(d.get("minimum_detectable")) else 0.0
+        reach = round_up(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
+        axis, y = Axis(-reach, reach, left, right), top + 11
+        unseen = axis.place(-least), axis.place(least)
+        shapes += [*more, box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6)]
+        shapes.append(line(left, y + 7, right, y + 7, FAINT))
+        shapes.append(line(axis.place(0), y - 9, axis.place(0), y + 10, MUTED))
+        ends = axis.place(d["low"]), axis.place(d["high"])
+        shapes.append(line(ends[0], y, ends[1], y, colour, 3))
+        shapes += [line(x, y - 5, x, y + 5, colour, 2) for x in ends]
+        shapes.append(dot(axis.place(d["value"]), y, colour, 5, 1))
+        for x, anchor in ((-reach, "start"), (0.0, "middle"), (reach, "end")):
+            shapes.append(text(axis.place(x), y + 19, label(x), anchor, MUTED, 10))
+        top += 40
+    return figure(WIDTH, ceil(top), title, shapes)
+
+
+def round_up(x: float) -> float:
+    """The least of 1, 2 or 5 times a power of ten that is not below x; 1 for 0."""
+    if x == 0:
+        return 1.0
+    power = floor(log10(x))
+    return next(float(f"{m}e{power}") for m in (1, 2, 5, 10) if float(f"{m}e{power}") >= x * (1 - 1e-9))
+
+
+def frontier(
+    title: str, reward: dict[str, dict], kl: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]
+) -> str:
+    """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
+
+    The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
+    """
+    drawn = {name: (kl[name], r) for name, r in reward.items() if known(kl[name].get("value"), r.get("value"))}
+    best = [b for b in best_of_n if known(b.get("kl_bound"), b.get("reward"))]
+    shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], 8, WIDTH, 0)
+    top += 22
+    kls = [v for k, _ in drawn.values() for v in (k["value"], k.get("high"))] + [b["kl_bound"] for b in best]
+    rewards = [v for _, r in drawn.values() for v in (r["value"], r.get("low"), r.get("high"))]
+    x = Axis.over(kls, LEFT, RIGHT, "root")
+    y = Axis.over(rewards + [b["reward"] for b in best], top + 200, top)
+    shapes += axes(x, y, "KL to the reference, nats, by square root (best-of-n: KL ≤)", "reward")
+    if best:
+        spots = [(x.place(b["kl_bound"]), y.place(b["reward"])) for b in best]
+        shapes.append(path(spots, INK, 1.5, "4 3"))
+        last = -99.0
+        for (px, py), b in zip(spots, best):
+            shapes.append(dot(px, py, INK, 2.5))
+            if px - last >= 24:  # else the numbers would lie on each other
+                shapes.append(text(px, py - 7, f"n={b['n']}" if last < 0 else f"{b['n']}", "middle", INK, 10))
+                last = px
+    for name, (k, r) in drawn.items():
+        px, py, i = x.place(k["value"]), y.place(r["value"]), order.index(name)
+        colour = SERIES[i % len(SERIES)]
+        if known(r.get("low"), r.get("high")):
+            shapes.append(line(px, y.place(r["low"]), px, y.place(r["high"]), colour, 2))
+        if known(k.get("low"), k.get("high")):
+            shapes.append(line(x.place(k["low"]), py, x.place(k["high"]), py, colour, 2))
+        shapes.append(marker(px, py, i))
+    return figure(WIDTH, top + 240, title, shapes)
+
+
+def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
+    """Reward against length, a panel a model on the same axes. Answers that coincide make a larger disc."""
+    points = {name: [p for p in m["points"] if known(*p)] for name, m in models.items()}
+    all_points = [p for ps in points.values() for p in ps]
+    shapes, high = [], 96
+    for k, (name, own) in enumerate(points.items()):
+        top = 30 + k * (high + 70)
+        x = Axis.over([p[0] for p in all_points], LEFT, RIGHT)
+        y = Axis.over([p[1] for p in all_points], top + high, top)
+        r = models[name].get("correlation")
+        words = f"r = {r:.2f}".replace("-", "−") if known(r) else "r undefined"
+        i = order.index(name)
+        shapes += [marker(12, top - 21, i), text(22, top - 17, fit(name, WIDTH - 120))]
+        shapes.append(text(RIGHT, top - 17, words, "end"))
+        shapes += axes(x, y, "length, tokens", "")
+        spots: dict[tuple[int, int], int] = {}
+        for length, reward in own:
+            spot = round(x.place(length) / 3), round(y.place(reward) / 3)  # 3 pixels are one place
+            spots[spot] = spots.get(spot, 0) + 1
+        largest = max(spots.values(), default=1)
+        for (px, py), n in spots.items():
+            radius = round(max(1.5, 8 * (n / max(largest, 9)) ** 0.5), 1)
+            shapes.append(dot(3 * px, 3 * py, SERIES[i % len(SERIES)], radius))
+    return figure(WIDTH, 30 + len(points) * (high + 70) - 30, title, shapes)
+
+
+def reliability(title: str, calibration: dict) -> str:
+    """Accuracy against confidence with a bar a bin, the diagonal of the calibrated, and the counts below."""
+    bins = [b for b in calibration["bins"] if b["count"] and known(b.get("confidence"), b.get("accuracy"))]
+    x, y = Axis(0.0, 1.0, LEFT, RIGHT), Axis(0.0, 1.0, 214, 22)
+    shapes = axes(x, y, "", "accuracy") + [line(x.start, y.start, x.end, y.end, MUTED)]
+    most = max((b["count"] for b in bins), default=1)
+    wide = (x.end - x.start) / max(len(calibration["bins"]), 1)
+    for b in bins:
+        px = x.place(b["confidence"])
+        if known(b.get("low"), b.get("high")):
+            shapes.append(line(px, y.place(b["low"]), px, y.place(b["high"]), BLUE, 2))
+        shapes.append(dot(px, y.place(b["accuracy"]), BLUE, 4, 1))
+        high = 40 * b["count"] / most
+        shapes.append(box(px - wide * 0.3, 282 - high, wide * 0.6, high, MUTED, 0.7))
+    shapes.append(line(x.start, 282, x.end, 282, MUTED))
+    shapes.append(text(x.start - 6, 250, str(most), "end", MUTED, 11))
+    shapes.append(text(x.start - 6, 282, "0", "end", MUTED, 11))
+    words = "confidence, and how many tokens have it"
+    shapes.append(text((x.start + x.end) / 2, 298, words, "middle", MUTED, 11))
+    return figure(WIDTH, 304, title, shapes)
+
+
+def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], across: str) -> str:
+    """Values over training, one line a name."""
+    series = [(name, [p for p in points if known(*p)]) for name, points in lines]
+    values = [y for _, points in series for _, y in points]
+    shapes, top = legend([name for name, _ in series], 8, WIDTH, 0, "line") if len(series) > 1 else ([], 0)
+    top += 8
+    x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
+    y = Axis.over(values, top + 120, top)
+    shapes += axes(x, y, fit(across, RIGHT - LEFT, 11), "")
+    for i, (_, points) in enumerate(series):
+        shapes.append(path([(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)], 1.8))
+    return figure(WIDTH, ceil(top) + 160, title, shapes)
+
+
+def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
+    """Attention of each token (a row) to itself and those before it (the columns); opacity is √weight.
+
+    Above the diagonal there is nothing: no token sees a later one. The squares of one opacity, in steps of a
+    twentieth, are one path.
+    """
+    T = len(weights)
+    cell, margin = min(max(270 / T, 7.0), 22.0), 58
+    levels: dict[int, list[str]] = {}
+    for i, row in enumerate(weights):
+        for j, w in enumerate(row[: i + 1]):
+            if known(w) and (k := round(20 * min(max(w, 0.0), 1.0) ** 0.5)):
+                levels.setdefault(k, []).append(f"M{j} {i}h1v1h-1z")
+    end = margin + cell * T
+    shapes = [f'<g transform="translate({margin} {margin}) scale({cell:.3f})" shape-rendering="crispEdges">']
+    for k, squares in sorted(levels.items()):
+        shapes.append(f'<path d="{"".join(squares)}" fill="{BLUE}" fill-opacity="{k / 20:g}"/>')
+    shapes.append("</g>")
+    shapes.append(path([(margin, margin), (margin, end), (end, end), (end, end - cell)], FAINT, 1))
+    size = 10 if cell >= 10 else 9
+    every = ceil((size + 1) / cell)  # labels that lie on each other say nothing
+    for k in range(0, T, every):
+        words = fit(pieces[k].replace(" ", "·"), margin - 8, size)
+        middle = margin + cell * (k + 0.5)
+        shapes.append(text(margin - 4, middle + 3.5, words, "end", INK, size))
+        shapes.append(text(middle + 3.5, margin - 4, words, "start", INK, size, -90))
+    wide = max(WIDTH, ceil(end) + 8)
+    for k, w in enumerate((0.01, 0.1, 0.25, 0.5, 1.0)):
+        shapes.append(box(margin + 50 * k, end + 10, 14, 12, BLUE, w**0.5))
+        shapes.append(text(margin + 50 * k + 18, end + 20, f"{w:g}", size=10))
+    return figure(wide, ceil(end) + 30, title, shapes)

@@ -1,0 +1,227 @@
+"""The building blocks of the page: its style, escaped text, numbers, verdicts, tables, figures in a grid.
+
+Every text from data or model goes through `show`, so that none of it can become markup, break the encoding,
+or turn the direction of what stands around it. Numbers go through `num`. Proved by tests/html/test_page.py.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from minirlhf.evaluation.panels import known
+from minirlhf.evaluation.table import number
+from minirlhf.html.svg import dark_rules, visible
+
+STYLE = """
+:root{color-scheme:light dark;--ground:#ffffff;--ink:#1f2328;--muted:#57606a;--faint:#d0d7de;--panel:#f6f8fa;
+--link:#0b5cad;--good:#009e73;--bad:#d55e00;--heat:213 94 0}
+@media screen and (prefers-color-scheme:dark){
+:root{--ground:#14171a;--ink:#e6e8eb;--muted:#a3abb4;--faint:#454c54;--panel:#1d2125;--link:#7ab8f5}
+DARK_RULES}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0 auto;padding:1rem 12px 4rem;max-width:76rem;background:var(--ground);color:var(--ink);
+font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","PingFang SC","Microsoft YaHei",
+"Noto Sans CJK SC",sans-serif;overflow-wrap:anywhere}
+h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0 1rem}
+h2{font-size:1.3rem;margin:2.6rem 0 .6rem;padding-top:.6rem;border-top:1px solid var(--faint)}
+h3{font-size:1.05rem;margin:1.8rem 0 .5rem}
+p,li,dd{max-width:46rem}
+a{color:var(--link)}
+nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;list-style:none}
+small,figcaption,.quiet{color:var(--muted);font-size:.85rem;line-height:1.4}
+table small{font-size:.95em}
+.alarm{border:2px solid var(--bad);border-radius:6px;padding:.3rem 1rem;margin:1rem 0}
+.alarm p{margin:.4rem 0}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.88rem;line-height:1.35}
+caption{text-align:left;color:var(--muted);padding-bottom:.4rem}
+th,td{padding:.35rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);
+overflow-wrap:break-word}
+th:first-child{padding-left:0}
+th[scope=row]{font-weight:500;min-width:7.5rem;max-width:15rem;position:sticky;left:0;
+background:var(--ground)}
+th[scope=rowgroup]{color:var(--muted);padding:1rem 0 .2rem;border-bottom-color:var(--muted)}
+td{white-space:nowrap;font-variant-numeric:tabular-nums}
+td small,th small{display:block;font-weight:400}
+td.words{white-space:normal;min-width:12rem;max-width:20rem}
+.verdict{border-left:.5rem solid var(--faint);padding-left:.4rem;font-weight:600}
+.better{border-color:var(--good)}
+.worse{border-color:var(--bad)}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1.4rem 1.6rem;
+margin:1.2rem 0}
+.flow{columns:20.5rem 3;column-gap:1.6rem;margin:1.2rem 0}
+.flow figure{padding-bottom:1.4rem}
+figure{margin:0;min-width:0;break-inside:avoid}
+figcaption{margin-bottom:.5rem}
+figcaption b{display:block;color:var(--ink);font-size:.95rem}
+svg{display:block;width:100%;max-width:27rem;height:auto}
+.maps figure{overflow-x:auto}
+.maps svg{width:auto;max-width:none}
+details{margin:.7rem 0;border:1px solid var(--faint);border-radius:6px;padding:0 .8rem}
+details[open]{padding-bottom:.8rem}
+summary{cursor:pointer;padding:.55rem 0;font-weight:600}
+.answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr));gap:.8rem}
+.text{white-space:pre-wrap;background:var(--panel);border:1px solid var(--faint);border-radius:4px;
+margin:.2rem 0 .6rem;padding:.5rem .7rem;max-height:22rem;overflow:auto;font-size:.92rem;unicode-bidi:isolate}
+.strip{white-space:pre-wrap;line-height:2.2;margin:.4rem 0}
+.token{background:rgb(var(--heat)/calc(var(--k)*.55));border:1px solid var(--faint);border-radius:3px;
+border-bottom:calc(1px + var(--k)*4px) solid rgb(var(--heat));padding:1px;margin:0 1px;color:var(--ink);
+-webkit-box-decoration-break:clone;box-decoration-break:clone}
+.less{border-bottom-style:dashed}
+.facts{margin:0}
+.facts div{break-inside:avoid;display:flex;gap:.6rem;border-bottom:1px solid var(--faint);font-size:.88rem;
+padding:.2rem 0}
+.facts dt{color:var(--muted);flex:0 0 40%}
+.facts dd{margin:0;flex:1;min-width:0}
+@media (min-width:48rem){.facts{columns:2;column-gap:2rem}}
+@media print{html{font-size:10.5pt}body{max-width:none;padding:0;font-size:1rem}nav{display:none}
+.text{max-height:none;overflow:visible}.scroll{overflow:visible}h2,h3,summary,b{break-after:avoid}
+table{font-size:.75rem}th,td{padding:.2rem .3rem}th[scope=row]{min-width:5rem}td.words{min-width:9rem}
+tr,.answers>div{break-inside:avoid}.grid{grid-template-columns:1fr 1fr}
+.flow{columns:2}.flow svg{max-height:23cm}
+.strip,.token{print-color-adjust:exact;-webkit-print-color-adjust:exact}details{border:0;padding:0}
+details:not([open],.folded)::details-content{content-visibility:visible;block-size:auto}}
+"""
+
+
+def show(value: object) -> str:
+    """Any text as HTML text or attribute: nothing in it is markup, and what is invisible is spelled out."""
+    return escape(visible(str(value)))
+
+
+def num(x: float | None, signed: bool = False) -> str:
+    """A number with a real minus; a dash where undefined."""
+    return number(x, signed).replace("-", "−") if known(x) else "–"
+
+
+def interval(estimate: dict) -> str:
+    """[low, high], or nothing where there is none."""
+    low, high = estimate.get("low"), estimate.get("high")
+    return f"[{num(low)}, {num(high)}]" if known(low, high) else ""
+
+
+def value(metric: dict, name: str) -> str:
+    """A model's value with its interval."""
+    estimate = metric["models"].get(name) or {}
+    return f"{num(estimate.get('value'))} {interval(estimate)}".strip()
+
+
+def chances(d: dict) -> list[str]:
+    """The p-value, and the one after Holm where there is one."""
+    def p(name: str, x: float) -> str:
+        return f"{name}&nbsp;&lt;&nbsp;0.001" if x < 0.001 else f"{name}&nbsp;=&nbsp;{x:.3f}"
+
+    return [p(name, d[key]) for name, key in (("p", "p"), ("Holm", "p_holm")) if known(d.get(key))]
+
+
+def power(d: dict) -> str:
+    """What a comparison that showed nothing would have shown."""
+    if d["value"] == d.get("low") == d.get("high") == 0:
+        return "the two are equal on every prompt"
+    if not known(d.get("minimum_detectable")):
+        return "what could have been shown is undefined"
+    words = f"{d['n']} prompts could have shown a difference of {num(d['minimum_detectable'])}, 4 times in 5"
+    if known(d.get("prompts_needed"), d.get("value")):
+        needed = float(f"{d['prompts_needed']:.2g}")  # two figures of an estimate are enough
+        words += f"; the one seen would take about {needed:,.0f}"
+    return words
+
+
+def reason(d: dict) -> str:
+    """Why a difference is undefined."""
+    return show(d.get("undefined") or "no number to compare")
+
+
+def in_words(d: dict) -> str:
+    """A verdict with the numbers behind it, in a sentence."""
+    if d["verdict"] == "undefined" or not known(d.get("value")):
+        return f"<b>undefined</b> ({reason(d)})"
+    numbers = ", ".join([f"difference {num(d['value'], True)} {interval(d)}".strip(), *chances(d)])
+    words = f"<b>{show(d['verdict'])}</b> ({numbers})"
+    return words + (f"; {power(d)}" if d["verdict"] == "no difference shown" else "")
+
+
+def in_cells(d: dict) -> str:
+    """Three cells of a table: the difference, p, and the verdict with what could have been seen."""
+    verdict, note = d["verdict"], ""
+    if verdict == "undefined" or not known(d.get("value")):
+        verdict, note = "undefined", reason(d)
+    elif verdict == "no difference shown":
+        verdict, note = "not shown", power(d)
+    kind = verdict if verdict in ("better", "worse") else "neither"
+    chance = "<br>".join(chances(d)) or "–"
+    words = f'<span class="verdict {kind}">{show(verdict)}</span><small>{note}</small>'
+    return (f"<td>{num(d.get('value'), True)}<small>{interval(d)}</small></td><td>{chance}</td>"
+            f'<td class="words">{words}</td>')
+
+
+def plot(title: str, note: str, svg: str) -> str:
+    """A figure with its words above it, where they wrap."""
+    svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+    return f"<figure><figcaption><b>{show(title)}</b>{show(note)}</figcaption>{svg}</figure>\n"
+
+
+def grid(plots: Iterable[str], kind: str = "grid") -> str:
+    """Figures side by side, as many as there is room for; nothing for none."""
+    inside = "".join(plots)
+    return f'<div class="{kind}">{inside}</div>' if inside else ""
+
+
+def table(caption: str, head: Sequence[str], body: str) -> str:
+    """A table in a box of its own, that scrolls where the screen is narrow. body: rows as HTML."""
+    columns = "".join(f'<th scope="col">{show(name)}</th>' for name in head)
+    inside = f"<caption>{show(caption)}</caption><thead><tr>{columns}</tr></thead>\n<tbody>{body}</tbody>"
+    box = f'<div class="scroll" tabindex="0" role="region" aria-label="{show(caption)}">'
+    return f"{box}<table>{inside}</table></div>"
+
+
+def facts(values: dict) -> str:
+    """Names and values; what is no text, or an empty one, is shown as JSON."""
+    rows = []
+    for name, x in values.items():
+        words = x if isinstance(x, str) and x else json.dumps(x, ensure_ascii=False)
+        rows.append(f"<div><dt>{show(name)}</dt><dd>{show(words)}</dd></div>")
+    return f'<dl class="facts">{"".join(rows)}</dl>'
+
+
+def passage(text: str) -> str:
+    """A text of data or model, line by line as it is, in its own direction."""
+    return f'<div class="text" dir="auto">{show(text) or "<i>nothing</i>"}</div>'
+
+
+def kl_strip(strip: dict) -> str:
+    """Each token of an answer in the colour of the KL of policy to reference at its place."""
+    top = max([k for k in strip["kl"] if known(k)], default=0.0)
+    boxes = ""
+    for piece, k, r in zip(strip["pieces"], strip["kl"], strip.get("log_ratio") or [None] * len(strip["kl"])):
+        share = max(k, 0.0) / top if known(k) and top > 0 else 0.0
+        kind = "token less" if known(r) and r < 0 else "token"
+        tip = f"KL {num(k)} nats" + (f", log ratio {num(r, True)}" if known(r) else "")
+        boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(shape(piece))}</span>'
+    note = "0 at every token: the two are the same here."
+    if top > 0:
+        note = "".join(f'<span class="token" style="--k:{s}">{num(s * top)}</span>' for s in (0, 0.5, 1))
+        note += ' nats. <span class="token less" style="--k:.5">Dashed</span>: '
+        note += "the token is less likely than under the reference."
+    return (f'<b>Where RL changed the policy</b><p class="strip" dir="auto">{boxes}</p>'
+            f'<p class="quiet">KL of the policy to the reference at each token: {note}</p>')
+
+
+def shape(piece: str) -> str:
+    """A token that can be seen: its line breaks, and one that only begins a character."""
+    return piece.replace("\n", "↵\n") or "◌"
+
+
+def document(title: str, body: str) -> str:
+    """The whole file; its policy forbids scripts and requests of any kind."""
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{show(title)}</title>
+<style>{STYLE.replace("DARK_RULES", dark_rules())}</style></head>
+<body><main>
+{body}
+</main></body></html>
+"""

@@ -1,0 +1,241 @@
+"""The comparison as one HTML file: the answer, the tables, the figures, samples, and how it was made.
+
+    page(report) -> str
+
+`report` is what report.json holds; what is absent or None in it is left out, and what is undefined is said.
+The file needs nothing else: no script, no font, no request; light and dark, on paper and on a telephone.
+Proved by tests/html/test_page.py.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from minirlhf.evaluation.panels import POINTS, known
+from minirlhf.evaluation.table import optimum_line
+from minirlhf.html import figures
+from minirlhf.html.markup import (
+    document, facts, grid, in_cells, in_words, interval, kl_strip, num, passage, plot, show, table, value,
+)
+
+GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
+          "calibration": "Calibration", "cost": "Cost"}
+FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
+          "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
+          "differences too small to be seen reliably with these prompts.")
+DIFFERENCE = ("difference", "p", "verdict")
+COST = ("seconds", "tokens", "steps")
+RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), "
+        "lowest (worst) and in the middle (median), by KL where there is no reward; and one drawn by the "
+        "seed (random). They show what answers look like, and prove nothing.")
+CANNOT = (
+    "Whether another training seed would give the same verdicts. The intervals know the noise of prompts and "
+    "of sampling; each model here is one training run.",
+    "What happens on prompts of another kind. The verdicts hold for prompts drawn as these were.",
+    "Whether people would prefer the answers. A reward measures what it was written to measure: read the "
+    "samples.",
+    "That two models are equal. “No difference shown” means that these prompts could not tell them apart; "
+    "the tables say how large a difference would have been seen.",
+    "Which metric to believe. Many are tested, and of twenty without any difference one has p < 0.05 by "
+    "chance; a claim should rest on the primary metric, its p-value corrected for the number of sets (Holm).",
+    "Why a model answers as it does. Neither attention nor KL by token is an explanation by itself.",
+)
+
+
+def page(report: dict) -> str:
+    """The whole file."""
+    names, last, reference = list(report["models"]), report["last"], report["reference"]
+    compared = reference in names and last != reference
+    title = f"{last} against {reference}" if compared else f"Evaluation of {', '.join(names)}"
+    parts = {("answer", "The answer"): answer(report, compared)}
+    for i, (name, task) in enumerate(report["tasks"].items(), 1):
+        parts[f"set-{i}", name] = one_set(task, names, last, reference if compared else "")
+    parts["training", "Training"] = training(report["models"])
+    parts["cost", "What training cost"] = costs(report["models"])
+    parts["made", "How this was made"] = made(report)
+    limits = "".join(f"<li>{show(x)}</li>" for x in CANNOT)
+    parts["limits", "What this cannot tell you"] = f"<ul>{limits}</ul>"
+    contents, body = "", ""
+    for (anchor, heading), html in parts.items():
+        if html:
+            contents += f'<li><a href="#{anchor}">{show(heading)}</a></li>'
+            body += f'<section><h2 id="{anchor}">{show(heading)}</h2>\n{html}</section>\n'
+    nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
+    return document(title, f"<h1>{show(title)}</h1>\n{alarms(report.get('alarms') or [])}{nav}{body}")
+
+
+def alarms(found: Sequence[dict]) -> str:
+    """What makes the rest doubtful."""
+    return "".join(
+        f'<div class="alarm" role="alert"><p><b>Alarm: {show(x["what"])}</b></p><p>{show(x["why"])}</p>'
+        f'<p><b>What to do:</b> {show(x["remedy"])}</p></div>\n' for x in found
+    )
+
+
+def answer(report: dict, compared: bool) -> str:
+    """What is shown of the primary metric of each set, in words; and a figure of all sets."""
+    last, reference = report["last"], report["reference"]
+    lines, rows = [], []
+    for title, task in report["tasks"].items():
+        for m in (m for m in task["metrics"] if m["primary"]):
+            words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m, last)}"
+            if compared:
+                rows.append((title, m["differences"][last]))
+                words += f", of {show(reference)} {value(m, reference)}: {in_words(m['differences'][last])}"
+                if w := task.get("wins"):
+                    words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
+                    words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
+            lines.append(f"<li>{words}.</li>")
+    if not lines:
+        return "<p>No metric is marked as primary: see the tables.</p>"
+    if not rows:
+        return f"<ul>{''.join(lines)}</ul>"
+    counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
+    lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
+    lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
+    head = f"Primary metrics, {last} − {reference}"
+    return f"{lead}<ul>{''.join(lines)}</ul>{grid([plot(head, FOREST, figures.forest(head, rows))])}"
+
+
+def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
+    """Everything about one set of prompts. reference: "" where nothing is compared with it."""
+    count = f"{task['prompts']} prompts, {task['samples']} sampled answers to each"
+    if (task.get("units") or task["prompts"]) < task["prompts"]:
+        count += f"; {task['units']} independent ones: turns of a conversation, and equal prompts, are one"
+    metrics = sorted(task["metrics"], key=lambda m: [*GROUPS, m["group"]].index(m["group"]))
+    parts = [f'<p class="quiet">{count}.</p>', metrics_table(metrics, names, last, reference)]
+    others = [name for name in names if name not in (last, reference)] if reference else []
+    for name in others:
+        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"][name]))
+        inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], rows)
+        parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
+    if reference and (best := task.get("optimum")):
+        words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
+        parts.append(f"<p>{show(words + optimum_line(best, reference, last))}.</p>")
+    parts.append(grid(plots_of(task, names), "flow"))
+    if task.get("examples"):
+        rule = RULE.format(last, f" less that of {reference}" if reference else "")
+        parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
+        parts += [sample(x, i == 0) for i, x in enumerate(task["examples"])]
+    if task.get("attention"):
+        parts.append(attention(task["attention"]))
+    return "\n".join(parts)
+
+
+def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, reference: str) -> str:
+    """A row a metric, by group: each model with its interval, and last − reference with p and verdict."""
+    def cells(m: dict) -> str:
+        values = ""
+        for name in names:
+            estimate = m["models"].get(name) or {}
+            values += f"<td>{num(estimate.get('value'))}<small>{interval(estimate)}</small></td>"
+        return values + (in_cells(m["differences"][last]) if reference else "")
+
+    head = ["metric", *names] + ([f"{last} − {reference}", *DIFFERENCE[1:]] if reference else [])
+    return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
+
+
+def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str]) -> str:
+    """Rows of a table, sorted by group, under the groups' headings; ↑ and ↓ say which way is better."""
+    body, above = "", None
+    for m in metrics:
+        if (group := m["group"]) != above:
+            heading = show(GROUPS.get(group, group))
+            body += f'<tr><th scope="rowgroup" colspan="{columns}">{heading}</th></tr>\n'
+            above = group
+        name = show(m["metric"]) + {1: " ↑", -1: " ↓"}.get(m["direction"], "")
+        if m.get("primary"):
+            name = f"<b>{name}</b><small>primary</small>"
+        body += f'<tr><th scope="row">{name}</th>{cells(m)}</tr>\n'
+    return body
+
+
+def plots_of(task: dict, names: Sequence[str]) -> list[str]:
+    """The figures of one set."""
+    plots = []
+    reward = next((m for m in task["metrics"] if m["primary"]), None)
+    kl = next((m for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
+    if reward and kl:
+        head = "Reward against KL"
+        note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
+        note += "which is an upper bound of its KL: the true curve lies to the left; and over the answers to all prompts "
+        note += "together: where some prompts are harder than others, it also lies lower."
+        best = task.get("best_of_n") or []
+        plots.append(plot(head, note, figures.frontier(head, reward["models"], kl["models"], best, names)))
+    if task.get("lengths"):
+        head = "Reward against length"
+        note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
+        note += "r is Pearson’s, over all answers."
+        plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
+    for name, c in (task.get("calibration") or {}).items():
+        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))}"
+        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these "
+        note += f"{c['n']:,} tokens. "
+        plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
+    return plots
+
+
+def sample(x: dict, opened: bool) -> str:
+    """A prompt with every model's answer side by side, and where the last one departs from the reference."""
+    answers = ""
+    for name, a in x["answers"].items():
+        notes = [f"reward {num(a['reward'])}"] if known(a.get("reward")) else []
+        notes += [] if a.get("stop") == "eos" else [f"did not end: {show(a.get('stop'))}"]
+        answers += f"<div><b>{show(name)}</b> <small>{', '.join(notes)}</small>{passage(a['response'])}</div>"
+    expected = f"<b>Expected</b>{passage(x['reference'])}" if x.get("reference") else ""
+    strip = kl_strip(x["strip"]) if x.get("strip") else ""
+    asked = f"<b>Prompt</b>{passage(x['prompt'])}{expected}"
+    head = f"<summary>{show(x['rule'])}: prompt {x['index']}</summary>"
+    return (f"<details{' open' if opened else ''}>{head}{asked}"
+            f'<div class="answers">{answers}</div>{strip}</details>')
+
+
+def attention(a: dict) -> str:
+    """A map for each layer and head."""
+    maps = []
+    for m in a["maps"]:
+        which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
+        head = f"layer {m['layer']}, {which}"
+        maps.append(plot(head, "", figures.heat_map(head, a["pieces"], m["weights"])))
+    of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
+    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the '
+            "one it looks at; the stronger the colour, the more. A row sums to 1, but for what goes to "
+            "tokens before those shown. <b>Attention weights are not explanations by themselves</b>: what is "
+            "looked at may not be used.</p>"
+            f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
+
+
+def training(models: dict[str, dict]) -> str:
+    """Learning curves of every stage; those of one quantity, or of its parts after a slash, in one figure."""
+    plots = []
+    for name, m in models.items():
+        shared: dict[tuple[str, str], list] = {}
+        for c in m.get("curves") or []:
+            words = c["name"].replace("_", " ")
+            quantity = words.split("/")[0].split(" ")[-1]
+            shared.setdefault((quantity, c["x"]), []).append((words, c["points"]))
+        for (quantity, across), lines in shared.items():
+            head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
+            plots.append(plot(head, "", figures.curves(head, lines, across)))
+    note = f'<p class="quiet">More than {POINTS} logged steps are drawn as {POINTS} means of neighbours.</p>'
+    return note + grid(plots) if plots else ""
+
+
+def costs(models: dict[str, dict]) -> str:
+    """Seconds, tokens and steps of each model's training."""
+    rows = ""
+    for name, m in models.items():
+        cost = m.get("cost") or {}
+        cells = "".join(f"<td>{cost[k]:,.0f}</td>" if known(cost.get(k)) else "<td>–</td>" for k in COST)
+        rows += f'<tr><th scope="row">{show(name)}</th><td>{show(m.get("stage") or "–")}</td>{cells}</tr>'
+    return table("Training of each model, from what it started with", ["model", "stage", *COST], rows)
+
+
+def made(report: dict) -> str:
+    """Settings, seeds, fingerprints and versions."""
+    prints = {name: f"{m['folder']}, sha256 {m['sha256']}" for name, m in report["models"].items()}
+    first = {"reference": report["reference"], "seed": report["seed"]}
+    first |= {"evaluation took": f"{report['seconds']:.1f} s"} if known(report.get("seconds")) else {}
+    first["version of report.json"] = report["version"]
+    parts = {"Models": prints, "Settings": first | (report.get("settings") or {}),
+             "Environment": report.get("environment") or {}}
+    return "".join(f"<h3>{name}</h3>{facts(values)}" for name, values in parts.items() if values)

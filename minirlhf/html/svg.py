@@ -1,0 +1,224 @@
+"""Plots as SVG text, drawn by hand: no script, no style sheet, plain colours in attributes.
+
+    figure(640, 300, "title", [dot(...), text(...)])        shapes are strings, a figure is their frame
+    Axis.over([0.2, 0.7], 40, 320).place(0.5)               the pixel of a number
+
+A figure looks right in any viewer, on a ground of its own. On a page with a dark theme `dark_rules` exchanges
+its colours by selectors on the attributes. Colours of data: Okabe and Ito 2008, told apart by everybody.
+Proved by tests/html/test_svg.py.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from math import ceil, floor, isfinite, log10
+
+INK, FAINT, ACCENT = "#1f2328", "#d0d7de", "#0969da"
+GROUND, MUTED = "#ffffff", "#57606a"
+BLUE, GREEN, VERMILLION, PURPLE = "#0072b2", "#009e73", "#d55e00", "#cc79a7"
+DARK = {GROUND: "#14171a", INK: "#e6e8eb", FAINT: "#454c54", MUTED: "#a3abb4", BLUE: "#56b4e9"}
+SERIES = (MUTED, BLUE, PURPLE, INK, GREEN, VERMILLION)  # of models; each has a shape too
+SHAPES = ("circle", "square", "diamond", "triangle", "cross", "ring")
+
+
+def visible(words: str) -> str:
+    """The text with what cannot be seen, or would rearrange what can, spelled out as ⟨U+202E⟩.
+
+    That is Unicode's control, format, surrogate and unassigned characters and its line separators, except
+    newline, tab, and the two joiners that scripts and emoji need. What remains is valid in XML and UTF-8.
+    """
+    def spelled(c: str) -> str:
+        hidden = unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
+        return f"⟨U+{ord(c):04X}⟩" if hidden and c not in "\n\t\u200c\u200d" else c
+
+    return "".join(map(spelled, words))
+
+
+def breadth(words: str, size: float = 12) -> float:
+    """About how many pixels the words take, on the safe side for the sans-serif faces in use."""
+    def em(c: str) -> float:
+        if unicodedata.east_asian_width(c) in "WF":
+            return 1.0
+        if c in " iljtfr.,:;'|!()[]/":
+            return 0.36
+        return 0.95 if c in "mwMW@%…" else 0.72 if c.isupper() else 0.6
+
+    return size * sum(map(em, words))
+
+
+def fit(words: str, width: float, size: float = 12) -> str:
+    """The words on one line, cut with … where they are wider than `width` pixels."""
+    words = visible(words.replace("\n", "↵"))
+    if breadth(words, size) <= width:
+        return words
+    while words and breadth(words + "…", size) > width:
+        words = words[:-1]
+    return words + "…"
+
+
+def text(
+    x: float, y: float, words: str, anchor: str = "start", colour: str = INK, size: int = 12, turn: int = 0
+) -> str:
+    """Words at a baseline; anchor start, middle or end; turned clockwise by so many degrees."""
+    where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    where += f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn else ""
+    return f'<text {where} font-size="{size}" fill="{colour}">{escape(visible(words))}</text>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, colour: str = INK, width: float = 1) -> str:
+    """A straight line."""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width:g}"/>'
+
+
+def dot(x: float, y: float, colour: str = ACCENT, radius: float = 4, opacity: float = 0.55) -> str:
+    """A disc that lets those under it be seen."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}" fill-opacity="{opacity:g}"/>'
+
+
+def box(x: float, y: float, width: float, height: float, colour: str = FAINT, opacity: float = 1) -> str:
+    """A filled rectangle."""
+    size = f'width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{colour}" fill-opacity="{opacity:g}"/>'
+
+
+def path(points: Sequence[tuple[float, float]], colour: str = INK, width: float = 1.5, dash: str = "") -> str:
+    """Straight lines from point to point; dash: lengths of ink and gap, such as "4 3"."""
+    style = f'stroke="{colour}" stroke-width="{width:g}" stroke-linejoin="round"'
+    style += f' stroke-dasharray="{dash}"' if dash else ""
+    spots = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{spots}" fill="none" {style}/>'
+
+
+def marker(x: float, y: float, series: int, radius: float = 4.5) -> str:
+    """The mark of the i-th model: a colour and a shape, either of which tells it from the others."""
+    colour, shape = SERIES[series % len(SERIES)], SHAPES[series % len(SHAPES)]
+    if shape in ("circle", "ring"):
+        paint = f'fill="{colour if shape == "circle" else GROUND}" stroke="{colour}" stroke-width="1.5"'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" {paint}/>'
+    corners = {
+        "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+        "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
+        "triangle": [(0, -1.2), (1.2, 0.9), (-1.2, 0.9)],
+        "cross": [(0, -0.4), (0.8, -1.2), (1.2, -0.8), (0.4, 0), (1.2, 0.8), (0.8, 1.2),
+                  (0, 0.4), (-0.8, 1.2), (-1.2, 0.8), (-0.4, 0), (-1.2, -0.8), (-0.8, -1.2)],
+    }[shape]
+    points = " ".join(f"{x + radius * a:.1f},{y + radius * b:.1f}" for a, b in corners)
+    return f'<polygon points="{points}" fill="{colour}"/>'
+
+
+def legend(
+    names: Sequence[str], left: float, right: float, y: float, kind: str = "mark"
+) -> tuple[list[str], float]:
+    """Marks, or "line"s, with their names, as many on a line as fit; and the y under the last line."""
+    shapes, x = [], left
+    for i, name in enumerate(names):
+        name = fit(name, right - left - 18)
+        if x > left and x + 18 + breadth(name) > right:
+            x, y = left, y + 18
+        colour = SERIES[i % len(SERIES)]
+        mark = marker(x + 6, y + 8, i) if kind == "mark" else line(x, y + 8, x + 12, y + 8, colour, 2.5)
+        shapes.append(mark)
+        shapes.append(text(x + 17, y + 12, name))
+        x += 17 + breadth(name) + 14
+    return shapes, y + 18
+
+
+def figure(width: int, height: int, title: str, shapes: Sequence[str]) -> str:
+    """An SVG document with a white ground, so that it can be read on a dark page."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    head += f' font-family="sans-serif" role="img"><title>{escape(visible(title))}</title>'
+    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *shapes, "</svg>\n"])
+
+
+def dark_rules() -> str:
+    """CSS that gives figures within a page the colours of DARK."""
+    parts = [(part, *colours) for part in ("fill", "stroke") for colours in DARK.items()]
+    return "".join(f'svg [{part}="{light}"]{{{part}:{dark}}}' for part, light, dark in parts)
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart."""
+    step = 10.0 ** floor(log10((high - low) / wanted))
+    step *= min((m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= wanted), default=10)
+    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def label(x: float) -> str:
+    """A tick's number, with a real minus and none before a zero."""
+    return f"{x + 0.0:g}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Numbers low … high on the pixels start … end: evenly, or by "log" or square "root" (0 below 0)."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    kind: str = "even"
+
+    @classmethod
+    def over(cls, values: Sequence[float | None], start: float, end: float, kind: str = "even") -> "Axis":
+        """An axis that holds all the numbers, with a little air; equal ones, one, or none get some width."""
+        known = [x for x in values if x is not None and isfinite(x)] or [0.0, 1.0]
+        low, high = min(known), max(known)
+        if kind == "root":
+            return cls(0.0, max(high, 0.0) * 1.1 or 1.0, start, end, kind)
+        if kind == "log":
+            return cls(low / 1.2, high * 1.2, start, end, kind)
+        if high - low <= 1e-4 * max(abs(low), abs(high)):  # so that six digits tell the ticks apart
+            low, high = low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
+        air = (high - low) / 16
+        return cls(low - air, high + air, start, end, kind)
+
+    def place(self, x: float) -> float:
+        """The pixel of a number."""
+        bend = {"even": float, "log": log10, "root": lambda v: max(v, 0.0) ** 0.5}[self.kind]
+        share = (bend(x) - bend(self.low)) / (bend(self.high) - bend(self.low))
+        return self.start + (self.end - self.start) * share
+
+    def ticks(self, wanted: int = 5) -> list[float]:
+        """Round numbers on the axis: of "log" powers of ten, of "root" squares of round numbers."""
+        if self.kind == "root":
+            return [float(f"{x * x:.6g}") for x in ticks(0.0, self.high**0.5, wanted)]
+        if self.kind == "log" and self.high / self.low >= 100:
+            powers = range(ceil(log10(self.low)), floor(log10(self.high)) + 1)
+            return [10.0**k for k in powers][:: ceil(len(powers) / wanted)]
+        return ticks(self.low, self.high, wanted)
+
+
+def axes(x: Axis, y: Axis, across: str, up: str) -> list[str]:
+    """The grid of a plot with numbers at its lines, `across` below and `up` above. y starts at the bottom."""
+    shapes = [text((x.start + x.end) / 2, y.start + 31, across, "middle", MUTED, 11)] if across else []
+    shapes += [text(4, y.end - 8, up, "start", MUTED, 11)] if up else []
+    for v in x.ticks(6):
+        shapes.append(line(x.place(v), y.end, x.place(v), y.start, FAINT))
+        shapes.append(text(x.place(v), y.start + 15, label(v), "middle", MUTED, 11))
+    for v in y.ticks(4):
+        shapes.append(line(x.start, y.place(v), x.end, y.place(v), FAINT))
+        shapes.append(text(x.start - 6, y.place(v) + 4, label(v), "end", MUTED, 11))
+    return shapes
+
+
+def strip_plot(title: str, axis: str, rows: Sequence[tuple[str, Sequence[float]]], low: float, high: float) -> str:
+    """A row a name: a dot each value and a bar at their mean. What lies outside low … high stands at the edge."""
+    left, width, step = 190, 640, 24
+    bottom = 40 + step * len(rows)
+
+    def place(x: float) -> float:
+        return left + (width - left - 24) * (min(max(x, low), high) - low) / (high - low)
+
+    shapes = [text(12, 22, title, size=14), text((left + width) / 2, bottom + 34, axis, "middle")]
+    for x in ticks(low, high):
+        shapes.append(line(place(x), 34, place(x), bottom, FAINT))
+        shapes.append(text(place(x), bottom + 16, f"{x:g}", "middle"))
+    for i, (name, values) in enumerate(rows):
+        y = 34 + step * (i + 0.5)
+        mean = place(sum(values) / len(values))
+        shapes.append(text(left - 10, y + 4, name, "end"))
+        shapes += [dot(place(x), y) for x in values]
+        shapes.append(line(mean, y - 8, mean, y + 8, INK, 2))
+    return figure(width, bottom + 46, title, shapes)

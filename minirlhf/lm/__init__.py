@@ -1,0 +1,1 @@
+"""A language model: tokenizer, GPT, chat format, batches, generation, fine-tuning and checkpoints."""

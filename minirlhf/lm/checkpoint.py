@@ -1,0 +1,174 @@
+"""A checkpoint is a folder in the layout of Hugging Face's GPT-2, written and read without their code.
+
+    config.json          GPT2Config's keys
+    model.safetensors    GPT2LMHeadModel's names and shapes, the tied head stored once, as wte
+    tokenizer.json       see tokenizer_files.py
+    run.json             how it was made: arguments, seed, versions, data, cost
+    train_state.pt       what `--resume` needs; tensors and plain types, read with weights_only=True
+
+Nothing is ever pickled code. Proved by tests/lm/test_checkpoint.py.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minirlhf.harness.files import UserError, read_json, write_atomic, write_json
+from minirlhf.lm import tokenizer_files
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.tokenizer import Tokenizer
+
+# Hugging Face keeps these as (in, out), torch's Linear as (out, in).
+TRANSPOSED = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
+# Causal masks that old checkpoints carry, and the tied head where it is stored twice.
+IGNORED = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+
+
+def fingerprint(model: GPT) -> str:
+    """SHA-256 of the weights, so that two names for one model are found out, and one name for two."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def to_huggingface(model: GPT) -> dict[str, Tensor]:
+    """The model's parameters under GPT2LMHeadModel's names, in its shapes."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        tensors[f"transformer.{name}"] = tensor.t() if name.endswith(TRANSPOSED) else tensor
+    return tensors
+
+
+def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -> GPT:
+    """The GPT that GPT-2 tensors describe, with or without the `transformer.` prefix, in float32.
+
+    Raises UserError where a tensor is missing, unknown, or of another shape than `config` says.
+    """
+    last = f"h.{config.layers - 1}.ln_1.weight"
+    if not any(k.endswith(last) for k in tensors):
+        raise UserError(f"{name}: no tensor {last!r}: config.json asks for {config.layers} layers")
+    with torch.device("meta"):  # shapes alone: what config.json makes up must not be allocated
+        state = GPT(config).state_dict()
+    given = {k.removeprefix("transformer."): v for k, v in tensors.items()}
+    given = {k: v for k, v in given.items() if not k.endswith(IGNORED)}
+    if missing := [k for k in state if k not in given]:
+        raise UserError(f"{name}: no tensor {missing[0]!r} (of {len(missing)} missing): is it a GPT-2?")
+    if unknown := [k for k in given if k not in state]:
+        raise UserError(f"{name}: unknown tensor {unknown[0]!r}: is it a GPT-2 with a language-model head?")
+    for key, target in state.items():
+        tensor = given[key].t() if key.endswith(TRANSPOSED) and given[key].dim() == 2 else given[key]
+        if tensor.shape != target.shape:
+            shapes = f"{tuple(tensor.shape)}, config.json asks for {tuple(target.shape)}"
+            raise UserError(f"{name}: {key} is {shapes}: config.json and weights are of two models")
+        state[key] = tensor
+    model = GPT(config)
+    model.load_state_dict(state)
+    return model
+
+
+def config_to_json(config: GPTConfig, eos_id: int) -> dict:
+    """GPT2Config's keys for our config."""
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context,
+        "n_layer": config.layers,
+        "n_head": config.heads,
+        "n_embd": config.width,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "tie_word_embeddings": True,
+        "bos_token_id": eos_id,
+        "eos_token_id": eos_id,
+        "pad_token_id": eos_id,
+    }
+
+
+def config_from_json(raw: dict, name: str) -> GPTConfig:
+    """Our config from GPT2Config's keys. Raises UserError for a model that is not GPT-2's architecture."""
+    expected = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    expected |= {"tie_word_embeddings": True, "scale_attn_weights": True, "n_inner": None}
+    expected |= {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+    if isinstance(raw.get("n_embd"), int) and raw.get("n_inner") == 4 * raw["n_embd"]:
+        raw = {**raw, "n_inner": None}  # the same, spelt out
+    for key, value in expected.items():
+        if (found := raw.get(key, value)) != value:
+            raise UserError(f"{name}: {key} is {found!r}, this code knows {value!r} alone")
+    try:
+        keys = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+        return GPTConfig(*(int(raw[key]) for key in keys), dropout=float(raw.get("resid_pdrop", 0.0)))
+    except KeyError as error:
+        raise UserError(f"{name}: no key {error}: is it GPT-2's config.json?") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def save(
+    folder: str | Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    run: dict,
+    head: dict[str, Tensor] | None = None,
+    config: dict | None = None,
+) -> None:
+    """Write the model, its tokenizer and run.json. config.json comes last: it marks the folder whole.
+
+    head, config: tensors beside the model's, and keys of config.json that differ from a language model's.
+    """
+    folder = Path(folder)
+    write_atomic(folder / "model.safetensors", dump_safetensors(to_huggingface(model) | (head or {})))
+    tokenizer_files.save(tokenizer, folder)
+    write_json(folder / "run.json", run)
+    write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id) | (config or {}))
+
+
+def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
+    """The model and tokenizer of a checkpoint folder, ours or Hugging Face's GPT-2 (safetensors).
+
+    Dropout is kept as config.json says. Raises UserError with the file and the remedy.
+    """
+    return load_with(folder, ())[:2]
+
+
+def load_with(folder: str | Path, heads: Sequence[str]) -> tuple[GPT, Tokenizer, list[Tensor | None]]:
+    """`load`, and the tensors of these names, which no language model has; None for what is not there."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such checkpoint folder; train one first, or name another")
+    config = config_from_json(read_json(folder / "config.json"), str(folder / "config.json"))
+    weights = folder / "model.safetensors"
+    try:
+        data = weights.read_bytes()
+    except OSError as error:
+        raise UserError(f"{weights}: {error.strerror or error}") from None
+    tensors = parse_safetensors(data, str(weights))
+    found = [tensors.pop(name, None) for name in heads]
+    model = from_huggingface(tensors, config, str(weights))
+    try:
+        tokenizer = tokenizer_files.load(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+    if tokenizer.vocab_size > config.vocab_size:
+        sizes = f"{tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}"
+        raise UserError(f"{folder}: the tokenizer has {sizes}: they are of two models")
+    # Rows that no token stands for could be sampled, and then not be decoded.
+    model.resize_vocabulary(tokenizer.vocab_size)
+    return model, tokenizer, found
+
+
+def load_chat(folder: str | Path) -> tuple[GPT, Tokenizer]:
+    """`load` of a model that knows who speaks. Raises UserError for one that was not fine-tuned."""
+    model, tokenizer = load(folder)
+    if missing := [s for s in ("<|user|>", "<|assistant|>") if s not in tokenizer.special_ids]:
+        raise UserError(f"{folder}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
+    return model, tokenizer

@@ -1,0 +1,218 @@
+"""Sampling from a GPT: a ragged batch of prompts in one pass, with the cache.
+
+    p = softmax(logits / temperature), cut to the top k and the top p, renormalised
+    token = the first whose cumulative probability exceeds u,   u ~ U[0, 1)
+
+Each row draws its u's from its own seed, so that what it says depends neither on the rows beside it
+nor on where they end. The log-probabilities are those of the distribution the tokens were drawn from,
+temperature and cuts included: a policy gradient of anything else is the gradient of another policy.
+
+Prompts stand on the left behind their padding, so that all rows write the same column:
+
+    . . p p p | r r r E        P = 5, R = 4; E is the sampled EOS, an action like any other
+    p p p p p | r E . .
+
+Proved by tests/lm/test_generation.py against the slow loop without a cache.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minirlhf.lm.model import GPT, KVCache
+
+
+@dataclass
+class Generation:
+    """What was sampled. B rows, P prompt columns (left-padded), R response columns (right-padded)."""
+
+    prompt_ids: Tensor  # (B, P) int64
+    prompt_mask: Tensor  # (B, P) bool, True on real tokens
+    ids: Tensor  # (B, R) int64
+    mask: Tensor  # (B, R) bool, True on sampled tokens, EOS included
+    logprobs: Tensor  # (B, R) float32 of the distribution sampled from, 0 where mask is False
+    ended: Tensor  # (B,) bool, True where EOS was sampled: else cut off, by max_new or the context
+
+    def responses(self) -> list[list[int]]:
+        """The sampled ids of each row, without EOS and padding."""
+        lengths = (self.mask.sum(1) - self.ended.long()).tolist()
+        return [row[:n] for row, n in zip(self.ids.tolist(), lengths)]
+
+    def stop_reasons(self, context: int) -> list[str]:
+        """Why each row stopped: "eos", "context" (the model's context is full) or "length"."""
+        total = self.prompt_mask.sum(1) + self.mask.sum(1)  # (B,)
+        return ["eos" if e else "context" if n >= context else "length" for e, n in zip(self.ended, total.tolist())]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ragged prompts -> ids (B, P) and mask (B, P) bool, the padding on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts])  # (B, P)
+    lengths = torch.tensor([len(p) for p in prompts])  # (B,)
+    return ids, torch.arange(width) >= width - lengths[:, None]  # (B, P)
+
+
+def truncate_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """−∞ for all but the k most probable tokens and the smallest set of mass at least p.
+
+    logits: (B, V), temperature applied.  top_k: 0 keeps all; tokens that tie with the k-th stay.
+    top_p: at least one token stays.  k is cut first (the order of Hugging Face).
+    Source: Fan et al. 2018 (top k); Holtzman et al. 2020 (top p, the nucleus).
+    """
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k).values[:, -1:]  # (B, 1)
+        logits = logits.masked_fill(logits < kth, -torch.inf)  # (B, V)
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True)  # (B, V)
+        probabilities = ordered.softmax(-1)  # (B, V)
+        before = probabilities.cumsum(-1) - probabilities  # (B, V) mass of those more probable
+        outside = (before >= top_p).scatter(-1, order, before >= top_p)  # (B, V)
+        outside.scatter_(-1, order[:, :1], False)
+        logits = logits.masked_fill(outside, -torch.inf)  # (B, V)
+    return logits
+
+
+def draw(probabilities: Tensor, u: Tensor) -> Tensor:
+    """The inverse of the cumulative distribution at u. probabilities: (B, V), u: (B,) in [0, 1) -> (B,).
+
+    Tokens of probability 0 are never drawn. One uniform a row costs a tenth of `torch.multinomial`.
+    """
+    cumulative = probabilities.cumsum(-1)  # (B, V)
+    total = cumulative[:, -1:]  # (B, 1)
+    # The largest float32 u is 1 − 2⁻²⁴, and u · total then still rounds to less than total.
+    return torch.searchsorted(cumulative, u[:, None] * total, right=True).squeeze(-1)  # (B,)
+
+
+def row_uniforms(seeds: Sequence[int], n: int) -> Tensor:
+    """(B, n) float32 in [0, 1): row b depends on seeds[b] alone."""
+    rows = [np.random.Generator(np.random.Philox(int(seed))).random(n, dtype=np.float32) for seed in seeds]
+    return torch.from_numpy(np.stack(rows))
+
+
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    eos_id: int,
+    seeds: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    rows: int = 256,
+) -> Generation:
+    """Continue each prompt until EOS, max_new tokens or the end of the context.
+
+    prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one a row.
+    temperature: 0 is the most probable token (log-probability 0: the distribution is a point).
+    rows: prompts a pass; those of like length share one, since padding costs as much as tokens do.
+    Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode.
+    Raises ValueError for a prompt that is empty or longer than the context, and bad settings.
+    Source of the ragged batch: positions count real tokens, padding is masked (Hugging Face's rule).
+    """
+    context = model.config.context
+    lengths = [len(p) for p in prompts]
+    if not prompts or len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a prompt, and a prompt")
+    if min(lengths) < 1 or max(lengths) > context:
+        raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
+    if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1 or max_new < 1:
+        raise ValueError(f"{temperature=} {top_k=} {top_p=} {max_new=}: want >= 0, >= 0, in (0, 1], >= 1")
+    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
+    was_training = model.training
+    model.eval()
+    parts = []
+    try:
+        for start in range(0, len(order), rows):
+            chosen = order[start : start + rows]
+            some, their = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
+            parts.append(one_pass(model, some, max_new, eos_id, their, temperature, top_k, top_p))
+    finally:
+        model.train(was_training)
+    return join(parts, order, eos_id)
+
+
+def one_pass(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new: int,
+    eos_id: int,
+    seeds: Sequence[int],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> Generation:
+    """`generate` of some rows side by side, by a model in eval mode."""
+    device = model.wte.weight.device
+    prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
+    B, P = prompt_ids.shape
+    room = (model.config.context - prompt_mask.sum(1)).clamp(max=max_new)  # (B,) tokens a row may still say
+    R = int(room.max())
+    uniforms = row_uniforms(seeds, R).to(device)  # (B, R)
+    # Made outside inference mode: a loss is to be computed from them.
+    ids = torch.full((B, R), eos_id, device=device)  # (B, R)
+    logprobs = torch.zeros(B, R, device=device)  # (B, R)
+    mask = torch.zeros(B, R, dtype=torch.bool, device=device)  # (B, R)
+    ended = torch.zeros(B, dtype=torch.bool, device=device)  # (B,)
+
+    with torch.inference_mode():
+        cache = KVCache(model.config, B, P + R, device, model.wte.weight.dtype)
+        alive = torch.arange(B, device=device)  # (n,) the rows still in the cache
+        going = room > 0  # (n,) of those, the rows not finished
+        tokens, token_mask = prompt_ids, prompt_mask
+        for t in range(R):
+            hidden = model(tokens, token_mask, cache)[:, -1]  # (n, C)
+            logits = model.logits(hidden).float()  # (n, V)
+            if temperature == 0:
+                token = logits.argmax(-1)  # (n,)
+                logprob = torch.zeros_like(token, dtype=torch.float32)  # (n,)
+            else:
+                probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(-1)  # (n, V)
+                token = draw(probabilities, uniforms[alive, t])  # (n,)
+                logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()  # (n,)
+            rows = alive[going]
+            ids[rows, t] = token[going]
+            logprobs[rows, t] = logprob[going]
+            mask[rows, t] = True
+            ended[rows] = token[going] == eos_id
+            going = going & (token != eos_id) & (t + 1 < room[alive])
+            left = int(going.sum())
+            if left == 0:
+                break
+            if left <= 0.75 * len(alive):  # computing for finished rows costs more than moving the cache
+                cache.keep(going.nonzero().squeeze(-1))
+                token, alive, going = token[going], alive[going], going[going]
+            tokens, token_mask = token[:, None], going[:, None]
+    return Generation(prompt_ids, prompt_mask, ids, mask, logprobs, ended)
+
+
+def pad_columns(rows: Any, prompt: int, response: int, token: int, number: float) -> Any:
+    """A Generation or Rollout with columns more: `prompt` on the left of prompts, `response` on the right of the rest.
+
+    There masks are False, ids are `token` and other numbers `number`.  A negative width cuts.
+    """
+    padded = {}
+    for f in fields(rows):
+        x = getattr(rows, f.name)
+        if x.dim() == 2:
+            sides = (prompt, 0) if f.name.startswith("prompt") else (0, response)
+            x = F.pad(x, sides, value={torch.bool: False, torch.int64: token}.get(x.dtype, number))
+        padded[f.name] = x
+    return type(rows)(**padded)
+
+
+def join(parts: Sequence[Generation], order: Sequence[int], eos_id: int) -> Generation:
+    """The rows of all parts in one; row i of them, counted through, becomes row order[i]."""
+    P = max(part.prompt_ids.shape[1] for part in parts)
+    R = max(int(part.mask.sum(1).max()) for part in parts)
+    parts = [pad_columns(x, P - x.prompt_ids.shape[1], R - x.ids.shape[1], eos_id, 0.0) for x in parts]
+    joined = {}
+    for f in fields(Generation):
+        x = torch.cat([getattr(part, f.name) for part in parts])
+        joined[f.name] = torch.empty_like(x)
+        joined[f.name][torch.tensor(order, device=x.device)] = x
+    return Generation(**joined)

@@ -1,0 +1,241 @@
+"""GPT-2's architecture, written out: the model that every other chapter trains, samples and scores.
+
+    x = E[ids] + P[positions]                            token and position embeddings
+    x = x + Attention(LN(x));  x = x + MLP(LN(x))        for each block (pre-LN)
+    logits = LN(x) Eᵀ                                     the head is the embedding, tied
+
+    Attention(Q, K, V) = softmax(Q Kᵀ / √D + mask) V
+
+Source: Vaswani et al. 2017, eq. 1; Radford et al. 2019 (GPT-2), section 2.3. The parameters are
+GPT-2's one for one (`checkpoint.py` reads and writes its files). Training, sampling with a cache and
+scoring run through the one `attention` below. Proved by tests/lm/test_model.py.
+
+Shapes: B batch, T sequence, S keys (T plus what the cache holds), C width, H heads, D head size,
+V vocabulary.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. Raises ValueError for a shape that cannot be built."""
+
+    vocab_size: int
+    context: int = 128
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    dropout: float = 0.0
+    attention: str = "manual"
+
+    def __post_init__(self) -> None:
+        if min(self.vocab_size, self.context, self.layers, self.heads, self.width) < 1:
+            raise ValueError(f"every size of a model must be at least 1: {self}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be split among {self.heads} heads evenly")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} is outside [0, 1)")
+        if self.attention not in ("manual", "sdpa"):
+            raise ValueError(f"attention {self.attention!r} is neither 'manual' nor 'sdpa'")
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in storage allocated once.
+
+    Every row writes to the same column, so a ragged batch stands with its padding on the left;
+    `key_mask` (B, S) bool says which columns are real tokens.
+    """
+
+    def __init__(self, config: GPTConfig, batch: int, columns: int, device=None, dtype=None) -> None:
+        shape = (config.layers, 2, batch, config.heads, columns, config.width // config.heads)
+        self.storage = torch.empty(shape, device=device, dtype=dtype)  # (L, 2, B, H, S, D), read once written
+        self.key_mask = torch.zeros(batch, columns, dtype=torch.bool, device=device)  # (B, S)
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (B, H, T, D) behind what is there; return all keys and values so far."""
+        end = self.length + k.shape[2]
+        keys, values = self.storage[layer]  # (B, H, S, D) each
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these. rows: (n,) indices."""
+        self.storage = self.storage[:, :, rows]
+        self.key_mask = self.key_mask[rows]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """softmax(Q Kᵀ / √D + bias) V.
+
+    q: (B, H, T, D).  k, v: (B, H, S, D).  bias: broadcasts to (B, H, T, S), 0 where a query may look
+    and the most negative finite number where not (−∞ would turn a row that sees nothing into NaN).
+    Returns (B, H, T, D).  Source: Vaswani et al. 2017, eq. 1.
+    """
+    scores = (q / sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, T, S)
+    if bias is not None:
+        scores = scores + bias  # (B, H, T, S)
+    weights = F.dropout(scores.softmax(-1), dropout)  # (B, H, T, S)
+    return weights @ v  # (B, H, T, D)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention; queries, keys and values in one fused projection."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.kernel = config.attention
+        self.c_attn = nn.Linear(config.width, 3 * config.width)
+        self.c_proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, bias: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.heads, C // self.heads)  # (B, T, 3, H, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, H, S, D)
+        dropout = self.dropout if self.training else 0.0
+        if self.kernel == "sdpa":
+            bias = None if bias is None else bias.to(q.dtype)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # (B, H, T, D)
+        else:
+            y = attention(q, k, v, bias, dropout)  # (B, H, T, D)
+        y = y.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
+        return F.dropout(self.c_proj(y), self.dropout, self.training)  # (B, T, C)
+
+
+class MLP(nn.Module):
+    """The position-wise network, with GPT-2's tanh form of GELU (the erf form is another function)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.width, 4 * config.width)
+        self.c_proj = nn.Linear(4 * config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)  # (B, T, C)
+
+
+class Block(nn.Module):
+    """One layer: attention, then MLP, each behind a LayerNorm and added to the residual stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.width)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.width)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, bias: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        x = x + self.attn(self.ln_1(x), bias, cache, layer)  # (B, T, C)
+        return x + self.mlp(self.ln_2(x))  # (B, T, C)
+
+
+class GPT(nn.Module):
+    """A GPT-2. `forward` gives the final hidden states; `logits` puts the tied head on those wanted.
+
+    They are two calls because most callers want logits at few positions (the response, the last
+    token), and the head is the largest product of a small model.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.width)
+        self.wpe = nn.Embedding(config.context, config.width)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.ln_f = nn.LayerNorm(config.width)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """N(0, 0.02) and zero biases; what is added to the residual stream, 2 per layer, 1/√(2L) of it."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / sqrt(2 * self.config.layers))
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, ids: Tensor, key_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Hidden states after the final LayerNorm, (B, T, C).
+
+        ids: (B, T) int.  key_mask: (B, T) bool, True on real tokens; None if padding, where there is
+        any, stands on the right, which no real token can see.  Positions are counted in real
+        tokens, so where the padding stands does not matter.  With a cache, ids are the tokens behind
+        those it holds.  What comes out at padding is finite and means nothing.
+        Raises ValueError if a row is longer than the context.
+        """
+        B, T = ids.shape
+        past = cache.length if cache is not None else 0
+        if cache is not None:
+            cache.key_mask[:, past : past + T] = True if key_mask is None else key_mask
+            key_mask = cache.key_mask[:, : past + T]  # (B, S)
+        if key_mask is None:
+            positions = torch.arange(T, device=ids.device)  # (T,)
+        else:
+            positions = (key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)  # (B, T)
+        if past + T > self.config.context and int(positions.max()) >= self.config.context:
+            raise ValueError(f"{int(positions.max()) + 1} tokens do not fit the context of {self.config.context}")
+        x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)  # (B, T, C)
+        bias = attention_bias(T, past + T, key_mask, x)  # (B or 1, 1, T, S)
+        for layer, block in enumerate(self.h):
+            x = block(x, bias, cache, layer)  # (B, T, C)
+        if cache is not None:
+            cache.length = past + T
+        return self.ln_f(x)  # (B, T, C)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: (..., C) -> (..., V), by the transposed token embedding."""
+        return F.linear(hidden, self.wte.weight)  # (..., V)
+
+    def resize_vocabulary(self, size: int) -> None:
+        """Cut the embedding to its first `size` rows, or add rows, each the mean of those there are."""
+        old = self.wte.weight.data[:size]  # (V, C)
+        new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
+        self.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
+        self.config = GPTConfig(**{**vars(self.config), "vocab_size": size})
+
+
+def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """What is added to the scores: 0 where a query may look, the most negative number elsewhere.
+
+    Query i of T stands at column S − T + i and sees the columns up to itself (the causal triangle,
+    aligned with its lower right corner) that key_mask (B, S) calls real.
+    Returns (1 or B, 1, T, S) in the dtype of the matrix products, or None if everything is visible.
+    """
+    if T == 1 and key_mask is None:
+        return None
+    visible = torch.ones(T, S, dtype=torch.bool, device=like.device).tril(S - T)  # (T, S)
+    if key_mask is not None:
+        visible = visible & key_mask[:, None, None, :]  # (B, 1, T, S)
+    kind = torch.get_autocast_dtype(like.device.type) if torch.is_autocast_enabled(like.device.type) else like.dtype
+    bias = torch.zeros(visible.shape, dtype=kind, device=like.device)
+    return bias.masked_fill(~visible, torch.finfo(kind).min).view(-1, 1, T, S)
+
+
+class ScalarHead(nn.Linear):
+    """One number per hidden state: a value or a reward. Zero at first, so that it biases nothing.
+
+    Source: Ziegler et al. 2019 start the value function at zero.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden).squeeze(-1)  # (...,)

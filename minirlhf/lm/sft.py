@@ -1,0 +1,116 @@
+"""Next-token training: pretraining and supervised fine-tuning (SFT) are this one loop.
+
+    L = − Σ_t m_t log p(x_{t+1} | x_≤t) / Σ_t m_t
+
+with m the mask: every token in pretraining, the response and its EOS in SFT. The sums run over the whole
+optimizer step, however it is cut into micro-batches: a mean of means would weigh a token by the
+company it keeps. Source: Radford et al. 2018, eq. 1; Ouyang et al. 2022, section 3.5.
+Proved by tests/lm/test_sft.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minirlhf.harness.loop import Loop, Run
+from minirlhf.harness.machine import autocast
+from minirlhf.lm.batches import Batch, collate, gather_true, micro_batches
+from minirlhf.lm.chat import Example
+from minirlhf.lm.logits import token_logprobs
+from minirlhf.lm.model import GPT
+from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What `fit` does with a model and batches."""
+
+    steps: int
+    lr: float
+    warmup: int = 50
+    final_lr: float = 0.1
+    weight_decay: float = 0.01
+    beta2: float = 0.95
+    max_norm: float = 1.0
+    micro_rows: int = 32
+    eval_every: int = 100
+    save_every: int = 500
+
+
+def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
+    """− log p of each target token, (N,) float32, row by row in the order of the mask's True places.
+
+    The head is put on those places alone.
+    """
+    hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
+    return -token_logprobs(model.logits(hidden)[:n], batch.targets[batch.mask])  # (N,)
+
+
+@torch.no_grad()
+def evaluate_loss(model: GPT, examples: Sequence[Example], micro_rows: int = 32) -> tuple[float, int]:
+    """(Sum of − log p over the targets of all examples, their number), in float32 without dropout.
+
+    Independent of how the examples are batched. Restores the model's train mode.
+    """
+    was_training, device = model.training, model.wte.weight.device
+    model.eval()
+    total, count = 0.0, 0
+    try:
+        for part in micro_batches([len(e.ids) for e in examples], micro_rows):
+            batch = collate([examples[i] for i in part], device, model.config.context)
+            total += float(negative_log_likelihood(model, batch).double().sum())
+            count += int(batch.mask.sum())
+    finally:
+        model.train(was_training)
+    return total, count
+
+
+def fit(
+    model: GPT,
+    batch_of: Callable[[int], Sequence[Example]],
+    validation: Sequence[Example],
+    config: FitConfig,
+    run: Run,
+) -> dict:
+    """Train the model in place on batch_of(step), step = 0, 1, ...; returns the cost of the training.
+
+    A step whose loss or gradient is not finite is skipped and counted. Raises Interrupted (state saved), Diverged,
+    and UserError for a state of other settings.
+    """
+    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay, (0.9, config.beta2)), config.max_norm)
+    settings = dataclasses.asdict(config) | dataclasses.asdict(model.config)
+    model.train()
+    with Loop(run, config.steps, config.save_every, settings, model=model, stepper=stepper) as loop:
+        for step in loop:
+            lr = learning_rate(step, config.lr, config.warmup, config.steps, config.final_lr)
+            loss, tokens, padding = accumulate(model, batch_of(step), config.micro_rows, run.dtype)
+            norm = stepper.step(lr)
+            figures = {"loss": loss, "lr": lr, "grad_norm": norm, "padding": padding}
+            if validation and (step + 1 == config.steps or (step + 1) % config.eval_every == 0):
+                nll, count = evaluate_loss(model, validation)
+                figures["validation_loss"] = nll / max(count, 1)
+            loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
+    model.eval()
+    return loop.cost() | {"skipped": stepper.skipped}
+
+
+def accumulate(
+    model: GPT, examples: Sequence[Example], micro_rows: int, dtype: torch.dtype
+) -> tuple[float, int, float]:
+    """Add the gradient of the step's mean token loss to .grad; returns (loss, target tokens, padding share).
+
+    The same to rounding for every micro_rows. A step without a target has loss 0 and gradient 0.
+    """
+    n_tokens = sum(sum(e.mask[1:]) for e in examples)
+    loss, columns, device = 0.0, 0, model.wte.weight.device
+    for part in micro_batches([len(e.ids) for e in examples], micro_rows):
+        batch = collate([examples[i] for i in part], device, model.config.context)
+        columns += batch.inputs.numel()
+        with autocast(device, dtype):
+            share = negative_log_likelihood(model, batch).sum() / max(n_tokens, 1)
+        share.backward()
+        loss += float(share.detach())
+    return loss, n_tokens, 1 - sum(len(e.ids) - 1 for e in examples) / max(columns, 1)

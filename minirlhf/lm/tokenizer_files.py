@@ -1,0 +1,140 @@
+"""Tokenizer files: ours, Hugging Face's tokenizer.json of GPT-2's kind, and GPT-2's own vocab.json with merges.txt.
+
+`save` writes what AutoTokenizer reads too, `load` reads all three and refuses what would encode differently.
+Proved by tests/lm/test_tokenizer_files.py.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from minirlhf.harness.files import write_atomic
+from minirlhf.lm.bpe import FIRST_MERGE_ID, PATTERNS
+from minirlhf.lm.tokenizer import BYTE_ORDER, EOS, PAD, SYMBOLS, Tokenizer
+
+_BYTE_TO_SYMBOL = dict(zip(BYTE_ORDER, SYMBOLS))
+
+
+def save(tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`, which Hugging Face's AutoTokenizer reads too.
+
+    There, `tokenizer(text)` gives what `encode` gives here, but for names of specials, which it parses.
+    """
+    symbols = [_symbols_of(token) for token in tokenizer.token_bytes]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                  "use_regex": False}
+    cut = {"type": "Split", "pattern": {"Regex": PATTERNS[tokenizer.pattern]}, "behavior": "Isolated",
+           "invert": False}
+    content = {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [{"id": i, "content": name, "special": True, "normalized": False, "lstrip": False,
+                          "rstrip": False, "single_word": False} for name, i in tokenizer.special_ids.items()],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                  "vocab": _vocabulary(tokenizer),
+                  "merges": [f"{symbols[left]} {symbols[right]}" for left, right in tokenizer.merges]},
+    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+              "bos_token": EOS, "eos_token": EOS, "pad_token": PAD if PAD in tokenizer.special_ids else EOS}
+    for name, value in (("tokenizer.json", content), ("tokenizer_config.json", config)):
+        text = json.dumps(value, ensure_ascii=False, indent=1)
+        write_atomic(Path(folder) / name, text.encode("utf-8"))
+
+
+def load(folder: str | Path) -> Tokenizer:
+    """Read what `save` wrote, a Hugging Face `tokenizer.json` of GPT-2's kind, or GPT-2's own
+    `vocab.json` with `merges.txt`.
+
+    Raises FileNotFoundError if there is none of these, ValueError if a file is damaged or asks for
+    something that would make its encoding differ from ours; the message names the file and the remedy.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    try:
+        if path.exists():
+            return _from_hugging_face(json.loads(path.read_text("utf-8")))
+        path = folder / "merges.txt"
+        lines = path.read_text("utf-8").splitlines()
+        path = folder / "vocab.json"
+        vocabulary = json.loads(path.read_text("utf-8"))
+        # Only the first line is a comment: "# #" further down is a merge.
+        merges = [line.split(" ") for line in lines[lines[0].startswith("#version"):] if line]
+        names = [name for name, i in vocabulary.items() if i >= FIRST_MERGE_ID + len(merges)]
+        return _from_symbols(vocabulary, merges, "gpt2", names)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; give a folder that holds tokenizer.json, or GPT-2's "
+                                "vocab.json and merges.txt") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        what = str(error) if isinstance(error, ValueError) else f"not laid out as expected, {error!r}"
+        raise ValueError(f"{path}: {what}; use a byte-level BPE with GPT-2's layout, such as `save` "
+                         "writes, or train one with Tokenizer.train") from error
+
+
+def _from_hugging_face(content: dict) -> Tokenizer:
+    model, added, cut = content["model"], content["added_tokens"], content["pre_tokenizer"]
+    post_processor = content.get("post_processor") or {"type": "ByteLevel"}
+    steps = cut["pretokenizers"] if cut["type"] == "Sequence" else [cut]
+    byte_level = steps[-1]
+    if len(steps) == 1 and byte_level.get("use_regex", True):
+        regex = PATTERNS["gpt2"]  # ByteLevel brings it along
+    elif len(steps) == 2 and not byte_level.get("use_regex", True):
+        regex = steps[0]["pattern"].get("Regex")
+    else:
+        regex = None
+    pattern = next((name for name, known in PATTERNS.items() if known == regex), None)
+    unsupported = {
+        "a version other than 1.0": content["version"] != "1.0",
+        "a model other than BPE": model.get("type", "BPE") != "BPE",
+        "BPE dropout": model.get("dropout"),
+        "a subword prefix or suffix":
+            model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"),
+        "a normalizer": content.get("normalizer"),
+        "an unknown pre-tokenizer": pattern is None or byte_level["type"] != "ByteLevel",
+        "a Split that does not isolate":
+            len(steps) == 2 and (steps[0]["behavior"] != "Isolated" or steps[0]["invert"]),
+        "a space added in front of the text": byte_level.get("add_prefix_space", True),
+        "a post-processor that adds tokens":
+            post_processor["type"] not in ("ByteLevel", "TemplateProcessing")
+            or post_processor.get("special_tokens"),
+        "added tokens that are not special, swallow spaces or match whole words only":
+            any(not token["special"] or token["lstrip"] or token["rstrip"] or token["single_word"]
+                for token in added),
+    }
+    for what, found in unsupported.items():
+        if found:
+            raise ValueError(f"has {what}, which this tokenizer cannot do")
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    specials = {token["content"]: token["id"] for token in added}
+    return _from_symbols({**model["vocab"], **specials}, merges, pattern, list(specials))
+
+
+def _from_symbols(vocabulary: dict[str, int], merges: Sequence[Sequence[str]], pattern: str,
+                  specials: list[str]) -> Tokenizer:
+    """Turn merges of symbols into merges of ids, and see that `vocabulary` gives each token that id."""
+    ids = {symbol: i for i, symbol in enumerate(SYMBOLS)}
+    pairs = []
+    for left, right in merges:
+        if left not in ids or right not in ids:
+            raise ValueError(f"merge {left!r} {right!r} joins a token that no earlier merge makes")
+        pairs.append((ids[left], ids[right]))
+        ids[left + right] = FIRST_MERGE_ID + len(pairs) - 1
+    tokenizer = Tokenizer(pairs, pattern, sorted(specials, key=vocabulary.__getitem__))
+    expected = _vocabulary(tokenizer)
+    for name in expected.keys() | vocabulary.keys():
+        if expected.get(name) != vocabulary.get(name):
+            raise ValueError(f"token {name!r} has id {vocabulary.get(name)}, but {expected.get(name)} in "
+                             "GPT-2's order (bytes, merges, specials)")
+    return tokenizer
+
+
+def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
+    """Every token as vocabulary files write it, with its id."""
+    return {_symbols_of(token): i for i, token in enumerate(tokenizer.token_bytes)} | tokenizer.special_ids
+
+
+def _symbols_of(token: bytes) -> str:
+    return token.decode("latin-1").translate(_BYTE_TO_SYMBOL)

@@ -1,0 +1,1 @@
+"""Scores of texts and answers, their intervals, and tests of differences."""

@@ -1,0 +1,139 @@
+"""Calibration: of what a model says with confidence p, is a share p right?
+
+    ECE = Σ_b (n_b / N) |acc_b − conf_b|        T* = argmin_T NLL(softmax(z / T))
+
+ECE is no distance from perfection by itself: noise alone makes every |acc_b − conf_b| positive, and a
+perfectly calibrated model has an ECE above 0, the more so the fewer items there are in a bin. So it is
+published with N, the number of bins, its interval over prompts and the ECE that perfect calibration would
+show (`ece_if_calibrated`). Resampling adds noise to noise, so a percentile interval lies too high where a
+model is well calibrated, and `intervals.pivot` turns it round. nan without items; a confidence outside [0, 1]
+raises ValueError. Proved by tests/metrics/test_calibration.py.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minirlhf.metrics.intervals import wilson
+from minirlhf.metrics.scores import divide
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """A reliability diagram: the non-empty bins of confidence, from low to high."""
+
+    count: np.ndarray  # (M',) int
+    confidence: np.ndarray  # (M',) mean confidence
+    accuracy: np.ndarray  # (M',) share correct
+    interval: np.ndarray  # (M', 2) Wilson's 95% interval of the share, the items taken as independent
+
+
+def _checked(confidence: Sequence[float], correct: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+    confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
+    if confidence.shape != correct.shape or not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("confidence and correct must be of one length, and confidences in [0, 1]")
+    return confidence, correct
+
+
+def _equal_width(confidence: np.ndarray, n_bins: int) -> np.ndarray:
+    """The bin of each confidence, (N,) int: (l, r] of width 1/M, the first one [0, r]."""
+    return np.searchsorted(np.arange(1, n_bins) / n_bins, confidence, side="left")
+
+
+def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> ReliabilityBins:
+    """Items binned by confidence, into bins of equal width.
+
+    They are (l, r], the first one [0, r]: a confidence of exactly 0 or 1 has a bin.
+    confidence: (N,) in [0, 1].  correct: (N,) 0 or 1.
+    """
+    confidence, correct = _checked(confidence, correct)
+    bins = _equal_width(confidence, n_bins)
+    count = np.bincount(bins, minlength=n_bins)
+    used = count > 0
+    count, right = count[used], np.bincount(bins, correct, n_bins)[used]
+    interval = np.array([wilson(k, n) for k, n in zip(right.tolist(), count.tolist())]).reshape(-1, 2)
+    mean = np.bincount(bins, confidence, n_bins)[used] / count
+    return ReliabilityBins(count, mean, right / count, interval)
+
+
+def calibration_statistics(
+    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15
+) -> np.ndarray:
+    """Sufficient statistics of ECE of the items of one prompt, to be summed over prompts.
+
+    Returns (M + 1,): per equal-width bin Σ (correct − confidence), and the number of items.
+    """
+    confidence, correct = _checked(confidence, correct)
+    gaps = np.bincount(_equal_width(confidence, n_bins), correct - confidence, n_bins)  # (M,)
+    return np.append(gaps, len(confidence))
+
+
+def ece_from_statistics(statistics: np.ndarray) -> np.ndarray:
+    """ECE from summed statistics: (..., M + 1) -> (...). For paired tests of two models as well."""
+    statistics = np.asarray(statistics, dtype=float)
+    return divide(np.abs(statistics[..., :-1]).sum(axis=-1), statistics[..., -1])
+
+
+def expected_calibration_error(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> float:
+    """ECE = Σ_b (n_b / N) |acc_b − conf_b|. nan without items.
+
+    Biased upward for small N, and dependent on n_bins: publish both beside it.  Source: Guo et al. 2017, eq. 3.
+    """
+    return float(ece_from_statistics(calibration_statistics(confidence, correct, n_bins)))
+
+
+def ece_if_calibrated(
+    confidence: Sequence[float], n_bins: int = 15, n_simulations: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """(S,): the ECE of a perfectly calibrated model with these confidences, simulated S times.
+
+        y_i ~ Bernoulli(conf_i), independently
+
+    The mean is the part of a measured ECE that is no miscalibration; a share of them >= the measured one
+    is a p-value of perfect calibration, if the items are independent. confidence: (N,).
+    Source: Bröcker and Smith 2007 (consistency resampling).
+    """
+    confidence = np.asarray(confidence, dtype=float)
+    rng = np.random.default_rng(seed)
+    return np.array([
+        expected_calibration_error(confidence, rng.random(len(confidence)) < confidence, n_bins)
+        for _ in range(n_simulations)
+    ])
+
+
+def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:
+    """The T > 0 that minimises the NLL of softmax(logits / T); fit it on a split that is not reported.
+
+    In s = 1/T the NLL is convex, with derivative Σ_i (E_{softmax(s z_i)}[z_i] − z_{i,y_i}) and second derivative
+    Σ_i Var_{softmax(s z_i)}[z_i]: Newton's method, kept between what is too low and what is too high.
+    Limits: 0.0 if every label has the largest logit (more confidence is always better), inf if no
+    confidence is better than any, nan if the logits say nothing.
+    logits: (N, K).  labels: (N,) int.  Source: Guo et al. 2017, section 4.2.
+    """
+    logits, labels = np.asarray(logits, dtype=float), np.asarray(labels)
+    z = logits - logits.max(axis=1, keepdims=True, initial=-math.inf)  # (N, K)
+    target = z[np.arange(len(z)), labels].sum()
+    if not z.any():
+        return math.nan
+
+    def derivatives(s: float) -> tuple[float, float]:
+        p = np.exp(s * z)  # (N, K)
+        p /= p.sum(axis=1, keepdims=True)
+        mean = (p * z).sum(axis=1)  # (N,)
+        return float(mean.sum() - target), float((p * z * z).sum() - mean @ mean)
+
+    if target == 0:
+        return 0.0
+    if derivatives(0.0)[0] >= 0:
+        return math.inf
+    low, high, s = 0.0, math.inf, 1.0
+    for _ in range(100):
+        slope, curvature = derivatives(s)
+        low, high = (s, high) if slope < 0 else (low, s)
+        step = float(s - divide(slope, curvature))
+        if abs(step - s) <= 1e-9 * s:
+            break
+        s = step if low < step < high else (low + min(high, 3 * s)) / 2
+    return 1 / s

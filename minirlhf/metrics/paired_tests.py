@@ -1,0 +1,200 @@
+"""Paired comparisons: is model B better than model A, by how much, and how sure is that?
+
+    d_i = a_i − b_i        Δ = metric(Σ a) − metric(Σ b)        p = (1 + #{|Δ*| >= |Δ|}) / (B + 1)
+
+The unit is the prompt: average several samples of one prompt first, and compare both models on the same
+prompts. Everything random is a function of `seed`. Undefined results are nan and say why; an item that is
+not finite makes the result undefined and is never dropped. One trained model says nothing about the luck
+of training: for that see `training_runs.py`. Proved by tests/metrics/test_paired_tests.py.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from minirlhf.metrics.intervals import CHUNK, beta_cdf, percentiles, resample_counts, wilson
+
+# z(0.975) + z(0.8): the shift, in standard errors, that a two-sided 5% test detects 80% of the time.
+POWER_FACTOR = 2.8015852181
+LEAST = 6  # prompts: with fewer, no swap test reaches 5%: 2 of the 2^n swaps are as extreme as what was seen
+EXACT_LIMIT = 16  # up to this many prompts all 2^n swaps are enumerated
+
+
+def _swaps(n: int, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Which pairs to swap, in chunks (b, n) of 0 and 1: every one of the 2^n ways if n <= EXACT_LIMIT, else
+    n_resamples random ones."""
+    total = 2**n if n <= EXACT_LIMIT else n_resamples
+    rows = max(1, CHUNK // n)
+    for start in range(0, total, rows):
+        b = min(rows, total - start)
+        if n <= EXACT_LIMIT:
+            yield ((start + np.arange(b))[:, None] >> np.arange(n) & 1).astype(float)
+        else:
+            yield rng.integers(0, 2, (b, n)).astype(float)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired comparison: metric(a) − metric(b) over n prompts. nan, with the reason, where undefined."""
+
+    n: int
+    difference: float
+    bootstrap_interval: tuple[float, float]
+    p_value: float  # two-sided permutation test
+    minimum_detectable_effect: float  # at this n, 5% two-sided, 80% power
+    prompts_needed: float  # to detect a true difference of the size seen; inf if none was seen
+    undefined: str = ""  # the reason, if the comparison is undefined
+
+
+def minimum_detectable_effect(sd: float, n: int) -> float:
+    """The true mean difference found 80% of the time at 5% two-sided: 2.80 sd / √n, sd of the differences.
+    nan for sd = 0: differences that are all equal tell nothing about the next one; and for n below LEAST."""
+    return POWER_FACTOR * sd / math.sqrt(n) if sd > 0 and n >= LEAST else math.nan
+
+
+def prompts_needed(sd: float, effect: float) -> float:
+    """Prompts for a minimum detectable effect of |effect|: (2.80 sd / effect)², rounded up, LEAST or more; inf for
+    an effect of 0, else nan for sd = 0."""
+    if effect == 0:
+        return math.inf
+    return float(max(math.ceil((POWER_FACTOR * sd / effect) ** 2), LEAST)) if sd > 0 else math.nan
+
+
+def _undefined(n: int, reason: str) -> Difference:
+    nan = math.nan
+    return Difference(n, nan, (nan, nan), nan, nan, nan, reason)
+
+
+def paired_corpus(
+    stats_a: np.ndarray,
+    stats_b: np.ndarray,
+    metric: Callable[[np.ndarray], np.ndarray],
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    level: float = 0.95,
+) -> Difference:
+    """Compares two systems on a corpus metric that is a function of summed sufficient statistics.
+
+    Interval: percentile bootstrap, both systems on the same resampled prompts. p-value: approximate
+    randomisation; under the null the two rows of a prompt are exchangeable, so swap them at random,
+
+        p = (1 + #{|Δ*| >= |Δ|}) / (B + 1)        or, for n <= 16, the exact share over all 2^n swaps.
+
+    The bootstrap's |Δ*| less its mean is no substitute: tests built on it reject 10% of true nulls at 5%.
+    stats_a, stats_b: (n, d), a row per prompt, the same prompts.  metric: (B, d) sums -> (B,) scores,
+    for example overlap.bleu_from_statistics.
+    Source: Koehn 2004 (bootstrap); Riezler and Maxwell 2005 (approximate randomisation).
+    """
+    a, b = np.asarray(stats_a, dtype=float), np.asarray(stats_b, dtype=float)
+    if a.shape != b.shape or a.ndim != 2:
+        raise ValueError(f"paired statistics must be two (n, d) arrays, got {a.shape} and {b.shape}")
+    n = len(a)
+    bad = int((~np.isfinite(a) | ~np.isfinite(b)).any(axis=1).sum())
+    if n < 2:
+        return _undefined(n, "fewer than 2 prompts")
+    if bad:
+        return _undefined(n, f"{bad} of {n} prompts have a value that is not finite")
+    rng = np.random.default_rng(seed)
+    sum_a, sum_b = a.sum(axis=0, keepdims=True), b.sum(axis=0, keepdims=True)  # (1, d)
+    difference = float((metric(sum_a) - metric(sum_b))[0])
+    bootstrap = np.concatenate([
+        metric(weights @ a) - metric(weights @ b) for weights in resample_counts(n, n_resamples, rng)
+    ])  # (B,)
+    moved = ((swap @ (b - a)) for swap in _swaps(n, n_resamples, rng))
+    permuted = np.abs(np.concatenate([metric(sum_a + m) - metric(sum_b - m) for m in moved]))  # (B,)
+    if not (np.isfinite(difference) and np.isfinite(bootstrap).all() and np.isfinite(permuted).all()):
+        return _undefined(n, "the metric is not finite on the corpus or on some resample of it")
+    # Equal differences reached by another order of summation differ in the last bits: they must count.
+    tolerance = 1e-9 * max(permuted.max(), abs(difference))
+    extreme = int((permuted >= abs(difference) - tolerance).sum())
+    se = float(bootstrap.std(ddof=1))
+    return Difference(
+        n,
+        difference,
+        bootstrap_interval=percentiles(bootstrap, level),
+        p_value=extreme / len(permuted) if n <= EXACT_LIMIT else (1 + extreme) / (1 + len(permuted)),
+        minimum_detectable_effect=minimum_detectable_effect(se * math.sqrt(n), n),
+        prompts_needed=prompts_needed(se * math.sqrt(n), difference),
+    )
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], seed: int = 0, n_resamples: int = 10_000, level: float = 0.95
+) -> Difference:
+    """Compares two systems on a per-prompt score: mean of d_i = a_i − b_i.
+
+    The p-value is that of the sign-flip test, which is the swap of paired_corpus applied to a mean.
+    a, b: (n,), the scores on the same prompts in the same order.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"paired scores must be two (n,) arrays, got {a.shape} and {b.shape}")
+    with np.errstate(invalid="ignore"):  # inf − inf is nan, and reported as such
+        d = a - b  # (n,)
+    one = np.ones_like(d)
+    stats_d, stats_0 = np.column_stack([d, one]), np.column_stack([0 * one, one])  # (n, 2): sum and count
+    result = paired_corpus(stats_d, stats_0, lambda s: s[:, 0] / s[:, 1], seed, n_resamples, level)
+    if result.undefined:
+        return result
+    sd = float(d.std(ddof=1))
+    return replace(
+        result,
+        minimum_detectable_effect=minimum_detectable_effect(sd, len(d)),
+        prompts_needed=prompts_needed(sd, result.difference),
+    )
+
+
+def verdict(difference: Difference, higher_is_better: bool = True, alpha: float = 0.05) -> str:
+    """What the comparison shows of a against b: "better", "worse", "no difference shown" or "undefined".
+
+    The p-value decides and the sign of the difference says which way; among several primary metrics, put
+    the p-value that holm returns into the Difference first. "No difference shown" is not "equal": print
+    the minimum detectable effect beside it.
+    """
+    if math.isnan(difference.p_value):
+        return "undefined"
+    if difference.p_value > alpha or difference.difference == 0:
+        return "no difference shown"
+    return "better" if (difference.difference > 0) == higher_is_better else "worse"
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided p-value of the sign test; on the discordant pairs of two classifiers it is McNemar's
+    exact test. Ties do not enter. 2 P(X <= min) for X ~ Binomial(wins + losses, 1/2), at most 1."""
+    k, n = min(wins, losses), wins + losses
+    return min(1.0, 2 * beta_cdf(0.5, n - k, k + 1)) if n else 1.0
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """Wins, ties and losses of one system against another over N prompts, a tie counted as half a win."""
+
+    wins: int
+    ties: int
+    losses: int
+    rate: float  # (W + T/2) / N
+    interval: tuple[float, float]
+    p_value: float  # sign test without the ties
+
+
+def win_rate(wins: int, ties: int, losses: int, level: float = 0.95) -> WinRate:
+    """Win rate (W + T/2)/N with Wilson's interval, which the ties make conservative and which, unlike ± SE,
+    stays inside [0, 1] and does not shrink to a point when one side wins every time. nan for N = 0."""
+    n = wins + ties + losses
+    rate, p_value = ((wins + ties / 2) / n, sign_test(wins, losses)) if n else (math.nan, math.nan)
+    return WinRate(wins, ties, losses, rate, wilson(wins + ties / 2, n, level), p_value)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p-values, in the order given: max over j <= i of min(1, (m − j + 1) p_(j)).
+
+    Reject where the adjusted value is at most alpha: the chance of any false rejection in the family is
+    then at most alpha. An undefined p (nan) stays nan and still counts in m.  Source: Holm 1979.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)  # nan last
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, (len(p) - np.arange(len(p))) * p[order]))
+    return adjusted

@@ -1,0 +1,152 @@
+"""Scores of a model's output: perplexity, classification, diversity, best-of-n.
+
+    perplexity = exp(NLL / T)        F1 = 2 TP / (2 TP + FP + FN)        distinct-n = unique / all n-grams
+
+Pure functions of numbers, labels and token lists, in float64. Undefined input (no tokens, no items) gives
+nan, never a silent 0; malformed input (unequal lengths) raises ValueError. Overlap with references is in
+`overlap.py`, calibration in `calibration.py`. Proved by tests/metrics/test_scores.py.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from minirlhf.metrics.overlap import ngram_counts, sentence_bleu
+
+
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator in float64, nan where the denominator is 0."""
+    numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator == 0, math.nan, numerator / denominator)[()]
+
+
+def mean_within_ties(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Each value replaced by the mean over the items with the same key, so that the order of tied items
+    has no influence on what is computed after a sort by key."""
+    _, group = np.unique(keys, return_inverse=True)
+    return (np.bincount(group, values) / np.bincount(group))[group]
+
+
+def perplexity(nll_sum: float | np.ndarray, n_tokens: int | np.ndarray) -> float | np.ndarray:
+    """Perplexity exp(NLL / T) of a corpus; elementwise for arrays.
+
+    nll_sum: −Σ log p(x_t | x_<t) in nats over all scored tokens of the corpus, n_tokens: their number T.
+    Sum first, then divide once: neither a mean of batch means nor a mean of per-text perplexities is the
+    perplexity of the corpus. nan for T = 0, inf for an impossible token.
+    """
+    with np.errstate(over="ignore"):
+        return np.exp(divide(nll_sum, n_tokens))
+
+
+def bits_per_byte(nll_sum: float | np.ndarray, n_bytes: int | np.ndarray) -> float | np.ndarray:
+    """Bits per UTF-8 byte, NLL / (ln 2 · bytes) of the scored text; comparable across tokenizers, as
+    perplexity is not. Elementwise for arrays; with characters for bytes it is bits per character."""
+    return divide(nll_sum, np.multiply(n_bytes, math.log(2)))
+
+
+def exact_match(prediction: str | None, references: Sequence[str]) -> bool:
+    """Whether the answer equals one of the references, outer whitespace apart; None (no answer) is wrong."""
+    return prediction is not None and prediction.strip() in {reference.strip() for reference in references}
+
+
+def classification_statistics(true: str, predicted: str | None, labels: Sequence[str]) -> np.ndarray:
+    """Sufficient statistics of precision, recall and F1 of one item, to be summed over items.
+
+    Returns (3C,) int: of each label whether it is a true positive, was predicted, is the true label. A prediction
+    of None, an answer that is no label, is none of them: it lowers recall alone.
+    """
+    is_true, is_predicted = (np.array([y == label for label in labels]) for y in (true, predicted))  # (C,) each
+    return np.concatenate([is_true & is_predicted, is_predicted, is_true]).astype(int)
+
+
+def precision_recall_f1(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of each class, from summed statistics: (..., 3C) -> three of (..., C).
+
+        P = TP / (TP + FP)        R = TP / (TP + FN)        F1 = 2 TP / (2 TP + FP + FN)
+
+    nan where a denominator is 0: precision of a class never predicted, recall of one that never occurs.
+    """
+    tp, predicted, true = np.split(np.asarray(statistics), 3, axis=-1)  # (..., C)
+    return divide(tp, predicted), divide(tp, true), divide(2 * tp, predicted + true)
+
+
+def macro_f1(statistics: np.ndarray) -> np.ndarray:
+    """The mean of the classes' F1, which is 0 for one that neither occurs nor is predicted: (..., 3C) -> (...).
+
+    It is not the F1 of the means of precision and recall.
+    """
+    return np.nan_to_num(precision_recall_f1(statistics)[2]).mean(axis=-1)
+
+
+def micro_f1(statistics: np.ndarray) -> np.ndarray:
+    """F1 of the counts summed over classes: (..., 3C) -> (...)."""
+    counts = np.reshape(statistics, (*np.shape(statistics)[:-1], 3, -1)).sum(axis=-1)  # (..., 3)
+    return precision_recall_f1(counts)[2][..., 0]
+
+
+def _pooled_counts(samples: Sequence[Sequence[Hashable]], n: int) -> Counter:
+    return sum((ngram_counts(tokens, n) for tokens in samples), Counter())
+
+
+def distinct_n(samples: Sequence[Sequence[Hashable]], n: int) -> float:
+    """Unique n-grams / all n-grams, pooled over the samples (token lists); nan without any n-gram.
+
+    Falls with the amount of text: compare at equal token budgets.  Source: Li et al. 2016.
+    """
+    counts = _pooled_counts(samples, n)
+    return divide(len(counts), counts.total())
+
+
+def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int, vocab_size: int) -> float:
+    """distinct-n against its expectation for uniform tokens, so that length matters less.
+
+        EAD = N / (V (1 − ((V − 1) / V)^C))    with N unique n-grams, C all n-grams, V = vocab_size
+
+    Source: Liu et al. 2022.
+    """
+    counts = _pooled_counts(samples, n)
+    return divide(len(counts), vocab_size * (1 - (1 - 1 / vocab_size) ** counts.total()))
+
+
+def self_bleu(texts: Sequence[str]) -> float:
+    """Mean sentence BLEU of each text against all the others; 100 when all are equal, nan below 2 texts.
+
+    Grows with the number of texts: compare at equal numbers. Costs O(K²).  Source: Zhu et al. 2018.
+    """
+    others = ([*texts[:i], *texts[i + 1 :]] for i in range(len(texts)))
+    scores = [sentence_bleu(text, rest) for text, rest in zip(texts, others) if rest]
+    return divide(sum(scores), len(scores))
+
+
+def seq_rep_n(tokens: Sequence[Hashable], n: int = 4) -> float:
+    """Share of repeated n-grams within one output, 1 − unique / all; nan if it is shorter than n.
+    Source: Welleck et al. 2020."""
+    return 1 - distinct_n([tokens], n)
+
+
+def duplicate_rate(texts: Sequence[str]) -> float:
+    """Share of texts that repeat another one exactly, 1 − unique / all."""
+    return 1 - divide(len(set(texts)), len(texts))
+
+
+def expected_best_of_n(proxy: Sequence[float], gold: Sequence[float], n: int) -> float:
+    """E[gold reward of the proxy's favourite among n samples], unbiased, from N >= n samples of a prompt.
+
+        Σ_i C(i − 1, n − 1) / C(N, n) · g_(i)    with g_(i) the gold reward of the i-th smallest proxy
+
+    Proxy ties are broken at random (in expectation).  Source: Nakano et al. 2021, appendix I.
+    """
+    proxy, gold = np.asarray(proxy, dtype=float), np.asarray(gold, dtype=float)
+    if proxy.shape != gold.shape or not 1 <= n <= len(proxy):
+        raise ValueError(f"best-of-{n} needs as many proxy as gold rewards and at least {max(n, 1)} of them")
+    weights = [math.comb(i, n - 1) / math.comb(len(proxy), n) for i in range(len(proxy))]
+    return float(np.dot(weights, mean_within_ties(proxy, gold)[np.argsort(proxy)]))
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """ln n − (n − 1)/n nats: an upper bound on KL(best-of-n ‖ reference), not the KL itself, which is
+    smaller for tied or discrete rewards.  Source: Stiennon et al. 2020, app. G; Beirami et al. 2024."""
+    return math.log(n) - (n - 1) / n

@@ -1,0 +1,1 @@
+"""Comparisons of two responses, the reward models and policies that are learnt from them."""

@@ -1,0 +1,102 @@
+"""Comparisons of two responses, from files to ids, split by prompt.
+
+    {"prompt": ..., "chosen": ..., "rejected": ...}          a line of the file (lm/records.py reads and checks it)
+     "p": 0.8        the probability that chosen is better, where it is not certain; 1 if absent
+     "margin": 0.5   by how much the reward of chosen should be ahead; 0 if absent
+     "gold_chosen": 1, "gold_rejected": 0.2    what they really earn, where it is known
+
+Proved by tests/preferences/test_comparisons.py.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.harness.files import UserError
+from minirlhf.lm.records import messages_of, read_records, split_of
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.reward_model import text_ids
+
+
+def read_preferences(paths: Sequence[str | Path]) -> list[dict]:
+    """The comparisons in some .jsonl files. Raises UserError for a record that is none."""
+    records = []
+    for path in paths:
+        for number, record in enumerate(read_records(path), 1):
+            if "chosen" not in record:
+                found = ", ".join(record)
+                raise UserError(f"{path}: record {number} has no 'chosen' and 'rejected'; found {found}")
+            records.append(record)
+    return records
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison: ids of prompt, response and EOS.  gold: the true difference of rewards, 0 if not known.
+
+    margin: what Δ should be ahead by. Source: Touvron et al. 2023 (Llama 2), eq. 2.
+    """
+
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    p: float = 1.0
+    margin: float = 0.0
+    gold: float = 0.0
+
+
+def pairs_by_prompt(
+    records: Sequence[dict], tokenizer: Tokenizer, context: int, whole: bool = False
+) -> tuple[dict[str, list[Pair]], Counter]:
+    """The comparisons of each prompt; and how many were dropped, "equal" and "long", and how many texts "cut".
+
+    whole: for DPO, which would learn from an answer without its question: what exceeds the context is dropped.
+    A reward is read at the end: there it loses its beginning, and those that are equal then are dropped.
+    """
+    groups: dict[str, list[Pair]] = {}
+    counts = Counter(equal=0, long=0, cut=0)
+    for record in records:
+        # One id more than fits shows what does not fit.
+        texts = [text_ids(record, record[k], tokenizer, context + 1) for k in ("chosen", "rejected")]
+        long = sum(len(ids) > context for ids in texts)
+        chosen, rejected = (ids[-context:] for ids in texts)
+        if whole and long:
+            counts["long"] += 1
+        elif chosen == rejected:
+            counts["equal"] += 1
+        else:
+            counts["cut"] += long
+            known = "gold_chosen" in record and "gold_rejected" in record
+            gold = record["gold_chosen"] - record["gold_rejected"] if known else 0.0
+            pair = Pair(chosen, rejected, float(record.get("p", 1)), float(record.get("margin", 0)), gold)
+            groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
+    return groups, counts
+
+
+def comparisons(
+    paths: Sequence[str], tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
+) -> tuple[list[dict], list[list[Pair]], list[Pair], dict[str, int]]:
+    """(records, comparisons to train on by prompt, those of the held-out prompts, numbers "dropped" and "cut").
+
+    whole: see `pairs_by_prompt`. Prints what was lost.  Raises UserError where nothing is left to train on.
+    """
+    if not paths:
+        raise UserError("--data: name a file of comparisons; python -m minirlhf.tools.make_preferences makes one")
+    records = read_preferences(paths)
+    groups, counts = pairs_by_prompt(records, tokenizer, context, whole)
+    n, limit = len(records), f"the context of {context} tokens"
+    if counts["equal"]:
+        print(f"{counts['equal']} of {n} comparisons dropped: the two are equal within {limit}")
+    if counts["long"]:
+        print(f"{counts['long']} of {n} comparisons dropped: longer than {limit}")
+    if counts["cut"]:
+        print(f"{counts['cut']} of {2 * n} texts cut at the front, prompt first: longer than {limit}")
+    split: dict[str, list[list[Pair]]] = {"train": [], "validation": []}
+    for prompt, pairs in groups.items():
+        split[split_of(prompt, percent)].append(pairs)
+    held_out = [pair for pairs in split["validation"] for pair in pairs]
+    if not split["train"]:
+        why = f"of {n}, {counts['equal']} are of equals, {counts['long']} too long, {len(held_out)} held out"
+        remedy = "--held-out 0 trains on all" if held_out else "give others, or a model of a longer context"
+        raise UserError(f"{' '.join(paths)}: no comparison to train on: {why}; {remedy}")
+    return records, split["train"], held_out, {"dropped": counts["equal"] + counts["long"], "cut": counts["cut"]}

@@ -1,0 +1,51 @@
+"""Direct preference optimisation: RL's offline twin, from comparisons to a policy without a reward model.
+
+    r(x, y) = β [log π(y|x) − log ref(y|x)]        the reward, but for a constant of x, that π is the optimum of
+    L = − p log σ(r(x, chosen) − r(x, rejected)) − (1 − p) log σ(r(x, rejected) − r(x, chosen))
+
+So a policy is trained as a reward model is, by the loop of `train_reward.py`, and measured as one: how well its
+own r tells what was chosen. On exact preferences of a reward the minimiser is PPO's optimum π* ∝ ref exp(r/β),
+which tests/theory/test_oracle.py shows; on samples it learns only of answers that someone has compared. What exceeds
+the context is left out: without its question an answer teaches nothing.
+
+    python -m minirlhf.tools.train_dpo --data prefs.jsonl --init out/sft --out out/dpo
+
+Source: Rafailov et al. 2023, eq. 7. Proved by tests/preferences/test_dpo.py.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from minirlhf.harness.machine import autocast
+from minirlhf.lm.batches import collate, spread
+from minirlhf.lm.chat import Example
+from minirlhf.lm.model import GPT
+from minirlhf.lm.sft import negative_log_likelihood
+from minirlhf.preferences.losses import implicit_reward
+
+
+class ImplicitReward(nn.Module):
+    """β log π/ref of responses, with π in training and ref as π was at first, outside of the parameters."""
+
+    def __init__(self, policy: GPT, cue: int, beta: float) -> None:
+        """cue: the id that stands before every response, <|assistant|>, which no text can hold."""
+        super().__init__()
+        self.trunk = policy
+        self.cue, self.beta = cue, beta
+        self.frozen = (deepcopy(policy).eval().requires_grad_(False),)  # a tuple hides it from parameters()
+
+    def forward(self, texts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> Tensor:
+        """The reward of each text, ids of prompt, response and EOS: (B,) float32.  dtype: of matrix products."""
+        examples = []
+        for ids in texts:
+            start = max(t for t, token in enumerate(ids) if token == self.cue)
+            examples.append(Example(list(ids), [t > start for t in range(len(ids))]))
+        batch = collate(examples, self.trunk.wte.weight.device, self.trunk.config.context)
+        with autocast(batch.inputs.device, dtype):
+            logp = -negative_log_likelihood(self.trunk, batch)  # (N,)
+            with torch.no_grad():
+                ref = -negative_log_likelihood(self.frozen[0], batch)  # (N,)
+        return implicit_reward(*(spread(x, batch.mask).sum(1) for x in (logp, ref)), self.beta)  # (B,)

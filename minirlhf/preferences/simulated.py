@@ -1,0 +1,118 @@
+"""Simulated people, who compare two responses.
+
+    P(a is chosen) = σ((gold_a − gold_b) / temperature + length_bias (len_a − len_b) + position_bias)
+
+is the law of a person who sees a first: the Bradley-Terry law of a gold reward, and what people are known to
+get wrong. Here it is known what they really want, so a reward model can be held against it.
+Source: Bradley and Terry 1952; labels of a gold reward: Gao et al. 2022, section 2.
+Proved by tests/preferences/test_simulated.py.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import tanh
+from types import ModuleType
+
+import numpy as np
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.options import option
+from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.generation import generate
+from minirlhf.lm.model import GPT
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.rewards import call_reward, prompt_text
+
+PROMPTS = 256  # answered at a time
+PATIENCE = 50  # pairs left out for each that is wanted, before giving up
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """The simulated people."""
+
+    temperature: float = option(0.3, "a gold reward this much higher is chosen with odds of e to 1")
+    length_bias: float = option(0.0, "log-odds for each character that a response is longer")
+    position_bias: float = option(0.0, "log-odds for the response that is shown first")
+    soft: bool = option(False, "write the probability itself, as p, instead of a choice")
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise UserError(f"--temperature {self.temperature}: must be above 0")
+
+    def prefers_first(self, gold_a: float, gold_b: float, length_a: int, length_b: int) -> float:
+        """P(a is chosen) where a is shown first, as above.  length: in characters."""
+        logit = (gold_a - gold_b) / self.temperature + self.length_bias * (length_a - length_b)
+        logit += self.position_bias
+        return (1 + tanh(logit / 2)) / 2  # σ without overflow
+
+
+def compare(record: dict, a: str, b: str, gold_a: float, gold_b: float, labeller: Labeller, u: float) -> dict:
+    """The line that says which of two responses, a shown first, is chosen.
+
+    u: in [0, 1), decides a hard label; with `soft` the likelier one is chosen, and p says how likely it is.
+    """
+    p = labeller.prefers_first(gold_a, gold_b, len(a), len(b))
+    first = p >= 0.5 if labeller.soft else u < p
+    chosen, rejected = ((a, gold_a), (b, gold_b)) if first else ((b, gold_b), (a, gold_a))
+    line = {k: v for k, v in record.items() if k != "response"}
+    line |= {"chosen": chosen[0], "rejected": rejected[0]}
+    line |= {"p": max(p, 1 - p)} if labeller.soft else {}
+    return line | {"gold_chosen": chosen[1], "gold_rejected": rejected[1]}
+
+
+def respond(
+    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], max_new: int, seeds: Sequence[int]
+) -> list[str | None]:
+    """A response to each record, sampled at temperature 1; None where it did not end."""
+    g = generate(model, [render_prompt(r, tokenizer) for r in records], max_new, tokenizer.eos_id, seeds)
+    return [tokenizer.decode(ids) if ended else None for ids, ended in zip(g.responses(), g.ended.tolist())]
+
+
+def judged_pairs(
+    model: GPT, tokenizer: Tokenizer, task: ModuleType, responses: int, labeller: Labeller, seed: int
+) -> Iterator[dict | str]:
+    """Without end: a comparison of two responses to a training prompt, or why these two are not compared.
+
+    All pairs of `responses` responses to a prompt are compared, in the order in which they were sampled.
+    Which they are depends on the seed alone, not on who judges them.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        records = task.records("train", PROMPTS, int(rng.integers(2**32)))
+        asked = [record for record in records for _ in range(responses)]
+        texts = respond(model, tokenizer, asked, task.MAX_NEW, rng.integers(2**63, size=len(asked)).tolist())
+        for i, record in enumerate(records):
+            for a, b in combinations(texts[i * responses : (i + 1) * responses], 2):
+                u = rng.random()
+                if not a or not b:
+                    yield "unfinished or empty"
+                elif a == b:
+                    yield "identical"
+                else:
+                    golds = [call_reward(task.reward, prompt_text(record), text, record) for text in (a, b)]
+                    yield compare(record, a, b, *golds, labeller, u)
+
+
+def make_pairs(
+    model: GPT, tokenizer: Tokenizer, task: ModuleType, n: int, responses: int, labeller: Labeller, seed: int
+) -> tuple[list[dict], Counter]:
+    """The first n comparisons of `judged_pairs`; and how many pairs were left out on the way, by reason.
+
+    Raises UserError where hardly any pair can be compared.
+    """
+    lines: list[dict] = []
+    left_out: Counter = Counter()
+    for pair in judged_pairs(model, tokenizer, task, responses, labeller, seed):
+        if isinstance(pair, str):
+            left_out[pair] += 1
+        else:
+            lines.append(pair)
+        if len(lines) == n:
+            break
+        if left_out.total() > PATIENCE * max(n, PROMPTS):
+            why = ", ".join(f"{count} {why}" for why, count in left_out.items())
+            raise UserError(f"--pairs {n}: only {len(lines)} pairs can be compared; left out: {why}")
+    return lines, left_out

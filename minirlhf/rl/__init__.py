@@ -1,0 +1,1 @@
+"""Reinforcement learning: rewards, losses, rollouts, the algorithms and their loop."""

@@ -1,0 +1,161 @@
+"""PPO for a language model, from prompts to a better policy: the loop.
+
+    repeat:  sample responses y ~ π_old to a batch of prompts
+             r_t = −β (log π_old − log ref)(y_t)  + score(y) on the last token
+             Â, G = GAE(r, V_old);  whiten Â over the batch
+             for some epochs, for minibatches:  descend  L_clip(Â) + c_v L_value(G)
+
+That is the row `ppo` of `algorithms.py`; the other rows run through the same loop. Policy and value function
+share one trunk; the value head starts at the least-squares fit. Dropout is off throughout: it would sample
+one policy and train another.
+Source: Schulman et al. 2017, algorithm 1; Ziegler et al. 2019, section 2.2. Proved by tests/rl/test_ppo.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Loop, Run
+from minirlhf.harness.machine import autocast
+from minirlhf.lm.batches import micro_batches
+from minirlhf.lm.model import GPT, ScalarHead
+from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.algorithms import advantages_of, surrogate
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.losses import adapt_beta, token_weights
+from minirlhf.rl.rewards import Reward
+from minirlhf.rl.rollout import Rollout, collect, fit_value_head, score_tokens
+
+LAYER_LR = 0.3  # the rate of the layers, as a share of the embedding's: their noise costs more KL
+# Sees a round's (rollout, returns, records, beta) before the policy learns from it, and says what to log. One that
+# counts over rounds has state_dict() and load_state_dict(), and a resume goes on where it stood.
+Watcher = Callable[[Rollout, Tensor, list[dict], float], dict[str, float]]
+
+
+class KLCoefficient:
+    """β, which moves towards --kl-target where there is one."""
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.config, self.value = config, config.beta
+
+    def adapt(self, kl: float, n: int) -> None:
+        """Take account of a round of n responses with mean KL `kl`. Raises UserError for a round beyond the horizon."""
+        target, horizon = self.config.kl_target, self.config.kl_horizon
+        if target == 0:
+            return
+        if n >= 5 * horizon:
+            raise UserError(f"--kl-horizon {horizon:g}: with {n} responses a round beta could turn negative; "
+                            f"give more than {n / 5:g}")  # fmt: skip
+        self.value = adapt_beta(self.value, kl, target, horizon, n)
+
+    def state_dict(self) -> dict:
+        """What a resume needs."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave."""
+        self.value = state["value"]
+
+
+def update(
+    policy: GPT,
+    value_head: ScalarHead,
+    rollout: Rollout,
+    advantages: Tensor,
+    returns: Tensor,
+    config: PPOConfig,
+    beta: float,
+    stepper: Stepper,
+    lr: float,
+    rng: np.random.Generator,
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens or steps."""
+    row, B, lengths = config.row, len(rollout.scores), rollout.lengths()
+    sums: dict[str, float] = {}
+    n_seen, norms = 0, []
+    orders = (rng.permutation(B) for _ in range(config.epochs))  # (B,) each
+    for chosen in (part for order in orders for part in np.array_split(order, min(config.minibatches, B))):
+        mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
+        weights = token_weights(mask, row.aggregate, config.max_new)  # (b, R)
+        for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):
+            index = torch.from_numpy(chosen[part]).to(rollout.ids.device)
+            rows = rollout.rows(index)
+            R = rows.ids.shape[1]
+            with autocast(rollout.ids.device, dtype):
+                logprobs, values, H = score_tokens(policy, value_head, rows, config.temperature)  # (b', R) each
+                loss, watch = surrogate(
+                    logprobs, values, rows, advantages[index, :R], returns[index, :R], weights[part, :R], row, beta,
+                    config.value_clip, config.value_coefficient,
+                )  # fmt: skip
+            loss.backward()
+            watch["entropy"] = H.sum()
+            sums = {k: sums.get(k, 0.0) + float(v) for k, v in watch.items()}
+        n_seen += int(mask.sum())
+        norms.append(stepper.step(lr))
+    means = {k: v / (len(norms) if k.endswith("_loss") else max(n_seen, 1)) for k, v in sums.items()}
+    return means | {"grad_norm": float(np.mean(norms)), "skipped": stepper.skipped}
+
+
+def train(
+    policy: GPT,
+    tokenizer: Tokenizer,
+    records_of: Callable[[int], list[dict]],
+    reward_of: Callable[[dict], Reward],
+    config: PPOConfig,
+    run: Run,
+    watchers: Sequence[Watcher] = (),
+) -> tuple[ScalarHead | None, dict]:
+    """Train the policy in place on records_of(round), against a frozen copy of itself as it comes.
+
+    records_of: the prompts of a round; each is answered `group` times.  config.max_new: the longest answer.
+    Returns the value head (None where the algorithm has no critic) and the cost.
+    Raises Interrupted (state saved), Diverged, and UserError.
+    """
+    row, critic = config.row, config.row.baseline == "value"
+    policy.eval()
+    reference = deepcopy(policy).requires_grad_(False)
+    value_head = ScalarHead(policy.config.width).to(policy.wte.weight.device)
+    optimizer = make_adamw([policy, value_head], config.lr, 0.0, (0.9, 0.95), slow=policy.h, share=LAYER_LR)
+    stepper, beta = Stepper(optimizer, config.max_norm), KLCoefficient(config)
+    parts = {"policy": policy, "value_head": value_head, "stepper": stepper, "beta": beta}
+    parts |= {type(watch).__name__: watch for watch in watchers if hasattr(watch, "state_dict")}
+
+    def sample(step: int) -> tuple[list[dict], Rollout, np.random.Generator]:
+        rng = np.random.default_rng([run.seed, step])
+        records = [record for record in records_of(step) for _ in range(row.group)]
+        if not records:
+            each = f"{row.group} responses to each, times the weight of its data set"
+            raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
+        seeds = rng.integers(2**63, size=len(records)).tolist()
+        return records, collect(
+            policy, value_head if critic else None, reference, tokenizer, records, reward_of, seeds, config.max_new,
+            config.temperature, config.missing_eos, run.dtype, config.micro_rows,
+        ), rng  # fmt: skip
+
+    settings = dataclasses.asdict(config) | dataclasses.asdict(row)
+    with Loop(run, config.iterations, config.save_every, settings, **parts) as loop:
+        if loop.start == 0 and critic:
+            _, rollout, _ = sample(config.iterations)  # a round of its own: no response is both fitted and judged
+            _, returns = advantages_of(rollout, dataclasses.replace(row, lam=1.0), beta.value, config.gamma)  # (B, R)
+            fit_value_head(policy, value_head, rollout, returns, config.micro_rows)
+        for step in loop:
+            records, rollout, rng = sample(step)
+            advantages, returns = advantages_of(rollout, row, beta.value, config.gamma)  # (B, R) each
+            warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
+            lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
+            figures = {"lr": lr, "beta": beta.value}
+            for watch in watchers:
+                figures |= watch(rollout, returns, records, beta.value)
+            figures |= update(
+                policy, value_head, rollout, advantages, returns, config, beta.value, stepper, lr, rng, run.dtype
+            )
+            beta.adapt(float(rollout.kl().mean()), len(records))
+            loop.record(figures, int(rollout.mask.sum()), "reward", "kl", "entropy")
+    return value_head if critic else None, loop.cost() | {"skipped": stepper.skipped}

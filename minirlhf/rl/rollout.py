@@ -1,0 +1,181 @@
+"""From prompts to what a policy-gradient step needs: sampled responses, scored by reward, policy and reference.
+
+    column      0 1 2 3 4 | 0 1 2 3          P = 5 prompt columns, R = 4 response columns
+    ids         . . a b c | x y E .          E is the EOS that the policy sampled
+    mask                  | 1 1 1 0
+    log π, V            * | * *              hidden state t − 1 scores token t: columns P − 1 … P + R − 2
+    reward                | r r r+score      r = −β (log π − log ref); the score stands on the EOS
+
+Proved by tests/rl/test_rollout.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minirlhf.harness.machine import autocast
+from minirlhf.lm.batches import gather_true, micro_batches, round_up, spread
+from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.generation import Generation, generate
+from minirlhf.lm.logits import entropy, token_logprobs
+from minirlhf.lm.model import GPT, ScalarHead
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.losses import masked_sum
+from minirlhf.rl.rewards import Reward, call_rewards, prompt_text
+
+
+@dataclass
+class Rollout:
+    """B responses and what is known of each token, (B, R), 0 where mask is False."""
+
+    prompt_ids: Tensor  # (B, P) int64, left-padded
+    prompt_mask: Tensor  # (B, P) bool
+    ids: Tensor  # (B, R) int64, right-padded
+    mask: Tensor  # (B, R) bool, EOS included
+    sampled_logprobs: Tensor  # (B, R) by the sampler, with its cache
+    logprobs: Tensor  # (B, R) by the pass that training repeats: π_old
+    ref_logprobs: Tensor  # (B, R) of the frozen reference
+    values: Tensor  # (B, R) V of the state before each token
+    scores: Tensor  # (B,) what the reward function said
+    ended: Tensor  # (B,) bool, True where EOS was sampled
+
+    responses = Generation.responses
+
+    def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
+        """Some of the rows, without the columns that are padding in all of them."""
+        index = torch.as_tensor(index, device=self.ids.device)
+        P = int(self.prompt_mask[index].sum(1).max())
+        R = int(self.mask[index].sum(1).max())
+        picked = {}
+        for f in dataclasses.fields(self):
+            x = getattr(self, f.name)[index]
+            picked[f.name] = x if x.dim() == 1 else x[:, -P:] if f.name.startswith("prompt") else x[:, :R]
+        return Rollout(**picked)
+
+    def kl(self) -> Tensor:
+        """Σ_t log π − log ref of each response, (B,): the k1 estimate of KL(π ‖ ref)."""
+        return masked_sum(self.logprobs - self.ref_logprobs, self.mask, 1)  # (B,)
+
+    def lengths(self) -> list[int]:
+        """Tokens of prompt and response, a row."""
+        return (self.prompt_mask.sum(1) + self.mask.sum(1)).tolist()
+
+
+def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int]:
+    """The hidden state before each real response token, in the order of mask's True places: (N', C) and N.
+
+    Each row's real tokens are moved together, to the left: padding between prompts of different
+    lengths would cost as much as tokens do, and padding on the right needs no mask.
+    """
+    ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
+    real = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
+    spoken = torch.cat([torch.zeros_like(rows.prompt_mask), rows.mask], 1)  # (B, P + R)
+    order = (~real).byte().argsort(dim=1, stable=True)  # (B, P + R)
+    T = round_up(int(real.sum(1).max()) - 1, 8, model.config.context)
+    ids, spoken = (F.pad(x.gather(1, order), (0, T + 1))[:, : T + 1] for x in (ids, spoken))  # (B, T + 1)
+    return gather_true(model(ids[:, :-1]), spoken[:, 1:])  # (N', C), N
+
+
+def score_tokens(
+    model: GPT, value_head: ScalarHead | None, rows: Rollout | Generation, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(log π, V, H) of each response token, (B, R) float32, from one pass over prompt and response.
+
+    log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head.
+    The head of the model is put on real response tokens alone.
+    """
+    hidden, n = response_hidden(model, rows)  # (N', C)
+    logits = model.logits(hidden)[:n] / temperature  # (N, V)
+    logprobs = token_logprobs(logits, rows.ids[rows.mask])  # (N,)
+    with torch.no_grad():
+        H = entropy(logits)  # (N,)
+    values = value_head(hidden)[:n].float() if value_head is not None else torch.zeros_like(logprobs)  # (N,)
+    return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
+
+
+@torch.no_grad()
+def fit_value_head(
+    model: GPT, head: ScalarHead, rollout: Rollout, returns: Tensor, micro_rows: int = 32, ridge: float = 1e-3
+) -> None:
+    """Set the head to the least-squares fit of the returns on the model's hidden states.
+
+    A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one
+    bad, and the first rounds teach the policy just that. returns: (B, R), those of `rollout`.
+    Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form.
+    """
+    features, targets = [], []
+    for index in micro_batches(rollout.lengths(), micro_rows):
+        part = rollout.rows(index)
+        hidden, n = response_hidden(model, part)  # (N', C)
+        features.append(hidden[:n].double())  # (N, C)
+        targets.append(returns[index, : part.ids.shape[1]][part.mask].double())  # (N,)
+    X, y = torch.cat(features), torch.cat(targets)  # (N, C), (N,)
+    mean = X.mean(0)  # (C,)
+    X = X - mean
+    gram = X.T @ X + ridge * len(X) * torch.eye(X.shape[1], dtype=X.dtype, device=X.device)  # (C, C)
+    weight = torch.linalg.solve(gram, X.T @ (y - y.mean()))  # (C,)
+    head.weight.copy_(weight[None])
+    head.bias.copy_((y.mean() - mean @ weight)[None])
+
+
+def score_responses(
+    reward_of: Callable[[dict], Reward],
+    tokenizer: Tokenizer,
+    records: Sequence[dict],
+    rows: Rollout | Generation,
+    missing_eos: float,
+) -> Tensor:
+    """The reward of each row's response, (B,) float32.
+
+    A response that never ended scores `missing_eos` whatever it says: the reward of half a text is not
+    the reward of the text.
+    """
+    ended = rows.ended.tolist()
+    cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, rows.responses())]
+    said = iter(call_rewards(reward_of, [case for case, whole in zip(cases, ended) if whole]))
+    scores = [next(said) if whole else missing_eos for whole in ended]
+    return torch.tensor(scores, dtype=torch.float32, device=rows.ids.device)
+
+
+def collect(
+    policy: GPT,
+    value_head: ScalarHead | None,
+    reference: GPT,
+    tokenizer: Tokenizer,
+    records: Sequence[dict],
+    reward_of: Callable[[dict], Reward],
+    seeds: Sequence[int],
+    max_new: int,
+    temperature: float,
+    missing_eos: float,
+    dtype: torch.dtype,
+    micro_rows: int = 32,
+) -> Rollout:
+    """Sample a response to each record and score it.
+
+    reward_of, missing_eos: see `score_responses`.
+    The policy's log-probs are computed again by the pass that training repeats, in training's dtype,
+    so that π / π_old is exactly 1 before the first step; the sampler's are kept to measure the gap.
+    """
+    prompts = [render_prompt(record, tokenizer) for record in records]
+    g = generate(policy, prompts, max_new, tokenizer.eos_id, seeds, temperature)
+    scores = score_responses(reward_of, tokenizer, records, g, missing_eos)  # (B,)
+    device, nothing = g.ids.device, torch.zeros_like(g.logprobs)  # (B, R)
+    rollout = Rollout(
+        *(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, nothing, nothing.clone(), nothing.clone()),
+        scores=scores,
+        ended=g.ended,
+    )
+    with torch.no_grad(), autocast(device, dtype):
+        for index in micro_batches(rollout.lengths(), micro_rows):
+            part = rollout.rows(index)
+            R = part.ids.shape[1]
+            rollout.logprobs[index, :R], rollout.values[index, :R], _ = score_tokens(
+                policy, value_head, part, temperature
+            )
+            rollout.ref_logprobs[index, :R], _, _ = score_tokens(reference, None, part, temperature)
+    return rollout

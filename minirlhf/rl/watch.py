@@ -1,0 +1,96 @@
+"""What is logged of a round of reinforcement learning beside the algorithm's own figures.
+
+Each watcher is handed to `ppo.train`, which calls it with (rollout, returns, records, beta) before the policy learns
+from the round. None of them has an influence on the training. Proved by tests/rl/test_watch.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.algorithms import Algorithm
+from minirlhf.rl.losses import explained_variance, masked_mean, masked_sum
+from minirlhf.rl.optimum import Achieved
+from minirlhf.rl.rewards import Reward
+from minirlhf.rl.rollout import Rollout, score_responses
+
+
+@dataclass
+class Description:
+    """The rollout in figures: means over responses (reward, kl, length) or over their real tokens."""
+
+    row: Algorithm
+
+    def __call__(self, rollout: Rollout, returns: Tensor, records: list[dict], beta: float) -> dict[str, float]:
+        kl = rollout.kl()  # (B,)
+        gap = masked_sum((rollout.logprobs - rollout.sampled_logprobs).abs(), rollout.mask, 1)  # (B,)
+        figures = {
+            "reward": float(rollout.scores.mean()),
+            "kl": float(kl.mean()),
+            "objective": float((rollout.scores - beta * kl).mean()),
+            "length": float(rollout.mask.sum(1).float().mean()),
+            "ended": float(rollout.ended.float().mean()),
+            "sampler_gap": float(gap.sum() / rollout.mask.sum().clamp(min=1)),
+        }
+        if self.row.baseline == "value":
+            figures["value"] = float(masked_mean(rollout.values, rollout.mask))
+            figures["explained_variance"] = float(explained_variance(rollout.values, returns, rollout.mask))
+        if self.row.group > 1:
+            groups = rollout.scores.view(-1, self.row.group)  # (B / K, K)
+            figures["no_contrast"] = float((groups == groups[:, :1]).all(1).float().mean())
+        return figures | by_task("reward", rollout.scores, records)
+
+
+@dataclass
+class Gold:
+    """gold/TASK: the mean of a reward that is not trained on, 0 for what did not end."""
+
+    gold_of: Callable[[dict], Reward]
+    tokenizer: Tokenizer
+
+    def __call__(self, rollout: Rollout, returns: Tensor, records: list[dict], beta: float) -> dict[str, float]:
+        return by_task("gold", score_responses(self.gold_of, self.tokenizer, records, rollout, 0.0), records)
+
+
+class Optimum:
+    """J, J*, effective samples and the share of what is achievable, for each task, over all rounds so far.
+
+    There is one J to be the best of where beta stays as it is and is above 0.
+    """
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self.achieved: dict[str, Achieved] = {}
+
+    def __call__(self, rollout: Rollout, returns: Tensor, records: list[dict], beta: float) -> dict[str, float]:
+        figures, log_ratio = {}, rollout.kl()  # (B,)
+        for task, rows in (rows_of(records) or {"all": list(range(len(records)))}).items():
+            kept = self.achieved.setdefault(task, Achieved(self.beta))
+            own = kept.add(rollout.scores[rows].double().cpu().numpy(), log_ratio[rows].double().cpu().numpy())
+            figures |= {f"{name}/{task}": value for name, value in own.items()}
+        return figures
+
+    def best(self) -> dict[str, dict]:
+        """J* of each task, for run.json."""
+        return {task: achieved.optimum() for task, achieved in self.achieved.items()}
+
+    def state_dict(self) -> dict:
+        """What a resume needs."""
+        return {task: achieved.state for task, achieved in self.achieved.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave."""
+        self.achieved = {task: Achieved(self.beta, kept) for task, kept in state.items()}
+
+
+def by_task(name: str, scores: Tensor, records: list[dict]) -> dict[str, float]:
+    """name/TASK: the mean score of each task's rows. scores: (B,)."""
+    return {f"{name}/{task}": float(scores[rows].mean()) for task, rows in rows_of(records).items()}
+
+
+def rows_of(records: list[dict]) -> dict[str, list[int]]:
+    """task -> the rows that are of it; what is of no task is not in it."""
+    tasks = [str(record.get("task", "")) for record in records]
+    return {task: [i for i, name in enumerate(tasks) if name == task] for task in sorted(set(tasks) - {""})}

@@ -1,0 +1,90 @@
+"""Where records come from: tasks that the package generates, or files of the user's own.
+
+    --task reviews,arithmetic:2      generated tasks, here with twice as many rows of arithmetic
+    --data pairs.jsonl corpus.txt    records with prompt and response (or messages), and raw text
+
+Either way a script gets documents, records and rewards, and need not know which it was.
+Proved by tests/tasks/test_sources.py.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from minirlhf.harness.files import UserError
+from minirlhf.lm.records import messages_of, read_records, split_of
+from minirlhf.tasks import TASKS
+
+OWN = "data"  # the name under which a user's own records appear beside the tasks
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set: its weight in the mixture and its parts."""
+
+    name: str
+    weight: float
+    documents: list[str]
+    train: list[dict]
+    validation: list[dict]
+
+
+def parse_tasks(words: str) -> dict[str, float]:
+    """"reviews,arithmetic:2" -> {"reviews": 1.0, "arithmetic": 2.0}. Raises UserError."""
+    weights: dict[str, float] = {}
+    for word in words.split(","):
+        name, _, weight = word.strip().partition(":")
+        if name not in TASKS:
+            raise UserError(f"--task {words}: no task {name!r}; there are {', '.join(TASKS)}")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise UserError(f"--task {words}: weight {weight!r} of {name} is not a number") from None
+        if not 0 < weights[name] < inf:
+            raise UserError(f"--task {words}: weight {weight} of {name} must be above 0")
+    return weights
+
+
+def task_sources(weights: dict[str, float], n: int, seed: int) -> list[Source]:
+    """The training side of generated tasks: n documents and n records each, 200 records for validation."""
+    return [
+        Source(
+            name,
+            weight,
+            TASKS[name].documents(n, seed),
+            TASKS[name].records("train", n, seed),
+            TASKS[name].records("validation", 200, seed),
+        )
+        for name, weight in weights.items()
+    ]
+
+
+def file_source(paths: Sequence[str]) -> Source:
+    """The user's own files; 5 % of the records, chosen by a hash of the prompt, are for validation.
+
+    Where there is no raw text, the training records' own texts stand in for it.
+    """
+    records = [record for path in paths for record in read_records(path)]
+    documents = [record["text"] for record in records if "text" in record]
+    pairs = [r for r in records if "text" not in r and any(m["role"] == "assistant" for m in messages_of(r))]
+    if not documents and not pairs:
+        raise UserError(f"{', '.join(paths)}: prompts without responses, and no text: nothing to train on")
+    split = {"train": [], "validation": []}
+    for record in pairs:
+        split[split_of(str([m["content"] for m in messages_of(record)[:-1]]))].append(record)
+    train = split["train"] or pairs  # of one or two pairs, all may fall to validation
+    documents = documents or ["\n".join(m["content"] for m in messages_of(record)) for record in train]
+    return Source(OWN, 1.0, documents, train, split["validation"])
+
+
+def data_hash(content: list) -> str:
+    """SHA-256 of data as JSON, so that a report can say which a model has seen, and a resume that it is the same."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def texts_of(sources: Sequence[Source]) -> list[str]:
+    """All text a model will read or write, to train a tokenizer on."""
+    texts = [text for source in sources for text in source.documents]
+    return texts + [m["content"] for source in sources for record in source.train for m in messages_of(record)]

@@ -1,0 +1,154 @@
+"""Compare the algorithms on equal samples: python -m minirlhf.tools.compare_algorithms --init out/sft
+
+Each gets as many responses and rounds (one round more where a critic is to be fitted), a learning rate chosen
+among the same few on a seed of its own, and then `seeds` runs. A run is judged on held-out prompts by the share
+of the achievable objective that it reached, (J − J_ref) / (J* − J_ref). Every run is kept as soon as it is done;
+called again, the tool goes on where it stopped. Proved by tests/tools/test_compare_algorithms.py.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minirlhf.evaluation.optimum import reference_optimum
+from minirlhf.experiments.trials import answers, begun_with, kept, numbers, optimise, table
+from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.html.svg import strip_plot
+from minirlhf.lm import checkpoint
+from minirlhf.lm.model import GPT
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.algorithms import ALGORITHMS
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.optimum import LEAST
+from minirlhf.tasks import reward_of_task
+from minirlhf.tasks.sources import parse_tasks
+
+# What GRPO does otherwise than the rest, undone one choice at a time.
+UNDONE = {
+    "grpo, no std": {"algo": "grpo", "baseline": "group"},
+    "grpo, k2 in the loss": {"algo": "grpo", "kl": "k2"},
+    "grpo, KL in the reward": {"algo": "grpo", "kl_in": "reward", "kl": "k1"},
+}
+VARIANTS = {name: {"algo": name} for name in ALGORITHMS} | UNDONE
+TUNING_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Comparison."""
+
+    init: str = option("out/sft", "checkpoint folder that all start from, and the reference of the KL")
+    task: str = option("reviews,arithmetic", "generated tasks, each compared by itself")
+    algos: tuple[str, ...] = option(tuple(VARIANTS), "what to compare; in quotes where the name has spaces")
+    lrs: tuple[str, ...] = option(("4e-4", "8e-4"), "learning rates to choose among")
+    seeds: int = option(5, "runs of each with the rate chosen", least=1)
+    iterations: int = option(30, "rounds", least=1)
+    batch: int = option(128, "responses a round", least=1)
+    beta: float = option(0.025, "KL coefficient")
+    prompts: int = option(200, "held-out prompts to judge on", least=1)
+    samples: int = option(4, "responses to each", least=1)
+    reference_samples: int = option(100, "responses of the reference to each, for J*", least=1)
+    out: str = option("out/algorithms", "folder for a file a run, TASK/*.json, and algorithms.TASK.svg")
+
+
+def yardstick(start: tuple[GPT, Tokenizer], task: str, options: Comparison) -> dict:
+    """J_ref and, as `optimum.reference_optimum` has it, J* of the held-out prompts, from samples of the reference.
+
+    Raises UserError where J* is not known well enough, or nothing is better than the reference.
+    """
+    items = answers(start[0], *start, task, options.prompts, options.reference_samples)
+    known = reference_optimum(items, options.beta, np.arange(options.prompts))
+    known["reference"] = float(np.mean([x["scores"]["reward"] for x in items]))
+    if known["value"] is None:
+        said = f"J* rests on {known['effective_size']:.0f} effective samples, fewer than {LEAST}"
+        raise UserError(f"{said}: more --reference-samples, or a larger --beta")
+    if known["value"] <= known["reference"]:
+        raise UserError("no response earned more than the reference does on average: nothing to tell them apart by")
+    return known
+
+
+def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
+    """What is the same for all, and the choices of the one."""
+    return PPOConfig(
+        **VARIANTS[name], iterations=options.iterations, batch=options.batch, lr=lr, beta=options.beta,
+        minibatches=4, warmup=max(1, options.iterations // 8), save_every=options.iterations,
+    )  # fmt: skip
+
+
+def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> dict:
+    """One training run and its judgement."""
+    print(f"{task}: {name}, lr {lr:g}, seed {seed}")
+    policy = deepcopy(start[0])
+    cost = optimise(policy, start[1], task, reward_of_task, config_of(name, lr, options), seed, dtype)
+    items = answers(policy, *start, task, options.prompts, options.samples)
+    reward, kl = (float(np.mean(x)) for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items)))
+    figures = {"reward": reward, "kl": kl, "objective": reward - options.beta * kl}
+    return {"lr": lr, "seconds": cost["seconds"], "tokens": cost["tokens"]} | figures
+
+
+def runs_of(
+    name: str, rates: list[float], task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype
+) -> list[dict]:
+    """The runs of one algorithm with the learning rate that reached the highest J on a seed of its own.
+
+    Those that are not yet made are made.
+    """
+    def made(lr: float, seed: int) -> dict:
+        path = Path(options.out) / task / f"{name}, lr {lr}, seed {seed}.json"
+        return kept(path, lambda: run(name, lr, seed, task, start, options, dtype))
+
+    tuned = [made(lr, TUNING_SEED) for lr in rates]
+    best = max((x["objective"], x["lr"]) for x in tuned)[1]
+    return [made(best, seed) for seed in range(options.seeds)]
+
+
+def markdown(found: dict[str, list[dict]]) -> str:
+    """A row an algorithm: mean ± standard deviation over seeds."""
+    def cell(runs: list[dict], key: str, digits: int) -> str:
+        values = [x[key] for x in runs]
+        spread = f" ±{np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.{digits}f}{spread}"
+
+    rows = []
+    for name, runs in found.items():
+        row = [name, f"{runs[0]['lr']:g}", *(cell(runs, *x) for x in (("share", 3), ("reward", 3), ("kl", 2)))]
+        rows.append([*row, f"{min(x['share'] for x in runs):.3f}", f"{np.mean([x['seconds'] for x in runs]):.0f}"])
+    return table(["algorithm", "lr", "share of the optimum", "reward", "KL, nats", "worst seed", "s"], rows)
+
+
+def main() -> None:
+    """Run what is not yet run, then print the tables and draw the figures."""
+    options, machine = parse(__doc__.splitlines()[0], Comparison, Machine)
+    device, dtype = machine.set_up()
+    if not options.algos or not set(options.algos) <= set(VARIANTS):
+        raise UserError(f"--algos {' '.join(options.algos)}: there are {', '.join(VARIANTS)}")
+    rates = numbers(options.lrs, "lrs", float, 1e-9, 1)
+    if options.beta <= 0:
+        raise UserError(f"--beta {options.beta}: must be above 0, or there is no J* to measure against")
+    reference, tokenizer = checkpoint.load(options.init)
+    reference.to(device).eval()
+    out, start = Path(options.out), (reference, tokenizer)
+    settings = {k: getattr(options, k) for k in ("iterations", "batch", "beta", "prompts", "samples")}
+    settings["init"] = checkpoint.fingerprint(reference)
+    for task in parse_tasks(options.task):
+        known = yardstick(start, task, options)
+        begun_with(out, settings)  # behind what may ask for another --beta
+        room = known["value"] - known["reference"]
+        found = {name: runs_of(name, rates, task, start, options, dtype) for name in options.algos}
+        for x in sum(found.values(), []):
+            x["share"] = (x["objective"] - known["reference"]) / room
+        found = dict(sorted(found.items(), key=lambda row: -np.mean([x["share"] for x in row[1]])))
+        print(f"\n{task}, {options.iterations} rounds of {options.batch} responses, beta {options.beta:g}, J(ref) = "
+              f"{known['reference']:.3f}, J* = {known['value']:.3f} on {known['effective_size']:.0f} samples\n")
+        print(markdown(found))
+        rows = [(name, [x["share"] for x in runs]) for name, runs in found.items()]
+        plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows, 0.0, 1.0)
+        write_atomic(out / f"algorithms.{task}.svg", plot.encode())
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,51 @@
+"""Simulated people compare samples of a checkpoint: python -m minirlhf.tools.make_preferences --task reviews
+
+A line of the file is a comparison, with the gold rewards of the two. Proved by
+tests/tools/test_make_preferences.py.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm import checkpoint
+from minirlhf.preferences.simulated import Labeller, make_pairs
+from minirlhf.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared."""
+
+    init: str = option("out/sft", "checkpoint folder whose responses are compared")
+    task: str = option("reviews", f"generated task, whose reward is gold: one of {', '.join(TASKS)}")
+    pairs: int = option(1000, "comparisons to make", least=1)
+    responses: int = option(2, "to each prompt; all pairs of them are compared", least=2)
+    out: str = option("prefs.jsonl", "the file to write")
+
+
+def main() -> None:
+    """Sample, judge and write."""
+    options, labeller, machine = parse(__doc__.splitlines()[0], Options, Labeller, Machine)
+    device, _ = machine.set_up()
+    if options.task not in TASKS:
+        raise UserError(f"--task {options.task}: there are {', '.join(TASKS)}")
+    model, tokenizer = checkpoint.load_chat(options.init)
+    task = TASKS[options.task]
+    lines, left_out = make_pairs(
+        model.to(device), tokenizer, task, options.pairs, options.responses, labeller, machine.seed
+    )
+    write_atomic(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    right = [(1 + np.sign(line["gold_chosen"] - line["gold_rejected"])) / 2 for line in lines]
+    share = f"{np.mean(right):.1%} as the gold reward has it, ties 1/2"
+    print(f"{options.out}: {len(lines)} comparisons, {share}")
+    if left_out:
+        print(f"left out: {', '.join(f'{count} {why}' for why, count in left_out.items())}")
+
+
+if __name__ == "__main__":
+    run_script(main)

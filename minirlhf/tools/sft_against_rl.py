@@ -1,0 +1,76 @@
+"""Test what people say of SFT and RL: python -m minirlhf.tools.sft_against_rl
+
+On each task and seed, one base model, and from it the arms of `experiments/arms.py`, SFT and PPO with their rivals and
+controls. `experiments/claims.py` says what the results say to each claim. Every finished arm is a checkpoint under
+TASK/SEED/ARM with its result.json; called again, the study goes on where it stopped. Proved by
+tests/tools/test_sft_against_rl.py.
+"""
+
+import signal
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minirlhf.experiments.arms import STUDIED, Study, arms, labels, run_cell, settings
+from minirlhf.experiments.claims import Cells, with_divergence
+from minirlhf.experiments.questions import PROSE, test_sets
+from minirlhf.experiments.report import write_report
+from minirlhf.experiments.trials import begun_with
+from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.loop import Interrupted
+from minirlhf.harness.options import parse, run_script
+from minirlhf.tasks.sources import parse_tasks
+
+
+def run(options: Study) -> Cells:
+    """Run the arms that have no result, and return the results of all. Ctrl-C leaves what is finished intact."""
+    tables = {task: arms(task, labels(options)) for task in parse_tasks(options.task)}
+    cells = [(task, seed, name) for seed in range(options.seeds) for task, table in tables.items() for name in table]
+    results = {(task, seed, name): Path(options.out) / task / str(seed) / name / "result.json"
+               for task, seed, name in cells}  # fmt: skip
+    begun_with(Path(options.out), settings(options))
+    waiting = [cell for cell in cells if not results[cell].exists()]
+    running: dict[Future, tuple] = {}
+
+    def ready(task: str, seed: int, name: str) -> bool:
+        arm = tables[task][name]
+        return all(results[task, seed, x].exists() for x in (arm.start, arm.match) if x)
+
+    # Ctrl-C is the parent's to handle; in a loop of training it still ends the cell.
+    pool = ProcessPoolExecutor(options.workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with tqdm(total=len(waiting), desc="cells", smoothing=0.0, dynamic_ncols=True) as bar, pool:
+        try:
+            while waiting or running:
+                for cell in list(waiting):
+                    if len(running) < options.workers and ready(*cell):
+                        running[pool.submit(run_cell, *cell, options)] = cell
+                        waiting.remove(cell)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    bar.set_postfix_str(" ".join(map(str, running.pop(future))))
+                    bar.update(1)
+        except (KeyboardInterrupt, Interrupted):
+            tqdm.write("waiting for the arms that are under way; called again, the study goes on")
+            raise
+    return {cell: read_json(path) for cell, path in results.items()}
+
+
+def main() -> None:
+    """Run what is not yet run, then print the verdicts and the tables and draw the figures."""
+    (options,) = parse(__doc__.splitlines()[0], Study)
+    tasks = parse_tasks(options.task)
+    if unknown := [task for task in tasks if task not in STUDIED]:
+        raise UserError(f"--task {unknown[0]}: not one of {', '.join(STUDIED)}")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the workers would outlive this process
+    try:
+        cells = with_divergence(run(options))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sets = {task: list(test_sets(task, 2, 0)) for task in tasks}
+    print(write_report(cells, sets, labels(options), PROSE, Path(options.out)))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,89 @@
+"""A simulated annotator: judges a study as people do, blind, by the gold reward of a generated task.
+
+python -m minirlhf.tools.simulate_judge --annotator ada --seed 1     out/judgements, as a person named ada would
+
+It sees what a person sees, through the same session and log, and is told of no model. Of two answers the
+left is chosen with the probability of Bradley and Terry (`simulated.Labeller`); equal rewards are a tie.
+For trials of the whole loop, and to see what a number of judgements can show. Proved by
+tests/tools/test_simulate_judge.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minirlhf.annotation import log
+from minirlhf.annotation.pairs import read_responses
+from minirlhf.harness.files import UserError
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.preferences.simulated import Labeller
+from minirlhf.rl.rewards import call_reward, prompt_text
+from minirlhf.tasks import TASKS
+from minirlhf.tools.judgements import records_by_prompt
+
+BESIDE = -1.0  # rewards lie in [0, 1]
+Gold = Callable[[str, str], float]  # prompt as it is shown, response -> reward
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Who judges what."""
+
+    study: str = option("out/judgements", "folder of the study", bare=True)
+    annotator: str = option("simulated", "the name to judge under")
+    items: str = option("out/eval/items.jsonl", "what the study was made from: its prompts' records")
+    temperature: float = option(Labeller.temperature, "a gold reward this much higher has odds of e to 1")
+    length_bias: float = option(0.0, "log-odds for each character that an answer is longer")
+    position_bias: float = option(0.0, "log-odds for the left answer")
+    seed: int = option(0, "decides what is chosen where that is open", least=0)
+
+
+def judge(session: log.Session, gold: Gold, labeller: Labeller, seed: int) -> int:
+    """Judge all that is left in the session; returns how many items that were."""
+    rng, done = np.random.default_rng(seed), 0
+    while "left" in (item := session.item()):
+        left, right = (gold(item["prompt"], item[side]) for side in ("left", "right"))
+        p = labeller.prefers_first(left, right, len(item["left"]), len(item["right"]))
+        choice = "tie" if left == right else "left" if rng.random() < p else "right"
+        session.act(choice, item["place"])
+        done += 1
+    return done
+
+
+def gold_of(items: str) -> Gold:
+    """The tasks' own rewards of answers to the prompts of an items.jsonl. Raises UserError.
+
+    What no model said to the prompt, as the answer to another one in an attention item, is worth BESIDE: a person
+    sees that it is beside the point, a reward of the answer alone does not.
+    """
+    records = records_by_prompt([items])
+    if not records:
+        where = "give the items.jsonl that the study was made from"
+        raise UserError(f"--items {items}: no prompts in it; {where}")
+
+    said = {(row["prompt"], row["response"]) for row in read_responses(items)}
+
+    def gold(prompt: str, response: str) -> float:
+        record = records.get(prompt, {})
+        if record.get("task") not in TASKS:
+            why = f"no generated task has the prompt {prompt!r:.60}: no gold reward"
+            raise UserError(f"--items {items}: {why}")
+        if (prompt, response) not in said:
+            return BESIDE
+        return call_reward(TASKS[record["task"]].reward, prompt_text(record), response, record)
+
+    return gold
+
+
+def main() -> None:
+    """Wire study, reward and simulated person together."""
+    (options,) = parse(__doc__.splitlines()[0], Simulation)
+    labeller = Labeller(options.temperature, options.length_bias, options.position_bias)
+    with log.Session(options.study, options.annotator) as session:
+        done = judge(session, gold_of(options.items), labeller, options.seed)
+    print(f"{options.annotator}: {done} items judged in {options.study}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,266 @@
+"""From items.jsonl to a study and its key: which pairs, in which order, on which sides, with which checks."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from minirlhf.annotation.pairs import Pair, arrange, attention, candidates, item_id, make, read_responses, shown_prompt
+from minirlhf.harness.files import UserError
+
+
+def row(model, index, sample, response, **other):
+    return {"set": "s", "model": model, "index": index, "sample": sample, "prompt": f"prompt {index}",
+            "response": response, "stop": "eos"} | other  # fmt: skip
+
+
+def rows(n, samples=(-1, 0, 1), models=("sft", "ppo", "base")):
+    return [row(m, i, k, f"{m} {i} {k}") for m in models for i in range(n) for k in samples]
+
+
+def jsonl(path, records):
+    path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in records), "utf-8")
+    return path
+
+
+def study_of(n, seed=0, total=0):
+    return make(rows(total or 2 * n, (0,)), ("sft", "ppo"), "", n, "better?", seed)
+
+
+def test_only_lines_that_are_responses_are_read(tmp_path):
+    """`kind` decides; an older file without it holds nothing else."""
+    known = [row("sft", 0, 0, "a\u2028b", kind="response"), row("ppo", 0, 0, "好")]
+    path = jsonl(tmp_path / "i.jsonl", [{"kind": "text", "nll": 3.5}, *known])
+    path.write_text("\ufeff\n" + path.read_text("utf-8"), "utf-8")
+    assert read_responses(path) == known
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"", "no responses in it"),
+    (b'{"kind": "text"}\n', "no responses in it"),
+    (b"{}\n{", "line 1: 'set' is None, not a str"),
+    (json.dumps(row("sft", True, 0, "x")).encode(), "line 1: 'index' is True, not a int"),
+    (b"\n\n[1]", "line 3: a JSON object is wanted, this is a list"),
+    (b"nonsense", "line 1: not JSON"),
+    (b'{"kind": "prompt", "record": {"messages": [5]}}', "line 1: a message needs a 'role'"),
+    (b"\xff", "byte 0 is not UTF-8"),
+    (None, "No such file"),
+])  # fmt: skip
+def test_a_file_that_does_not_fit_is_refused_by_line(tmp_path, content, message):
+    path = tmp_path / "i.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_responses(path)
+    assert str(error.value).startswith(str(path)) and message in str(error.value)
+
+
+def talk(*contents):
+    """A conversation of user and assistant in turn."""
+    roles = ["user", "assistant"] * len(contents)
+    return {"messages": [{"role": role, "content": content} for role, content in zip(roles, contents)]}
+
+
+@pytest.mark.parametrize("record, shown", [
+    ({"prompt": "a\nb", "response": "c"}, "a\nb"),
+    (talk("a", "c"), "a"),
+    (talk("a", "b\n\nuser\nx", "c"), "user\n  a\n\nassistant\n  b\n  \n  user\n  x\n\nuser\n  c"),
+    (talk("a", "b", "c", "d"), "user\n  a\n\nassistant\n  b\n\nuser\n  c"),
+])  # fmt: skip
+def test_a_prompt_of_several_turns_is_shown_whole_and_none_can_pose_as_another(record, shown):
+    assert shown_prompt(record) == shown
+
+
+def test_conversations_that_end_alike_are_different_prompts(tmp_path):
+    """Of two with the same last turn, each has its own pair, the turns with it; a single turn is as ever."""
+    records = [talk("one", "x", "and?"), talk("two", "x", "and?", "its own answer"), {"prompt": "and?"}]
+    lines = [{"kind": "prompt", "set": "s", "index": i, "record": record} for i, record in enumerate(records)]
+    said = [row(m, i, 0, m, kind="response", prompt="and?") for m in ("sft", "ppo") for i in range(3)]
+    found = read_responses(jsonl(tmp_path / "i.jsonl", lines + said))
+    study, key = make(found, ("sft", "ppo"), "", 9, "?", 0)
+    places = {x["prompt"]: x.get("messages") for x in study["places"]}
+    assert places == {
+        shown_prompt(records[0]): talk("one", "x", "and?")["messages"],
+        shown_prompt(records[1]): talk("two", "x", "and?")["messages"],
+        "and?": None,
+    }
+    assert study["pairs"] == 3 and len({x["item"] for x in key["places"]}) == 3
+
+
+def test_turns_of_another_set_are_not_taken(tmp_path):
+    lines = [{"kind": "prompt", "set": "t", "index": 0, "record": talk("one", "x", "and?")}]
+    said = row("sft", 0, 0, "a", kind="response")
+    assert read_responses(jsonl(tmp_path / "i.jsonl", [*lines, said])) == [said]
+
+
+def test_a_pair_is_of_one_prompt_and_one_sample():
+    found = candidates(rows(30), ("sft", "ppo"), "s", random.Random(0))
+    assert len(found) == 60
+    for prompt, a, b in found:
+        index, sample = a.split()[1:]
+        assert (prompt, a, b) == (f"prompt {index}", f"sft {index} {sample}", f"ppo {index} {sample}")
+        assert sample != "-1"
+
+
+def test_every_prompt_has_a_turn_before_any_has_a_second():
+    uneven = rows(30) + [row(m, i, k, f"{m} {i} {k}") for m in ("sft", "ppo") for i in (3, 4) for k in (2, 3)]
+    found = candidates(uneven, ("sft", "ppo"), "", random.Random(0))
+    assert len({pair.prompt for pair in found[:30]}) == len({pair.prompt for pair in found[30:60]}) == 30
+    assert {pair.a.split()[2] for pair in found[:30]} >= {"0", "1"}  # which sample is first is by chance
+    assert [pair.prompt[7:] for pair in found[:30]] != list(map(str, range(30))) and len(found) == 64
+
+
+def test_greedy_answers_are_compared_where_there_are_no_samples():
+    assert len(candidates(rows(5, samples=(-1,)), ("ppo", "sft"), "", random.Random(0))) == 5
+
+
+def test_a_prompt_or_sample_that_one_model_lacks_makes_no_pair():
+    some = rows(4, (0, 1)) + [row("sft", 9, 0, "alone"), row("ppo", 3, 5, "alone")]
+    assert len(candidates(some, ("sft", "ppo"), "", random.Random(0))) == 8
+
+
+def test_the_same_pair_twice_is_one_pair():
+    again = [x | {"index": x["index"] + 100} for x in rows(6, (0,))]
+    assert len(candidates(rows(6, (0,)) + again, ("sft", "ppo"), "", random.Random(0))) == 6
+
+
+@pytest.mark.parametrize("models, title, more, message", [
+    (("sft",), "", [], "--models sft: give two names"),
+    (("sft", "sft"), "", [], "give two names"),
+    (("sft", "dpo"), "", [], "--models dpo: the responses are of base, ppo, sft"),
+    (("sft", "ppo"), "t", [], "--set t: the responses are of s"),
+    (("sft", "ppo"), "", [row("sft", 0, 0, "x", set="z")], "--set is missing: the responses are of s, z"),
+    (("sft", "ppo"), "", [row("sft", 0, 7, "x", prompt="other")], "index 0 has two prompts"),
+    (("sft", "ppo"), "", [row("sft", 0, 0, "other")], "index 0, sample 0 of sft stands there twice"),
+])  # fmt: skip
+def test_what_cannot_be_paired_is_refused(models, title, more, message):
+    with pytest.raises(UserError, match=message):
+        candidates(rows(3) + more, models, title, random.Random(0))
+
+
+def test_the_id_depends_on_the_texts_and_not_on_whose_they_are():
+    """In the models' order, it would say on which side one of them stands."""
+    assert item_id(Pair("p", "x", "y")) == item_id(Pair("p", "y", "x"))
+    different = [Pair("p", "x", "y"), Pair("q", "x", "y"), Pair("p", "x", "z"), Pair("p", "xy", ""),
+                 Pair("px", "", "y")]  # fmt: skip
+    assert len({item_id(pair) for pair in different}) == len(different)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 10, 11, 15, 24, 100, 101, 333])
+@pytest.mark.parametrize("seed", range(4))
+def test_sides_are_balanced_exactly(n, seed):
+    """Among pairs, among duplicates and in all; and the right answer of attention items likewise."""
+    _, key = study_of(n, seed)
+    for kinds in (["pair"], ["duplicate"], ["attention"], ["pair", "duplicate"]):
+        left = Counter(x["left"] for x in key["places"] if x["kind"] in kinds)
+        assert abs(left["a"] - left["b"]) <= 1
+    checks = [x for x in key["places"] if x["kind"] == "attention"]
+    for x in (Counter(x["good"] for x in checks), Counter(x["good"] == x["left"] for x in checks)):
+        assert abs(2 * max(x.values(), default=0) - x.total()) <= 2
+
+
+@pytest.mark.parametrize(
+    "n, duplicates, checks", [(1, 0, 0), (9, 0, 0), (11, 1, 1), (100, 10, 5), (200, 20, 10)]
+)
+def test_one_in_ten_is_shown_again_and_one_in_twenty_is_a_check(n, duplicates, checks):
+    kinds = Counter(x["kind"] for x in study_of(n)[1]["places"])
+    assert kinds == Counter({"pair": n, "duplicate": duplicates, "attention": checks})
+
+
+@pytest.mark.parametrize("n", [11, 12, 40, 150])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_duplicate_comes_at_least_ten_places_later_with_sides_swapped(n, seed):
+    study, key = study_of(n, seed)
+    first = {x["item"]: i for i, x in enumerate(key["places"]) if x["kind"] == "pair"}
+    again = [(i, first[x["item"]]) for i, x in enumerate(key["places"]) if x["kind"] == "duplicate"]
+    assert again
+    for later, i in again:
+        assert later - i >= 10
+        old, new = study["places"][i], study["places"][later]
+        assert (old["prompt"], old["left"], old["right"]) == (new["prompt"], new["right"], new["left"])
+        assert key["places"][i]["left"] != key["places"][later]["left"]
+
+
+def test_duplicates_are_not_all_at_the_end():
+    """Of all places behind the tenth, each is as good."""
+    where = [i / len(key["places"]) for _, key in (study_of(100, seed) for seed in range(10))
+             for i, x in enumerate(key["places"]) if x["kind"] == "duplicate"]  # fmt: skip
+    assert min(where) < 0.4 and max(where) > 0.9
+
+
+def test_the_right_answer_of_an_attention_item_is_to_its_prompt_and_the_other_is_not():
+    pool = [Pair(f"p{i}", f"a{i}", f"b{i}") for i in range(6)]
+    made = attention(pool, 4, random.Random(0))
+    assert sorted(x.good + x.left for x in made) == ["aa", "ab", "ba", "bb"]
+    for x in made:
+        right, wrong = (x.pair.a, x.pair.b) if x.good == "a" else (x.pair.b, x.pair.a)
+        assert right[1:] == x.pair.prompt[1:] != wrong[1:]
+        assert (x.pair.a[0], x.pair.b[0]) == ("a", "b")  # a and b are models there too
+
+
+def test_an_answer_that_is_empty_or_right_by_chance_checks_nobody():
+    pool = [Pair("p", "x", ""), Pair("q", "x ", "x"), Pair("r", "", "x")]
+    assert attention(pool, 3, random.Random(0)) == []
+    one_prompt = [Pair("p", f"x{i}", f"y{i}") for i in range(3)]
+    assert attention(one_prompt, 3, random.Random(0)) == []
+
+
+def test_attention_items_are_of_prompts_that_are_not_compared_where_there_are_enough():
+    study, key = study_of(100)
+    of = {kind: {p["prompt"] for p, x in zip(study["places"], key["places"]) if x["kind"] == kind}
+          for kind in ("pair", "attention")}
+    assert of["attention"] and not of["pair"] & of["attention"]
+    assert "attention" in {x["kind"] for x in study_of(60, total=60)[1]["places"]}
+
+
+def test_identical_answers_are_ties_that_are_counted_and_not_shown():
+    some = rows(20, (0,))
+    for x in some:
+        x["response"] = "the same" if x["index"] < 6 else x["response"]
+    study, key = make(some, ("sft", "ppo"), "", 50, "?", 0)
+    assert (study["pairs"], study["auto_ties"]) == (20, 6) and len(set(key["identical"])) == 6
+    assert not set(key["identical"]) & {x["item"] for x in key["places"]}
+    assert sum(x["kind"] == "pair" for x in key["places"]) == 14
+    assert all(x["left"] != x["right"] for x in study["places"])
+    with pytest.raises(UserError, match="all of 6 pairs are identical"):
+        make([x for x in some if x["index"] < 6], ("sft", "ppo"), "", 50, "?", 0)
+
+
+def test_pairs_are_drawn_before_ties_are_taken_out():
+    """Else the share of ties among n pairs would not be that among all."""
+    some = [x | {"response": "the same"} if x["index"] % 2 else x for x in rows(200, (0,))]
+    ties = [make(some, ("sft", "ppo"), "", 40, "?", seed)[0]["auto_ties"] for seed in range(20)]
+    assert 16 <= sum(ties) / 20 <= 24 and all(5 <= n <= 35 for n in ties)
+
+
+def test_the_study_says_nothing_about_models_checks_or_the_seed():
+    study, key = make(rows(100, models=("m1", "m2")), ("m1", "m2"), "", 60, "?", 77)
+    assert study.keys() == {"question", "pairs", "auto_ties", "places"}
+    assert all(x.keys() == {"prompt", "left", "right"} for x in study["places"])
+    assert key["models"] == ["m1", "m2"] and (key["seed"], key["set"]) == (77, "s")
+    for shown, secret in zip(study["places"], key["places"]):
+        if secret["kind"] != "attention":
+            assert shown["left"].split()[0] == {"a": "m1", "b": "m2"}[secret["left"]]
+            assert shown["right"].split()[0] == {"b": "m1", "a": "m2"}[secret["left"]]
+            assert secret["good"] is None
+
+
+def test_the_seed_decides_all_and_nothing_else_does():
+    assert study_of(50, 3) == study_of(50, 3)
+    assert make(rows(100, (0,))[::-1], ("sft", "ppo"), "", 50, "better?", 3) == study_of(50, 3)
+    one, other = study_of(50, 3), study_of(50, 4)
+    assert one[0]["places"] != other[0]["places"]
+    assert [x["left"] for x in one[1]["places"]] != [x["left"] for x in other[1]["places"]]
+
+
+@pytest.mark.parametrize("kind", ["pair", "duplicate", "attention"])
+def test_a_side_cannot_be_guessed_where_the_balance_leaves_one_over(kind):
+    """Over seeds: on which side a is, and the right answer, of the only one of its kind."""
+    n, pool = 300, [Pair(f"p{i}", f"a{i}", f"b{i}") for i in range(11)]
+    made = [arrange(pool[: 1 if kind == "pair" else 11], [], random.Random(seed)) for seed in range(n)]
+    only = [[x for x in showings if x.kind == kind] for showings in made]
+    assert {len(showings) for showings in only} == {1}
+    counts = [sum(x.left == "a" for (x,) in only)]
+    counts += [sum(x.left == x.good for (x,) in only)] if kind == "attention" else []
+    assert all(abs(count - n / 2) < 4 * (n / 4) ** 0.5 for count in counts)

@@ -1,0 +1,335 @@
+"""From models to evidence: what is asked of whom, and what is known besides."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from minirlhf.evaluation.ask import fitted_temperature, sample_items, text_items
+from minirlhf.evaluation.collect import (
+    gather, load_models, ngram_baseline, optimum_of_training, read_run, temperatures, training_records,
+)
+from minirlhf.evaluation.items import read, write
+from minirlhf.evaluation.options import Evaluation
+from minirlhf.evaluation.report import build
+from minirlhf.harness.files import UserError
+from minirlhf.lm import checkpoint
+from minirlhf.lm.chat import render, render_prompt
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.records import prompt_of
+from minirlhf.metrics import ngram
+from minirlhf.tasks import TASKS, reward_of_task
+from minirlhf.tasks.sources import OWN
+
+QA = [("system", "s"), ("user", "q"), ("assistant", "12"), ("user", "r"), ("assistant", "好")]
+CONVERSATION = {"messages": [{"role": role, "content": content} for role, content in QA]}
+PAIRS = [{"prompt": "ab", "response": "x"}, {"prompt": "cd", "response": "yes"}]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder, the current one, with a reward and data of the user's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def length(prompt, response, record): return len(response) / 10\n")
+    lines = [*PAIRS, CONVERSATION, {"text": "no prompt"}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    return tmp_path
+
+
+@pytest.fixture
+def ask(make_policy, tokenizer, files):
+    """A function that gathers evidence from three models: (run, sets). chat and runs: of single ones; make: of each."""
+    def ask(runs=None, chat=None, names=("base", "sft", "ppo"), make=None, **options) -> tuple:
+        make = make or (lambda i: make_policy(i, context=320))
+        models = {name: (make(i), tokenizer) for i, name in enumerate(names)}
+        options = Evaluation(**{"prompts": 3, "samples": 2, "max_new": 4, **options})
+        chat = dict.fromkeys(models, True) | (chat or {})
+        runs = dict.fromkeys(models, {}) | (runs or {})
+        return gather(options, 5, models, chat, runs, {name: str(files / name) for name in models})
+
+    return ask
+
+
+MINE = {"data": ("own.jsonl",), "reward": "mine.py:length"}
+
+# What is asked
+
+
+def test_generated_tasks_are_asked_in_each_of_their_test_splits(ask):
+    """As many prompts as wanted, by the seed; what their reward measures is told."""
+    _, sets = ask(task="arithmetic,sentiment")
+    wanted = [("arithmetic", split) for split in ("test", "test_range", "test_long")] + [("sentiment", "test")]
+    assert [s.title for s in sets] == ["arithmetic", "arithmetic, range", "arithmetic, long", "sentiment"]
+    for s, (name, split) in zip(sets, wanted):
+        assert s.records == TASKS[name].records(split, 3, 5) and s.about["reward"] == TASKS[name].REWARD
+
+
+def test_without_a_task_the_models_are_asked_what_any_of_them_was_trained_on(ask):
+    runs = {"base": {"tasks": {"sentiment": 1.0}, "seed": 0}, "ppo": {"tasks": {"sentiment": 0.5}, "seed": 0}}
+    assert [s.title for s in ask(runs)[1]] == ["sentiment"]
+    with pytest.raises(UserError, match="give --task, or --data"):
+        ask()
+
+
+def test_own_data_are_asked_turn_by_turn_and_texts_are_passed_over(ask):
+    _, (s,) = ask(**MINE)
+    assert s.title == "data" and s.records[:2] == PAIRS and s.about["reward"] == ""
+    assert s.records[2:] == [{"messages": CONVERSATION["messages"][:n], "conversation": 2} for n in (3, 5)]
+
+
+def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, make_policy, tokenizer):
+    """A base model as a document, the others with roles; of two it is told what the last thinks of them."""
+    _, (s,) = ask(chat={"base": False}, task="sentiment")
+    base, sft, ppo = (make_policy(i, context=320) for i in range(3))
+    for name, model, chat, by in (("base", base, False, None), ("sft", sft, True, ppo), ("ppo", ppo, True, ppo)):
+        asked = model, sft, tokenizer, s.records, reward_of_task, 8, 2, 5, chat
+        assert s.items[name] == sample_items(*asked, compared=by, reference_chat=True)
+        T = s.about["temperatures"].get(name)
+        assert s.texts[name] == text_items(model, tokenizer, s.records, chat, T)
+
+
+# What is known of the models
+
+
+def test_the_run_tells_the_models_apart_and_what_they_are(ask, make_policy, files):
+    (files / "ppo").mkdir()
+    lines = [{"step": i, "reward": i / 2} for i in (1, 2)]
+    (files / "ppo" / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    run, _ = ask({"ppo": {"stage": "rloo", "seed": 7, "cost": {"steps": 3}}}, **MINE)
+    assert (run["reference"], run["seed"], run["vocabulary"]) == ("sft", 5, 260)
+    assert run["settings"]["samples"] == 2 and run["environment"]["torch"]
+    for i, name in enumerate(("base", "sft", "ppo")):
+        assert run["models"][name]["sha256"] == checkpoint.fingerprint(make_policy(i, context=320))
+    ppo = run["models"]["ppo"]
+    assert (ppo["stage"], ppo["seed"], ppo["cost"], ppo["folder"]) == ("rloo", 7, {"steps": 3}, str(files / "ppo"))
+    assert ppo["curves"] == [{"name": "reward", "x": "step", "points": [[1, 0.5], [2, 1.0]]}]
+    assert run["models"]["sft"] | {"stage": None, "cost": None, "curves": []} == run["models"]["sft"]
+
+
+def test_where_there_is_no_sft_the_first_model_is_the_reference(ask):
+    assert ask(names=("a", "b"), **MINE)[0]["reference"] == "a"
+    assert ask(names=("a", "b"), reference="b", **MINE)[0]["reference"] == "b"
+    with pytest.raises(UserError, match="--reference c: not one of a, b"):
+        ask(names=("a", "b"), reference="c", **MINE)
+
+
+def test_models_of_different_tokenizers_are_refused_by_name(ask, make_policy, tokenizer):
+    with pytest.raises(UserError, match="b and a have different tokenizers"):
+        models = {"a": (make_policy(0), tokenizer), "b": (make_policy(0, layers=1), tokenizer)}
+        models["b"][0].resize_vocabulary(261)
+        gather(Evaluation(), 0, models, {}, {}, {})
+
+
+def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_knows_no_roles(
+    files, make_policy, tokenizer
+):
+    for name, stage in (("base", "base"), ("ppo", "ppo")):
+        checkpoint.save(files / "out" / name, make_policy(0), tokenizer, {"stage": stage})
+    models, chat, runs, folders = load_models(Evaluation(), "cpu")
+    assert list(models) == ["base", "ppo"] and folders == {"base": "out/base", "ppo": "out/ppo"}
+    assert chat == {"base": False, "ppo": True} and not models["ppo"][0].training
+    assert runs["ppo"] == {"stage": "ppo"} and read_run("nowhere") == {}
+
+
+@pytest.mark.parametrize("models", [("good",), ("a=x", "a=y"), (), ("a=",)])
+def test_models_want_a_name_and_a_folder_each(models):
+    with pytest.raises(UserError, match="name=folder"):
+        load_models(Evaluation(models=models), "cpu")
+
+
+# What the models have seen
+
+
+def test_the_generated_records_of_training_are_made_again():
+    """From the number of examples and the seed of each run: those of another seed are others."""
+    def run(**other):
+        return {"data": {"examples": 30, "data": []}, "seed": 7, "tasks": {"arithmetic": 2.0}} | other
+
+    of_sft = TASKS["arithmetic"].records("train", 30, 7)
+    assert training_records({"sft": run(), "ppo": run()}) == {"arithmetic": of_sft, OWN: []}
+    other = run(seed=8, data={"examples": 40, "prompts": []}, tasks={"arithmetic": 1.0, "sentiment": 0.5})
+    assert training_records({"sft": run(), "ppo": other}) == {
+        "arithmetic": of_sft + TASKS["arithmetic"].records("train", 40, 8),
+        "sentiment": TASKS["sentiment"].records("train", 40, 8),
+        OWN: [],
+    }
+    assert not any(training_records({"gpt2": {}, "x": run(tasks={"gone": 1.0}, data={})}).values())
+
+
+def test_the_records_of_training_are_read_again_from_files_that_are_still_there(files):
+    """Those of SFT and of RL, each file once."""
+    (files / "more.jsonl").write_text('{"prompt": "more"}\n')
+    (files / "corpus.txt").write_text("raw text")
+    runs = {"sft": {"data": {"data": ["own.jsonl", "gone.jsonl", "corpus.txt"]}, "seed": 0},
+            "ppo": {"data": {"prompts": ["more.jsonl", "own.jsonl"]}, "seed": 0}}  # fmt: skip
+    assert training_records(runs) == {OWN: [{"prompt": "more"}, *PAIRS, CONVERSATION]}
+
+
+def test_test_prompts_that_were_trained_on_are_found(ask, files):
+    """Generated ones and a user's own; the evidence names them as its items do, and an alarm is raised."""
+    seen = TASKS["arithmetic"].records("train", 4, 9)[2]["prompt"]
+    (files / "test.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in (seen, "new", "ab")))
+    runs = {"sft": {"data": {"examples": 4}, "seed": 9, "tasks": {"arithmetic": 1.0}},
+            "ppo": {"data": {"prompts": ["own.jsonl"]}, "seed": 0}}  # fmt: skip
+    run, (s,) = ask(runs, data=("test.jsonl",))
+    assert s.about["trained_on"] == [seen, "ab"]
+    assert any("2 of 3 prompts" in alarm["what"] for alarm in build(run, [s])["alarms"])
+
+
+def test_a_conversation_was_trained_on_if_all_of_it_was(ask, files):
+    """The same last question after something else is another prompt."""
+    other = {"messages": [{"role": "system", "content": "t"}, *CONVERSATION["messages"][1:]]}
+    for name, record in (("other", other), ("same", CONVERSATION)):
+        (files / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+    runs = {"sft": {"data": {"data": ["own.jsonl"]}, "seed": 0}}
+    assert ask(runs, data=("other.jsonl",))[1][0].about["trained_on"] == []
+    assert ask(runs, data=("same.jsonl",))[1][0].about["trained_on"] == ["r"]
+    assert ask(data=("same.jsonl",))[1][0].about["trained_on"] == []
+
+
+def test_an_n_gram_of_training_answers_says_what_is_easy_about_the_records_own(tokenizer):
+    """− log p of each last answer and its EOS; unanswered records teach nothing and are not scored."""
+    seen = [*PAIRS, CONVERSATION, {"prompt": "z"}]
+    asked = [{"prompt": "ab", "response": "xx"}, {"prompt": "z"}, CONVERSATION]
+    got = ngram_baseline(seen, asked, tokenizer)
+    model = ngram.fit([render(r, tokenizer).ids for r in seen[:3]], 4, 260)
+    nll = 0.0
+    for record, tokens in ((asked[0], 3), (CONVERSATION, 4)):
+        ids = render(record, tokenizer).ids
+        nll -= float(model.log_prob(ids)[len(ids) - tokens :].sum())
+    assert got == {"order": 4, "answers": 3, "nll": pytest.approx(nll), "tokens": 7}
+    assert ngram_baseline(seen[3:], asked, tokenizer) is None
+    assert ngram_baseline(seen, asked[1:2], tokenizer) is None
+
+
+# Temperatures
+
+
+@pytest.fixture
+def letters(tokenizer):
+    """A function that makes models which know how frequent the bytes of answers are, each surer than the last."""
+    texts = [r["response"] for task in TASKS.values() for r in task.records("train", 200, 0)]
+    counts = np.bincount([i for t in texts for i in [*tokenizer.encode(t), tokenizer.eos_id]], minlength=260)
+
+    def letters(i: int) -> GPT:
+        model = GPT(GPTConfig(tokenizer.vocab_size, context=320, layers=1, heads=1, width=8)).eval()
+        with torch.no_grad():
+            for x in (model.wte.weight, model.ln_f.weight, model.ln_f.bias):
+                x.zero_()
+            model.ln_f.bias[0] = i + 1.0
+            model.wte.weight[:, 0] = torch.tensor(counts + 1).log()
+        return model
+
+    return letters
+
+
+def test_each_model_has_one_temperature_a_task_fitted_on_its_validation_split(ask, letters, tokenizer, monkeypatch):
+    """In its own way of asking; the three test splits of a task share them."""
+    asked = []
+
+    def noted(model, tokenizer, records, chat):
+        asked.append(records)
+        return fitted_temperature(model, tokenizer, records, chat)
+
+    monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", noted)
+    _, sets = ask(task="arithmetic", make=letters, chat={"base": False})
+    assert len(sets) == len(asked) == 3
+    records, fitted = TASKS["arithmetic"].records("validation", 200, 5), {}
+    for i, name in enumerate(("base", "sft", "ppo")):
+        fitted[name] = fitted_temperature(letters(i), tokenizer, records, name != "base")
+        for s in sets:
+            assert s.texts[name] == text_items(letters(i), tokenizer, s.records, name != "base", fitted[name])
+    assert asked == [records] * 3 and all(s.about["temperatures"] == fitted for s in sets)
+    assert fitted["ppo"] == pytest.approx(3 * fitted["base"], rel=0.1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_prompt_that_a_temperature_is_fitted_on_is_one_of_a_test(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", lambda m, t, records, chat: seen.extend(records) or 2.0)
+    assert temperatures(name, {"m": (None, None)}, {"m": True}, 5) == {"m": 2.0} and len(seen) == 200
+    for split in TASKS[name].EVAL_SPLITS:
+        if split.startswith("test"):
+            tested = {prompt_of(r) for seed in (5, 6) for r in TASKS[name].records(split, 200, seed)}
+            assert not tested & {prompt_of(r) for r in seen}
+
+
+@pytest.mark.parametrize("options, limit", [
+    (MINE, None), ({"task": "arithmetic"}, math.inf), ({"task": "arithmetic"}, 0.0),
+])
+def test_without_a_validation_split_or_a_best_temperature_there_is_none(options, limit, ask, letters, monkeypatch):
+    if limit is not None:
+        monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", lambda model, *_: limit)
+    run, sets = ask(make=letters, **options)
+    assert not any(s.about["temperatures"] or "tempered" in s.texts["sft"][0] for s in sets)
+    assert "calibration error at T" not in json.dumps(build(run, sets))
+
+
+# What could be achieved
+
+
+TRAINING = {"beta": 0.3, "temperature": 1.0, "missing_eos": 0.0}
+
+
+@pytest.mark.parametrize("other", [
+    {}, {"reference": "b"}, {"data": {"reward": "mine.py:length"}}, {"training": {"beta": 0.1}},
+    {"training": {"temperature": 0.7}}, {"training": {"missing_eos": -1.0}},
+    {"optimum": {"reviews": {"value": None}}},
+])
+def test_the_optimum_of_training_is_taken_for_the_objective_it_was_of(other):
+    """Of the same reference, reward, β, temperature and score of what did not end; and where it is known."""
+    run = {"reference": "a", "data": {"reward": ""}, "optimum": {"reviews": {"value": 0.9}}} | other
+    run |= {"training": TRAINING | other.get("training", {})}
+    assert optimum_of_training(run, "a", 0.3, "", "reviews") == (None if other else {"value": 0.9})
+    assert optimum_of_training(run, "a", 0.3, "", "reviews, range") is None
+
+
+def test_the_beta_is_that_of_training_unless_another_is_given(ask):
+    runs = {"ppo": {"training": TRAINING}}
+    assert ask(runs, **MINE)[1][0].about["beta"] == 0.3
+    assert ask(runs, beta=0.7, **MINE)[1][0].about["beta"] == 0.7
+
+
+@pytest.mark.parametrize("change", [
+    {"runs": {}}, {"reward": ""}, {"chat": {"sft": False}}, {"reference": "ppo"},
+], ids=["no beta", "no reward", "asked in other ids", "no policy"])
+def test_without_beta_reward_or_a_common_prompt_there_is_no_optimum(change, ask):
+    _, (s,) = ask(**{"runs": {"ppo": {"training": TRAINING}}, **MINE, **change})
+    assert not {"beta", "optimum"} & s.about.keys()
+
+
+def test_more_samples_of_the_reference_tell_the_optimum_where_training_did_not(ask):
+    """With a β so large that all of them count alike it is their mean reward, and more."""
+    _, (s,) = ask(beta=1000.0, reference_samples=100, **MINE)
+    known = s.about["optimum"]
+    rewards = [x["scores"]["reward"] for x in s.items["sft"] if x["sample"] >= 0]
+    assert known["effective_size"] == pytest.approx(400, rel=1e-3)
+    assert known["low"] < known["value"] < known["high"]
+    assert known["value"] == pytest.approx(sum(rewards) / 8, abs=0.2)
+    assert ask(beta=1000.0, **MINE)[1][0].about["optimum"] is None
+
+
+# The whole way
+
+
+def test_the_attention_of_the_last_model_is_that_of_its_median_answer(ask, tokenizer):
+    run, (s,) = ask(**MINE)
+    shown = s.about["attention"]
+    (median,) = [x for x in build(run, [s])["tasks"]["data"]["examples"] if x["rule"] == "median"]
+    assert (shown["model"], shown["index"]) == ("ppo", median["index"])
+    (said,) = [x["ids"] for x in s.items["ppo"] if (x["index"], x["sample"]) == (median["index"], 0)]
+    asked = render_prompt(s.records[median["index"]], tokenizer)
+    assert "".join(shown["pieces"]) == tokenizer.decode(asked + said)
+    assert len(shown["maps"]) == 4 and len(shown["maps"][0]["weights"]) == len(asked + said)
+
+
+@pytest.mark.parametrize("names", [[], ["all"]], ids=["default", "all"])
+@pytest.mark.parametrize("options", [{"task": "translation"}, MINE], ids=["task", "own"])
+def test_evidence_that_was_written_and_read_gives_the_same_report(options, names, ask, letters, tmp_path):
+    run, sets = ask({"ppo": {"training": TRAINING}}, make=letters, **options)
+    write(tmp_path / "items.jsonl", run, sets)
+    again = build(*read(tmp_path / "items.jsonl"), names)
+    assert ("calibration error at T" in json.dumps(again)) == ("task" in options)
+    assert json.dumps(again) == json.dumps(build(run, sets, names))

@@ -1,0 +1,275 @@
+"""The chassis of training: its log, bar and signals; and each training, killed at random moments, to the same bits."""
+
+import json
+import os
+import random
+import signal
+from math import nan
+
+import pytest
+import torch
+
+from minirlhf.harness.files import UserError, load_state
+from minirlhf.harness.loop import Diverged, Interrupted, Loop, Run, Stop
+from minirlhf.lm.batches import Mixture
+from minirlhf.lm.chat import render
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.sft import FitConfig, fit as fit_sft
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.preferences.comparisons import Pair
+from minirlhf.preferences.dpo import ImplicitReward
+from minirlhf.preferences.train_reward import RewardConfig, fit
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.ppo import train
+from minirlhf.rl.reward_model import RewardModel
+from minirlhf.rl.watch import Description, Optimum
+
+KILLS = 8  # of each training
+
+
+class Counter:
+    """A part with something to save."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.count = state["count"]
+
+
+def count(out, total=6, save_every=2, at=lambda step: None, settings=None, **told):
+    """Counts the steps of a loop; at(step) is called in each. Returns (counter, cost)."""
+    counter = Counter()
+    with Loop(Run(out, **told), total, save_every, settings or {}, counter=counter) as loop:
+        for step in loop:
+            at(step)
+            counter.count += 1
+            loop.record({"count": counter.count}, 10, "count")
+    return counter, loop.cost()
+
+
+def logged(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_each_step_ends_in_a_line_of_json_that_is_written_at_once(tmp_path):
+    out = tmp_path / "deep" / "run"
+    count(out, at=lambda step: step and logged(out)[step - 1])
+    assert [(x["step"], x["count"]) for x in logged(out)] == [(n, n) for n in range(1, 7)]
+    assert all(a["seconds"] <= b["seconds"] for a, b in zip(logged(out), logged(out)[1:]))
+
+
+def test_what_is_not_finite_is_null_in_the_log(tmp_path):
+    """NaN is no JSON: only Python would read the line."""
+    with Loop(Run(tmp_path), 1, 1, {}) as loop:
+        for _ in loop:
+            loop.record({"loss": nan, "norm": float("inf"), "share": None}, 0, "loss")
+    text = (tmp_path / "log.jsonl").read_text()
+    assert '"loss": null, "norm": null, "share": null' in text and "NaN" not in text
+
+
+def test_the_bar_names_the_folder_and_shows_what_matters(tmp_path, capsys):
+    count(tmp_path / "grpo-3")
+    err = capsys.readouterr().err
+    assert "grpo-3:" in err and "6/6" in err and "count=6" in err and "tok_s=" in err
+
+
+def test_tokens_and_seconds_count_on_over_a_resume(tmp_path):
+    def stop(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        count(tmp_path, at=stop)
+    spent = logged(tmp_path)[-1]["seconds"]
+    counter, cost = count(tmp_path, resume=True)
+    assert counter.count == 6 and cost["steps"] == 6 and cost["tokens"] == 60 and cost["seconds"] > spent
+    assert [x["step"] for x in logged(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [0, 2, 5])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(number, step, tmp_path):
+    """After the last step too: a script may have more to do."""
+    with pytest.raises(Interrupted, match=f"stopped after step {step + 1} of 6; go on with --resume"):
+        count(tmp_path, at=lambda now: now == step and os.kill(os.getpid(), number))
+    assert load_state(tmp_path / "train_state.pt")["step"] == step + 1 == len(logged(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_the_second_kills_and_the_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_state_is_saved_every_n_steps_and_at_the_end(tmp_path):
+    def die(step):
+        if step == 5:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        count(tmp_path, total=7, save_every=2, at=die)
+    assert load_state(tmp_path / "train_state.pt")["step"] == 4
+    count(tmp_path, total=7, save_every=2)
+    assert load_state(tmp_path / "train_state.pt")["step"] == 7
+
+
+def test_a_half_written_line_and_steps_after_the_last_save_leave_the_log(tmp_path):
+    def die(step):
+        if step == 5:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        count(tmp_path, save_every=3, at=die)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "los')
+    count(tmp_path, save_every=3, resume=True)
+    assert [x["step"] for x in logged(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_new_run_forgets_the_old_one(tmp_path):
+    """Killed before it has saved, it has nothing to resume."""
+    def die(step):
+        raise MemoryError
+
+    count(tmp_path)
+    with pytest.raises(MemoryError):
+        count(tmp_path, at=die)
+    assert not (tmp_path / "train_state.pt").exists() and logged(tmp_path) == []
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"settings": {"lr": 2}}, "lr = 1, now 2"), ({"seed": 1}, "seed = 0, now 1"),
+    ({"data": "b"}, "data = , now b"), ({"init": "c"}, "init = , now c"),
+])  # fmt: skip
+def test_a_resume_of_another_run_is_refused_by_name_and_leaves_it_whole(change, message, tmp_path):
+    count(tmp_path, settings={"lr": 1})
+    before = [(tmp_path / name).read_bytes() for name in ("train_state.pt", "log.jsonl")]
+    with pytest.raises(UserError, match=f"train_state.pt: saved with {message}: resume with the same"):
+        count(tmp_path, **{"settings": {"lr": 1}, "resume": True} | change)
+    assert before == [(tmp_path / name).read_bytes() for name in ("train_state.pt", "log.jsonl")]
+
+
+def test_with_nothing_to_resume_a_resume_is_refused(tmp_path):
+    with pytest.raises(UserError, match="train_state.pt: .*nothing to resume"):
+        count(tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_finished_run_is_resumed_without_a_further_step(tmp_path):
+    count(tmp_path)
+    counter, cost = count(tmp_path, resume=True, at=lambda step: 1 / 0)
+    assert counter.count == 6 and cost["tokens"] == 60 and len(logged(tmp_path)) == 6
+
+
+def test_divergence_names_the_folder_the_step_and_the_state(tmp_path):
+    def diverge(step):
+        if step == 2:
+            raise Diverged("too fast")
+
+    with pytest.raises(Diverged, match="step 3: too fast; .*train_state.pt, if it was written before, is good"):
+        count(tmp_path, at=diverge)
+    assert load_state(tmp_path / "train_state.pt")["step"] == 2
+
+
+# Each training
+
+
+def weights(*modules) -> list[torch.Tensor]:
+    return [p.detach().clone() for module in modules for p in module.parameters()]
+
+
+def gpt(seed=0, dropout=0.2) -> GPT:
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(Tokenizer().vocab_size, context=32, layers=1, heads=2, width=16, dropout=dropout))
+
+
+def sft(out, resume) -> list[torch.Tensor]:
+    """With dropout, whose random numbers have to go on where they were."""
+    model, tokenizer = gpt(), Tokenizer()
+    examples = [render({"prompt": "abc"[: n % 4], "response": "xyz" * n}, tokenizer) for n in range(1, 7)]
+    config = FitConfig(steps=9, lr=1e-2, warmup=2, eval_every=4, save_every=2)
+    fit_sft(model, Mixture({"a": (examples, 3)}, 0).step, examples[:2], config, Run(out, resume=resume))
+    return weights(model)
+
+
+PAIRS = [[Pair((1, 259, 5 + n, 6, 0), (1, 259, 9, 10 + n, 0), p=0.9)] for n in range(12)]
+
+
+def reward(out, resume) -> list[torch.Tensor]:
+    model = RewardModel(gpt())
+    fit(model, PAIRS, RewardConfig(epochs=3, batch=4, lr=1e-2, save_every=2), Run(out, resume=resume))
+    return weights(model)
+
+
+def dpo(out, resume) -> list[torch.Tensor]:
+    model = ImplicitReward(gpt(), 259, 0.1)
+    fit(model, PAIRS, RewardConfig(epochs=3, batch=4, lr=1e-2, save_every=2), Run(out, resume=resume))
+    return weights(model)
+
+
+def ppo(out, resume) -> list[torch.Tensor]:
+    """With a critic, a β that adapts, and a watcher that counts."""
+    policy, optimum = gpt(), Optimum(0.1)
+    config = PPOConfig(iterations=7, batch=4, minibatches=2, lr=1e-2, kl_target=0.5, kl_horizon=50.0, max_new=6,
+                       save_every=2)  # fmt: skip
+    head, _ = train(
+        policy, Tokenizer(), lambda step: [{"prompt": p} for p in "abcd"],
+        lambda record: lambda prompt, response, record: float(len(response)), config, Run(out, resume=resume),
+        [Description(config.row), optimum],
+    )  # fmt: skip
+    counted = [torch.tensor([x["n"], x["first"], x["second"]]) for x in optimum.state_dict().values()]
+    return weights(policy, head) + counted
+
+
+def killed(training, out, resume, place, n) -> bool:
+    """Run the training in a process of its own that is killed at the n-th call of `place`; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        owner, name, before = place
+        original, calls = getattr(owner, name), []
+
+        def dying(*arguments, **named):
+            calls.append(None)
+            if before and len(calls) == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*arguments, **named)
+            if len(calls) == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, dying)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            training(out, resume)
+        finally:
+            os._exit(1)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("training", [sft, reward, dpo, ppo])
+def test_killed_at_random_moments_and_resumed_a_training_gives_the_same_bits(training, tmp_path):
+    """SIGKILL in a step, and in a save before or after the file is flushed or renamed; resumed after each."""
+    straight = training(tmp_path / "a", False)
+    rng, out = random.Random(training.__name__), tmp_path / "b"
+    places = [(Loop, "record", True), (Loop, "record", False), (os, "fsync", True), (os, "replace", True),
+              (os, "replace", False), (torch, "save", False)]  # fmt: skip
+    died = [
+        killed(training, out, (out / "train_state.pt").exists(), rng.choice(places), rng.randint(1, 2))
+        for _ in range(KILLS)
+    ]
+    assert sum(died) >= 3
+    resumed = training(out, (out / "train_state.pt").exists())
+    assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+    untimed = [[{k: v for k, v in record.items() if k != "seconds"} for record in logged(tmp_path / x)] for x in "ab"]
+    assert untimed[0] == untimed[1]

@@ -1,0 +1,52 @@
+"""Devices, types of numbers, and what run.json says of the machine."""
+
+import json
+
+import pytest
+import torch
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.machine import Machine, autocast, choose_device, choose_dtype, environment
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["tpu", "mps", "meta", "cuda:x", "cuda:99", ""])
+def test_devices_that_are_not_there_are_refused(name):
+    with pytest.raises(UserError, match=f"--device {name}"):
+        choose_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_without_cuda_auto_is_the_cpu_and_cuda_is_refused():
+    assert choose_device("auto") == choose_device("cpu") == CPU
+    with pytest.raises(UserError, match="--device cuda: torch sees 0 CUDA devices; use --device cpu"):
+        choose_device("cuda")
+
+
+def test_the_type_of_numbers_is_one_of_two():
+    assert choose_dtype("float32", CPU) == torch.float32
+    assert choose_dtype("bfloat16", CPU) == torch.bfloat16
+    assert choose_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+    with pytest.raises(UserError, match="--dtype float16"):
+        choose_dtype("float16", CPU)
+
+
+def test_autocast_lowers_products_and_only_when_asked():
+    x = torch.ones(2, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        with autocast(CPU, dtype):
+            assert (x @ x).dtype == dtype
+            assert x.softmax(-1).dtype == torch.float32
+
+
+def test_setting_up_seeds_torch():
+    draws = []
+    for seed in (5, 5, 6):
+        Machine(seed=seed, device="cpu", dtype="float32").set_up()
+        draws.append(torch.rand(3).tolist())
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_the_environment_is_plain_json():
+    assert json.loads(json.dumps(environment()))["torch"] == torch.__version__

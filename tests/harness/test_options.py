@@ -1,0 +1,231 @@
+"""The command line from dataclasses, devices, exit statuses, interruption and the log."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Diverged, Interrupted
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import option, parse, run_script, unknown_option
+
+
+@dataclass(frozen=True)
+class Fruit:
+    """What to eat.
+
+    And more about it.
+    """
+
+    n_apples: int = option(3, "apples, 100 % ripe", least=1)
+    weight: float = option(0.5, "of one, in kg")
+    peel: bool = option(False, "take the skin off")
+    names: tuple[str, ...] = option(("a", "b"), "of the apples")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where."""
+
+    table: str = option("", "at which table")
+
+
+def run(argv, config=None, tmp_path=None):
+    """The two dataclasses from a command line, and from the content of a --config file where given."""
+    if config is not None:
+        path = tmp_path / "options.json"
+        path.write_text(config if isinstance(config, str) else json.dumps(config))
+        argv = [*argv, "--config", str(path)]
+    return parse("Eat.", Fruit, Place, argv=argv)
+
+
+def test_without_options_the_defaults_hold():
+    assert run([]) == [Fruit(), Place()]
+
+
+def test_options_have_the_type_of_their_field():
+    argv = "--n-apples 4 --weight 1 --peel --names x y --table 7".split()
+    fruit, place = run(argv)
+    assert fruit == Fruit(4, 1.0, True, ("x", "y")) and place == Place("7")
+    assert type(fruit.weight) is float
+
+
+def test_switches_go_both_ways_and_a_tuple_may_be_empty(tmp_path):
+    assert run(["--no-peel"], {"peel": True}, tmp_path)[0].peel is False
+    assert run(["--names"])[0].names == ()
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    config = {"n_apples": 9, "weight": 2, "names": ["z"], "table": "t"}
+    fruit, place = run(["--weight", "0.25"], config, tmp_path)
+    assert fruit == Fruit(9, 0.25, False, ("z",)) and place == Place("t")
+    assert type(run([], config, tmp_path)[0].weight) is float
+
+
+@dataclass(frozen=True)
+class Drink:
+    """What to drink."""
+
+    from_cup: str = option("mug", "out of what", bare=True)
+    litres: int = option(1, "how much", least=1)
+
+
+def test_a_bare_word_needs_no_name_and_may_be_left_out(tmp_path, capsys):
+    def drink(*argv):
+        return parse("Drink.", Drink, argv=list(argv))[0]
+
+    assert drink() == Drink() and drink("--litres", "2") == Drink("mug", 2)
+    assert drink("glass", "--litres", "2") == drink("--litres", "2", "glass") == Drink("glass", 2)
+    (tmp_path / "options.json").write_text('{"from_cup": "bowl"}')
+    assert drink("--config", str(tmp_path / "options.json")).from_cup == "bowl"
+    for message, *wrong in (
+        ("no option jug", "glass", "jug"),
+        ("no option --from-cup", "--from-cup", "glass"),
+        ("no option --litre; did you mean --litres?", "glass", "--litre", "2"),
+    ):
+        with pytest.raises(UserError) as error:
+            drink(*wrong)
+        assert str(error.value).startswith(message)
+    with pytest.raises(SystemExit):
+        drink("--help")
+    assert "FROM_CUP" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Way:
+    """Which way."""
+
+    from_: str = option("", "where it begins")
+    to: str = option("there", "where it ends")
+
+
+def test_a_field_may_be_a_word_of_python_with_an_underscore_behind_it(tmp_path, capsys):
+    """from_ is --from, in help and in what is said of a slip; in a file it has its own name."""
+    assert parse("Go.", Way, argv=["--from", "here"]) == [Way("here", "there")]
+    (tmp_path / "options.json").write_text('{"from_": "home"}')
+    config = ["--config", str(tmp_path / "options.json")]
+    assert parse("Go.", Way, argv=config) == [Way("home")]
+    assert parse("Go.", Way, argv=[*config, "--from", "here"]) == [Way("here")]
+    with pytest.raises(UserError, match="no option --form; did you mean --from?"):
+        parse("Go.", Way, argv=["--form", "here"])
+    with pytest.raises(SystemExit):
+        parse("Go.", Way, argv=["--help"])
+    assert "--from STR" in capsys.readouterr().out
+
+
+def test_help_shows_every_option_its_group_and_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for words in ("Eat.", "What to eat:", "Where:", "--config FILE", "--n-apples INT", "100 % ripe"):
+        assert words in text
+    for default in ("3", "0.5", "False", "a b", "none"):
+        assert f"(default: {default})" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--n-aples", "4"], "no option --n-aples; did you mean --n-apples?"),
+        (["--n_apples", "4"], "no option --n_apples; did you mean --n-apples?"),
+        (["--weigth=1"], "no option --weigth=1; did you mean --weight?"),
+        (["--n-app", "4"], "no option --n-app; did you mean --n-apples?"),
+        (["--zzz"], "no option --zzz; --help lists the options"),
+        (["--n-apples", "4.5"], "--n-apples: invalid int value: '4.5'"),
+        (["--weight", "heavy"], "--weight: invalid float value: 'heavy'"),
+        (["--weight", "nan"], "--weight nan: must be a finite number"),
+        (["--n-apples", "0"], "--n-apples 0: must be at least 1"),
+        (["--table"], "--table: expected one argument"),
+        (["--peel=yes"], "--peel"),
+        (["--config", "/nowhere/x.json"], "--config /nowhere/x.json: No such file"),
+    ],
+)
+def test_wrong_options_are_answered_with_the_name(argv, message):
+    with pytest.raises(UserError) as error:
+        run(argv)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["--compare", "--runs", "--runs=a"])
+def test_an_option_that_was_renamed_is_answered_with_its_new_name_where_there_is_one(word):
+    assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports now"
+    assert "--reports" not in unknown_option(word, ["--out"])
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"n_aples": 4}, "no option n_aples; did you mean n_apples?"),
+        ({"n_apples": "4"}, "n_apples is '4', not int"),
+        ({"n_apples": 4.5}, "n_apples is 4.5, not int"),
+        ({"n_apples": True}, "n_apples is True, not int"),
+        ({"weight": False}, "weight is False, not float"),
+        ({"peel": 1}, "peel is 1, not bool"),
+        ({"peel": None}, "peel is None, not bool"),
+        ({"names": "ab"}, "names is 'ab', not"),
+        ({"names": [1]}, "names is [1], not"),
+        ({"table": 7}, "table is 7, not str"),
+        ([1], "a JSON object is wanted"),
+        ('{"peel": ', "not JSON"),
+    ],
+)
+def test_wrong_entries_of_a_file_are_answered_with_the_name(config, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        run([], config, tmp_path)
+    assert str(error.value).startswith(f"--config {tmp_path}") and message in str(error.value)
+
+
+def test_numbers_of_a_file_keep_the_limits_too(tmp_path):
+    for config in ({"n_apples": 0}, '{"weight": Infinity}'):
+        with pytest.raises(UserError, match="must be"):
+            run([], config, tmp_path)
+    assert run(["--n-apples", "1", "--weight", "-2"])[0] == Fruit(1, -2.0)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**64)])
+def test_seeds_that_no_generator_takes_are_refused(seed):
+    with pytest.raises(UserError, match="--seed"):
+        (machine,) = parse("Run.", Machine, argv=["--seed", seed])
+        machine.set_up()
+
+
+@pytest.mark.parametrize(
+    "error, status, line",
+    [
+        (UserError("x.jsonl, line 17:\n not JSON"), 2, "x.jsonl, line 17: not JSON"),
+        (Diverged("step 3"), 1, "step 3"),
+        (Interrupted("go on with --resume"), 130, "go on with --resume"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_the_user_can_mend_ends_in_one_line_and_a_status(error, status, line, capsys, monkeypatch):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py"])
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"train.py: {line}\n"
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_script(lambda: 1 / 0)
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    program = "from minirlhf.harness.options import run_script; run_script(lambda: print('x\\n' * 10**6, flush=True))"
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+    process.stderr.close()

@@ -1,0 +1,72 @@
+"""Log-probs, entropy and KL against slow loops in float64."""
+
+from itertools import product
+from math import exp, log
+
+import pytest
+import torch
+
+from minirlhf.lm.logits import entropy, exact_kl, token_logprobs
+
+# torchtune's and evaluation.md's categorical distributions, and log-probs of four sampled tokens
+P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+Q = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
+KL_PQ = 0.2180119109
+
+
+def test_token_logprobs_are_the_log_of_softmax():
+    logits = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ids = torch.randint(7, (3, 4), generator=torch.Generator().manual_seed(1))
+    got = token_logprobs(logits, ids)
+    for b, t in product(range(3), range(4)):
+        weights = [exp(x) for x in logits[b, t].tolist()]
+        assert float(got[b, t]) == pytest.approx(log(weights[ids[b, t]] / sum(weights)), abs=1e-12)
+
+
+def test_token_logprobs_of_large_logits_are_finite():
+    logits = torch.tensor([[1000.0, 0.0, -1000.0]])
+    assert token_logprobs(logits, torch.tensor([0])).tolist() == [0.0]
+    assert token_logprobs(logits, torch.tensor([2])).tolist() == [-2000.0]
+
+
+@pytest.mark.parametrize("function", [lambda x: token_logprobs(x, torch.zeros(1, dtype=torch.long)), entropy])
+def test_bfloat16_logits_are_summed_in_float32(function):
+    """50,000 equal logits: a sum in bfloat16 stops growing at 256."""
+    got = function(torch.zeros(1, 50_000, dtype=torch.bfloat16))
+    assert got.dtype == torch.float32 and float(got.abs()) == pytest.approx(log(50_000), rel=1e-5)
+
+
+def test_entropy_lies_between_0_and_log_v():
+    logits = torch.randn(1000, 7, generator=torch.Generator().manual_seed(0))
+    logits *= torch.logspace(-3, 3, 1000)[:, None]
+    H = entropy(logits)
+    assert bool((H >= 0).all()) and bool((H <= log(7) + 1e-6).all())
+    assert entropy(torch.zeros(7)).item() == pytest.approx(log(7), abs=1e-6)
+    assert entropy(torch.tensor([0.0, 1e4, 0.0])).item() == 0
+
+
+def test_entropy_of_a_known_distribution():
+    H = -0.5 * log(0.5) - 0.3 * log(0.3) - 0.2 * log(0.2)
+    assert entropy(P.log()).item() == pytest.approx(H, abs=1e-12)
+
+
+def test_exact_kl_of_a_known_pair():
+    assert float(exact_kl(P.log() + 3, Q.log() - 1)) == pytest.approx(KL_PQ, abs=1e-6)
+
+
+def test_exact_kl_keeps_float64():
+    assert float(exact_kl(P.log(), Q.log())) == pytest.approx(KL_PQ, abs=1e-10)
+
+
+def test_exact_kl_of_a_distribution_with_itself_is_exactly_0():
+    logits = 9 * torch.randn(50, 260, generator=torch.Generator().manual_seed(0))
+    assert bool((exact_kl(logits, logits.clone()) == 0).all())
+
+
+def test_rao_blackwell_kl_of_a_two_step_policy():
+    """π(0) = .7, π(0|0) = .6, π(0|1) = .2 against uniform; notes/evaluation.md, section 3, item 9."""
+    first, second = torch.tensor([0.7, 0.3]), torch.tensor([[0.6, 0.4], [0.2, 0.8]])
+    steps = torch.stack([torch.stack([first, second[y]]) for y in (0, 1)]).log()  # (first token, step, V)
+    samples = exact_kl(steps, torch.zeros_like(steps)).sum(1)
+    assert samples.tolist() == pytest.approx([0.1024183921, 0.2750276355], abs=1e-6)
+    assert float(first @ samples) == pytest.approx(0.1542011651, abs=1e-6)

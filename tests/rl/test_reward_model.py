@@ -1,0 +1,192 @@
+"""A reward model: what it reads, that its scale can be folded into it, and that its folder is Hugging Face's."""
+
+import json
+from math import nan
+
+import pytest
+import torch
+
+from minirlhf.harness.files import UserError
+from minirlhf.lm import checkpoint, tokenizer_files
+from minirlhf.lm.chat import render, render_prompt
+from minirlhf.lm.safetensors import parse_safetensors
+from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
+from minirlhf.rl.reward_model import (
+    LearnedReward, RewardModel, load_reward_model, normalise, rewards_of, save_reward_model, text_ids,
+)
+from minirlhf.rl.rewards import load_reward
+
+TEXTS = [[5, 9, 2], [7], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3], [8, 8], [2, 7, 1, 8, 2, 8, 1, 8, 2]]
+CONVERSATION = {"messages": [
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "r"},
+    {"role": "user", "content": "last"},
+]}  # fmt: skip
+
+
+@pytest.fixture
+def judge(make_gpt):
+    """A reward model with a head that says something, over bytes, four special tokens and PAD."""
+    model = RewardModel(make_gpt(vocab_size=261))
+    torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(1))
+    return model.eval()
+
+
+@pytest.fixture
+def padded_tokenizer():
+    return Tokenizer(specials=(*SPECIALS, PAD))
+
+
+@pytest.fixture
+def folder(judge, padded_tokenizer, tmp_path):
+    save_reward_model(tmp_path / "rm", judge, padded_tokenizer, {"stage": "reward"})
+    return tmp_path / "rm"
+
+
+@torch.no_grad()
+def slow(model, ids):
+    """The reward of one text alone: the head on the hidden state of its last id."""
+    return float(model.trunk(torch.tensor([ids]))[0, -1] @ model.score.weight[0])
+
+
+def test_the_reward_stands_on_the_last_real_token_whatever_the_padding(judge):
+    with torch.no_grad():
+        assert judge(TEXTS).tolist() == pytest.approx([slow(judge, ids) for ids in TEXTS], abs=1e-5)
+        full = [list(range(32)), [1]]
+        assert judge(full).tolist() == pytest.approx([slow(judge, ids) for ids in full], abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_rewards_come_in_the_order_of_the_texts(judge, rows):
+    assert rewards_of(judge, TEXTS, rows).tolist() == pytest.approx([slow(judge, x) for x in TEXTS], abs=1e-5)
+
+
+def test_a_fresh_head_says_0_and_its_bias_is_not_trained(make_gpt):
+    model = RewardModel(make_gpt())
+    assert rewards_of(model, TEXTS).tolist() == [0.0] * len(TEXTS)
+    assert not model.score.bias.requires_grad and model.score.weight.requires_grad
+
+
+def test_the_head_is_computed_in_float32(judge):
+    """In bfloat16 close responses would tie: of 300 rewards far fewer than 300 would differ."""
+    texts = [[a, b] for a in range(20) for b in range(15)]
+    with torch.no_grad():
+        rewards = judge(texts, torch.bfloat16)
+    assert rewards.dtype == torch.float32 and len(set(rewards.tolist())) > 290
+
+
+def test_a_text_is_prompt_response_and_eos_as_in_training(tokenizer):
+    record = {"prompt": "ab", "response": "cd"}
+    assert list(text_ids(record, "cd", tokenizer, 32)) == render(record, tokenizer).ids
+    assert text_ids(record, "", tokenizer, 32) == (*render_prompt(record, tokenizer), tokenizer.eos_id)
+
+
+def test_a_text_that_is_too_long_loses_its_beginning(tokenizer):
+    whole = text_ids({"prompt": "abc"}, "de", tokenizer, 32)
+    assert text_ids({"prompt": "abc"}, "de", tokenizer, 4) == whole[-4:]
+    assert whole[-1] == tokenizer.eos_id
+
+
+def test_normalised_rewards_have_mean_0_and_std_1_in_the_same_order(judge):
+    texts = [[i, (7 * i) % 50, 3] for i in range(40)]
+    others = TEXTS
+    before, outside = rewards_of(judge, texts), rewards_of(judge, others)
+    scale = normalise(judge, before)
+    after = rewards_of(judge, texts)
+    assert float(after.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(after.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    assert before.argsort().tolist() == after.argsort().tolist()
+    assert scale == {"mean": pytest.approx(float(before.mean())), "std": pytest.approx(float(before.std(correction=0)))}
+    expected = (outside - scale["mean"]) / scale["std"]
+    torch.testing.assert_close(rewards_of(judge, others), expected, atol=1e-5, rtol=1e-5)
+    assert judge.score.bias.tolist() == [0.0]  # which a file has no place for
+
+
+def test_rewards_that_are_all_one_cannot_be_normalised(make_gpt):
+    model = RewardModel(make_gpt())
+    with pytest.raises(UserError, match="all 5 reference responses have one reward"):
+        normalise(model, rewards_of(model, TEXTS))
+
+
+# As a reward function
+
+
+def test_it_is_asked_for_one_or_many_with_the_same_result(judge, padded_tokenizer):
+    reward = LearnedReward(judge, padded_tokenizer)
+    cases = [("a", "b", {"prompt": "a"}), ("longer", "response", {"prompt": "longer"}), ("c", "", {"prompt": "c"})]
+    assert reward.many(cases) == pytest.approx([reward(*case) for case in cases], abs=1e-5)
+    ids = render({"prompt": "a", "response": "b"}, padded_tokenizer).ids
+    assert reward("a", "b", {}) == reward("a", "b", {"prompt": "a"}) == pytest.approx(slow(judge, ids), abs=1e-5)
+    assert type(reward("a", "b", {})) is float and reward.many([]) == []
+
+
+def test_it_reads_the_conversation_and_not_the_answer_that_the_record_holds(judge, padded_tokenizer):
+    reward = LearnedReward(judge, padded_tokenizer)
+    ids = render({"messages": [*CONVERSATION["messages"], {"role": "assistant", "content": "y"}]}, padded_tokenizer).ids
+    assert reward("last", "y", CONVERSATION) == pytest.approx(slow(judge, ids), abs=1e-5)
+    assert reward("p", "y", {"prompt": "p", "response": "model answer"}) == reward("p", "y", {"prompt": "p"})
+
+
+def test_it_has_no_dropout(make_gpt, padded_tokenizer):
+    model = RewardModel(make_gpt(vocab_size=261, dropout=0.5)).train()
+    torch.nn.init.ones_(model.score.weight)
+    reward = LearnedReward(model, padded_tokenizer)
+    assert reward("a", "b", {}) == reward("a", "b", {})
+
+
+# The folder
+
+
+def test_a_folder_is_read_back(folder, judge, padded_tokenizer):
+    loaded = load_reward_model(folder)
+    assert rewards_of(loaded.model, TEXTS).tolist() == rewards_of(judge, TEXTS).tolist()
+    assert load_reward(f"model:{folder}")("p", "r", {}) == LearnedReward(judge, padded_tokenizer)("p", "r", {})
+
+
+def test_the_folder_is_of_a_classifier_with_one_label_padded_with_a_token_of_its_own(folder):
+    config, tokenizer = json.loads((folder / "config.json").read_text()), tokenizer_files.load(folder)
+    assert config["architectures"] == ["GPT2ForSequenceClassification"] and config["num_labels"] == 1
+    assert config["pad_token_id"] == tokenizer.special_ids[PAD] != config["eos_token_id"] == tokenizer.eos_id
+    assert json.loads((folder / "tokenizer_config.json").read_text())["pad_token"] == PAD
+    weights = parse_safetensors((folder / "model.safetensors").read_bytes())
+    assert weights["score.weight"].shape == (1, 16)
+
+
+def test_hugging_face_gives_the_same_normalised_rewards(judge, padded_tokenizer, tmp_path):
+    """From ids padded with PAD on the right, and from text through AutoTokenizer."""
+    transformers = pytest.importorskip("transformers")
+    records = [("a", "b"), ("a longer prompt", "and more"), ("c", "")]
+    texts = [text_ids({"prompt": p}, y, padded_tokenizer, 32) for p, y in records]
+    normalise(judge, rewards_of(judge, texts))
+    ours = rewards_of(judge, texts).tolist()
+    save_reward_model(tmp_path, judge, padded_tokenizer, {})
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    theirs_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == "GPT2ForSequenceClassification" and theirs.config.num_labels == 1
+    written = [f"<|user|>{p}<|assistant|>{y}<|endoftext|>" for p, y in records]
+    batch = theirs_tokenizer(written, padding=True, return_tensors="pt", padding_side="right")
+    assert [row[: len(ids)].tolist() for row, ids in zip(batch["input_ids"], texts)] == list(map(list, texts))
+    with torch.no_grad():
+        logits = theirs(**batch).logits
+    assert logits.shape == (3, 1) and logits[:, 0].tolist() == pytest.approx(ours, abs=1e-4)
+
+
+def test_what_is_no_reward_model_is_refused(folder, make_gpt, tokenizer, tmp_path):
+    checkpoint.save(tmp_path / "lm", make_gpt(vocab_size=260), tokenizer, {})
+    with pytest.raises(UserError, match="lm: not a reward model of ours"):
+        load_reward_model(tmp_path / "lm")
+    with pytest.raises(UserError, match="score.weight"):
+        checkpoint.load(folder)
+    with pytest.raises(UserError, match="nowhere: no such checkpoint folder"):
+        load_reward("model:nowhere")
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda w: torch.cat([w, w]), r"score.weight is \(2, 16\), not \(1, 16\)"),
+    (lambda w: w * nan, "a weight is not finite"),
+])  # fmt: skip
+def test_a_damaged_head_is_refused(judge, padded_tokenizer, tmp_path, damage, message):
+    head = {"score.weight": damage(judge.score.weight.detach())}
+    checkpoint.save(tmp_path, judge.trunk, padded_tokenizer, {}, head)
+    with pytest.raises(UserError, match=message):
+        load_reward_model(tmp_path)

@@ -1,0 +1,300 @@
+"""Rollouts: the right tokens with the right log-probs and rewards, whatever stands around them."""
+
+import dataclasses
+from math import nan
+
+import pytest
+import torch
+
+from minirlhf.harness.files import UserError
+from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.model import ScalarHead
+from minirlhf.rl import rollout as rollout_module
+from minirlhf.rl.losses import gae, kl_estimate, reinforce_loss, token_rewards
+from minirlhf.rl.rewards import call_rewards, prompt_text
+from minirlhf.rl.rollout import Rollout, collect, fit_value_head, response_hidden, score_responses, score_tokens
+
+RECORDS = [
+    {"prompt": "a"},
+    {"prompt": "more words"},
+    {"messages": [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "r"},
+        {"role": "user", "content": "last"},
+    ]},
+    {"prompt": "bc"},
+    {"prompt": "d"},
+    {"prompt": "ef"},
+]  # of 3 to 12 tokens; the third prompt holds an EOS, which is also the padding
+TEMPERATURE = 0.7
+
+
+def random_head(width: int = 16) -> ScalarHead:
+    """A value head that says something."""
+    torch.manual_seed(7)
+    head = ScalarHead(width)
+    with torch.no_grad():
+        head.weight.normal_()
+        head.bias.fill_(0.5)
+    return head
+
+
+def rolled(policy, reference, tokenizer, reward=lambda p, r, record: float(len(r)), **changes) -> Rollout:
+    """`collect` on RECORDS."""
+    settings = {"max_new": 10, "temperature": TEMPERATURE, "missing_eos": -1.0, "dtype": torch.float32}
+    settings |= {"seeds": range(40, 40 + len(RECORDS)), **changes}
+    return collect(policy, random_head(), reference, tokenizer, RECORDS, lambda record: reward, **settings)
+
+
+@pytest.fixture
+def made(make_policy, tokenizer):
+    """(policy, reference, rollout of RECORDS)"""
+    policy, reference = make_policy(0), make_policy(1)
+    return policy, reference, rolled(policy, reference, tokenizer)
+
+
+@torch.no_grad()
+def slow_scores(model, head, prompt, response, temperature):
+    """(log π, V, H) of each token of one response: no padding, a pass a token, in float64."""
+    out = []
+    for t, token in enumerate(response):
+        hidden = model(torch.tensor([[*prompt, *response[:t]]]))[0, -1]
+        logp = (model.logits(hidden).double() / temperature).log_softmax(-1)
+        out.append((float(logp[token]), float(head(hidden)), -float((logp.exp() * logp).sum())))
+    return [list(column) for column in zip(*out)]
+
+
+def test_the_rollouts_of_these_tests_are_ragged(made):
+    """Some end, at several lengths, and some do not."""
+    _, _, r = made
+    assert len(set(r.mask.sum(1).tolist())) >= 3 and set(r.ended.tolist()) == {True, False}
+
+
+def test_log_probs_sum_to_1_over_all_completions(make_gpt, every_response):
+    """V = 4, R = 3: a shift by one would score other tokens, and the sum be another."""
+    all_rows = every_response([1, 3, 2], V=4, R=3, eos=False)
+    with torch.no_grad():
+        logprobs, _, _ = score_tokens(make_gpt(vocab_size=4), None, all_rows)
+    assert len(logprobs) == 64 and float(logprobs.double().sum(1).exp().sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_scores_equal_one_pass_a_token(made):
+    """Log-probs of policy and reference with the temperature inside, values, entropies; EOS too."""
+    policy, reference, r = made
+    head = random_head()
+    with torch.no_grad():
+        _, _, H = score_tokens(policy, head, r, TEMPERATURE)
+    for b in range(len(RECORDS)):
+        prompt, response = r.prompt_ids[b, r.prompt_mask[b]].tolist(), r.ids[b, r.mask[b]].tolist()
+        logp, V, entropy = slow_scores(policy, head, prompt, response, TEMPERATURE)
+        ref, _, _ = slow_scores(reference, head, prompt, response, TEMPERATURE)
+        assert r.logprobs[b, r.mask[b]].tolist() == pytest.approx(logp, abs=1e-5)
+        assert r.ref_logprobs[b, r.mask[b]].tolist() == pytest.approx(ref, abs=1e-5)
+        assert r.values[b, r.mask[b]].tolist() == pytest.approx(V, abs=1e-5)
+        assert H[b, r.mask[b]].tolist() == pytest.approx(entropy, abs=1e-5)
+
+
+def test_the_sampler_and_the_scorer_agree(made):
+    """The cache against the full pass, at a temperature other than 1."""
+    _, _, r = made
+    torch.testing.assert_close(r.sampled_logprobs, r.logprobs, atol=1e-5, rtol=0)
+
+
+def test_the_prompt_of_a_rollout_is_the_rendered_prompt(made, tokenizer):
+    """Also where it holds the padding's id."""
+    _, _, r = made
+    for record, ids, mask in zip(RECORDS, r.prompt_ids, r.prompt_mask):
+        assert ids[mask].tolist() == render_prompt(record, tokenizer)
+    assert tokenizer.eos_id in render_prompt(RECORDS[2], tokenizer)
+
+
+def test_the_sampled_eos_is_in_the_mask_and_nothing_after_it(made, tokenizer):
+    _, _, r = made
+    for ids, mask, ended in zip(r.ids, r.mask, r.ended.tolist()):
+        response = ids[mask].tolist()
+        assert tokenizer.eos_id not in response[:-1] and (response[-1] == tokenizer.eos_id) == ended
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True) and (ended or len(response) == 10)
+
+
+@pytest.mark.parametrize("micro_rows", [1, 3])
+def test_the_rollout_does_not_depend_on_micro_batches(made, tokenizer, micro_rows):
+    policy, reference, whole = made
+    cut = rolled(policy, reference, tokenizer, micro_rows=micro_rows)
+    for f in dataclasses.fields(whole):
+        torch.testing.assert_close(getattr(cut, f.name), getattr(whole, f.name), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("left, right", [(0, 0), (3, 0), (0, 4), (5, 2)])
+def test_padding_moves_neither_scores_nor_gradients(made, pad_rollout, left, right):
+    """Other ids at padding, and more padding on either side of prompt and response."""
+    policy, _, r = made
+    head, results = random_head(), []
+    for rows, width in ((r, 0), (pad_rollout(r, left, right), right)):
+        columns = score_tokens(policy, head, rows, TEMPERATURE)
+        (columns[0].square().sum() + columns[1].square().sum()).backward()
+        gradients = [p.grad for p in [*policy.parameters(), *head.parameters()]]
+        results.append([torch.nn.functional.pad(x, (0, right - width)) for x in columns] + gradients)
+        policy.zero_grad(), head.zero_grad()
+    for clean, wide in zip(*results):
+        torch.testing.assert_close(wide, clean, atol=2e-5, rtol=1e-4)
+
+
+def test_rows_picks_rows_and_trims_columns_that_are_padding_in_all_of_them(made):
+    _, _, r = made
+    index = [3, 0]
+    part = r.rows(index)
+    assert part.prompt_ids.shape == (2, int(r.prompt_mask[index].sum(1).max()))
+    assert part.ids.shape == (2, int(r.mask[index].sum(1).max()))
+    assert part.scores.tolist() == r.scores[index].tolist() and part.ended.tolist() == r.ended[index].tolist()
+    for new, old in enumerate(index):
+        assert torch.equal(part.prompt_ids[new, part.prompt_mask[new]], r.prompt_ids[old, r.prompt_mask[old]])
+        for name in ("ids", "sampled_logprobs", "logprobs", "ref_logprobs", "values"):
+            assert torch.equal(getattr(part, name)[new, part.mask[new]], getattr(r, name)[old, r.mask[old]])
+
+
+def test_lengths_count_prompt_and_response(made):
+    _, _, r = made
+    counted = [len(p[a]) + len(y[m]) for p, a, y, m in zip(r.prompt_ids, r.prompt_mask, r.ids, r.mask)]
+    assert r.lengths() == counted
+
+
+def test_a_response_that_never_ended_scores_missing_eos_and_is_not_shown_to_the_reward(made, tokenizer):
+    policy, reference, _ = made
+    seen = []
+    r = rolled(policy, reference, tokenizer, lambda p, y, record: seen.append((p, y, record)) or 5.0)
+    assert r.scores.tolist() == [5.0 if ended else -1.0 for ended in r.ended.tolist()]
+    asked = [b for b, ended in enumerate(r.ended.tolist()) if ended]
+    texts = [tokenizer.decode(r.ids[b, r.mask[b]].tolist()[:-1]) for b in asked]
+    assert seen == [(prompt_text(RECORDS[b]), text, RECORDS[b]) for b, text in zip(asked, texts)]
+
+
+def test_the_prompt_that_a_reward_sees_is_what_the_user_said_last():
+    assert [prompt_text(record) for record in RECORDS[:3]] == ["a", "more words", "last"]
+    assert prompt_text({"prompt": "a", "response": "b"}) == "a"
+
+
+def test_ids_that_no_text_encodes_to_are_scored_as_they_are(made, tokenizer):
+    """Most strings of random bytes are no UTF-8: decoding and encoding again would score other tokens."""
+    policy, _, r = made
+    texts = [tokenizer.decode(ids[mask]) for ids, mask in zip(r.ids, r.mask)]
+    broken = [b for b, text in enumerate(texts) if "\N{REPLACEMENT CHARACTER}" in text]
+    assert broken
+    for b in broken:
+        prompt, response = r.prompt_ids[b, r.prompt_mask[b]].tolist(), r.ids[b, r.mask[b]].tolist()
+        logp, _, _ = slow_scores(policy, random_head(), prompt, response, TEMPERATURE)
+        assert r.logprobs[b, r.mask[b]].tolist() == pytest.approx(logp, abs=1e-5)
+        assert r.sampled_logprobs[b, r.mask[b]].tolist() == pytest.approx(logp, abs=1e-5)
+
+
+def test_dropout_in_the_config_changes_nothing_in_eval_mode(made, make_policy, tokenizer):
+    _, reference, plain = made
+    dropping = rolled(make_policy(0, dropout=0.5), reference, tokenizer)
+    assert torch.equal(dropping.ids, plain.ids) and torch.equal(dropping.logprobs, plain.logprobs)
+
+
+# Rewards
+
+
+def test_a_bad_reward_stops_collect(made, tokenizer):
+    policy, reference, _ = made
+    with pytest.raises(UserError, match="the reward is nan for prompt 'a'"):
+        rolled(policy, reference, tokenizer, lambda p, r, record: nan if p == "a" else 1.0, max_new=29)
+
+
+class InBatches:
+    """The length of a response, as a reward that is asked for many at once."""
+
+    def __init__(self) -> None:
+        self.asked = []
+
+    def many(self, cases) -> list[float]:
+        self.asked.append(cases)
+        return [float(len(response)) for _, response, _ in cases]
+
+
+def test_a_reward_that_takes_many_is_asked_once_for_all_that_ended(made, tokenizer):
+    policy, reference, one_by_one = made
+    reward = InBatches()
+    r = rolled(policy, reference, tokenizer, reward)
+    assert torch.equal(r.scores, one_by_one.scores)
+    (cases,) = reward.asked
+    assert [record for _, _, record in cases] == [x for x, ended in zip(RECORDS, r.ended.tolist()) if ended]
+
+
+def test_each_case_gets_the_reward_of_its_own_record():
+    """Of two rewards in turns, one of which takes many."""
+    reward = InBatches()
+    of = {"x": reward, "y": lambda prompt, response, record: 10.0 * len(prompt)}
+    cases = [("p" * i, "r" * (9 - i), {"task": "xy"[i % 2]}) for i in range(6)]
+    assert call_rewards(lambda record: of[record["task"]], cases) == [9.0, 10.0, 7.0, 30.0, 5.0, 50.0]
+    assert [len(some) for some in reward.asked] == [3] and call_rewards(of.get, []) == []
+
+
+def test_a_rollout_can_be_scored_by_another_reward(made, tokenizer):
+    """The texts are those that the first one saw."""
+    policy, reference, r = made
+    seen = [[], []]
+    rolled(policy, reference, tokenizer, lambda *case: seen[0].append(case) or 1.0)
+    scores = score_responses(lambda record: lambda *case: seen[1].append(case) or 2.0, tokenizer, RECORDS, r, -3.0)
+    assert seen[0] == seen[1] and scores.dtype == torch.float32
+    assert scores.tolist() == [2.0 if ended else -3.0 for ended in r.ended.tolist()]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_the_expected_gradient_is_the_gradient_of_the_objective(make_gpt, every_response, beta):
+    """J = E[score − β log π/ref] and the mean of the estimate enumerated, with a critic that is wrong.
+
+    It fails for a shifted log-prob, a score on another token, a KL of the wrong sign, an EOS out of the mask,
+    an advantage that depends on the action's own value.
+    """
+    policy, reference = make_gpt(0, vocab_size=3).double(), make_gpt(1, vocab_size=3).double()
+    head = random_head()
+    head.double()
+    g = every_response([2, 1], V=3, R=3)
+    scores = torch.randn(len(g.ids), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logprobs, values, _ = score_tokens(policy, head, g)
+    with torch.no_grad():
+        ref, _, _ = score_tokens(reference, None, g)
+    probability = logprobs.sum(1).exp()  # (B,)
+    assert probability.sum().item() == pytest.approx(1, abs=1e-12)
+
+    objective = (probability * (scores - beta * (logprobs - ref).sum(1))).sum()
+    parameters = list(policy.parameters())
+    exact = torch.autograd.grad(objective, parameters, retain_graph=True)
+    rewards = token_rewards(scores, kl_estimate(logprobs.detach(), ref), g.mask, beta)
+    advantages, _ = gae(rewards, values.detach().double(), g.mask, 1.0, 1.0)
+    loss = reinforce_loss(logprobs, advantages * probability.detach()[:, None], g.mask.float())
+    for got, wanted in zip(torch.autograd.grad(-loss, parameters), exact):
+        torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
+
+
+# The value head's start
+
+
+def test_the_fitted_value_head_is_the_least_squares_fit(made):
+    """Against the normal equations with a column of ones; the intercept is not shrunk."""
+    policy, _, r = made
+    returns = torch.where(r.mask, torch.randn(r.mask.shape, generator=torch.Generator().manual_seed(0)), nan)
+    head = ScalarHead(16)
+    fit_value_head(policy, head, r, returns, ridge=0.1)
+    with torch.no_grad():
+        hidden, n = response_hidden(policy, r)  # (N', C)
+        X = hidden[:n].double()  # (N, C)
+    X = torch.cat([X, torch.ones(len(X), 1)], 1)  # (N, C + 1)
+    penalty = 0.1 * len(X) * torch.diag(torch.tensor([1.0] * 16 + [0.0])).double()
+    best = torch.linalg.solve(X.T @ X + penalty, X.T @ returns[r.mask].double())  # (C + 1,)
+    fitted = torch.cat([head.weight[0], head.bias]).detach().double()
+    torch.testing.assert_close(fitted, best, atol=1e-4, rtol=1e-4)
+
+
+def test_the_fit_finds_a_linear_value_function(made, monkeypatch):
+    """Without ridge, from returns that are linear in the hidden state, in micro-batches of a row."""
+    policy, _, r = made
+    with torch.no_grad():
+        _, returns, _ = score_tokens(policy, random_head(), r)
+        head = ScalarHead(16)
+        one_each = lambda lengths, tokens: [[i] for i in range(len(lengths))]
+        monkeypatch.setattr(rollout_module, "micro_batches", one_each)
+        fit_value_head(policy, head, r, returns, ridge=1e-9)
+        _, values, _ = score_tokens(policy, head, r)
+    torch.testing.assert_close(values, returns, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,192 @@
+"""The report of a study from its folder to the terminal, and what stops it."""
+
+import json
+import sys
+
+import pytest
+
+from minirlhf.annotation import log, pairs, study_files
+from minirlhf.annotation.pairs import shown_prompt
+from minirlhf.evaluation import items as evidence
+from minirlhf.evaluation.items import TestSet
+from minirlhf.harness.files import UserError
+from minirlhf.lm.records import read_records
+from minirlhf.tools import judgements as judged
+
+WORDS = {"sft": "plain", "ppo": "lovely indeed"}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A function that makes a study of 30 pairs, 3 of them identical, of which ppo loses every fourth."""
+
+    def make(name: str = "study", annotators=("ann", "bob"), close: bool = True, task: str = "reviews"):
+        records = [{"task": task, "prompt": f"question {i}?", "response": "x"} for i in range(30)]
+        items = {
+            model: [
+                {"index": i, "sample": 0, "prompt": r["prompt"], "response": f"{(word, 'same')[i < 3]} {i}"}
+                for i, r in enumerate(records)
+            ]
+            for model, word in WORDS.items()
+        }
+        evidence.write(tmp_path / "items.jsonl", {"models": {}}, [TestSet("set", records, items)])
+        content, key = pairs.make(
+            pairs.read_responses(tmp_path / "items.jsonl"), ("sft", "ppo"), "set", 30, "better?", len(name)
+        )
+        study_files.create(tmp_path / name, content, key | {"source": str(tmp_path / "items.jsonl")})
+        for who in annotators:
+            with log.Session(tmp_path / name, who) as session:
+                while "left" in (item := session.item()):
+                    number = int(item["prompt"][9:-1])
+                    fitting = [side for side in ("left", "right") if item[side].endswith(f" {number}")]
+                    preferred = "plain" if number % 4 == 0 else "lovely"
+                    choice = "left" if preferred in item["left"] else "right"
+                    session.act(choice if len(fitting) == 2 else fitting[0], item["place"], 2.0)
+        if close:
+            log.close(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+def report(monkeypatch, capsys, command: str) -> str:
+    """What the tool prints."""
+    monkeypatch.setattr(sys, "argv", ["judged", *command.split()])
+    judged.main()
+    return capsys.readouterr().out
+
+
+def test_a_study_is_reported_in_100_columns(study, tmp_path, monkeypatch, capsys):
+    """27 pairs, of which 4, 8, ..., 28 are lost: 20 of 27; and twice the same."""
+    folder = study()
+    said = report(monkeypatch, capsys, str(folder))
+    lines = said.splitlines()
+    assert max(len(x) for x in lines if "Written" not in x) <= 100
+    assert any(x.startswith("ppo against sft") for x in lines)
+    assert all(f"{who:<26}    20     0     7   0.741" in said for who in ("ann", "bob", "all, the majority"))
+    assert "with identical answers" in said and f"{(20 + 1.5) / 30:.3f}, 3 pairs that nobody saw" in said
+    assert any(x.split()[:4] == ["ann", "31", "2.0", "1/1"] for x in lines)
+    assert any(x.split()[:2] == ["raw", "1.000"] for x in lines)
+    kept = json.loads((folder / "judged.json").read_text())
+    assert kept["everybody"]["contests"][0]["all"]["wins"] == 20
+    assert kept["studies"][0]["models"] == ["sft", "ppo"]
+
+
+def test_rewards_are_held_against_people(study, tmp_path, monkeypatch, capsys):
+    """A reward for length agrees with people in 20 of 27; it is told the record."""
+    folder = study()
+    code = "def fn(prompt, response, record):\n    return len(response) * (record['task'] == 'reviews')\n"
+    (tmp_path / "r.py").write_text(code)
+    said = report(monkeypatch, capsys, f"{folder} --reward {tmp_path}/r.py:fn")
+    assert "reward - people           0.741" in said and "people - people           1.000" in said
+
+
+def test_gold_wants_the_records_of_its_task(study, tmp_path, monkeypatch, capsys):
+    folder = study(task="arithmetic")
+    with pytest.raises(UserError, match="--gold reviews: no record of it has the prompt"):
+        report(monkeypatch, capsys, f"{folder} --gold reviews")
+    with pytest.raises(UserError, match="--gold poems: no such task"):
+        report(monkeypatch, capsys, f"{folder} --gold poems")
+    (tmp_path / "items.jsonl").unlink()
+    with pytest.raises(UserError, match="give --items"):
+        report(monkeypatch, capsys, f"{folder} --gold arithmetic")
+
+
+def test_the_gold_reward_of_the_task_is_used(study, monkeypatch, capsys):
+    folder = study()
+    monkeypatch.setattr(judged.TASKS["reviews"], "reward", lambda p, r, x: float("lovely" in r))
+    said = report(monkeypatch, capsys, f"{folder} --gold reviews")
+    assert "gold - people             0.741" in said
+
+
+def test_preferences_are_exported_for_those_who_pass(study, tmp_path, monkeypatch, capsys):
+    folder = study()
+    said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
+    records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    assert len(records) == 27 and sum("lovely" in r["chosen"] for r in records) == 20
+    assert {(r["p"], r["n"]) for r in records} == {(1.0, 2)} and "prefs.test.jsonl" in said
+
+
+def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypatch, capsys):
+    folder = study()
+    monkeypatch.setattr("minirlhf.annotation.trust.attentive", lambda rows: rows[0]["annotator"] == "ann")
+    said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
+    records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    assert {r["n"] for r in records} == {1} and "\n(bob)" in said and "== without" in said
+
+
+def test_ties_alone_leave_nothing_to_train_on(study, tmp_path, monkeypatch, capsys):
+    folder = study()
+    (tmp_path / "prefs.jsonl").write_text("those of last time")
+    monkeypatch.setattr("minirlhf.annotation.export.preferences", lambda rows, soft: [])
+    with pytest.raises(UserError, match="nothing to train on"):
+        report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
+    assert (tmp_path / "prefs.jsonl").read_text() == "those of last time"
+
+
+def test_a_study_whose_key_is_missing_is_not_said_to_be_none(study, monkeypatch, capsys):
+    folder = study()
+    (folder / "key.json").unlink()
+    with pytest.raises(UserError, match="key.json: no such file; put it back"):
+        report(monkeypatch, capsys, str(folder))
+
+
+def test_an_open_study_is_not_looked_into(study, monkeypatch, capsys):
+    with pytest.raises(UserError, match="not closed"):
+        report(monkeypatch, capsys, str(study(close=False)))
+
+
+def test_studies_add_up_but_none_counts_twice(study, monkeypatch, capsys):
+    first, second = study(), study("another", ("cleo",))
+    with pytest.raises(UserError, match="the same study as"):
+        report(monkeypatch, capsys, f"{first} --more {first}")
+    said = report(monkeypatch, capsys, f"{first} --more {second}")
+    assert "\ncleo" in said and ", 3 pairs that nobody saw" in said
+
+
+def test_identical_pairs_of_a_study_whose_key_has_no_ids_still_count(study, monkeypatch, capsys):
+    folder = study()
+    key = json.loads((folder / "key.json").read_text())
+    (folder / "key.json").write_text(json.dumps({k: v for k, v in key.items() if k != "identical"}))
+    assert ", 3 pairs that nobody saw" in report(monkeypatch, capsys, str(folder))
+
+
+def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, capsys):
+    folder = study()
+    monkeypatch.setattr(judged.TASKS["reviews"], "reward", lambda p, r, x: float("lovely" in r))
+    (tmp_path / "items.jsonl").rename(tmp_path / "moved.jsonl")
+    said = report(monkeypatch, capsys, f"{folder} --gold reviews --items {tmp_path}/moved.jsonl")
+    assert "gold - people             0.741" in said
+
+
+def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(tmp_path, monkeypatch):
+    """Two conversations that end alike are two records; and without the items the study knows the turns."""
+    def talk(first: str) -> list[dict]:
+        turns = (("user", first), ("assistant", "x"), ("user", "and?"))
+        return [{"role": role, "content": content} for role, content in turns]
+
+    records = [{"task": "reviews", "messages": talk(first)} for first in "pq"]
+    said = {"a": {"response": "1"}, "b": {"response": "2"}}
+    rows = [{"prompt": shown_prompt(r), "messages": r["messages"]} | said for r in records]
+    evidence.write(tmp_path / "items.jsonl", {"models": {}}, [TestSet("set", records)])
+    heard = []
+    monkeypatch.setattr(judged, "load_reward", lambda name: lambda *case: heard.append(case) or 1.0)
+    for source, known in ((str(tmp_path / "items.jsonl"), {"task": "reviews"}), ("gone", {})):
+        judged.rewards_of(judged.Judged(reward="r"), rows, [source])
+        assert heard == [("and?", said, known | {"messages": talk(k)}) for k in "pq" for said in "12"]
+        heard.clear()
+
+
+def test_a_study_without_judgements_is_refused(study, monkeypatch, capsys):
+    folder = study(annotators=(), close=False)
+    log.close(folder, early=True)
+    with pytest.raises(UserError, match="no pair was judged"):
+        report(monkeypatch, capsys, str(folder))
+
+
+@pytest.mark.parametrize("needed, words", [(50.0, "20 more"), (20.0, "enough"), (None, "never enough")])
+def test_what_is_still_needed_is_said(needed, words):
+    power = {"prompts": 30, "minimum_detectable": 0.2, "needed_for_seen": needed, "needed_for_60": 40.0}
+    said = judged.power_line(power)
+    assert said.startswith("30 prompts show a win rate 20 points from 50 %; ")
+    assert said.endswith(f"for the rate seen: {words}; for 60 %: 10 more")

@@ -1,0 +1,55 @@
+"""The command that makes comparisons."""
+
+import sys
+
+import pytest
+
+from minirlhf.harness.options import run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.records import read_records
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.preferences.comparisons import read_preferences
+from minirlhf.tools.make_preferences import main
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
+    """A function that runs the command in a folder with a checkpoint `good` and one that knows no roles, `base`."""
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save("good", make_policy(0, context=96), tokenizer, {})
+    bare = Tokenizer(specials=("<|endoftext|>",))
+    checkpoint.save("base", GPT(GPTConfig(bare.vocab_size, 8, 1, 1, 4)), bare, {})
+
+    def call(*argv):
+        monkeypatch.setattr(sys, "argv", ["preferences", *map(str, argv), "--threads", "1"])
+        try:
+            run_script(main)
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_file_is_read_back_as_comparisons(call, soft):
+    status, out, _ = call("--init", "good", "--pairs", 20, "--out", "p.jsonl", *["--soft"] * soft)
+    assert status == 0 and "p.jsonl: 20 comparisons" in out
+    lines = read_preferences(["p.jsonl"])
+    assert lines == read_records("p.jsonl") and len(lines) == 20
+    assert all(0.5 <= line["p"] <= 1 for line in lines) if soft else all("p" not in line for line in lines)
+
+
+@pytest.mark.parametrize("argv, message", [
+    ("--init nowhere", "nowhere: no such checkpoint folder"),
+    ("--init base", "base: its tokenizer has no <|user|>"),
+    ("--init good --task revews", "--task revews: there are reviews"),
+    ("--init good --temperature 0", "--temperature 0.0: must be above 0"),
+    ("--init good --pairs 0", "--pairs 0: must be at least 1"),
+    ("--init good --responses 1", "--responses 1: must be at least 2"),
+])  # fmt: skip
+def test_wrong_use_ends_in_one_line(call, argv, message):
+    status, _, err = call(*argv.split())
+    assert status == 2 and err.count("\n") == 1 and message in err

@@ -1,0 +1,188 @@
+"""The experiment end to end on a tiny model, resumed and refused."""
+
+import importlib
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from minirlhf.experiments.goodhart import with_interval
+from minirlhf.harness.files import UserError
+from minirlhf.harness.machine import Machine
+from minirlhf.lm import checkpoint
+from minirlhf.rl.config import PPOConfig
+from minirlhf.tasks import TASKS
+from minirlhf.tools import overoptimise
+from minirlhf.tools.overoptimise import UNFINISHED, Overoptimisation, command, policy_line, proxy_of, sampled, scored
+
+
+@pytest.fixture
+def options(tmp_path) -> Overoptimisation:
+    """None of them as it is by default."""
+    sizes = {"iterations": 5, "batch": 4, "prompts": 3, "best_of": 2, "samples": 2}
+    people = {"temperature": 0.7, "epochs": 4}
+    return Overoptimisation(init="start", task="arithmetic", out=str(tmp_path), **sizes, **people)
+
+
+@pytest.fixture
+def experiment(make_policy, tokenizer, tmp_path, monkeypatch, capsys):
+    """A function that runs the tool on a tiny model, gold being length: what it said, and what it ran."""
+    policy = make_policy(0, context=64)
+    with torch.no_grad():
+        policy.ln_f.bias.add_(2 * policy.wte.weight[tokenizer.eos_id])
+    checkpoint.save(tmp_path / "sft", policy, tokenizer, {})
+    monkeypatch.setattr(TASKS["arithmetic"], "MAX_NEW", 16)
+    monkeypatch.setattr(TASKS["arithmetic"], "reward", lambda prompt, response, record: len(response) / 8)
+    monkeypatch.setattr("minirlhf.preferences.simulated.PROMPTS", 16)
+    monkeypatch.setattr("minirlhf.preferences.train_reward.REFERENCE", 16)
+    ran: list[str] = []
+
+    def in_process(module: str, **options) -> None:
+        ran.append(f"{module} {options['out'].name}")
+        words = [word for k, v in options.items() for word in (f"--{k}", str(v))]
+        monkeypatch.setattr(sys, "argv", [module, *words])
+        importlib.import_module(module).main()
+
+    monkeypatch.setattr(overoptimise, "command", in_process)
+
+    def run(*words: str) -> tuple[str, list[str]]:
+        ran.clear()
+        sizes = "--iterations 1 --batch 8 --prompts 6 --best-of 8 --samples 2 --epochs 1 --task arithmetic"
+        folders = f"--init {tmp_path}/sft --out {tmp_path}/out --threads 1"
+        monkeypatch.setattr(sys, "argv", ["overoptimise", *sizes.split(), *folders.split(), *words])
+        overoptimise.main()
+        return capsys.readouterr().out, list(ran)
+
+    return run
+
+
+def test_it_runs_and_goes_on_where_it_stopped(experiment, tmp_path):
+    """Two reward models, two policies of each; more betas make only what is missing."""
+    said, ran = experiment("--pairs", "8", "16", "--betas", "0.5", "0")
+    out = tmp_path / "out"
+    assert [x.split()[1] for x in ran] == ["prefs.8.jsonl", "rm.8", "prefs.16.jsonl", "rm.16"]
+    files = {f"ppo.{n}.{beta}.json": (n, beta) for n in (8, 16) for beta in (0.5, 0.0)}
+    assert {x.name for x in out.glob("ppo.*")} == set(files)
+    lines = {name: json.loads((out / name).read_text()) for name in files}
+    assert {name: (x["pairs"], x["beta"]) for name, x in lines.items()} == files
+    assert all(len(x[k]) == 6 for x in lines.values() for k in ("gold", "kl", "proxy"))
+    few, many = ((out / f"prefs.{n}.jsonl").read_text().splitlines() for n in (8, 16))
+    assert few == many[:8] and len(many) == 16
+    assert said.count("| PPO |") == said.count("| best-of-n |") == 2 * (1 + 2)
+    assert "16 comparisons" in (out / "overoptimise.svg").read_text()
+    again, ran = experiment("--pairs", "8", "16", "--betas", "0.5", "0")
+    assert not ran and "PPO on" not in again and again.split("\n\n")[-4:] == said.split("\n\n")[-4:]
+    more, ran = experiment("--pairs", "8", "--betas", "0.5", "0.1", "0")
+    assert not ran and more.count("PPO on") == 1 and "beta 0.1" in more
+    assert {name: json.loads((out / name).read_text()) for name in files} == lines
+
+
+def test_a_policy_whose_file_is_gone_is_measured_again(experiment, tmp_path):
+    words, path = ("--pairs", "8", "--betas", "0.5", "0"), tmp_path / "out/ppo.8.0.0.json"
+    experiment(*words)
+    before = json.loads(path.read_text())
+    path.unlink()
+    said, ran = experiment(*words)
+    assert not ran and said.count("PPO on") == 1 and "beta 0\n" in said
+    assert json.loads(path.read_text()) | {"seconds": 0} == before | {"seconds": 0}
+
+
+def test_people_and_reward_model_get_the_options(options, monkeypatch, tmp_path):
+    ran = {}
+    monkeypatch.setattr(overoptimise, "command", lambda module, **given: ran.update({module: given}))
+    monkeypatch.setattr(overoptimise, "load_reward_model", lambda folder, device: folder)
+    assert proxy_of(8, options, Machine(seed=3, dtype="float32", threads=1), torch.device("cpu")) == tmp_path / "rm.8"
+    common = {"init": "start", "seed": 3, "device": torch.device("cpu"), "threads": 1}
+    prefs = tmp_path / "prefs.8.jsonl"
+    people = {"pairs": 8, "out": prefs, "task": "arithmetic", "temperature": 0.7}
+    assert ran["minirlhf.tools.make_preferences"] == common | people
+    learning = {"data": prefs, "out": tmp_path / "rm.8", "epochs": 4, "dtype": "float32"}
+    assert ran["minirlhf.tools.train_reward"] == common | learning
+
+
+def test_the_reference_answers_held_out_prompts(options, monkeypatch, tmp_path):
+    asked = []
+
+    def respond(model, tokenizer, records, max_new, seeds):
+        asked.extend(records)
+        assert len(set(seeds)) == len(records)
+        return ["1"] * len(records)
+
+    monkeypatch.setattr(overoptimise, "respond", respond)
+    samples = sampled((None, None), options, 0)
+    assert asked == [record for record in TASKS["arithmetic"].records("test", 3, 0) for _ in range(2)]
+    assert samples["index"] == [0, 0, 1, 1, 2, 2] and samples["response"] == ["1"] * 6
+
+
+def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, monkeypatch):
+    """Two answers to each of three prompts; without an end the proxy is low."""
+    seen = {}
+
+    def optimise(policy, tokenizer, task, reward_of, config, seed, dtype):
+        seen.update(config=config, reward=reward_of(None), trained=task, seed=seed, dtype=dtype)
+        return {"seconds": 1.5}
+
+    def answers(policy, model, tokenizer, task, prompts, samples, seed):
+        seen.update(task=task, prompts=prompts, samples=samples)
+        return [{"index": i, "response": "12", "stop": "eos" if k else "length", "kl": i + k,
+                 "scores": {"reward": 10 * i + k}} for i in range(3) for k in range(2)]  # fmt: skip
+
+    monkeypatch.setattr(overoptimise, "optimise", optimise)
+    monkeypatch.setattr(overoptimise, "answers", answers)
+    proxy = SimpleNamespace(many=lambda cases: [2.0] * len(cases))
+    line = policy_line(8, 0.25, proxy, (torch.nn.Linear(1, 1), None), options, 3, torch.float32)
+    assert seen["config"] == PPOConfig(iterations=5, batch=4, beta=0.25, missing_eos=-3.0, save_every=5)
+    assert seen["reward"] is proxy and (seen["seed"], seen["dtype"], seen["samples"]) == (3, torch.float32, 2)
+    assert seen["task"] == seen["trained"] == "arithmetic" and seen["prompts"] == 3
+    assert (line["pairs"], line["beta"], line["seconds"]) == (8, 0.25, 1.5)
+    assert line["gold"] == [0.5, 10.5, 20.5] and line["kl"] == [0.5, 1.5, 2.5]
+    assert line["proxy"] == [(UNFINISHED + 2) / 2] * 3
+
+
+def test_other_settings_want_another_folder(experiment, tmp_path, monkeypatch):
+    """Whatever decides a result: the checkpoint's content too, but not which sizes and betas are wanted."""
+    seen = []
+    monkeypatch.setattr(overoptimise, "begun_with", lambda out, settings: seen.append(settings) or 1 / 0)
+    for words in ("--pairs 8", "--betas 1", "--epochs 2", "--seed 1", "--temperature 0.2"):
+        with pytest.raises(ZeroDivisionError):
+            experiment(*words.split())
+    assert seen[0] == seen[1] and all(seen[0] != x for x in seen[2:])
+    policy, _ = checkpoint.load(tmp_path / "sft")
+    assert seen[0]["init"] == checkpoint.fingerprint(policy)
+
+
+def test_an_answer_without_an_end_gets_the_low_reward_unread():
+    asked = []
+    proxy = SimpleNamespace(many=lambda cases: asked.extend(cases) or [float(len(r)) for _, r, _ in cases])
+    records = [{"prompt": "p"}, {"prompt": "q"}]
+    values = scored(proxy, records, [(1, "abc"), (0, None), (0, "a")])
+    assert values.tolist() == [3.0, UNFINISHED, 1.0]
+    assert asked == [("q", "abc", records[1]), ("p", "a", records[0])]
+
+
+def test_a_command_that_fails_ends_it(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda words: SimpleNamespace(returncode=2, words=words))
+    with pytest.raises(UserError, match="minirlhf.tools.make_preferences failed"):
+        command("minirlhf.tools.make_preferences", pairs=3)
+
+
+def test_an_unknown_task_is_refused(experiment):
+    with pytest.raises(UserError, match="--task poems"):
+        experiment("--task", "poems")
+
+
+def test_the_gold_and_the_proxy_are_of_the_same_answers(experiment, tmp_path):
+    """What the table calls the reference's gold is the mean of the samples kept."""
+    said, _ = experiment("--pairs", "8", "--betas", "1")
+    samples = json.loads((tmp_path / "out/samples.json").read_text())
+    assert samples["index"] == [i for i in range(6) for _ in range(8)]
+    gold = [len(x) / 8 if x is not None else 0 for x in samples["response"]]
+    assert samples["gold"] == gold
+    assert f"gold reward of the reference {with_interval(np.reshape(gold, (6, 8)).mean(1))}\n" in said
+    policy = json.loads((tmp_path / "out/ppo.8.1.0.json").read_text())
+    halves = [16 * x for x in policy["gold"]]  # two sampled answers each, the greedy one left out
+    assert any(halves) and halves == [round(x) for x in halves]
