@@ -143,8 +143,8 @@ def test_without_a_better_response_there_is_nothing_to_compare(make_policy, toke
 def command(make_policy, tokenizer, tmp_path, monkeypatch) -> str:
     """The command on a small model, whose reward is the length of the answer."""
     checkpoint.save(tmp_path / "sft", make_policy(0, context=64), tokenizer, {})
-    for module in ("algorithms", "trials"):
-        name = f"minirlhf.{'tools.' * (module == 'algorithms')}{module}.reward_of_task"
+    for module in ("tools.compare_algorithms", "experiments.trials"):
+        name = f"minirlhf.{module}.reward_of_task"
         monkeypatch.setattr(name, lambda record: lambda p, r, x: float(len(r)))
     words = f"algorithms --init {tmp_path}/sft --task arithmetic --lrs 1e-3 --seeds 1 --out {tmp_path}/out"
     return f"{words} --batch 8 --prompts 8 --samples 4 --reference-samples 80 --beta 5"
