@@ -22,8 +22,7 @@ VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  
 
 def short(x: float, signed: bool = False) -> str:
     """Three significant figures, with a real minus."""
-    words = f"{x:{'+' if signed and x else ''}.3g}"
-    return words.replace("-", "−")
+    return f"{x:{'+' if signed and x else ''}.3g}".replace("-", "−")
 
 
 def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
@@ -75,16 +74,14 @@ def round_up(x: float) -> float:
     return next(float(f"{m}e{power}") for m in (1, 2, 5, 10) if float(f"{m}e{power}") >= x * (1 - 1e-9))
 
 
-def frontier(
-    title: str, reward: dict[str, dict], kl: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]
-) -> str:
+def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], order: Sequence[str]) -> str:
     """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
 
     The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
     """
     drawn = {name: (kl[name], r) for name, r in reward.items() if known(kl[name].get("value"), r.get("value"))}
     best = [b for b in best_of_n if known(b.get("kl_bound"), b.get("reward"))]
-    shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], 8, WIDTH, 0)
+    shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], WIDTH)
     top += 22
     kls = [v for k, _ in drawn.values() for v in (k["value"], k.get("high"))] + [b["kl_bound"] for b in best]
     rewards = [v for _, r in drawn.values() for v in (r["value"], r.get("low"), r.get("high"))]
@@ -163,7 +160,7 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
     """Values over training, one line a name."""
     series = [(name, [p for p in points if known(*p)]) for name, points in lines]
     values = [y for _, points in series for _, y in points]
-    shapes, top = legend([name for name, _ in series], 8, WIDTH, 0, "line") if len(series) > 1 else ([], 0)
+    shapes, top = legend([name for name, _ in series], WIDTH, lines=True) if len(series) > 1 else ([], 0)
     top += 8
     x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
     y = Axis.over(values, top + 120, top)

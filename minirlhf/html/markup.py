@@ -5,7 +5,7 @@ or turn the direction of what stands around it. Numbers go through `num`. Proved
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from minirlhf.evaluation.panels import known
@@ -156,9 +156,9 @@ def in_cells(d: dict) -> str:
             f'<td class="words">{words}</td>')
 
 
-def plot(title: str, note: str, svg: str) -> str:
-    """A figure with its words above it, where they wrap."""
-    svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+def plot(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
+    """A figure, draw(title, *data), with its words above it, where they wrap."""
+    svg = draw(title, *data).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
     return f"<figure><figcaption><b>{show(title)}</b>{show(note)}</figcaption>{svg}</figure>\n"
 
 
@@ -197,8 +197,9 @@ def kl_strip(strip: dict) -> str:
     for piece, k, r in zip(strip["pieces"], strip["kl"], strip.get("log_ratio") or [None] * len(strip["kl"])):
         share = max(k, 0.0) / top if known(k) and top > 0 else 0.0
         kind = "token less" if known(r) and r < 0 else "token"
+        seen = piece.replace("\n", "↵\n") or "◌"  # line breaks, and a token that only begins a character
         tip = f"KL {num(k)} nats" + (f", log ratio {num(r, True)}" if known(r) else "")
-        boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(shape(piece))}</span>'
+        boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(seen)}</span>'
     note = "0 at every token: the two are the same here."
     if top > 0:
         note = "".join(f'<span class="token" style="--k:{s}">{num(s * top)}</span>' for s in (0, 0.5, 1))
@@ -206,11 +207,6 @@ def kl_strip(strip: dict) -> str:
         note += "the token is less likely than under the reference."
     return (f'<b>Where RL changed the policy</b><p class="strip" dir="auto">{boxes}</p>'
             f'<p class="quiet">KL of the policy to the reference at each token: {note}</p>')
-
-
-def shape(piece: str) -> str:
-    """A token that can be seen: its line breaks, and one that only begins a character."""
-    return piece.replace("\n", "↵\n") or "◌"
 
 
 def document(title: str, body: str) -> str:

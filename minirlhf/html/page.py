@@ -19,9 +19,12 @@ from minirlhf.html.markup import (
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
-FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
-          "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
-          "differences too small to be seen reliably with these prompts.")
+FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be compared "
+          "between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the differences too small to "
+          "be seen reliably with these prompts.")
+BEST = ("With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, which is an upper "
+        "bound of its KL: the true curve lies to the left; and over the answers to all prompts together: where some "
+        "prompts are harder than others, it also lies lower.")
 DIFFERENCE = ("difference", "p", "verdict")
 COST = ("seconds", "tokens", "steps")
 RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), "
@@ -92,8 +95,8 @@ def answer(report: dict, compared: bool) -> str:
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
     lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
     lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
-    head = f"Primary metrics, {last} − {reference}"
-    return f"{lead}<ul>{''.join(lines)}</ul>{grid([plot(head, FOREST, figures.forest(head, rows))])}"
+    forest = plot(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
+    return f"{lead}<ul>{''.join(lines)}</ul>{grid([forest])}"
 
 
 def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
@@ -155,22 +158,16 @@ def plots_of(task: dict, names: Sequence[str]) -> list[str]:
     reward = next((m for m in task["metrics"] if m["primary"]), None)
     kl = next((m for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
     if reward and kl:
-        head = "Reward against KL"
-        note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
-        note += "which is an upper bound of its KL: the true curve lies to the left; and over the answers to all prompts "
-        note += "together: where some prompts are harder than others, it also lies lower."
-        best = task.get("best_of_n") or []
-        plots.append(plot(head, note, figures.frontier(head, reward["models"], kl["models"], best, names)))
+        data = reward["models"], kl["models"], task.get("best_of_n") or [], names
+        plots.append(plot("Reward against KL", BEST, figures.frontier, *data))
     if task.get("lengths"):
-        head = "Reward against length"
         note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
         note += "r is Pearson’s, over all answers."
-        plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
+        plots.append(plot("Reward against length", note, figures.lengths, task["lengths"], names))
     for name, c in (task.get("calibration") or {}).items():
-        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))}"
-        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these "
-        note += f"{c['n']:,} tokens. "
-        plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
+        note = f"ECE {num(c.get('ece'))}; a perfectly calibrated model would show {num(c.get('expected'))} with these "
+        note += f"{c['n']:,} tokens. Bars: Wilson 95 % intervals."
+        plots.append(plot(f"Calibration of {name}", note, figures.reliability, c))
     return plots
 
 
@@ -194,8 +191,7 @@ def attention(a: dict) -> str:
     maps = []
     for m in a["maps"]:
         which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
-        head = f"layer {m['layer']}, {which}"
-        maps.append(plot(head, "", figures.heat_map(head, a["pieces"], m["weights"])))
+        maps.append(plot(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
     of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
     return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the '
             "one it looks at; the stronger the colour, the more. A row sums to 1, but for what goes to "
@@ -215,7 +211,7 @@ def training(models: dict[str, dict]) -> str:
             shared.setdefault((quantity, c["x"]), []).append((words, c["points"]))
         for (quantity, across), lines in shared.items():
             head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
-            plots.append(plot(head, "", figures.curves(head, lines, across)))
+            plots.append(plot(head, "", figures.curves, lines, across))
     note = f'<p class="quiet">More than {POINTS} logged steps are drawn as {POINTS} means of neighbours.</p>'
     return note + grid(plots) if plots else ""
 
