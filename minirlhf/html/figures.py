@@ -20,11 +20,6 @@ LEFT, RIGHT = 46, WIDTH - 12  # of a plot with numbers on its left
 VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # what is not shown is MUTED
 
 
-def short(x: float, signed: bool = False) -> str:
-    """Three significant figures, with a real minus."""
-    return f"{x:{'+' if signed and x else ''}.3g}".replace("-", "−")
-
-
 def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
     """A row's name on the left and words on the right, on two lines if one is too short; and the y below."""
     wide = breadth(name) + breadth(words) + 12 > WIDTH - 28
@@ -47,8 +42,8 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
             top += 26
             continue
         colour = VERDICTS.get(d["verdict"], MUTED)
-        verdict = d["verdict"].replace("no difference shown", "not shown")
-        more, top = heading(top, name, f"{short(d['value'], True)} {verdict}")
+        value = f"{d['value']:{'+' if d['value'] else ''}.3g}".replace("-", "−")
+        more, top = heading(top, name, f"{value} {d['verdict'].replace('no difference shown', 'not shown')}")
         least = abs(d["minimum_detectable"]) if known(d.get("minimum_detectable")) else 0.0
         reach = round_up(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
         axis, y = Axis(-reach, reach, left, right), top + 11

@@ -8,7 +8,7 @@ Proved by tests/html/test_page.py.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from minirlhf.evaluation.panels import POINTS, known
 from minirlhf.evaluation.table import optimum_line
@@ -20,22 +20,20 @@ from minirlhf.html.markup import (
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
 FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be compared "
-          "between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the differences too small to "
-          "be seen reliably with these prompts.")
-BEST = ("With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, which is an upper "
-        "bound of its KL: the true curve lies to the left; and over the answers to all prompts together: where some "
-        "prompts are harder than others, it also lies lower.")
-DIFFERENCE = ("difference", "p", "verdict")
+          "between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the differences too small "
+          "to be seen reliably with these prompts.")
+BEST = ("With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, which is an "
+        "upper bound of its KL: the true curve lies to the left; and over the answers to all prompts together: where "
+        "some prompts are harder than others, it also lies lower.")
 COST = ("seconds", "tokens", "steps")
-RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), "
-        "lowest (worst) and in the middle (median), by KL where there is no reward; and one drawn by the "
-        "seed (random). They show what answers look like, and prove nothing.")
+RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), lowest "
+        "(worst) and in the middle (median), by KL where there is no reward; and one drawn by the seed (random). They "
+        "show what answers look like, and prove nothing.")
 CANNOT = (
     "Whether another training seed would give the same verdicts. The intervals know the noise of prompts and "
     "of sampling; each model here is one training run.",
     "What happens on prompts of another kind. The verdicts hold for prompts drawn as these were.",
-    "Whether people would prefer the answers. A reward measures what it was written to measure: read the "
-    "samples.",
+    "Whether people would prefer the answers. A reward measures what it was written to measure: read the samples.",
     "That two models are equal. “No difference shown” means that these prompts could not tell them apart; "
     "the tables say how large a difference would have been seen.",
     "Which metric to believe. Many are tested, and of twenty without any difference one has p < 0.05 by "
@@ -105,11 +103,12 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     if (task.get("units") or task["prompts"]) < task["prompts"]:
         count += f"; {task['units']} independent ones: turns of a conversation, and equal prompts, are one"
     metrics = sorted(task["metrics"], key=lambda m: [*GROUPS, m["group"]].index(m["group"]))
-    parts = [f'<p class="quiet">{count}.</p>', metrics_table(metrics, names, last, reference)]
+    head = f"{last} − {reference}" if reference else ""
+    values = metrics_table("Values with 95 % intervals over prompts", metrics, names, last, head)
+    parts = [f'<p class="quiet">{count}.</p>', values]
     others = [name for name in names if name not in (last, reference)] if reference else []
     for name in others:
-        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"][name]))
-        inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], rows)
+        inside = metrics_table(f"{name} − {reference}", metrics, [], name, "difference")
         parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
     if reference and (best := task.get("optimum")):
         words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
@@ -124,32 +123,26 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     return "\n".join(parts)
 
 
-def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, reference: str) -> str:
-    """A row a metric, by group: each model with its interval, and last − reference with p and verdict."""
-    def cells(m: dict) -> str:
-        values = ""
-        for name in names:
-            estimate = m["models"].get(name) or {}
-            values += f"<td>{num(estimate.get('value'))}<small>{interval(estimate)}</small></td>"
-        return values + (in_cells(m["differences"][last]) if reference else "")
+def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], model: str, difference: str) -> str:
+    """A row a metric, sorted by group, under the groups' headings; ↑ and ↓ say which way is better.
 
-    head = ["metric", *names] + ([f"{last} − {reference}", *DIFFERENCE[1:]] if reference else [])
-    return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
-
-
-def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str]) -> str:
-    """Rows of a table, sorted by group, under the groups' headings; ↑ and ↓ say which way is better."""
+    Each of `names` with its interval; and, if the column `difference` has a name, that of the model with p and verdict.
+    """
+    head = ["metric", *names] + ([difference, "p", "verdict"] if difference else [])
     body, above = "", None
     for m in metrics:
         if (group := m["group"]) != above:
             heading = show(GROUPS.get(group, group))
-            body += f'<tr><th scope="rowgroup" colspan="{columns}">{heading}</th></tr>\n'
+            body += f'<tr><th scope="rowgroup" colspan="{len(head)}">{heading}</th></tr>\n'
             above = group
         name = show(m["metric"]) + {1: " ↑", -1: " ↓"}.get(m["direction"], "")
         if m.get("primary"):
             name = f"<b>{name}</b><small>primary</small>"
-        body += f'<tr><th scope="row">{name}</th>{cells(m)}</tr>\n'
-    return body
+        estimates = [m["models"].get(x) or {} for x in names]
+        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval(x)}</small></td>" for x in estimates)
+        cells += in_cells(m["differences"][model]) if difference else ""
+        body += f'<tr><th scope="row">{name}</th>{cells}</tr>\n'
+    return table(caption, head, body)
 
 
 def plots_of(task: dict, names: Sequence[str]) -> list[str]:
