@@ -88,9 +88,8 @@ def interval(estimate: dict) -> str:
     return f"[{num(low)}, {num(high)}]" if known(low, high) else ""
 
 
-def value(metric: dict, name: str) -> str:
+def value(estimate: dict) -> str:
     """A model's value with its interval."""
-    estimate = metric["models"].get(name) or {}
     return f"{num(estimate.get('value'))} {interval(estimate)}".strip()
 
 

@@ -78,10 +78,10 @@ def answer(report: dict, compared: bool) -> str:
     lines, rows = [], []
     for title, task in report["tasks"].items():
         for m in (m for m in task["metrics"] if m["primary"]):
-            words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m, last)}"
+            words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m['models'][last])}"
             if compared:
                 rows.append((title, m["differences"][last]))
-                words += f", of {show(reference)} {value(m, reference)}: {in_words(m['differences'][last])}"
+                words += f", of {show(reference)} {value(m['models'][reference])}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
                     words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
                     words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
@@ -138,8 +138,8 @@ def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], m
         name = show(m["metric"]) + {1: " ↑", -1: " ↓"}.get(m["direction"], "")
         if m.get("primary"):
             name = f"<b>{name}</b><small>primary</small>"
-        estimates = [m["models"].get(x) or {} for x in names]
-        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval(x)}</small></td>" for x in estimates)
+        models = [m["models"][x] for x in names]
+        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval(x)}</small></td>" for x in models)
         cells += in_cells(m["differences"][model]) if difference else ""
         body += f'<tr><th scope="row">{name}</th>{cells}</tr>\n'
     return table(caption, head, body)
@@ -148,11 +148,11 @@ def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], m
 def plots_of(task: dict, names: Sequence[str]) -> list[str]:
     """The figures of one set."""
     plots = []
-    reward = next((m for m in task["metrics"] if m["primary"]), None)
-    kl = next((m for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
+    reward = next((m["models"] for m in task["metrics"] if m["primary"]), None)
+    kl = next((m["models"] for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
     if reward and kl:
-        data = reward["models"], kl["models"], task.get("best_of_n") or [], names
-        plots.append(plot("Reward against KL", BEST, figures.frontier, *data))
+        best = task.get("best_of_n") or []
+        plots.append(plot("Reward against KL", BEST, figures.frontier, reward, kl, best, names))
     if task.get("lengths"):
         note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
         note += "r is Pearson’s, over all answers."
@@ -185,11 +185,10 @@ def attention(a: dict) -> str:
     for m in a["maps"]:
         which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
         maps.append(plot(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
-    of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
-    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the '
-            "one it looks at; the stronger the colour, the more. A row sums to 1, but for what goes to "
-            "tokens before those shown. <b>Attention weights are not explanations by themselves</b>: what is "
-            "looked at may not be used.</p>"
+    return (f'<h3>Attention of {show(a["model"])}, prompt {a["index"]} and its answer</h3><p class="quiet">'
+            "A row is the token that looks, a column the one it looks at; the stronger the colour, the more. A row sums "
+            "to 1, but for what goes to tokens before those shown. <b>Attention weights are not explanations by "
+            "themselves</b>: what is looked at may not be used.</p>"
             f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 
