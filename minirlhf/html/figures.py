@@ -20,14 +20,6 @@ LEFT, RIGHT = 46, WIDTH - 12  # of a plot with numbers on its left
 VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # what is not shown is MUTED
 
 
-def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
-    """A row's name on the left and words on the right, on two lines if one is too short; and the y below."""
-    wide = breadth(name) + breadth(words) + 12 > WIDTH - 28
-    shapes = [text(14, top + 13, fit(name, WIDTH - 28))]
-    top += 16 if wide else 0
-    return shapes + [text(WIDTH - 14, top + 13, words, "end")], top + 16
-
-
 def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
     """Differences with their intervals, each row on an axis of its own, in its own units, 0 in the middle.
 
@@ -35,20 +27,24 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
     """
     shapes, top, left, right = [], 4.0, 14, WIDTH - 14
     for name, d in rows:
-        if d["verdict"] == "undefined" or not known(d.get("value"), d.get("low"), d.get("high")):
-            more, top = heading(top, name, "undefined")
-            shapes += [*more, text(left, top + 14, fit(d.get("undefined") or "no number", right - left, 11),
-                                   colour=MUTED, size=11)]
+        words, defined = "undefined", d["verdict"] != "undefined" and known(d.get("value"), d.get("low"), d.get("high"))
+        if defined:
+            value = f"{d['value']:{'+' if d['value'] else ''}.3g}".replace("-", "−")
+            words = f"{value} {d['verdict'].replace('no difference shown', 'not shown')}"
+        shapes.append(text(left, top + 13, fit(name, right - left)))
+        top += 16 if breadth(name) + breadth(words) + 12 <= right - left else 32  # one line, or one each
+        shapes.append(text(right, top - 3, words, "end"))
+        if not defined:
+            why = fit(d.get("undefined") or "no number", right - left, 11)
+            shapes.append(text(left, top + 14, why, colour=MUTED, size=11))
             top += 26
             continue
         colour = VERDICTS.get(d["verdict"], MUTED)
-        value = f"{d['value']:{'+' if d['value'] else ''}.3g}".replace("-", "−")
-        more, top = heading(top, name, f"{value} {d['verdict'].replace('no difference shown', 'not shown')}")
         least = abs(d["minimum_detectable"]) if known(d.get("minimum_detectable")) else 0.0
         reach = round_up(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
         axis, y = Axis(-reach, reach, left, right), top + 11
         unseen = axis.place(-least), axis.place(least)
-        shapes += [*more, box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6)]
+        shapes.append(box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6))
         shapes.append(line(left, y + 7, right, y + 7, FAINT))
         shapes.append(line(axis.place(0), y - 9, axis.place(0), y + 10, MUTED))
         ends = axis.place(d["low"]), axis.place(d["high"])
