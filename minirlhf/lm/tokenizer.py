@@ -33,8 +33,7 @@ BYTE_ORDER = _PRINTABLE + bytes(byte for byte in range(256) if byte not in _PRIN
 SYMBOLS = _PRINTABLE.decode("latin-1") + "".join(chr(256 + n) for n in range(256 - len(_PRINTABLE)))
 _BYTE_TO_ID = bytes(BYTE_ORDER.index(byte) for byte in range(256))
 
-_CACHE_WORDS = 100_000      # pieces whose ids are remembered; more than the distinct words of most corpora
-_CACHE_CHARACTERS = 64      # longer pieces are not words and seldom come back
+_CACHE_WORDS = 100_000  # pieces whose ids are remembered; more than the distinct words of most corpora
 
 
 def _replace_surrogates(text: str) -> str:
@@ -133,7 +132,8 @@ class Tokenizer:
         """
         names = list(names)
         for name in names:
-            if not name or (set(name) <= set(SYMBOLS) and _bytes_of(name) in self._id_of):
+            plain = set(name) <= set(SYMBOLS)  # could be an ordinary token's name in a vocabulary file
+            if not name or plain and bytes(BYTE_ORDER[SYMBOLS.index(symbol)] for symbol in name) in self._id_of:
                 raise ValueError(f"{name!r} cannot be a special token: it is empty or an ordinary token")
         for name in names:
             self.special_ids.setdefault(name, self.vocab_size)
@@ -145,17 +145,14 @@ class Tokenizer:
 
         A lone surrogate, which UTF-8 cannot hold, is read as U+FFFD (as tiktoken does).
         """
-        cache = self._cache
-        ids: list[int] = []
+        cache, ids = self._cache, []
         for piece in split(_replace_surrogates(text), self.pattern):
             # Words repeat, so nearly all of the time goes into this lookup and not into merging.
             piece_ids = cache.get(piece)
             if piece_ids is None:
-                piece_ids = self._encode_piece(piece)
-                if len(piece) <= _CACHE_CHARACTERS:
-                    if len(cache) >= _CACHE_WORDS:
-                        cache.clear()
-                    cache[piece] = piece_ids
+                if len(cache) >= _CACHE_WORDS:
+                    cache.clear()
+                piece_ids = cache[piece] = self._encode_piece(piece)
             ids += piece_ids
         return ids
 
@@ -183,6 +180,3 @@ class Tokenizer:
         Ids can spell bytes that are not UTF-8, for instance when they stop inside a character: those become U+FFFD.
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
-
-def _bytes_of(symbols: str) -> bytes:
-    return bytes(BYTE_ORDER[SYMBOLS.index(symbol)] for symbol in symbols)

@@ -20,7 +20,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from minirlhf.metrics.overlap import sentence_chrf
-from minirlhf.tasks.splits import check_split, sample_distinct, split_of
+from minirlhf.tasks.splits import check_split, choose, split_of
 
 NAME = "translation"
 MAX_NEW = 32
@@ -210,14 +210,10 @@ def records(split: str, n: int, seed: int) -> list[dict]:
 
     Raises ValueError for an unknown split, or if the held-out split has fewer than n sentences.
     """
-    every, rng = range(frames(split)[1][-1]), random.Random(f"{NAME} {split} {seed}")
-    chosen = rng.choices(every, k=n) if split == "train" else sample_distinct(every, n, rng, split)
-    out = []
-    for frame, setting in (_sentence(split, index) for index in chosen):
-        answer = chinese(frame, setting)
-        out.append({"task": NAME, "prompt": f"english: {english(frame, setting)} chinese:",
-                    "response": answer, "reference": answer})
-    return out
+    chosen = choose(range(frames(split)[1][-1]), n, random.Random(f"{NAME} {split} {seed}"), split)
+    sentences = [_sentence(split, index) for index in chosen]
+    pairs = [(english(*sentence), chinese(*sentence)) for sentence in sentences]
+    return [{"task": NAME, "prompt": f"english: {e} chinese:", "response": c, "reference": c} for e, c in pairs]
 
 
 def documents(n: int, seed: int) -> list[str]:
