@@ -38,10 +38,8 @@ def fingerprint(model: GPT) -> str:
 
 def to_huggingface(model: GPT) -> dict[str, Tensor]:
     """The model's parameters under GPT2LMHeadModel's names, in its shapes."""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        tensors[f"transformer.{name}"] = tensor.t() if name.endswith(TRANSPOSED) else tensor
-    return tensors
+    state = model.state_dict()
+    return {f"transformer.{name}": x.t() if name.endswith(TRANSPOSED) else x for name, x in state.items()}
 
 
 def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -> GPT:

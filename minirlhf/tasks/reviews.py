@@ -140,8 +140,7 @@ def sample(subject: str, rng: random.Random) -> tuple[str, list[int]]:
             if field in free:
                 text += rng.choices(*zip(*free[field].items()))[0] + after
             else:
-                others = [c for c in CLASSES if c != mood]
-                chosen = mood if rng.random() < FAITHFUL else rng.choice(others)
+                chosen = mood if rng.random() < FAITHFUL else rng.choice([c for c in CLASSES if c != mood])
                 classes.append(chosen)
                 text += rng.choice(SLOTS[field][chosen]) + after
         sentences.append(text)

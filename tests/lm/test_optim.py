@@ -87,12 +87,14 @@ def test_matrices_decay_and_gains_and_biases_do_not(model):
         assert torch.allclose(p, torch.full_like(p, 1.9 if p.dim() == 2 else 2.0)), name
 
 
-def test_adamw_equals_its_definition():
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_adamw_equals_its_definition(scale):
+    """Of gradients as small as ε too."""
     linear = nn.Linear(1, 1)
     with torch.no_grad():
         linear.weight.fill_(0.7)
         linear.bias.fill_(-0.4)
-    gradients = [0.5, -0.25, 0.0, 0.125, 0.75]
+    gradients = [scale * g for g in (0.5, -0.25, 0.0, 0.125, 0.75)]
     stepper = Stepper(make_adamw([linear], 1.0, 0.1), max_norm=10.0)
     for g in gradients:
         linear.weight.grad, linear.bias.grad = torch.full((1, 1), g), torch.full((1,), -g)

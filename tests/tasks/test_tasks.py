@@ -200,7 +200,8 @@ def test_the_label_is_the_sign_of_the_review_and_no_class_is_rare():
     ("positive.", None), ("positive negative", None), ("not positive", None), ("", None),
 ])
 def test_a_label_is_parsed_exactly(text, label):
-    assert sentiment.parse_label(text) == label
+    earned = [name for name in sentiment.LABELS if sentiment.reward("", text, {"label": name}) == 1.0]
+    assert earned == ([label] if label else [])
     assert sentiment.score("", text, {"label": "neutral"})["unparsable"] == (label is None)
 
 
