@@ -73,8 +73,7 @@ class Tokenizer:
                 raise ValueError(f"merge {(left, right)} makes id {new_id} but does not join ids below it")
             self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
         self._merge_ids = {pair: FIRST_MERGE_ID + rank for rank, pair in enumerate(self.merges)}
-        self._id_of = {token: i for i, token in enumerate(self.token_bytes)}
-        if len(self._id_of) < len(self.token_bytes):
+        if len(set(self.token_bytes)) < len(self.token_bytes):
             raise ValueError("two merges spell the same token, which merges learned by BPE never do")
         self._cache: dict[str, list[int]] = {}
         self.special_ids: dict[str, int] = {}
@@ -133,7 +132,7 @@ class Tokenizer:
         names = list(names)
         for name in names:
             plain = set(name) <= set(SYMBOLS)  # could be an ordinary token's name in a vocabulary file
-            if not name or plain and bytes(BYTE_ORDER[SYMBOLS.index(symbol)] for symbol in name) in self._id_of:
+            if not name or plain and bytes(BYTE_ORDER[SYMBOLS.index(symbol)] for symbol in name) in self.token_bytes:
                 raise ValueError(f"{name!r} cannot be a special token: it is empty or an ordinary token")
         for name in names:
             self.special_ids.setdefault(name, self.vocab_size)
@@ -152,15 +151,10 @@ class Tokenizer:
             if piece_ids is None:
                 if len(cache) >= _CACHE_WORDS:
                     cache.clear()
-                piece_ids = cache[piece] = self._encode_piece(piece)
+                byte_ids = list(piece.encode().translate(_BYTE_TO_ID))
+                piece_ids = cache[piece] = apply_merges(byte_ids, self._merge_ids)
             ids += piece_ids
         return ids
-
-    def _encode_piece(self, piece: str) -> list[int]:
-        data = piece.encode()
-        if data in self._id_of:
-            return [self._id_of[data]]
-        return apply_merges(list(data.translate(_BYTE_TO_ID)), self._merge_ids)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that `ids` spell; specials are written as their names.

@@ -208,7 +208,7 @@ def test_merges_go_by_rank_then_from_the_left():
 
 @pytest.mark.parametrize("kind", ["trained", "gpt2"])
 def test_every_token_encodes_to_itself(kind, request):
-    """What the shortcut for whole pieces rests on: merges alone turn the bytes of a token into its one id."""
+    """Merges turn the bytes of a token into its one id."""
     tokenizer = request.getfixturevalue(kind)
     byte_ids = {byte: i for i, byte in enumerate(BYTE_ORDER)}
     for i, token in enumerate(tokenizer.token_bytes):
