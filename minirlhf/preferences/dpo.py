@@ -10,7 +10,7 @@ the context is left out: without its question an answer teaches nothing.
 
     python -m minirlhf.tools.train_dpo --data prefs.jsonl --init out/sft --out out/dpo
 
-Source: Rafailov et al. 2023, eq. 7. Proved by tests/preferences/test_dpo.py.
+Source: Rafailov et al. 2023, eq. 5 to 7. Proved by tests/preferences/test_dpo.py.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,14 @@ from minirlhf.lm.batches import collate, spread
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
 from minirlhf.lm.sft import negative_log_likelihood
-from minirlhf.preferences.losses import implicit_reward
+
+
+def implicit_reward(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tensor:
+    """r = β log π/ref, but for a constant of the prompt, of which a difference of two answers to it knows nothing.
+
+    Both (B,) log-probs of whole responses, EOS included, summed and not averaged over tokens.
+    """
+    return beta * (logprobs - ref_logprobs)  # (B,)
 
 
 class ImplicitReward(nn.Module):

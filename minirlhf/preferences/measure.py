@@ -1,19 +1,32 @@
-"""How well rewards tell what was chosen, on comparisons held out: accuracy, loss, calibration, and the rule of length.
+"""How well rewards tell what was chosen: the loss, and of comparisons held out accuracy, calibration, the rule of length.
 
-Proved by tests/preferences/test_measure.py.
+    L = − p log σ(Δ) − (1 − p) log σ(−Δ),   Δ = r(chosen) − r(rejected)
+
+Proved by tests/preferences/test_measure.py and tests/theory/test_oracle.py.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.intervals import wilson
 from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.losses import preference_loss
 
 BINS = 10  # of the calibration error
+
+
+def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
+    """− p log σ(Δ) − (1 − p) log σ(−Δ), the mean: the likelihood of choices under Bradley and Terry's model.
+
+    delta: (B,) Δ = r(chosen) − r(rejected); log 2 at 0.  p: probability that the chosen one is the better, in [0, 1];
+    its logit is where the loss is least.
+    Source: Christiano et al. 2017, eq. 1; Ouyang et al. 2022, eq. 1.
+    """
+    return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
 
 
 def agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -29,8 +42,7 @@ def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
     the number of pairs; ece: their weighted mean distance; ece_if_calibrated: what chance alone makes of it.
     gold: of the pairs whose gold rewards differ, the share that is in their order.
     """
-    columns = np.array([(pair.p, pair.margin, pair.gold) for pair in pairs], dtype=float)  # (N, 3)
-    p, margin, gold = columns.T  # (N,) each
+    p, gold = np.array([(pair.p, pair.gold) for pair in pairs], dtype=float).T  # (N,) each
     length = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])  # (N,)
     right = agreement(delta, p)  # (N,)
     confidence = 1 / (1 + np.exp(-np.abs(delta)))  # (N,)
@@ -40,7 +52,7 @@ def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
         "accuracy": float(right.mean()),
         "interval": wilson(float(right.sum()), len(pairs)),
         "longer": float(agreement(length, p).mean()),
-        "loss": float(preference_loss(torch.from_numpy(delta - margin), torch.from_numpy(p))),
+        "loss": float(preference_loss(torch.from_numpy(delta), torch.from_numpy(p))),
         "ece": float(expected_calibration_error(confidence, right, BINS)),
         "ece_if_calibrated": float(ece_if_calibrated(confidence, BINS).mean()),
         "calibration": np.stack([bins.confidence, bins.accuracy, bins.count], 1).tolist(),

@@ -1,7 +1,7 @@
 """Learn a reward model from comparisons of two responses to one prompt.
 
-    P(chosen is better) = σ(Δ − margin),   Δ = r(chosen) − r(rejected)     Bradley and Terry 1952
-    L = − p log σ(Δ − margin) − (1 − p) log σ(margin − Δ)                  Ouyang et al. 2022, eq. 1, with p = 1
+    P(chosen is better) = σ(Δ),   Δ = r(chosen) − r(rejected)     Bradley and Terry 1952
+    L = − p log σ(Δ) − (1 − p) log σ(−Δ)                          Ouyang et al. 2022, eq. 1, with p = 1
 
 averaged over the comparisons of a step. All those of a prompt are in one step, so that an epoch is one pass
 over each response (Ouyang et al. 2022, section 3.5). Comparisons fix r up to a constant, and PPO wants a
@@ -30,9 +30,9 @@ from minirlhf.lm.model import GPT
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.losses import preference_loss
+from minirlhf.preferences.measure import measure, preference_loss, summary
 from minirlhf.preferences.simulated import respond
-from minirlhf.rl.reward_model import RewardModel, text_ids
+from minirlhf.rl.reward_model import RewardModel, rewards_of, text_ids
 
 REFERENCE = 256  # responses over which mean and std are taken
 
@@ -70,8 +70,8 @@ def accumulate(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype
         place: dict[tuple[int, ...], int] = {}
         index = [[place.setdefault(ids, len(place)) for ids in (x.chosen, x.rejected)] for x in some]
         chosen, rejected = model(list(place), dtype)[torch.tensor(index)].unbind(1)  # (n,) each
-        p, margin = torch.tensor([[pair.p, pair.margin] for pair in some], device=chosen.device).unbind(1)
-        share = preference_loss(chosen - rejected - margin, p) * len(some) / len(pairs)
+        p = torch.tensor([pair.p for pair in some], device=chosen.device)  # (n,)
+        share = preference_loss(chosen - rejected, p) * len(some) / len(pairs)
         share.backward()
         loss += float(share.detach())
     return loss
@@ -98,6 +98,20 @@ def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, 
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
     model.eval()
     return loop.cost() | {"skipped": stepper.skipped}
+
+
+def learn(
+    model: RewardModel, groups: Sequence[list[Pair]], held_out: Sequence[Pair], config: RewardConfig, run: Run, **source
+) -> dict:
+    """`fit`, and measure on the comparisons held out: prints both, and returns what run.json says of them."""
+    cost = fit(model, groups, config, run, **source)
+    print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
+    said = {"cost": cost, "data_hash": run.data}
+    if held_out:
+        chosen, rejected = (rewards_of(model, [getattr(x, k) for x in held_out]) for k in ("chosen", "rejected"))  # (N,)
+        said["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
+        print(summary(said["held_out"]))
+    return said
 
 
 def reference_texts(

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
@@ -86,8 +86,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     if not folder:
         raise UserError("no checkpoint in out/ppo or out/sft: run train_sft.py first, or name a folder")
     policy, tokenizer = checkpoint.load_chat(folder)
-    path = Path(folder) / "run.json"
-    run = read_json(path) if path.exists() else {}
+    run = checkpoint.read_run(folder)
     past = run if run.get("stage") in ALGORITHMS else {}  # written by train_ppo.py
     data, training = past.get("data", {}), past.get("training", {})
 

@@ -1,12 +1,13 @@
-"""What is measured on held-out comparisons."""
+"""The loss of comparisons, and what is measured on those held out."""
 
 from math import exp, log, sqrt
 
 import numpy as np
 import pytest
+import torch
 
 from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.measure import agreement, measure
+from minirlhf.preferences.measure import agreement, measure, preference_loss
 
 MARGINS = [2.0, -1.0, 0.0, 0.5, 3.0, -0.2]  # differences of rewards of published figures
 
@@ -19,6 +20,19 @@ def pairs_with(**lists):
     return [Pair((1,) * a, (2,) * b, **row) for (a, b), row in zip(lengths, rows)]
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+def test_two_answers_of_one_reward_cost_log_2_whatever_was_preferred(p):
+    assert float(preference_loss(torch.zeros(3, dtype=torch.float64), p)) == pytest.approx(log(2), abs=1e-15)
+
+
+def test_the_preference_loss_is_minus_the_log_probability_of_the_choice():
+    """σ(1) = .731: chosen with certainty, rejected with certainty, and half of the time."""
+    delta, sigma = torch.ones(1, dtype=torch.float64), 1 / (1 + exp(-1))
+    assert float(preference_loss(delta)) == pytest.approx(-log(sigma))
+    assert float(preference_loss(delta, 0.0)) == pytest.approx(-log(1 - sigma))
+    assert float(preference_loss(delta, 0.5)) == pytest.approx(-(log(sigma) + log(1 - sigma)) / 2)
+
+
 def test_accuracy_counts_a_tie_as_a_half_and_has_wilsons_interval():
     figures = measure(np.array(MARGINS), pairs_with(p=[1.0] * 6))
     assert figures["accuracy"] == pytest.approx(3.5 / 6, abs=1e-12) and figures["pairs"] == 6
@@ -29,8 +43,8 @@ def test_accuracy_counts_a_tie_as_a_half_and_has_wilsons_interval():
 
 
 def test_the_measured_loss_is_the_one_that_is_trained():
-    figures = measure(np.array([1.0]), pairs_with(p=[0.75], margin=[0.5]))
-    assert figures["loss"] == pytest.approx(0.75 * log(1 + exp(-0.5)) + 0.25 * log(1 + exp(0.5)), abs=1e-9)
+    figures = measure(np.array([1.0]), pairs_with(p=[0.75]))
+    assert figures["loss"] == pytest.approx(0.75 * log(1 + exp(-1)) + 0.25 * log(1 + exp(1)), abs=1e-9)
 
 
 def test_agreement_with_a_soft_label_is_the_probability_of_the_side_taken():

@@ -109,8 +109,8 @@ def test_no_prompt_is_both_trained_on_and_held_out(call, monkeypatch):
         seen["train"] = groups
         return fit(model, groups, *rest)
 
-    monkeypatch.setattr(tools_train_reward, "fit", caught)
-    monkeypatch.setattr(tools_train_reward, "measure", lambda delta, pairs: seen.update(held=pairs) or measure(delta, pairs))
+    monkeypatch.setattr(train_reward, "fit", caught)
+    monkeypatch.setattr(train_reward, "measure", lambda delta, pairs: seen.update(held=pairs) or measure(delta, pairs))
     assert call(*GOOD)[0] == 0
     decode = Tokenizer(specials=(*SPECIALS, PAD)).decode
     train, held = ({decode(pair.chosen).partition("<|assistant|>")[0] for pair in pairs}
