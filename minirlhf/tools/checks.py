@@ -51,9 +51,7 @@ class Finding:
         return f"{word:<8}{self.name:<24}{self.figure}{advice}"
 
 
-def ratio_is_one(
-    score: Score, rollout: Rollout, minibatches: int, micro_rows: int, dtype: torch.dtype
-) -> Finding:
+def ratio_is_one(score: Score, rollout: Rollout, minibatches: int, micro_rows: int, dtype: torch.dtype) -> Finding:
     """max |π/π_old − 1| over the ragged minibatches of an epoch, before its first step."""
     lengths, gaps = rollout.lengths(), []
     order = np.random.default_rng(0).permutation(len(lengths))  # (B,)
@@ -71,9 +69,11 @@ def ratio_is_one(
 
 
 @torch.no_grad()
-def sampler_is_scorer(score: Score, sampled: Generation, temperature: float, dtype: torch.dtype) -> Finding:
-    """|Δ log-prob| of the sampled tokens, between the sampler with its cache and the pass of training."""
-    gap = (score(sampled)[0] - sampled.logprobs)[sampled.mask].abs()  # (N,)
+def sampler_is_scorer(
+    score: Score, rows: Rollout | Generation, logprobs: Tensor, temperature: float, dtype: torch.dtype
+) -> Finding:
+    """|Δ log-prob| of the sampled tokens, between the sampler with its cache, (B, R), and the pass of training."""
+    gap = (score(rows)[0] - logprobs)[rows.mask].abs()  # (N,)
     most, mean = float(gap.max()), float(gap.mean())
     return Finding(
         "sampler = scorer", mean <= CLOSE[dtype],
@@ -233,7 +233,7 @@ def reward_is_a_function(reward_of: Callable[[dict], Reward], cases: Sequence[tu
     )  # fmt: skip
 
 
-def responses_are_whole(sampled: Generation, context: int, max_new: int) -> Finding:
+def responses_are_whole(sampled: Rollout, context: int, max_new: int) -> Finding:
     """Why responses stopped: at their EOS, at max_new, or at the end of the context."""
     counts = Counter(sampled.stop_reasons(context))
     B, lengths = len(sampled.ended), sampled.mask.sum(1)  # (B,)

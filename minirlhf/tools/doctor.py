@@ -30,9 +30,9 @@ from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.records import read_records
 from minirlhf.lm.safetensors import parse_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, surrogate
+from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_of, surrogate
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.losses import gae, kl_estimate, masked_sum, token_rewards, token_weights
+from minirlhf.rl.losses import gae, masked_sum, token_weights
 from minirlhf.rl.ppo import update
 from minirlhf.rl.rewards import Reward, load_reward
 from minirlhf.rl.rollout import Rollout, collect, score_tokens
@@ -130,13 +130,6 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     return Patient(policy, value_head, reference, reference_name, tokenizer, fit[:PROMPTS], reward_of, config)
 
 
-def rewards_of(rollout: Rollout, row: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:
-    """(Rewards, the KL in them, its coefficient), (B, R) each, as `advantages_of` makes them."""
-    kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, row.kl)  # (B, R)
-    beta = beta if row.kl_in == "reward" else 0.0
-    return token_rewards(rollout.scores, kl, rollout.mask, beta), kl, beta
-
-
 def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Finding]:
     """All checks, in the training dtype and in float32 where it matters."""
     config, eos, device = p.config, p.tokenizer.eos_id, p.policy.wte.weight.device
@@ -159,11 +152,11 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     for kind, r in {torch.float32: exact, dtype: rollout}.items():
         in_kind = scorer(p.policy, p.value_head, kind, T)
         yield checks.ratio_is_one(in_kind, r, config.minibatches, config.micro_rows, kind)
-        yield checks.sampler_is_scorer(in_kind, as_generation(r), T, kind)
+        yield checks.sampler_is_scorer(in_kind, r, r.sampled_logprobs, T, kind)
     prompts = [render_prompt(record, p.tokenizer) for record in p.records]
     cold = generate(p.policy, prompts, config.max_new, eos, range(len(prompts)), 0.7 * T)
     cold_score = scorer(p.policy, p.value_head, torch.float32, 0.7 * T)
-    yield checks.sampler_is_scorer(cold_score, cold, 0.7 * T, torch.float32)
+    yield checks.sampler_is_scorer(cold_score, cold, cold.logprobs, 0.7 * T, torch.float32)
 
     def losses(rows: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         logprobs, values, _ = score(rows)  # (B, R) each
@@ -196,19 +189,12 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     texts = rollout.responses()
     cases = [(p.records[i // GROUP], p.tokenizer.decode(texts[i])) for i in ended]
     yield checks.reward_is_a_function(p.reward_of, cases)
-    yield checks.responses_are_whole(as_generation(rollout), p.policy.config.context, config.max_new)
+    yield checks.responses_are_whole(rollout, p.policy.config.context, config.max_new)
     ppo = advantages_of(rollout, ALGORITHMS["ppo"], config.beta, config.gamma)[0]  # (B, R)
     yield checks.advantages_are_white(ppo, rollout.mask)
 
 
-def as_generation(r: Rollout) -> Generation:
-    """The part of a rollout that the sampler made."""
-    return Generation(r.prompt_ids, r.prompt_mask, r.ids, r.mask, r.sampled_logprobs, r.ended)
-
-
-def token_table(
-    r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float
-) -> list[dict]:
+def token_table(r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float) -> list[dict]:
     """What training knows of the tokens of response b: two of the prompt, its own, one of padding, if any.
 
     Value and delta stand there where the row has a critic; the advantage is not whitened.

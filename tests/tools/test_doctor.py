@@ -81,12 +81,6 @@ def score(policy, head):
 
 
 @pytest.fixture
-def sampled(policy, rollout):
-    """What the sampler made of the rollout."""
-    return doctor.as_generation(rollout)
-
-
-@pytest.fixture
 def losses(score):
     """(log π, V, a loss) as padding_is_invisible wants them."""
     def losses(rows):
@@ -132,21 +126,21 @@ def test_a_ratio_other_than_1_is_found(defect, policy, head, rollout, score):
     assert broken(checks.ratio_is_one(score, rollout, 2, 3, FLOAT))
 
 
-def test_the_sampler_is_the_scorer(sampled, score):
-    finding = checks.sampler_is_scorer(score, sampled, T, FLOAT)
+def test_the_sampler_is_the_scorer(rollout, score):
+    finding = checks.sampler_is_scorer(score, rollout, rollout.sampled_logprobs, T, FLOAT)
     assert not broken(finding) and "T = 0.7" in finding.figure
 
 
 @pytest.mark.parametrize("defect", ["temperature", "top-k", "shift"])
-def test_a_sampler_of_another_distribution_is_found(defect, policy, sampled, score, tokenizer):
+def test_a_sampler_of_another_distribution_is_found(defect, policy, rollout, score, tokenizer):
+    rows, logprobs = rollout, rollout.sampled_logprobs.roll(1, 1)
     if defect == "temperature":
-        sampled.logprobs = score_tokens(policy, None, sampled)[0].detach()
-    elif defect == "shift":
-        sampled.logprobs = sampled.logprobs.roll(1, 1)
-    else:
-        sampled = generate(policy, [[3], [4, 5]], MAX_NEW, tokenizer.eos_id, [0, 1], T, top_k=5)
-    assert broken(checks.sampler_is_scorer(score, sampled, T, FLOAT))
-    assert broken(checks.sampler_is_scorer(score, sampled, T, torch.bfloat16))
+        logprobs = score_tokens(policy, None, rows)[0].detach()
+    elif defect == "top-k":
+        rows = generate(policy, [[3], [4, 5]], MAX_NEW, tokenizer.eos_id, [0, 1], T, top_k=5)
+        logprobs = rows.logprobs
+    assert broken(checks.sampler_is_scorer(score, rows, logprobs, T, FLOAT))
+    assert broken(checks.sampler_is_scorer(score, rows, logprobs, T, torch.bfloat16))
 
 
 def test_padding_is_invisible(losses, rollout):
