@@ -1,4 +1,4 @@
-"""How well rewards tell what was chosen: the loss, and of comparisons held out accuracy, calibration, the rule of length.
+"""How well rewards tell what was chosen: the loss; accuracy, calibration and the rule of length, on pairs held out.
 
     L = − p log σ(Δ) − (1 − p) log σ(−Δ),   Δ = r(chosen) − r(rejected)
 

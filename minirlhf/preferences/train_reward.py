@@ -108,7 +108,8 @@ def learn(
     print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
     said = {"cost": cost, "data_hash": run.data}
     if held_out:
-        chosen, rejected = (rewards_of(model, [getattr(x, k) for x in held_out]) for k in ("chosen", "rejected"))  # (N,)
+        chosen = rewards_of(model, [pair.chosen for pair in held_out])  # (N,)
+        rejected = rewards_of(model, [pair.rejected for pair in held_out])  # (N,)
         said["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
         print(summary(said["held_out"]))
     return said

@@ -39,8 +39,9 @@ def main() -> None:
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
     reference = checkpoint.fingerprint(policy)
     told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), reference)
-    run = machine.record(options, config) | {"stage": "dpo", "tasks": checkpoint.read_run(options.init).get("tasks", {})}
-    run |= {"reference": reference} | lost | learn(model, groups, held_out, config, told, beta=options.beta)
+    parent, run = checkpoint.read_run(options.init), machine.record(options, config) | {"stage": "dpo"} | lost
+    run |= {"tasks": parent.get("tasks", {}), "reference": reference}
+    run |= learn(model, groups, held_out, config, told, beta=options.beta)
     checkpoint.save(options.out, policy, tokenizer, run)
 
 

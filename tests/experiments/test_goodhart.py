@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minirlhf.experiments.goodhart import (
-    COLOURS, Point, Study, best_of_points, column, fit, interval_of, markdown, order, peak, plot, policy_points, stop_at,
-    with_interval,
+    COLOURS, Point, Study, best_of_points, column, fit, interval_of, markdown, order, peak, plot, policy_points,
+    stop_at, with_interval,
 )
 from minirlhf.html.svg import Axis, dot, line
 from minirlhf.metrics.intervals import clopper_pearson, t_interval
