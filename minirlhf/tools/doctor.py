@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -135,28 +136,23 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     config, eos, device = p.config, p.tokenizer.eos_id, p.policy.wte.weight.device
     row, T = config.row, config.temperature
 
-    def scorer(policy: GPT, value_head: ScalarHead, kind: torch.dtype, temperature: float) -> checks.Score:
-        def score(rows: Rollout | Generation) -> tuple[Tensor, Tensor, Tensor]:
-            with autocast(device, kind):
-                return score_tokens(policy, value_head, rows, temperature)
-
-        return score
+    def score(rows: Rollout | Generation, kind=torch.float32, temperature=T) -> tuple[Tensor, Tensor, Tensor]:
+        with autocast(device, kind):
+            return score_tokens(p.policy, p.value_head, rows, temperature)
 
     rollout = exact = p.sample(seed, dtype, p.reward_of)
     if dtype != torch.float32:  # the same responses: the sampler is float32 always; not to be judged again
         exact = p.sample(seed, torch.float32, lambda record: lambda *case: 0.0)
         exact = dataclasses.replace(exact, scores=rollout.scores)
-    score = scorer(p.policy, p.value_head, torch.float32, T)
     some = exact.rows(range(min(32, len(exact.ids))))
 
     for kind, r in {torch.float32: exact, dtype: rollout}.items():
-        in_kind = scorer(p.policy, p.value_head, kind, T)
+        in_kind = partial(score, kind=kind)
         yield checks.ratio_is_one(in_kind, r, config.minibatches, config.micro_rows, kind)
         yield checks.sampler_is_scorer(in_kind, r, r.sampled_logprobs, T, kind)
     prompts = [render_prompt(record, p.tokenizer) for record in p.records]
     cold = generate(p.policy, prompts, config.max_new, eos, range(len(prompts)), 0.7 * T)
-    cold_score = scorer(p.policy, p.value_head, torch.float32, 0.7 * T)
-    yield checks.sampler_is_scorer(cold_score, cold, cold.logprobs, 0.7 * T, torch.float32)
+    yield checks.sampler_is_scorer(partial(score, temperature=0.7 * T), cold, cold.logprobs, 0.7 * T, torch.float32)
 
     def losses(rows: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         logprobs, values, _ = score(rows)  # (B, R) each
@@ -171,7 +167,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     twin, twin_head = deepcopy((p.policy, p.value_head))
     yield checks.padding_is_invisible(losses, some)
     yield checks.kl_to_itself(p.policy, twin, p.reference, some, T)
-    yield checks.eos_is_sampled(exact, eos)
+    yield checks.responses_end(exact, eos, p.policy.config.context, config.max_new)
     yield checks.eos_is_trained(score, p.policy.wte.weight, some, p.tokenizer)
 
     def train() -> None:
@@ -182,16 +178,12 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
         update(twin, twin_head, rows, *moves, config, config.beta, stepper, config.lr, rng, dtype)
 
     yield checks.reference_stays(twin, deepcopy(p.policy).requires_grad_(False), train)
-    yield checks.dropout_is_off(scorer(twin, twin_head, dtype, T), some)
     yield checks.reward_is_on_the_end(exact, *rewards_of(exact, row, config.beta), eos)
     yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
     texts = rollout.responses()
     cases = [(p.records[i // GROUP], p.tokenizer.decode(texts[i])) for i in ended]
     yield checks.reward_is_a_function(p.reward_of, cases)
-    yield checks.responses_are_whole(rollout, p.policy.config.context, config.max_new)
-    ppo = advantages_of(rollout, ALGORITHMS["ppo"], config.beta, config.gamma)[0]  # (B, R)
-    yield checks.advantages_are_white(ppo, rollout.mask)
 
 
 def token_table(r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float) -> list[dict]:
