@@ -476,7 +476,7 @@ MUTANTS = [
     ),
     Mutant(
         "soft-label-on-one-side", "A soft label weighs both outcomes", "common slip",
-        "preferences/measure.py", "-(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()",
+        "preferences/train_reward.py", "-(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()",
         "-(p * F.logsigmoid(delta)).mean()",
         "tests/theory/test_oracle.py::test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective",
     ),

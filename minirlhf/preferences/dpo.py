@@ -6,10 +6,7 @@
 So a policy is trained as a reward model is, by the loop of `train_reward.py`, and measured as one: how well its
 own r tells what was chosen. On exact preferences of a reward the minimiser is PPO's optimum π* ∝ ref exp(r/β),
 which tests/theory/test_oracle.py shows; on samples it learns only of answers that someone has compared. What exceeds
-the context is left out: without its question an answer teaches nothing.
-
-    python -m minirlhf.tools.train_dpo --data prefs.jsonl --init out/sft --out out/dpo
-
+the context is left out: without its question an answer teaches nothing. Command: tools/train_dpo.py.
 Source: Rafailov et al. 2023, eq. 5 to 7. Proved by tests/preferences/test_dpo.py.
 """
 

@@ -5,11 +5,8 @@
 
 averaged over the comparisons of a step. All those of a prompt are in one step, so that an epoch is one pass
 over each response (Ouyang et al. 2022, section 3.5). Comparisons fix r up to a constant, and PPO wants a
-scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with.
-
-    python -m minirlhf.tools.train_reward --data prefs.jsonl --init out/sft --out out/rm
-    python train_ppo.py --reward model:out/rm
-
+scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with. How well r tells
+what was chosen is measured before that, on comparisons held out. Command: tools/train_reward.py.
 Proved by tests/preferences/test_train_reward.py.
 """
 
@@ -20,6 +17,8 @@ from math import ceil
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
@@ -29,12 +28,14 @@ from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.model import GPT
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
+from minirlhf.metrics.intervals import wilson
 from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.measure import measure, preference_loss, summary
 from minirlhf.preferences.simulated import respond
 from minirlhf.rl.reward_model import RewardModel, rewards_of, text_ids
 
 REFERENCE = 256  # responses over which mean and std are taken
+BINS = 10  # of the calibration error
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,16 @@ class RewardConfig:
             raise UserError(f"--epochs {self.epochs}: must be above 0")
         if self.held_out >= 100:
             raise UserError(f"--held-out {self.held_out}: must be below 100, or nothing is left to train on")
+
+
+def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
+    """− p log σ(Δ) − (1 − p) log σ(−Δ), the mean: the likelihood of choices under Bradley and Terry's model.
+
+    delta: (B,) Δ = r(chosen) − r(rejected); log 2 at 0.  p: probability that the chosen one is the better, in [0, 1];
+    its logit is where the loss is least.
+    Source: Christiano et al. 2017, eq. 1; Ouyang et al. 2022, eq. 1.
+    """
+    return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
 
 
 def accumulate(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype: torch.dtype) -> float:
@@ -98,6 +109,48 @@ def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, 
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
     model.eval()
     return loop.cost() | {"skipped": stepper.skipped}
+
+
+def agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """How probably the judge of a pair says what the sign of delta says, (N,): p, 1 − p, or 1/2 for a tie."""
+    return 0.5 + np.sign(delta) * (p - 0.5)
+
+
+def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
+    """How well differences of rewards, (N,), tell what was chosen: before `normalise` changes their scale.
+
+    accuracy: the mean agreement, with Wilson's interval (of pairs: too narrow where a prompt has many).
+    longer: that of choosing the longer one.  calibration: of each bin of σ(|Δ|) its mean, the agreement and
+    the number of pairs; ece: their weighted mean distance; ece_if_calibrated: what chance alone makes of it.
+    gold: of the pairs whose gold rewards differ, the share that is in their order.
+    """
+    p, gold = np.array([(pair.p, pair.gold) for pair in pairs], dtype=float).T  # (N,) each
+    length = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])  # (N,)
+    right = agreement(delta, p)  # (N,)
+    confidence = 1 / (1 + np.exp(-np.abs(delta)))  # (N,)
+    bins = reliability_bins(confidence, right, BINS)
+    figures = {
+        "pairs": len(pairs), "accuracy": float(right.mean()), "interval": wilson(float(right.sum()), len(pairs)),
+        "longer": float(agreement(length, p).mean()),
+        "loss": float(preference_loss(torch.from_numpy(delta), torch.from_numpy(p))),
+        "ece": float(expected_calibration_error(confidence, right, BINS)),
+        "ece_if_calibrated": float(ece_if_calibrated(confidence, BINS).mean()),
+        "calibration": np.stack([bins.confidence, bins.accuracy, bins.count], 1).tolist(),
+    }  # fmt: skip
+    if (known := gold != 0).any():
+        figures["gold"] = float(agreement(delta, (1 + np.sign(gold)) / 2)[known].mean())
+    return figures
+
+
+def summary(held_out: dict) -> str:
+    """What `measure` says, as lines to print."""
+    low, high = held_out["interval"]
+    text = f"{held_out['pairs']} held-out comparisons: accuracy {held_out['accuracy']:.3f}"
+    text += f" [{low:.3f}, {high:.3f}], the longer one {held_out['longer']:.3f}, loss {held_out['loss']:.3f}"
+    text += f"; order of the gold rewards {held_out['gold']:.3f}" if "gold" in held_out else ""
+    bins = ", ".join(f"{said:.2f} -> {was:.2f} ({n:.0f})" for said, was, n in held_out["calibration"])
+    chance = f"{held_out['ece_if_calibrated']:.3f} by chance alone"
+    return f"{text}\ncalibration, said -> was (pairs): {bins}; ECE {held_out['ece']:.3f}, {chance}"
 
 
 def learn(

@@ -91,10 +91,8 @@ class TokenMDP:
     @cached_property
     def scores(self) -> Tensor:
         """(X, N) float64, r(x, y)."""
-        def score(x: tuple[int, ...], y: tuple[int, ...]) -> float:
-            return float(self.reward(x, y[:-1])) if y[-1] == self.eos_id else self.missing_eos
-
-        rows = [[score(x, y) for y in self.responses] for x in self.prompts]
+        whole = [(y, y[-1] == self.eos_id) for y in self.responses]
+        rows = [[float(self.reward(x, y[:-1])) if end else self.missing_eos for y, end in whole] for x in self.prompts]
         return torch.tensor(rows, dtype=torch.float64)
 
     @cached_property

@@ -1,6 +1,5 @@
 """How fast it runs here: training, sampling and a PPO iteration in tokens/s, the tokenizer in MB/s.
 
-python -m minirlhf.tools.bench
 python -m minirlhf.tools.bench --sizes baby --repeats 10
 
 Each figure is the best of some repeats after a warm-up: other programs only ever make it slower.

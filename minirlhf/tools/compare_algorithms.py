@@ -87,7 +87,7 @@ def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer]
 
 
 def runs_of(name: str, rates: list[float], task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> list:
-    """The runs of one algorithm with the learning rate that reached the highest J on a seed of its own, made or kept."""
+    """The runs of one algorithm, with the learning rate that reached the highest J on a seed of its own."""
     def made(lr: float, seed: int) -> dict:
         path = Path(options.out) / task / f"{name}, lr {lr}, seed {seed}.json"
         return kept(path, lambda: run(name, lr, seed, task, start, options, dtype))

@@ -9,8 +9,7 @@ from minirlhf.harness.loop import Run
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences.comparisons import Pair
 from minirlhf.preferences.dpo import ImplicitReward, implicit_reward
-from minirlhf.preferences.measure import preference_loss
-from minirlhf.preferences.train_reward import RewardConfig, accumulate, fit
+from minirlhf.preferences.train_reward import RewardConfig, accumulate, fit, preference_loss
 from minirlhf.rl.reward_model import rewards_of
 
 CUE = 7

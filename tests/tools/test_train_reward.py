@@ -17,8 +17,7 @@ from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import messages_of, split_of
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.measure import measure
-from minirlhf.preferences.train_reward import accumulate, fit
+from minirlhf.preferences.train_reward import accumulate, fit, measure
 from minirlhf.rl.reward_model import load_reward_model, rewards_of
 from minirlhf.tools import train_dpo, train_reward as tools_train_reward
 from minirlhf.tools.train_reward import main
