@@ -44,8 +44,7 @@ class Labeller:
 
     def prefers_first(self, gold_a: float, gold_b: float, length_a: int, length_b: int) -> float:
         """P(a is chosen) where a is shown first, as above.  length: in characters."""
-        logit = (gold_a - gold_b) / self.temperature + self.length_bias * (length_a - length_b)
-        logit += self.position_bias
+        logit = (gold_a - gold_b) / self.temperature + self.length_bias * (length_a - length_b) + self.position_bias
         return (1 + tanh(logit / 2)) / 2  # σ without overflow
 
 

@@ -29,8 +29,8 @@ from minirlhf.tasks.sources import parse_tasks
 
 # What GRPO does otherwise than the rest, undone one choice at a time.
 UNDONE = {"no std": {"baseline": "group"}, "k2 in the loss": {"kl": "k2"}, "KL in the reward": {"kl_in": "reward"}}
-VARIANTS = {name: {"algo": name} for name in ALGORITHMS}
-VARIANTS |= {f"grpo, {name}": {"algo": "grpo"} | choice for name, choice in UNDONE.items()}
+VARIANTS = {name: {"algo": name} for name in ALGORITHMS} | {
+    f"grpo, {name}": {"algo": "grpo"} | choice for name, choice in UNDONE.items()}  # fmt: skip
 TUNING_SEED = 1000
 
 
