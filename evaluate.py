@@ -24,7 +24,7 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.html.page import page
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import generate
+from minirlhf.lm.generation import Sampling, generate
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def answer(options: Evaluation, seed: int, models: dict, chat: dict[str, bool]) 
     prompts_that_fit([{"prompt": options.prompt}], models, chat, "--prompt")
     for name, (model, tokenizer) in models.items():
         ids = render_prompt({"prompt": options.prompt}, tokenizer, chat[name])
-        g = generate(model, [ids], options.max_new, tokenizer.eos_id, [seed], temperature=0)
+        g = generate(model, [ids], Sampling(options.max_new, temperature=0), tokenizer.eos_id, [seed])
         print(f"{name}: {one_line(tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
 
 

@@ -43,12 +43,12 @@ MUTANTS = [
         "cuts-left-out", "Log-probs are of the distribution sampled from, top k and top p included",
         "rlhf-book, nanochat",
         "lm/generation.py", "logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()",
-        "logprob = (logits / temperature).log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)",
+        "logprob = (logits / sampling.temperature).log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)",
         "tests/lm/test_generation.py::test_one_allowed_token_is_greedy",
     ),
     Mutant(
         "division-by-temperature-0", "Temperature 0 is the most probable token", "nanoGPT#738",
-        "lm/generation.py", "if temperature == 0:", "if temperature < 0:",
+        "lm/generation.py", "if sampling.temperature == 0:", "if sampling.temperature < 0:",
         "tests/lm/test_generation.py::test_temperature_zero_is_the_limit_of_small_temperatures",
     ),
     Mutant(
@@ -81,8 +81,8 @@ MUTANTS = [
     ),
     Mutant(
         "old-policy-is-another", "π_old is the policy that sampled: the first ratio is 1", "minimind",
-        "rl/rollout.py", "score_tokens(\n                policy, value_head, part",
-        "score_tokens(\n                reference, value_head, part",
+        "rl/rollout.py", "score_tokens(models.policy, models.value_head, part, T)",
+        "score_tokens(models.reference, models.value_head, part, T)",
         "tests/rl/test_ppo.py::test_with_one_step_a_round_every_round_is_on_policy",
     ),
     # Masks, padding and EOS
@@ -178,8 +178,7 @@ MUTANTS = [
     Mutant(
         "kl-to-the-old-policy", "The KL is to the reference, not to the policy of the last round",
         "PaLM-rlhf-pytorch",
-        "rl/rollout.py", "score_tokens(reference, None, part, temperature)",
-        "score_tokens(policy, None, part, temperature)",
+        "rl/rollout.py", "score_tokens(models.reference, None, part, T)", "score_tokens(models.policy, None, part, T)",
         "tests/rl/test_rollout.py::test_scores_equal_one_pass_a_token",
     ),
     Mutant(
@@ -236,15 +235,13 @@ MUTANTS = [
     ),
     Mutant(
         "returns-of-whitened-advantages", "The critic learns raw returns", "common slip",
-        "rl/algorithms.py", "return whiten(advantages, rollout.mask) if row.whiten else advantages, returns",
-        "advantages = whiten(advantages, rollout.mask) if row.whiten else advantages\n"
-        "    return advantages, torch.where(rollout.mask, advantages + values, 0.0)",
+        "rl/algorithms.py", "returns=returns)",
+        "returns=torch.where(rollout.mask, advantages + values, 0.0))",
         "tests/rl/test_ppo.py::test_advantages_are_whitened_over_the_batch_and_returns_are_not",
     ),
     Mutant(
         "groups-of-several-prompts", "A response is compared with others to its own prompt", "common slip",
-        "rl/ppo.py", "[record for record in records_of(step) for _ in range(row.group)]",
-        "records_of(step) * row.group",
+        "rl/ppo.py", "[record for record in records for _ in range(group)]", "records * group",
         "tests/rl/test_ppo.py::test_a_group_answers_one_prompt",
     ),
     # Losses and how they are summed

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, fit_context, render, render_prompt
-from minirlhf.lm.generation import Generation, generate, pad_left
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_left
 from minirlhf.lm.logits import entropy, exact_kl, token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
@@ -102,7 +102,8 @@ def sample_items(
             seeds = [int(np.random.SeedSequence([seed, i, k + 1]).generate_state(1)[0]) for i, k in part]
             longest = max(len(x[i]) for x in (prompts, asked) for i, _ in part)
             room = min(max_new, context - longest) if tight else max_new
-            g = generate(model, [prompts[i] for i, _ in part], room, tokenizer.eos_id, seeds, 0.0 if greedy else 1.0)
+            sampling = Sampling(room, 0.0 if greedy else 1.0)
+            g = generate(model, [prompts[i] for i, _ in part], sampling, tokenizer.eos_id, seeds)
             tokens = token_statistics(model, reference, g, behind(g, [asked[i] for i, _ in part]))
             statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
             if compared is not None:

@@ -28,6 +28,21 @@ from minirlhf.lm.model import GPT, KVCache
 
 ROWS = 256  # prompts a pass, at the most
 
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. Raises ValueError for what makes no sense."""
+
+    max_new: int  # tokens of the longest response
+    temperature: float = 1.0  # 0 is the most probable token (log-probability 0: the distribution is a point)
+    top_k: int = 0  # the most probable tokens alone; 0 keeps all
+    top_p: float = 1.0  # the fewest tokens of that mass
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_new < 1:
+            raise ValueError(f"{self}: want max_new >= 1, temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
+
+
 @dataclass
 class Generation:
     """What was sampled. B rows, P prompt columns (left-padded), R response columns (right-padded)."""
@@ -96,16 +111,14 @@ def row_uniforms(seeds: Sequence[int], n: int) -> Tensor:
 
 
 def generate(
-    model: GPT, prompts: Sequence[Sequence[int]], max_new: int, eos_id: int, seeds: Sequence[int],
-    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-) -> Generation:  # fmt: skip
-    """Continue each prompt until EOS, max_new tokens or the end of the context.
+    model: GPT, prompts: Sequence[Sequence[int]], sampling: Sampling, eos_id: int, seeds: Sequence[int]
+) -> Generation:
+    """Continue each prompt until EOS, sampling.max_new tokens or the end of the context.
 
     prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one a row.
-    temperature: 0 is the most probable token (log-probability 0: the distribution is a point).
     Prompts of like length share a pass, since padding costs as much as tokens do.
     Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode.
-    Raises ValueError for a prompt that is empty or longer than the context, and bad settings.
+    Raises ValueError for a prompt that is empty or longer than the context.
     Source of the ragged batch: positions count real tokens, padding is masked (Hugging Face's rule).
     """
     context = model.config.context
@@ -114,8 +127,6 @@ def generate(
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a prompt, and a prompt")
     if min(lengths) < 1 or max(lengths) > context:
         raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
-    if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1 or max_new < 1:
-        raise ValueError(f"{temperature=} {top_k=} {top_p=} {max_new=}: want >= 0, >= 0, in (0, 1], >= 1")
     order = sorted(range(len(prompts)), key=lambda i: lengths[i])
     was_training = model.training
     model.eval()
@@ -124,21 +135,20 @@ def generate(
         for start in range(0, len(order), ROWS):
             chosen = order[start : start + ROWS]
             some, their = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
-            parts.append(one_pass(model, some, max_new, eos_id, their, temperature, top_k, top_p))
+            parts.append(one_pass(model, some, sampling, eos_id, their))
     finally:
         model.train(was_training)
     return join(parts, order, eos_id)
 
 
 def one_pass(
-    model: GPT, prompts: Sequence[Sequence[int]], max_new: int, eos_id: int, seeds: Sequence[int],
-    temperature: float, top_k: int, top_p: float,
-) -> Generation:  # fmt: skip
+    model: GPT, prompts: Sequence[Sequence[int]], sampling: Sampling, eos_id: int, seeds: Sequence[int]
+) -> Generation:
     """`generate` of some rows side by side, by a model in eval mode."""
     device = model.wte.weight.device
     prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
     B, P = prompt_ids.shape
-    room = (model.config.context - prompt_mask.sum(1)).clamp(max=max_new)  # (B,) tokens a row may still say
+    room = (model.config.context - prompt_mask.sum(1)).clamp(max=sampling.max_new)  # (B,) tokens a row may still say
     R = int(room.max())
     uniforms = row_uniforms(seeds, R).to(device)  # (B, R)
     # Made outside inference mode: a loss is to be computed from them.
@@ -155,11 +165,12 @@ def one_pass(
         for t in range(R):
             hidden = model(tokens, token_mask, cache)[:, -1]  # (n, C)
             logits = model.logits(hidden).float()  # (n, V)
-            if temperature == 0:
+            if sampling.temperature == 0:
                 token = logits.argmax(-1)  # (n,)
                 logprob = torch.zeros_like(token, dtype=torch.float32)  # (n,)
             else:
-                probabilities = truncate_logits(logits / temperature, top_k, top_p).softmax(-1)  # (n, V)
+                cut = truncate_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)  # (n, V)
+                probabilities = cut.softmax(-1)  # (n, V)
                 token = draw(probabilities, uniforms[alive, t])  # (n,)
                 logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()  # (n,)
             rows = alive[going]

@@ -20,7 +20,7 @@ import numpy as np
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import generate
+from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.rewards import call_reward, prompt_text
@@ -66,7 +66,7 @@ def respond(
     model: GPT, tokenizer: Tokenizer, records: Sequence[dict], max_new: int, seeds: Sequence[int]
 ) -> list[str | None]:
     """A response to each record, sampled at temperature 1; None where it did not end."""
-    g = generate(model, [render_prompt(r, tokenizer) for r in records], max_new, tokenizer.eos_id, seeds)
+    g = generate(model, [render_prompt(r, tokenizer) for r in records], Sampling(max_new), tokenizer.eos_id, seeds)
     return [tokenizer.decode(ids) if ended else None for ids, ended in zip(g.responses(), g.ended.tolist())]
 
 

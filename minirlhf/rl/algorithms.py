@@ -17,6 +17,7 @@ first optimizer step of a round: of --minibatches 8, the last is seven steps old
 Which rows are unbiased, and how far off the others are, is computed exactly in tests/rl/test_algorithms.py.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,8 @@ class Algorithm:
     whiten: bool = False  # of the advantages, over the round
     clip: float = 0.2  # ε
     clip_high: float = 0.2  # ε above 1
+    value_clip: float = 0.2  # ε of the value function, where the baseline is value
+    value_coefficient: float = 0.5  # c_v, the weight of its loss
     group: int = 1  # responses to each prompt
 
 
@@ -71,8 +74,8 @@ def rewards_of(rollout: Rollout, row: Algorithm, beta: float) -> tuple[Tensor, T
     return token_rewards(rollout.scores, kl, rollout.mask, beta), kl, beta
 
 
-def advantages_of(rollout: Rollout, row: Algorithm, beta: float, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(Advantages, returns), (B, R) each.
+def advantages_of(rollout: Rollout, row: Algorithm, beta: float, gamma: float = 1.0) -> Rollout:
+    """The rollout with its advantages and returns, (B, R) each.
 
         none, value         GAE of r_t with V = 0, or V of the critic
         leave_one_out, …    a response is one action: R = Σ_t r_t, compared within its group, for every token
@@ -89,36 +92,29 @@ def advantages_of(rollout: Rollout, row: Algorithm, beta: float, gamma: float = 
         else:
             relative = group_relative(totals, row.group, row.baseline == "group_std")  # (B,)
         advantages = torch.where(rollout.mask, relative[:, None], 0.0)  # (B, R)
-    return whiten(advantages, rollout.mask) if row.whiten else advantages, returns
+    advantages = whiten(advantages, rollout.mask) if row.whiten else advantages  # (B, R)
+    return dataclasses.replace(rollout, advantages=advantages, returns=returns)
 
 
 def surrogate(
-    logprobs: Tensor,
-    values: Tensor,
-    rows: Rollout,
-    advantages: Tensor,
-    returns: Tensor,
-    weights: Tensor,
-    row: Algorithm,
-    beta: float,
-    value_clip: float,
-    value_coefficient: float,
+    logprobs: Tensor, values: Tensor, rows: Rollout, weights: Tensor, row: Algorithm, beta: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss whose gradient is minus the row's policy gradient, and what to log: its parts, and sums over tokens.
 
-    logprobs, values: (B, R) of the policy as it is now, with their graph; `rows` knows them as they were.
+    logprobs, values: (B, R) of the policy as it is now, with their graph; `rows` knows them as they were, and has
+    advantages and returns.
     weights: (B, R) of `losses.token_weights`.  With a critic, its loss is added by the same weights.
     """
-    loss, watch = policy_loss(logprobs, rows.logprobs, advantages, weights, row.clip, row.clip_high)
+    loss, watch = policy_loss(logprobs, rows.logprobs, rows.advantages, weights, row.clip, row.clip_high)
     if row.ratio == "none":
-        loss, watch["clip_frac"] = reinforce_loss(logprobs, advantages, weights), torch.zeros(())
+        loss, watch["clip_frac"] = reinforce_loss(logprobs, rows.advantages, weights), torch.zeros(())
     watch["policy_loss"] = loss.detach()
     if row.kl_in == "loss":
         distance = kl_loss(logprobs, rows.ref_logprobs, weights, row.kl)
         loss = loss + beta * distance
         watch["kl_loss"] = distance.detach()
     if row.baseline == "value":
-        v_loss = value_loss(values, rows.values, returns, weights, value_clip)
-        loss = loss + value_coefficient * v_loss
+        v_loss = value_loss(values, rows.values, rows.returns, weights, row.value_clip)
+        loss = loss + row.value_coefficient * v_loss
         watch["value_loss"] = v_loss.detach()
     return loss, watch

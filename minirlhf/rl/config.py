@@ -27,8 +27,6 @@ class PPOConfig:
     beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference", least=0)
     kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there", least=0)
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2", above=0)
-    value_clip: float = option(0.2, "clip range of the value function", least=0)
-    value_coefficient: float = option(0.5, "weight of the value loss", least=0)
     gamma: float = option(1.0, "discount", least=0, most=1)
     temperature: float = option(1.0, "of sampling; log-probs are those of that distribution", above=0)
     missing_eos: float = option(0.0, "score of a response that did not end within max-new tokens")
@@ -46,6 +44,10 @@ class PPOConfig:
     whiten: bool = option(None, "advantages of mean 0 and variance 1 over a round")
     clip: float = option(None, "PPO's ε for the probability ratio", least=0)
     clip_high: float = option(None, "ε above 1", least=0)
+    value_clip: float = option(None, f"clip range of the value function (default: {Algorithm.value_clip})", least=0)
+    value_coefficient: float = option(
+        None, f"weight of the value loss (default: {Algorithm.value_coefficient})", least=0
+    )
     group: int = option(None, "responses to each prompt", least=1)
 
     def __post_init__(self) -> None:

@@ -17,12 +17,12 @@ from copy import deepcopy
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import micro_batches
+from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
@@ -30,12 +30,12 @@ from minirlhf.rl.algorithms import advantages_of, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import adapt_beta, token_weights
 from minirlhf.rl.rewards import Reward
-from minirlhf.rl.rollout import Rollout, collect, fit_value_head, score_tokens
+from minirlhf.rl.rollout import Models, Rollout, collect, fit_value_head, score_tokens
 
 LAYER_LR = 0.3  # the rate of the layers, as a share of the embedding's: their noise costs more KL
-# Sees a round's (rollout, returns, records, beta) before the policy learns from it, and says what to log. One that
+# Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. One that
 # counts over rounds has state_dict() and load_state_dict(), and a resume goes on where it stood.
-Watcher = Callable[[Rollout, Tensor, list[dict], float], dict[str, float]]
+Watcher = Callable[[Rollout, list[dict], float], dict[str, float]]
 
 
 class KLCoefficient:
@@ -63,20 +63,50 @@ class KLCoefficient:
         self.value = state["value"]
 
 
+def sample(
+    models: Models, records: Sequence[dict], reward_of: Callable[[dict], Reward], config: PPOConfig,
+    rng: np.random.Generator,
+) -> tuple[list[dict], Rollout]:  # fmt: skip
+    """`group` responses to each record, one after the other: the record of each, and the rollout.
+
+    Raises UserError where there is no record.
+    """
+    group = config.row.group
+    if not records:
+        each = f"{group} responses to each, times the weight of its data set"
+        raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
+    asked = [record for record in records for _ in range(group)]
+    seeds = rng.integers(2**63, size=len(asked)).tolist()
+    sampling = Sampling(config.max_new, config.temperature)
+    return asked, collect(models, asked, reward_of, seeds, sampling, config.missing_eos, config.micro_rows)
+
+
+def start_critic(
+    models: Models, records: Sequence[dict], reward_of: Callable[[dict], Reward], config: PPOConfig,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Fit the value head to the Monte Carlo returns of a round of its own: no response is both fitted and judged.
+
+    A step that a first reader can skip: without it the critic starts at 0 and learns in the first rounds.
+    """
+    _, rollout = sample(models, records, reward_of, config, rng)
+    rollout = advantages_of(rollout, dataclasses.replace(config.row, lam=1.0), config.beta, config.gamma)
+    fit_value_head(models.policy, models.value_head, rollout, config.micro_rows)
+
+
 def update(
-    policy: GPT,
-    value_head: ScalarHead,
+    models: Models,
     rollout: Rollout,
-    advantages: Tensor,
-    returns: Tensor,
     config: PPOConfig,
     beta: float,
     stepper: Stepper,
     lr: float,
     rng: np.random.Generator,
-    dtype: torch.dtype,
 ) -> dict[str, float]:
-    """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens or steps."""
+    """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens or steps.
+
+    rollout: with advantages and returns.
+    """
     row, B, lengths = config.row, len(rollout.scores), rollout.lengths()
     sums: dict[str, float] = {}
     n_seen, norms = 0, []
@@ -85,15 +115,11 @@ def update(
         mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
         weights = token_weights(mask, row.aggregate, config.max_new)  # (b, R)
         for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):
-            index = torch.from_numpy(chosen[part]).to(rollout.ids.device)
-            rows = rollout.rows(index)
+            rows = rollout.rows(torch.from_numpy(chosen[part]))
             R = rows.ids.shape[1]
-            with autocast(rollout.ids.device, dtype):
-                logprobs, values, H = score_tokens(policy, value_head, rows, config.temperature)  # (b', R) each
-                loss, watch = surrogate(
-                    logprobs, values, rows, advantages[index, :R], returns[index, :R], weights[part, :R], row, beta,
-                    config.value_clip, config.value_coefficient,
-                )  # fmt: skip
+            with autocast(rollout.ids.device, models.dtype):
+                logprobs, values, H = score_tokens(models.policy, models.value_head, rows, config.temperature)
+                loss, watch = surrogate(logprobs, values, rows, weights[part, :R], row, beta)  # of (b', R) each
             loss.backward()
             watch["entropy"] = H.sum()
             sums = {k: sums.get(k, 0.0) + float(v) for k, v in watch.items()}
@@ -122,40 +148,26 @@ def train(
     policy.eval()
     reference = deepcopy(policy).requires_grad_(False)
     value_head = ScalarHead(policy.config.width).to(policy.wte.weight.device)
+    models = Models(policy, value_head if critic else None, reference, tokenizer, run.dtype)
     optimizer = make_adamw([policy, value_head], config.lr, 0.0, slow=policy.h, share=LAYER_LR)
     stepper, beta = Stepper(optimizer, config.max_norm), KLCoefficient(config)
+    warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
     parts = {"policy": policy, "value_head": value_head, "stepper": stepper, "beta": beta}
     parts |= {type(watch).__name__: watch for watch in watchers if hasattr(watch, "state_dict")}
-
-    def sample(step: int) -> tuple[list[dict], Rollout, np.random.Generator]:
-        rng = np.random.default_rng([run.seed, step])
-        records = [record for record in records_of(step) for _ in range(row.group)]
-        if not records:
-            each = f"{row.group} responses to each, times the weight of its data set"
-            raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
-        seeds = rng.integers(2**63, size=len(records)).tolist()
-        return records, collect(
-            policy, value_head if critic else None, reference, tokenizer, records, reward_of, seeds, config.max_new,
-            config.temperature, config.missing_eos, run.dtype, config.micro_rows,
-        ), rng  # fmt: skip
-
     settings = dataclasses.asdict(config) | dataclasses.asdict(row)
     with Loop(run, config.iterations, config.save_every, settings, **parts) as loop:
         if loop.start == 0 and critic:
-            _, rollout, _ = sample(config.iterations)  # a round of its own: no response is both fitted and judged
-            _, returns = advantages_of(rollout, dataclasses.replace(row, lam=1.0), beta.value, config.gamma)  # (B, R)
-            fit_value_head(policy, value_head, rollout, returns, config.micro_rows)
+            rng = np.random.default_rng([run.seed, config.iterations])
+            start_critic(models, records_of(config.iterations), reward_of, config, rng)
         for step in loop:
-            records, rollout, rng = sample(step)
-            advantages, returns = advantages_of(rollout, row, beta.value, config.gamma)  # (B, R) each
-            warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
+            rng = np.random.default_rng([run.seed, step])
+            records, rollout = sample(models, records_of(step), reward_of, config, rng)
+            rollout = advantages_of(rollout, row, beta.value, config.gamma)
             lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
             figures = {"lr": lr, "beta": beta.value}
             for watch in watchers:
-                figures |= watch(rollout, returns, records, beta.value)
-            figures |= update(
-                policy, value_head, rollout, advantages, returns, config, beta.value, stepper, lr, rng, run.dtype
-            )
+                figures |= watch(rollout, records, beta.value)
+            figures |= update(models, rollout, config, beta.value, stepper, lr, rng)
             beta.adapt(float(rollout.kl().mean()), len(records))
             loop.record(figures, int(rollout.mask.sum()), "reward", "kl", "entropy")
-    return value_head if critic else None, loop.cost() | {"skipped": stepper.skipped}
+    return models.value_head, loop.cost() | {"skipped": stepper.skipped}

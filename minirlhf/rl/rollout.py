@@ -20,12 +20,23 @@ from torch import Tensor
 from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import gather_true, micro_batches, round_up, spread
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, generate
+from minirlhf.lm.generation import Generation, Sampling, generate
 from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import masked_sum
 from minirlhf.rl.rewards import Reward, call_rewards, prompt_text
+
+
+@dataclass(frozen=True)
+class Models:
+    """Who takes part in a round."""
+
+    policy: GPT
+    value_head: ScalarHead | None  # on the policy's hidden states; None without a critic
+    reference: GPT
+    tokenizer: Tokenizer
+    dtype: torch.dtype = torch.float32  # of matrix products in training
 
 
 @dataclass
@@ -40,6 +51,8 @@ class Rollout:
     logprobs: Tensor  # (B, R) by the pass that training repeats: π_old
     ref_logprobs: Tensor  # (B, R) of the frozen reference
     values: Tensor  # (B, R) V of the state before each token
+    advantages: Tensor  # (B, R) by `algorithms.advantages_of`, 0 before
+    returns: Tensor  # (B, R) by `algorithms.advantages_of`, 0 before
     scores: Tensor  # (B,) what the reward function said
     ended: Tensor  # (B,) bool, True where EOS was sampled
 
@@ -99,12 +112,12 @@ def score_tokens(
 
 @torch.no_grad()
 def fit_value_head(
-    model: GPT, head: ScalarHead, rollout: Rollout, returns: Tensor, micro_rows: int = 32, ridge: float = 1e-3
+    model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3
 ) -> None:
-    """Set the head to the least-squares fit of the returns on the model's hidden states.
+    """Set the head to the least-squares fit of the rollout's returns on the model's hidden states.
 
     A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one
-    bad, and the first rounds teach the policy just that. returns: (B, R), those of `rollout`.
+    bad, and the first rounds teach the policy just that.
     Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form.
     """
     features, targets = [], []
@@ -112,7 +125,7 @@ def fit_value_head(
         part = rollout.rows(index)
         hidden, n = response_hidden(model, part)  # (N', C)
         features.append(hidden[:n].double())  # (N, C)
-        targets.append(returns[index, : part.ids.shape[1]][part.mask].double())  # (N,)
+        targets.append(part.returns[part.mask].double())  # (N,)
     X, y = torch.cat(features), torch.cat(targets)  # (N, C), (N,)
     mean = X.mean(0)  # (C,)
     X = X - mean
@@ -142,40 +155,32 @@ def score_responses(
 
 
 def collect(
-    policy: GPT,
-    value_head: ScalarHead | None,
-    reference: GPT,
-    tokenizer: Tokenizer,
+    models: Models,
     records: Sequence[dict],
     reward_of: Callable[[dict], Reward],
     seeds: Sequence[int],
-    max_new: int,
-    temperature: float,
+    sampling: Sampling,
     missing_eos: float,
-    dtype: torch.dtype,
     micro_rows: int = 32,
 ) -> Rollout:
     """Sample a response to each record and score it.
 
-    reward_of, missing_eos: see `score_responses`.
+    reward_of, missing_eos: see `score_responses`.  micro_rows: rows a pass of scoring.
     The policy's log-probs are computed again by the pass that training repeats, in training's dtype,
     so that π / π_old is exactly 1 before the first step; the sampler's are kept to measure the gap.
     """
+    tokenizer, T = models.tokenizer, sampling.temperature
     prompts = [render_prompt(record, tokenizer) for record in records]
-    g = generate(policy, prompts, max_new, tokenizer.eos_id, seeds, temperature)
+    g = generate(models.policy, prompts, sampling, tokenizer.eos_id, seeds)
     scores = score_responses(reward_of, tokenizer, records, g, missing_eos)  # (B,)
-    device, nothing = g.ids.device, torch.zeros_like(g.logprobs)  # (B, R)
-    rollout = Rollout(
-        *(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, nothing, nothing.clone(), nothing.clone()),
-        scores=scores,
-        ended=g.ended,
-    )
-    with torch.no_grad(), autocast(device, dtype):
+    unknown = [torch.zeros_like(g.logprobs) for _ in range(5)]  # (B, R) each
+    rollout = Rollout(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, *unknown, scores, g.ended)
+    with torch.no_grad(), autocast(g.ids.device, models.dtype):
         for index in micro_batches(rollout.lengths(), micro_rows):
             part = rollout.rows(index)
+            logprobs, values, _ = score_tokens(models.policy, models.value_head, part, T)  # (b, R) each
+            ref_logprobs, _, _ = score_tokens(models.reference, None, part, T)  # (b, R)
             R = part.ids.shape[1]
-            rollout.logprobs[index, :R], rollout.values[index, :R], _ = score_tokens(
-                policy, value_head, part, temperature
-            )
-            rollout.ref_logprobs[index, :R], _, _ = score_tokens(reference, None, part, temperature)
+            rollout.logprobs[index, :R], rollout.values[index, :R] = logprobs, values
+            rollout.ref_logprobs[index, :R] = ref_logprobs
     return rollout

@@ -1,6 +1,6 @@
 """What is logged of a round of reinforcement learning beside the algorithm's own figures.
 
-Each watcher is handed to `ppo.train`, which calls it with (rollout, returns, records, beta) before the policy learns
+Each watcher is handed to `ppo.train`, which calls it with (rollout, records, beta) before the policy learns
 from the round. None of them has an influence on the training. Proved by tests/rl/test_watch.py.
 """
 
@@ -23,7 +23,7 @@ class Description:
 
     row: Algorithm
 
-    def __call__(self, rollout: Rollout, returns: Tensor, records: list[dict], beta: float) -> dict[str, float]:
+    def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict[str, float]:
         kl = rollout.kl()  # (B,)
         gap = masked_sum((rollout.logprobs - rollout.sampled_logprobs).abs(), rollout.mask, 1)  # (B,)
         figures = {
@@ -36,7 +36,7 @@ class Description:
         }
         if self.row.baseline == "value":
             figures["value"] = float(masked_mean(rollout.values, rollout.mask))
-            figures["explained_variance"] = float(explained_variance(rollout.values, returns, rollout.mask))
+            figures["explained_variance"] = float(explained_variance(rollout.values, rollout.returns, rollout.mask))
         if self.row.group > 1:
             groups = rollout.scores.view(-1, self.row.group)  # (B / K, K)
             figures["no_contrast"] = float((groups == groups[:, :1]).all(1).float().mean())
@@ -50,7 +50,7 @@ class Gold:
     gold_of: Callable[[dict], Reward]
     tokenizer: Tokenizer
 
-    def __call__(self, rollout: Rollout, returns: Tensor, records: list[dict], beta: float) -> dict[str, float]:
+    def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict[str, float]:
         return by_task("gold", score_responses(self.gold_of, self.tokenizer, records, rollout, 0.0), records)
 
 
@@ -64,7 +64,7 @@ class Optimum:
         self.beta = beta
         self.achieved: dict[str, Achieved] = {}
 
-    def __call__(self, rollout: Rollout, returns: Tensor, records: list[dict], beta: float) -> dict[str, float]:
+    def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict[str, float]:
         figures, log_ratio = {}, rollout.kl()  # (B,)
         for task, rows in (rows_of(records) or {"all": list(range(len(records)))}).items():
             kept = self.achieved.setdefault(task, Achieved(self.beta))

@@ -254,8 +254,9 @@ def rollout_of(
     prompt_ids, prompt_mask = pad_left([mdp.prompts[i] for i in x.tolist()], mdp.eos_id)  # (B, P) each
     values = torch.zeros_like(logp[..., 0]) if values is None else values  # (X, S)
     values = torch.where(mask, values.detach()[here], 0.0)  # (B, L)
-    known = values, mdp.scores[x, indices], mdp.ended[indices]
-    return Rollout(prompt_ids, prompt_mask, ids, mask, logprobs, logprobs.clone(), ref_logprobs, *known)
+    unknown = torch.zeros_like(values), torch.zeros_like(values)  # (B, L) each
+    known = ref_logprobs, values, *unknown, mdp.scores[x, indices], mdp.ended[indices]
+    return Rollout(prompt_ids, prompt_mask, ids, mask, logprobs, logprobs.clone(), *known)
 
 
 def moments(

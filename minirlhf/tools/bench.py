@@ -16,7 +16,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.chat import Example
-from minirlhf.lm.generation import generate
+from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.model import GPT, GPTConfig, ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.sft import accumulate
@@ -24,7 +24,7 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import advantages_of
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import update
-from minirlhf.rl.rollout import collect
+from minirlhf.rl.rollout import Models, collect
 from minirlhf.tasks import TASKS
 
 
@@ -73,7 +73,7 @@ def sampling(shape: GPTConfig, device: torch.device, repeats: int) -> float:
     model = GPT(shape).to(device)
     prompts = torch.randint(shape.vocab_size, (PROMPTS, PROMPT)).tolist()
     never = shape.vocab_size  # an EOS that no token is, so that every row runs to its end
-    return PROMPTS * NEW / best_seconds(lambda: generate(model, prompts, NEW, never, range(PROMPTS)), repeats)
+    return PROMPTS * NEW / best_seconds(lambda: generate(model, prompts, Sampling(NEW), never, range(PROMPTS)), repeats)
 
 
 def ppo_iteration(shape: GPTConfig, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
@@ -85,16 +85,15 @@ def ppo_iteration(shape: GPTConfig, device: torch.device, dtype: torch.dtype, re
     config, shape = PPOConfig(batch=PROMPTS, epochs=4, minibatches=1, micro_rows=PROMPTS), replace(shape, vocab_size=V)
     policy, reference = GPT(shape).to(device).eval(), GPT(shape).to(device).eval()
     value_head = ScalarHead(shape.width).to(device)
+    models = Models(policy, value_head, reference, tokenizer, dtype)
     stepper = Stepper(make_adamw([policy, value_head], 1e-4, 0.0), 1.0)
     records = [{"prompt": "~" * (PROMPT - 2)}] * PROMPTS  # and two role tokens
 
     def iteration() -> None:
-        rollout = collect(
-            policy, value_head, reference, tokenizer, records, lambda record: lambda p, r, x: len(r) / NEW,
-            range(PROMPTS), NEW, 1.0, 0.0, dtype, config.micro_rows,
-        )  # fmt: skip
-        moves, rng = advantages_of(rollout, config.row, 0.05), np.random.default_rng(0)
-        update(policy, value_head, rollout, *moves, config, 0.05, stepper, 1e-4, rng, dtype)
+        reward_of = lambda record: lambda p, r, x: len(r) / NEW
+        rollout = collect(models, records, reward_of, range(PROMPTS), Sampling(NEW), 0.0, config.micro_rows)
+        rollout = advantages_of(rollout, config.row, 0.05)
+        update(models, rollout, config, 0.05, stepper, 1e-4, np.random.default_rng(0))
 
     return best_seconds(iteration, repeats)
 

@@ -25,8 +25,8 @@ from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, generate, pad_columns
-from minirlhf.lm.model import GPT, ScalarHead
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
+from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.records import read_records
 from minirlhf.lm.safetensors import parse_safetensors
@@ -34,9 +34,9 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_of, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
-from minirlhf.rl.ppo import update
+from minirlhf.rl.ppo import sample, update
 from minirlhf.rl.rewards import Reward, load_reward
-from minirlhf.rl.rollout import Rollout, collect, score_tokens
+from minirlhf.rl.rollout import Models, Rollout, score_tokens
 from minirlhf.tasks import TASKS, reward_of_task
 from minirlhf.tasks.sources import parse_tasks
 from minirlhf.tools import checks
@@ -59,24 +59,16 @@ class Doctor:
 class Patient:
     """A checkpoint, and what it is trained with."""
 
-    policy: GPT
-    value_head: ScalarHead  # 0 where the checkpoint has none
-    reference: GPT
+    models: Models  # with a value head of 0 where the checkpoint has none
     reference_name: str
-    tokenizer: Tokenizer
     records: list[dict]
     reward_of: Callable[[dict], Reward]
     config: PPOConfig
 
     def sample(self, seed: int, dtype: torch.dtype, reward_of: Callable[[dict], Reward]) -> Rollout:
         """GROUP responses to each record, by the rollout of training."""
-        config = self.config
-        records = [record for record in self.records for _ in range(GROUP)]
-        seeds = np.random.default_rng(seed).integers(2**63, size=len(records)).tolist()
-        return collect(
-            self.policy, self.value_head, self.reference, self.tokenizer, records, reward_of, seeds,
-            config.max_new, config.temperature, config.missing_eos, dtype, config.micro_rows,
-        )  # fmt: skip
+        models = dataclasses.replace(self.models, dtype=dtype)
+        return sample(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
 
 
 def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
@@ -126,19 +118,20 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
         except RuntimeError:
             raise UserError(f"{path}: is of another model than {folder}") from None
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))
+    models = Models(policy, value_head, reference, tokenizer)
     reward_of = (lambda record: reward) if reward else reward_of_task
     config = PPOConfig(**settings)
-    return Patient(policy, value_head, reference, reference_name, tokenizer, fit[:PROMPTS], reward_of, config)
+    return Patient(models, reference_name, fit[:PROMPTS], reward_of, config)
 
 
 def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Finding]:
     """All checks, in the training dtype and in float32 where it matters."""
-    config, eos, device = p.config, p.tokenizer.eos_id, p.policy.wte.weight.device
-    row, T = config.row, config.temperature
+    config, policy, tokenizer = p.config, p.models.policy, p.models.tokenizer
+    row, T, eos, device = config.row, config.temperature, tokenizer.eos_id, policy.wte.weight.device
 
     def score(rows: Rollout | Generation, kind=torch.float32, temperature=T) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(device, kind):
-            return score_tokens(p.policy, p.value_head, rows, temperature)
+            return score_tokens(policy, p.models.value_head, rows, temperature)
 
     rollout = exact = p.sample(seed, dtype, p.reward_of)
     if dtype != torch.float32:  # the same responses: the sampler is float32 always; not to be judged again
@@ -150,39 +143,37 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
         in_kind = partial(score, kind=kind)
         yield checks.ratio_is_one(in_kind, r, config.minibatches, config.micro_rows, kind)
         yield checks.sampler_is_scorer(in_kind, r, r.sampled_logprobs, T, kind)
-    prompts = [render_prompt(record, p.tokenizer) for record in p.records]
-    cold = generate(p.policy, prompts, config.max_new, eos, range(len(prompts)), 0.7 * T)
+    prompts = [render_prompt(record, tokenizer) for record in p.records]
+    cold = generate(policy, prompts, Sampling(config.max_new, 0.7 * T), eos, range(len(prompts)))
     yield checks.sampler_is_scorer(partial(score, temperature=0.7 * T), cold, cold.logprobs, 0.7 * T, torch.float32)
 
     def losses(rows: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         logprobs, values, _ = score(rows)  # (B, R) each
         weights = token_weights(rows.mask, row.aggregate, config.max_new)  # (B, R)
-        advantages, returns = advantages_of(rows, row, config.beta, config.gamma)  # (B, R) each
-        loss, _ = surrogate(
-            logprobs, values, rows, advantages, returns, weights, row, config.beta, config.value_clip,
-            config.value_coefficient,
-        )  # fmt: skip
+        rows = advantages_of(rows, row, config.beta, config.gamma)
+        loss, _ = surrogate(logprobs, values, rows, weights, row, config.beta)
         return logprobs, values, loss
 
-    twin, twin_head = deepcopy((p.policy, p.value_head))
+    twin, twin_head = deepcopy((policy, p.models.value_head))
+    twins = Models(twin, twin_head, p.models.reference, tokenizer, dtype)
     yield checks.padding_is_invisible(losses, some)
-    yield checks.kl_to_itself(p.policy, twin, p.reference, some, T)
-    yield checks.responses_end(exact, eos, p.policy.config.context, config.max_new)
-    yield checks.eos_is_trained(score, p.policy.wte.weight, some, p.tokenizer)
+    yield checks.kl_to_itself(policy, twin, p.models.reference, some, T)
+    yield checks.responses_end(exact, eos, policy.config.context, config.max_new)
+    yield checks.eos_is_trained(score, policy.wte.weight, some, tokenizer)
 
     def train() -> None:
         rows, n = rollout.rows(range(len(some.ids))), len(some.ids)
         rows.scores = torch.linspace(-1, 1, n, device=device)  # something to learn, whatever the reward says
         stepper = Stepper(make_adamw([twin, twin_head], config.lr, 0.0), config.max_norm)
-        rng, moves = np.random.default_rng(seed), advantages_of(rows, row, config.beta, config.gamma)
-        update(twin, twin_head, rows, *moves, config, config.beta, stepper, config.lr, rng, dtype)
+        rows = advantages_of(rows, row, config.beta, config.gamma)
+        update(twins, rows, config, config.beta, stepper, config.lr, np.random.default_rng(seed))
 
-    yield checks.reference_stays(twin, deepcopy(p.policy).requires_grad_(False), train)
+    yield checks.reference_stays(twin, deepcopy(policy).requires_grad_(False), train)
     yield checks.reward_is_on_the_end(exact, *rewards_of(exact, row, config.beta), eos)
     yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
     texts = rollout.responses()
-    cases = [(p.records[i // GROUP], p.tokenizer.decode(texts[i])) for i in ended]
+    cases = [(p.records[i // GROUP], tokenizer.decode(texts[i])) for i in ended]
     yield checks.reward_is_a_function(p.reward_of, cases)
 
 
@@ -192,12 +183,12 @@ def token_table(r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: 
     Value and delta stand there where the row has a critic; the advantage is not whitened.
     """
     rewards, kl, _ = rewards_of(r, row, beta)  # (B, R) each
-    advantages, returns = advantages_of(r, dataclasses.replace(row, whiten=False), beta, gamma)  # (B, R) each
+    r = advantages_of(r, dataclasses.replace(row, whiten=False), beta, gamma)
     columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({row.kl})": kl, "reward": rewards}
     if row.baseline == "value":
         deltas, _ = gae(rewards, r.values, r.mask, gamma, 0.0)  # (B, R): with λ = 0 the advantage is δ
         columns |= {"value": r.values, "delta": deltas}
-    columns |= {"advantage": advantages, "return": returns}
+    columns |= {"advantage": r.advantages, "return": r.returns}
     prompt, n = r.prompt_ids[b][r.prompt_mask[b]].tolist(), int(r.mask[b].sum())
     table = [{"token": t, "position": i, "mask": 0} for i, t in enumerate(prompt)][-2:]
     for t, token in enumerate(r.ids[b, : n + 1].tolist()):
@@ -226,9 +217,10 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
     """The response with the highest score of those that ended, and a column of padding, as lines of text."""
     rollout, row, config = p.sample(seed, torch.float32, p.reward_of), p.config.row, p.config
     b = int(torch.where(rollout.ended, rollout.scores, -torch.inf).argmax())
-    r = pad_columns(rollout, 0, 1, p.tokenizer.eos_id, 0.0)
+    tokenizer = p.models.tokenizer
+    r = pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
     rewards, kl, beta = rewards_of(r, row, config.beta)  # (B, R) each
-    table = token_table(r, b, p.tokenizer, row, config.beta, config.gamma)
+    table = token_table(r, b, tokenizer, row, config.beta, config.gamma)
     totals = masked_sum(rewards, r.mask, 1).view(-1, GROUP)[b // GROUP]  # (GROUP,)
     yield f"reference: {p.reference_name}; log-probs at temperature {config.temperature:g}"
     yield f"advantage: {advantage_in_words(row, config.gamma, totals)}"

@@ -1,5 +1,6 @@
 """Alarms: each rings on evidence that deserves it, says what it saw, and is silent on healthy evidence."""
 
+import dataclasses
 import random
 
 import pytest
@@ -248,8 +249,9 @@ def test_a_model_that_samples_what_it_does_not_score_is_found(
     make_policy, tokenizer, monkeypatch, temperature, rings
 ):
     """The evaluator's own sampling, sound and at a temperature that its scoring knows nothing of."""
-    def colder(*args):
-        return generate(*args[:5], temperature if args[5] else 0.0)
+    def colder(model, prompts, sampling, *rest):
+        sampling = dataclasses.replace(sampling, temperature=temperature * sampling.temperature)
+        return generate(model, prompts, sampling, *rest)
 
     monkeypatch.setattr(ask, "generate", colder)
     records = [{"prompt": f"{i} says", "response": "x"} for i in range(60)]

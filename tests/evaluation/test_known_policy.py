@@ -12,7 +12,7 @@ import torch
 
 from minirlhf.evaluation.ask import token_statistics
 from minirlhf.evaluation.optimum import regret_metrics
-from minirlhf.lm.generation import generate
+from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.metrics.intervals import standard_error
 from minirlhf.metrics.scores import expected_best_of_n
@@ -55,7 +55,7 @@ def sampled(models) -> list[dict[str, np.ndarray]]:
     out = []
     for model in models:
         seeds = rng.integers(2**62, size=2 * N).tolist()
-        g = generate(model, [MDP.prompts[x] for x in asked], MDP.max_new, MDP.eos_id, seeds)
+        g = generate(model, [MDP.prompts[x] for x in asked], Sampling(MDP.max_new), MDP.eos_id, seeds)
         said = [place[tuple(ids[:end])] for ids, end in zip(g.ids.tolist(), g.mask.sum(1).tolist())]
         found = {k: x.double().sum(1).numpy() for k, x in token_statistics(model, reference, g).items()}
         found["log_ratio"] = token_statistics(policy, reference, g)["k1"].double().sum(1).numpy()

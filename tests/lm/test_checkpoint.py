@@ -442,7 +442,7 @@ TEXT = "lower and slower, it's 123 é 😉\n\n<|user|>low<|endoftext|>"
 
 def test_hugging_face_opens_our_folder(transformers, folder):
     """AutoModelForCausalLM gives our logits, AutoTokenizer our ids, and generate our greedy tokens."""
-    from minirlhf.lm.generation import generate
+    from minirlhf.lm.generation import Sampling, generate
     model, tokenizer = load(folder)
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert type(theirs).__name__ == "GPT2LMHeadModel" and not any(info.values())
@@ -460,7 +460,7 @@ def test_hugging_face_opens_our_folder(transformers, folder):
         torch.testing.assert_close(model.logits(got), wanted, atol=1e-5, rtol=1e-5)
         said = theirs.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, 6).long(),
                                do_sample=False, max_new_tokens=20)[0, 6:].tolist()
-    ours = generate(model, [prompt], 20, tokenizer.eos_id, [0], temperature=0)
+    ours = generate(model, [prompt], Sampling(20, temperature=0), tokenizer.eos_id, [0])
     assert ours.ids[0].tolist() == said
 
 

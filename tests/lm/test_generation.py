@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.lm.generation import Generation, draw, generate, pad_left, row_uniforms, truncate_logits
+from minirlhf.lm.generation import Generation, Sampling, draw, generate, pad_left, row_uniforms, truncate_logits
 
 EOS = 0
 SETTINGS = [
@@ -92,7 +92,7 @@ def test_a_ragged_batch_with_a_cache_equals_the_slow_loop(make_gpt, kernel, sett
     """Tokens, log-probs and stop reasons of six rows over 60 steps, to the end of the context."""
     model = make_gpt(context=64, attention=kernel)
     prompts, seeds = ragged(6), list(range(20, 26))
-    got = generate(model, prompts, 60, EOS, seeds, **settings)
+    got = generate(model, prompts, Sampling(60, **settings), EOS, seeds)
     reasons = got.stop_reasons(64)
     for b, (prompt, seed) in enumerate(zip(prompts, seeds)):
         ids, logprobs, reason = slow_generate(model, prompt, 60, seed, **settings)
@@ -105,7 +105,7 @@ def test_a_ragged_batch_with_a_cache_equals_the_slow_loop(make_gpt, kernel, sett
 def test_sampled_logprobs_are_those_an_uncached_forward_gives_the_same_tokens(make_gpt):
     """exp(scored − sampled) = 1 to 1e-5: the first ratio of PPO, temperature included."""
     model, temperature = make_gpt(), 0.7
-    got = generate(model, ragged(), 20, EOS, range(5), temperature)
+    got = generate(model, ragged(), Sampling(20, temperature), EOS, range(5))
     ids, mask = torch.cat([got.prompt_ids, got.ids], 1), torch.cat([got.prompt_mask, got.mask], 1)
     P = got.prompt_ids.shape[1]
     logits = model.logits(model(ids, mask))[:, P - 1 : -1] / temperature
@@ -122,11 +122,11 @@ def test_a_row_does_not_depend_on_its_batch_mates(make_gpt, settings):
     """Alone, in another order or beside others, with compaction or without, a row says the same."""
     model = make_gpt()
     prompts, seeds = ragged(8), [7 * b for b in range(8)]
-    together = generate(model, prompts, 20, EOS, seeds, **settings)
-    backwards = generate(model, prompts[::-1], 20, EOS, seeds[::-1], **settings)
+    together = generate(model, prompts, Sampling(20, **settings), EOS, seeds)
+    backwards = generate(model, prompts[::-1], Sampling(20, **settings), EOS, seeds[::-1])
     assert rows_of(backwards)[::-1] == rows_of(together)
     for b in range(8):
-        alone = generate(model, [prompts[b]], 20, EOS, [seeds[b]], **settings)
+        alone = generate(model, [prompts[b]], Sampling(20, **settings), EOS, [seeds[b]])
         assert rows_of(alone)[0] == rows_of(together)[b]
         torch.testing.assert_close(alone.logprobs[0, alone.mask[0]], together.logprobs[b, together.mask[b]],
                                    atol=1e-5, rtol=0)
@@ -143,7 +143,7 @@ def test_finished_rows_leave_the_cache_and_the_rest_goes_on_as_before(make_gpt, 
         return forward(self, ids, *rest)
 
     monkeypatch.setattr(type(model), "forward", spy)
-    got = generate(model, ragged(12), 20, EOS, range(12))
+    got = generate(model, ragged(12), Sampling(20), EOS, range(12))
     monkeypatch.undo()
     assert sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and len(set(sizes)) >= 3
     assert min(sizes) < 4
@@ -155,18 +155,18 @@ def test_the_same_seed_says_the_same_and_different_seeds_differ_at_the_first_tok
     """One prompt sampled 40 times: a broadcast first draw would give one token (nanochat once did)."""
     model = make_gpt()
     prompts = [[5, 6]] * 40
-    first = generate(model, prompts, 6, EOS, range(40))
-    assert torch.equal(first.ids, generate(model, prompts, 6, EOS, range(40)).ids)
+    first = generate(model, prompts, Sampling(6), EOS, range(40))
+    assert torch.equal(first.ids, generate(model, prompts, Sampling(6), EOS, range(40)).ids)
     assert len(set(first.ids[:, 0].tolist())) > 10
-    assert len(set(map(tuple, rows_of(generate(model, prompts, 6, EOS, [3] * 40))))) == 1
+    assert len(set(map(tuple, rows_of(generate(model, prompts, Sampling(6), EOS, [3] * 40))))) == 1
 
 
 def test_sampling_neither_reads_nor_moves_the_global_generators(make_gpt):
     model = make_gpt()
     torch.manual_seed(1)
-    first = generate(model, ragged(), 5, EOS, range(5)).ids
+    first = generate(model, ragged(), Sampling(5), EOS, range(5)).ids
     state = torch.get_rng_state()
-    assert torch.equal(generate(model, ragged(), 5, EOS, range(5)).ids, first)
+    assert torch.equal(generate(model, ragged(), Sampling(5), EOS, range(5)).ids, first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -177,7 +177,7 @@ def test_sampling_neither_reads_nor_moves_the_global_generators(make_gpt):
 def test_rows_stop_at_the_end_of_the_context(make_gpt, room, reason):
     """A prompt that leaves room for n tokens gets n, and max_new = 3 at most; one that fills it gets none."""
     model = never_eos(make_gpt(context=12))
-    got = generate(model, [[1] * (12 - room)], 3, EOS, [0])
+    got = generate(model, [[1] * (12 - room)], Sampling(3), EOS, [0])
     assert got.mask.sum().item() == min(room, 3) and got.ids.shape == (1, min(room, 3))
     assert got.stop_reasons(12) == [reason] and not got.ended.any()
 
@@ -185,27 +185,27 @@ def test_rows_stop_at_the_end_of_the_context(make_gpt, room, reason):
 def test_rows_of_one_batch_can_stop_for_all_three_reasons(make_gpt):
     model = never_eos(make_gpt(context=12))
     prompts, seeds = [[1] * 12, [2] * 10, [3] * 3, [4] * 3, [5] * 3], range(5)
-    full = generate(model, prompts, 5, EOS, seeds)
+    full = generate(model, prompts, Sampling(5), EOS, seeds)
     assert full.stop_reasons(12) == ["context", "context", "length", "length", "length"]
     assert full.mask.sum(1).tolist() == [0, 2, 5, 5, 5]
     spoken = full.ids[2, 1].item()
-    ended = generate(model, prompts, 5, spoken, seeds)
+    ended = generate(model, prompts, Sampling(5), spoken, seeds)
     assert ended.stop_reasons(12)[2] == "eos" and ended.ended.tolist()[2]
 
 
 def test_an_eos_that_fills_the_context_is_an_end(make_gpt):
     """Not a cut: "eos" goes before "context" and "length"."""
     model = never_eos(make_gpt(context=12))
-    *before, last = generate(model, [[3] * 9], 3, EOS, [0]).ids[0].tolist()
+    *before, last = generate(model, [[3] * 9], Sampling(3), EOS, [0]).ids[0].tolist()
     assert last not in before
-    got = generate(model, [[3] * 9], 3, last, [0])
+    got = generate(model, [[3] * 9], Sampling(3), last, [0])
     assert got.stop_reasons(12) == ["eos"] and got.mask.sum().item() == 3
 
 
 def test_eos_is_counted_once_and_padding_behind_it_is_empty(make_gpt):
     """EOS has mask True and a log-prob; behind it stand the EOS id, mask False and log-prob 0."""
     model = likely_eos(make_gpt())
-    got = generate(model, ragged(12), 8, EOS, range(12))
+    got = generate(model, ragged(12), Sampling(8), EOS, range(12))
     lengths = got.mask.sum(1)
     assert 6 <= got.ended.sum() < 12 and len(set(lengths.tolist())) >= 4
     for b in range(12):
@@ -224,12 +224,12 @@ def test_sampling_stops_as_soon_as_all_rows_have_ended(make_gpt, monkeypatch):
     calls = []
     logits = type(model).logits
     monkeypatch.setattr(type(model), "logits", lambda self, hidden: calls.append(1) or logits(self, hidden))
-    got = generate(model, [[4], [5, 6]], 30, EOS, [2, 3])
+    got = generate(model, [[4], [5, 6]], Sampling(30), EOS, [2, 3])
     assert got.ended.all() and got.ids.shape[1] == got.mask.sum(1).max() == len(calls) < 30
 
 
 def test_prompts_come_back_padded_on_the_left(make_gpt):
-    got = generate(make_gpt(), [[1, 2, 3], [4]], 2, EOS, [0, 1])
+    got = generate(make_gpt(), [[1, 2, 3], [4]], Sampling(2), EOS, [0, 1])
     assert got.prompt_ids.tolist() == [[1, 2, 3], [EOS, EOS, 4]]
     assert got.prompt_mask.tolist() == [[True] * 3, [False, False, True]]
     assert [x.dtype for x in (got.ids, got.mask, got.logprobs, got.ended)] == [
@@ -249,7 +249,7 @@ def test_pad_left_goes_by_length_and_not_by_value():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_train_mode_is_restored(make_gpt, training):
     model = make_gpt().train(training)
-    generate(model, [[1, 2]], 2, EOS, [0])
+    generate(model, [[1, 2]], Sampling(2), EOS, [0])
     assert model.training is training and model.h[0].attn.training is training
 
 
@@ -257,21 +257,21 @@ def test_the_train_mode_is_restored_after_an_exception(make_gpt, monkeypatch):
     model = make_gpt().train()
     monkeypatch.setattr(type(model), "logits", lambda self, hidden: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        generate(model, [[1, 2]], 2, EOS, [0])
+        generate(model, [[1, 2]], Sampling(2), EOS, [0])
     assert model.training and model.h[0].attn.training
     assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
 
 
 def test_dropout_is_off_while_sampling(make_gpt):
     model, without = make_gpt(dropout=0.5), make_gpt()
-    got = generate(model.train(), ragged(), 9, EOS, range(5))
-    assert torch.equal(got.ids, generate(without, ragged(), 9, EOS, range(5)).ids)
+    got = generate(model.train(), ragged(), Sampling(9), EOS, range(5))
+    assert torch.equal(got.ids, generate(without, ragged(), Sampling(9), EOS, range(5)).ids)
 
 
 def test_results_can_be_used_in_autograd(make_gpt):
     """Inference tensors would raise as soon as a loss saves them for its backward."""
     model = make_gpt()
-    got = generate(model, ragged(), 6, EOS, range(5))
+    got = generate(model, ragged(), Sampling(6), EOS, range(5))
     assert not any(x.is_inference() for x in vars(got).values())
     ids, mask = torch.cat([got.prompt_ids, got.ids], 1), torch.cat([got.prompt_mask, got.mask], 1)
     logprobs = model.logits(model(ids, mask)).log_softmax(-1)[:, -got.ids.shape[1] - 1 : -1]
@@ -286,31 +286,39 @@ def test_results_can_be_used_in_autograd(make_gpt):
 def test_temperature_zero_is_the_limit_of_small_temperatures(make_gpt):
     """Log-prob 0, whatever the seed; and T = 1e-4 and 1e-30 sample the same tokens with log-prob 0."""
     model = make_gpt()
-    greedy = generate(model, ragged(), 20, EOS, range(5), temperature=0)
+    greedy = generate(model, ragged(), Sampling(20, temperature=0), EOS, range(5))
     assert (greedy.logprobs == 0).all()
     for T in (1e-4, 1e-30):
-        cold = generate(model, ragged(), 20, EOS, range(50, 55), temperature=T)
+        cold = generate(model, ragged(), Sampling(20, temperature=T), EOS, range(50, 55))
         assert torch.equal(cold.ids, greedy.ids)
         assert cold.logprobs.abs().max() < 1e-4
-    assert not torch.equal(generate(model, ragged(), 20, EOS, range(5), temperature=1).ids, greedy.ids)
+    assert not torch.equal(generate(model, ragged(), Sampling(20, temperature=1), EOS, range(5)).ids, greedy.ids)
 
 
 def test_one_allowed_token_is_greedy(make_gpt):
     model = make_gpt()
-    greedy = generate(model, ragged(), 9, EOS, range(5), temperature=0)
+    greedy = generate(model, ragged(), Sampling(9, temperature=0), EOS, range(5))
     for cut in ({"top_k": 1}, {"top_p": 1e-6}):
-        got = generate(model, ragged(), 9, EOS, range(5), **cut)
+        got = generate(model, ragged(), Sampling(9, **cut), EOS, range(5))
         assert torch.equal(got.ids, greedy.ids) and (got.logprobs == 0).all()
 
 
 @pytest.mark.parametrize("wrong", [
     {"temperature": -0.1}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1},
-    {"top_p": math.nan}, {"max_new": 0}, {"prompts": []}, {"prompts": [[]]}, {"prompts": [[1] * 33]},
-    {"prompts": [[1], []], "seeds": [0, 1]}, {"seeds": []}, {"seeds": [1, 2]},
+    {"top_p": math.nan}, {"max_new": 0},
 ], ids=str)
-def test_wrong_settings_are_refused(make_gpt, wrong):
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match="want max_new >= 1, temperature >= 0"):
+        Sampling(**{"max_new": 3} | wrong)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"prompts": []}, {"prompts": [[]]}, {"prompts": [[1] * 33]}, {"prompts": [[1], []], "seeds": [0, 1]},
+    {"seeds": []}, {"seeds": [1, 2]},
+], ids=str)
+def test_wrong_prompts_and_seeds_are_refused(make_gpt, wrong):
     with pytest.raises(ValueError):
-        generate(make_gpt(), **{"prompts": [[1]], "max_new": 3, "eos_id": EOS, "seeds": [0], **wrong})
+        generate(make_gpt(), **{"prompts": [[1]], "sampling": Sampling(3), "eos_id": EOS, "seeds": [0], **wrong})
 
 
 # The cuts
@@ -405,7 +413,7 @@ def test_frequencies_of_sampled_tokens_are_the_probabilities(make_gpt):
     """χ² of the first token of 20,000 rows, top k and temperature on; 15.09 is its 1 % point at 5 d.f."""
     model = make_gpt(vocab_size=9)
     n, cuts = 20_000, {"temperature": 1.4, "top_k": 6}
-    got = generate(model, [[3, 1, 4]] * n, 1, EOS, range(n), **cuts)
+    got = generate(model, [[3, 1, 4]] * n, Sampling(1, **cuts), EOS, range(n))
     with torch.no_grad():
         logits = model.logits(model(torch.tensor([[3, 1, 4]])))[0, -1]
     wanted = torch.tensor(slow_cut((logits / 1.4).softmax(-1).tolist(), 6, 1.0)) * n

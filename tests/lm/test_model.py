@@ -569,7 +569,7 @@ def test_loss_and_gradients_equal_hugging_faces(hugging_face):
 
 def test_greedy_generation_equals_hugging_faces(hugging_face):
     """A left-padded batch of three lengths, 30 tokens each, EOS included where they sample it."""
-    from minirlhf.lm.generation import generate
+    from minirlhf.lm.generation import Sampling, generate
     theirs, ours = hugging_face
     prompts = [some_ids(1, n, 97, seed=n)[0].tolist() for n in (9, 2, 5)]
     ids, mask = padded(prompts, "left", pad=0)
@@ -577,5 +577,5 @@ def test_greedy_generation_equals_hugging_faces(hugging_face):
         warnings.simplefilter("ignore")
         wanted = theirs.generate(ids, attention_mask=mask.long(), do_sample=False, max_new_tokens=30,
                                  pad_token_id=0, eos_token_id=0)[:, ids.shape[1]:]
-    got = generate(ours, prompts, 30, eos_id=0, seeds=[0, 1, 2], temperature=0)
+    got = generate(ours, prompts, Sampling(30, temperature=0), eos_id=0, seeds=[0, 1, 2])
     assert got.ids.tolist() == wanted.tolist()

@@ -24,7 +24,7 @@ from minirlhf.theory.oracle import (
     token_logprobs_of, visits,
 )
 
-EOS, BETA, VALUE_CLIP, VALUE_COEFFICIENT = 1, 0.3, 0.2, 0.5
+EOS, BETA, VALUE_CLIP, VALUE_COEFFICIENT = 1, 0.3, 0.2, 0.5  # of the value function: what the rows have
 REINFORCE, GRPO, DR_GRPO = ALGORITHMS["reinforce"], ALGORITHMS["grpo"], ALGORITHMS["dr-grpo"]
 but = dataclasses.replace
 
@@ -80,10 +80,8 @@ def loss_of(
     logprobs: Tensor, values: Tensor, rollout: Rollout, row: Algorithm, beta: float, longest: int
 ) -> Tensor:
     """What the loop descends on the rows of one optimizer step, with the row's own functions."""
-    advantages, returns = advantages_of(rollout, row, beta)  # (B, L) each
     weights = token_weights(rollout.mask, row.aggregate, longest)  # (B, L)
-    args = (weights, row, beta, VALUE_CLIP, VALUE_COEFFICIENT)
-    return surrogate(logprobs, values, rollout, advantages, returns, *args)[0]
+    return surrogate(logprobs, values, advantages_of(rollout, row, beta), weights, row, beta)[0]
 
 
 def multisets(items: Sequence, n: int) -> Iterator[tuple[list, int]]:
@@ -317,9 +315,9 @@ def test_what_is_logged_is_what_is_in_the_loss(name):
     rollout = rollout_of(y, x, old, ref, mdp, random_logits(2, mdp)[..., 0])
     now = (old + random_logits(3, mdp)).log_softmax(-1)
     logprobs = torch.where(rollout.mask, now[x[:, None], mdp.states[y], mdp.ids[y]], 0.0)  # (B, L)
-    advantages, returns = advantages_of(rollout, row, BETA)
+    rollout = advantages_of(rollout, row, BETA)
     weights = token_weights(rollout.mask, row.aggregate, mdp.max_new)
-    loss, watch = surrogate(logprobs, rollout.values, rollout, advantages, returns, weights, row, BETA, 0.2, 0.5)
+    loss, watch = surrogate(logprobs, rollout.values, rollout, weights, row, BETA)
     parts = watch["policy_loss"] + BETA * watch.get("kl_loss", 0) + 0.5 * watch.get("value_loss", 0)
     close(loss, parts)
     assert ("kl_loss" in watch, "value_loss" in watch) == (row.kl_in == "loss", row.baseline == "value")
@@ -609,7 +607,7 @@ def test_at_the_optimum_nothing_moves_where_kl_is_in_the_reward(name):
     best, values, _ = optimum(ref, mdp, BETA)
     n = torch.arange(len(mdp.responses))  # (N,)
     pairs = rollout_of(torch.cartesian_prod(n, n).flatten(), 0, best, ref, mdp, values)  # all groups of two
-    advantages, _ = advantages_of(pairs, row, BETA)  # (2 N², L)
+    advantages = advantages_of(pairs, row, BETA).advantages  # (2 N², L)
     assert (float(advantages.abs().max()) < 1e-6) == (row.kl_in == "reward" and row.baseline != "none")
     update = expected_update(best, ref, mdp, row, BETA, values)
     assert (float(update.norm()) < 1e-9) == (row.kl_in == "reward")

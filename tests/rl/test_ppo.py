@@ -1,10 +1,12 @@
 """The PPO loop: what a round trains on, that it learns, and that it can be repeated and resumed."""
 
 import dataclasses
+import inspect
 import json
 import signal
 from copy import deepcopy
 from math import log, nan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from minirlhf.harness.files import UserError, load_state
 from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm.batches import Mixture, micro_batches
+from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.rl import ppo
@@ -20,7 +23,7 @@ from minirlhf.rl.algorithms import ALGORITHMS, advantages_of, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import adapt_beta, gae, policy_loss, token_rewards, token_weights, value_loss, whiten
 from minirlhf.rl.ppo import train, update
-from minirlhf.rl.rollout import collect, score_tokens
+from minirlhf.rl.rollout import Models, collect, score_tokens
 from minirlhf.rl.watch import Description, Optimum
 
 CONFIG = PPOConfig(
@@ -63,6 +66,25 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 
 @pytest.fixture
+def calls_of(monkeypatch):
+    """A function that records the calls of a function of `ppo`: each has its arguments by name, and its `result`."""
+    def listen(name: str) -> list[SimpleNamespace]:
+        function, calls = getattr(ppo, name), []
+
+        def spy(*args, **kwargs):
+            bound = inspect.signature(function).bind(*args, **kwargs)
+            bound.apply_defaults()
+            calls.append(SimpleNamespace(**bound.arguments))
+            calls[-1].result = function(*args, **kwargs)
+            return calls[-1].result
+
+        monkeypatch.setattr(ppo, name, spy)
+        return calls
+
+    return listen
+
+
+@pytest.fixture
 def value_head() -> ScalarHead:
     """One that says something."""
     torch.manual_seed(7)
@@ -75,12 +97,16 @@ def value_head() -> ScalarHead:
 def made(make_policy, value_head, tokenizer) -> tuple:
     """(policy, value head, a ragged rollout whose scores tell the responses apart)"""
     policy = make_policy(0)
-    reference, reward_of = make_policy(1), lambda record: ascii_for_a
-    settings = range(8), 8, CONFIG.temperature, 0.0, torch.float32
-    r = collect(policy, value_head, reference, tokenizer, PROMPTS, reward_of, *settings)
+    models = Models(policy, value_head, make_policy(1), tokenizer)
+    r = collect(models, PROMPTS, lambda record: ascii_for_a, range(8), Sampling(8, CONFIG.temperature), 0.0)
     r.scores = torch.arange(8.0)
     assert len(set(r.mask.sum(1).tolist())) >= 3
     return policy, value_head, r
+
+
+def models_of(policy, head) -> Models:
+    """Who takes part in an update, which asks nothing of the others."""
+    return Models(policy, head, policy, None)
 
 
 def one_round(made, config=CONFIG, lr=0.0):
@@ -89,25 +115,22 @@ def one_round(made, config=CONFIG, lr=0.0):
     By plain gradient descent: Adam would blow up the rounding of a gradient that is 0.
     """
     policy, head, r = deepcopy(made)
-    advantages, returns = advantages_of(r, config.row, 0.1)
+    r = advantages_of(r, config.row, 0.1)
     stepper = Stepper(torch.optim.SGD([*policy.parameters(), *head.parameters()]), config.max_norm)
-    rng = np.random.default_rng(3)
-    metrics = update(policy, head, r, advantages, returns, config, 0.1, stepper, lr, rng, torch.float32)
+    metrics = update(models_of(policy, head), r, config, 0.1, stepper, lr, np.random.default_rng(3))
     return metrics, state(policy) + state(head)
 
 
 def one_gradient(made, config, parts):
     """The gradient of one optimizer step on the rollout, in the given parts, and the watched sums."""
     policy, head, r = deepcopy(made)
-    advantages, returns = advantages_of(r, config.row, 0.1)
+    r = advantages_of(r, config.row, 0.1)
     weights = token_weights(r.mask, config.row.aggregate, config.max_new)
     total: dict[str, float] = {}
     for index in parts:
         rows = r.rows(index) if len(parts) > 1 else r
-        R = rows.ids.shape[1]
-        A, G = advantages[index, :R], returns[index, :R]
         logprobs, values, _ = score_tokens(policy, head, rows, config.temperature)
-        loss, watch = surrogate(logprobs, values, rows, A, G, weights[index, :R], config.row, 0.1, 0.2, 0.5)
+        loss, watch = surrogate(logprobs, values, rows, weights[index, : rows.ids.shape[1]], config.row, 0.1)
         loss.backward()
         total = {k: total.get(k, 0.0) + float(v) for k, v in watch.items()}
     return [p.grad for p in [*policy.parameters(), *head.parameters()]], total
@@ -139,9 +162,10 @@ def test_no_metric_and_no_gradient_depends_on_padding(made, pad_rollout, algo):
     policy, head, r = made
     wide = pad_rollout(r, 5, 3)
     wider = policy, head, wide
-    returns, wide_returns = advantages_of(r, config.row, 0.1)[1], advantages_of(wide, config.row, 0.1)[1]
-    described = Description(config.row)(r, returns, PROMPTS, 0.1)
-    assert Description(config.row)(wide, wide_returns, PROMPTS, 0.1) == pytest.approx(described, rel=1e-5)
+    described, wide_described = (
+        Description(config.row)(advantages_of(rows, config.row, 0.1), PROMPTS, 0.1) for rows in (r, wide)
+    )
+    assert wide_described == pytest.approx(described, rel=1e-5)
     clean, weights = one_round(made, config, lr=0.1)
     same_metrics, same_weights = one_round(wider, config, lr=0.1)
     assert same_metrics == pytest.approx(clean, rel=1e-3, abs=1e-5)
@@ -172,15 +196,10 @@ def test_a_round_does_not_depend_on_micro_rows(made, micro_rows):
 
 
 @pytest.mark.parametrize("algo, epochs", [("ppo", 3), ("reinforce", 1)])
-def test_every_response_is_used_once_an_epoch_in_a_new_order(made, monkeypatch, algo, epochs):
-    used = []
-
-    def spy(logprobs, values, rows, *rest):
-        used.append(rows.scores.tolist())
-        return surrogate(logprobs, values, rows, *rest)
-
-    monkeypatch.setattr(ppo, "surrogate", spy)
+def test_every_response_is_used_once_an_epoch_in_a_new_order(made, calls_of, algo, epochs):
+    calls = calls_of("surrogate")
     one_round(made, config_of(algo, epochs=epochs))
+    used = [call.rows.scores.tolist() for call in calls]
     assert max(map(len, used)) == 3  # the minibatch; 8 responses make 3 + 3 + 2
     flat = [score for part in used for score in part]
     orders = [flat[8 * e : 8 * e + 8] for e in range(epochs)]
@@ -188,43 +207,41 @@ def test_every_response_is_used_once_an_epoch_in_a_new_order(made, monkeypatch, 
     assert len({tuple(order) for order in orders}) == epochs
 
 
-def test_rows_keep_their_own_advantages_and_returns(made, monkeypatch):
+def test_rows_keep_their_own_advantages_and_returns(made, calls_of):
     """Through shuffling, minibatches, sorting by length and trimming."""
-    advantages, returns = advantages_of(made[2], CONFIG.row, 0.1)
-
-    def spy(logprobs, values, rows, A, G, *rest):
-        for b, score in enumerate(rows.scores.long().tolist()):
-            assert torch.equal(A[b, rows.mask[b]], advantages[score, made[2].mask[score]])
-            assert torch.equal(G[b, rows.mask[b]], returns[score, made[2].mask[score]])
-        return surrogate(logprobs, values, rows, A, G, *rest)
-
-    monkeypatch.setattr(ppo, "surrogate", spy)
+    whole, calls = advantages_of(made[2], CONFIG.row, 0.1), calls_of("surrogate")
     one_round(made)
+    for rows in (call.rows for call in calls):
+        for b, score in enumerate(rows.scores.long().tolist()):
+            for got, all_of_them in ((rows.advantages, whole.advantages), (rows.returns, whole.returns)):
+                assert torch.equal(got[b, rows.mask[b]], all_of_them[score, whole.mask[score]])
+    assert len(calls) >= 6 and float(whole.advantages.abs().sum()) > 0
 
 
 def test_advantages_are_whitened_over_the_batch_and_returns_are_not(made):
     """Whitening a row at a time would erase which response was better; whitened returns teach no value."""
     _, _, r = made
-    advantages, returns = advantages_of(r, dataclasses.replace(CONFIG, lam=1.0).row, 0.0)
+    r = advantages_of(r, dataclasses.replace(CONFIG, lam=1.0).row, 0.0)
+    advantages = r.advantages
     assert float(advantages[r.mask].mean()) == pytest.approx(0, abs=1e-5)
     assert float(advantages[r.mask].var(correction=0)) == pytest.approx(1, abs=1e-4)
     assert float(advantages[7, 0]) - float(advantages[0, 0]) > 2  # of responses that scored 7 and 0
     expected = torch.where(r.mask, r.scores[:, None], 0.0)  # λ = γ = 1, β = 0: the score itself
-    torch.testing.assert_close(returns, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(r.returns, expected, atol=1e-5, rtol=0)
 
 
 def test_every_setting_of_ppos_loss_is_used(made):
     """Advantages, returns and loss are those of losses.py with β, γ, λ, the three clips and the coefficient."""
     policy, head, r = made
-    row = PPOConfig(lam=0.8, clip=0.01, clip_high=0.03).row
+    row = PPOConfig(lam=0.8, clip=0.01, clip_high=0.03, value_clip=0.02, value_coefficient=0.3).row
     raw, returns = gae(token_rewards(r.scores, r.logprobs - r.ref_logprobs, r.mask, 0.4), r.values, r.mask, 0.9, 0.8)
-    advantages, got_returns = advantages_of(r, row, 0.4, 0.9)
-    assert torch.equal(advantages, whiten(raw, r.mask)) and torch.equal(got_returns, returns)
+    r = advantages_of(r, row, 0.4, 0.9)
+    assert torch.equal(r.advantages, whiten(raw, r.mask)) and torch.equal(r.returns, returns)
     r.logprobs, r.values = r.logprobs + 0.1 * r.mask, r.values + 0.1 * r.mask  # so that the clips bind
     weights = token_weights(r.mask, "token", 8)
     logprobs, values, _ = score_tokens(policy, head, r, 0.7)
-    loss, _ = surrogate(logprobs, values, r, advantages, returns, weights, row, 0.4, 0.02, 0.3)
-    wanted = policy_loss(logprobs, r.logprobs, advantages, weights, 0.01, 0.03)[0]
+    loss, _ = surrogate(logprobs, values, r, weights, row, 0.4)
+    wanted = policy_loss(logprobs, r.logprobs, r.advantages, weights, 0.01, 0.03)[0]
     wanted = wanted + 0.3 * value_loss(values, r.values, returns, weights, 0.02)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
 
@@ -245,45 +262,33 @@ def test_the_loop_hands_on_every_setting(make_policy, tokenizer, tmp_path, setti
     assert not same(*results)
 
 
-def test_the_constant_of_dr_grpo_is_the_longest_response_allowed(make_policy, tokenizer, tmp_path, monkeypatch):
+def test_the_constant_of_dr_grpo_is_the_longest_response_allowed(make_policy, tokenizer, tmp_path, calls_of):
     """The 8 tokens of max_new, not the longest of a step, here of one response."""
-    seen = []
-
-    def spy(logprobs, values, rows, A, G, weights, *rest):
-        seen.append((weights[rows.mask].tolist(), int(rows.mask.sum())))
-        return surrogate(logprobs, values, rows, A, G, weights, *rest)
-
-    monkeypatch.setattr(ppo, "surrogate", spy)
+    calls = calls_of("surrogate")
     config = config_of("dr-grpo", iterations=1, minibatches=8)
     run(make_policy(0), tokenizer, tmp_path, config, records_of=lambda step: PROMPTS[:4])
+    seen = [(call.weights[call.rows.mask].tolist(), int(call.rows.mask.sum())) for call in calls]
     assert all(weights == [1 / 8] * n for weights, n in seen) and min(n for _, n in seen) < 8
 
 
-def test_a_group_answers_one_prompt(make_policy, tokenizer, tmp_path, monkeypatch):
+def test_a_group_answers_one_prompt(make_policy, tokenizer, tmp_path, calls_of):
     """Rows one after the other, each with random numbers of its own."""
-    seen = []
-    monkeypatch.setattr(ppo, "collect", lambda *a: seen.append((a[4], a[6])) or collect(*a))
-    config = config_of("grpo", iterations=1, group=4)
+    calls, config = calls_of("collect"), config_of("grpo", iterations=1, group=4)
     run(make_policy(0), tokenizer, tmp_path, config, records_of=lambda step: PROMPTS[:2])
-    ((records, seeds),) = seen  # and no round for a critic
-    assert records == [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4 and len(set(seeds)) == 8
+    (call,) = calls  # and no round for a critic
+    assert call.records == [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4 and len(set(call.seeds)) == 8
 
 
 @pytest.mark.parametrize("micro_rows", [1, 64])
-def test_losses_and_norms_are_logged_as_means_over_steps(made, monkeypatch, micro_rows):
+def test_losses_and_norms_are_logged_as_means_over_steps(made, calls_of, monkeypatch, micro_rows):
     """A step's loss is the sum of its micro-batches', a norm that before clipping."""
-    losses, norms, step = [], [], Stepper.step
-
-    def spy(*arguments):
-        loss, watch = surrogate(*arguments)
-        losses.append((float(watch["policy_loss"]), float(watch["value_loss"])))
-        return loss, watch
-
-    monkeypatch.setattr(ppo, "surrogate", spy)
+    calls, norms, step = calls_of("surrogate"), [], Stepper.step
     monkeypatch.setattr(Stepper, "step", lambda self, lr: norms.append(step(self, lr)) or norms[-1])
     metrics, _ = one_round(made, dataclasses.replace(CONFIG, micro_rows=micro_rows), lr=0.1)
-    policy_losses, value_losses = zip(*losses)
-    assert len(norms) == 6 and len(losses) == {1: 16, 64: 6}[micro_rows]
+    policy_losses, value_losses = (
+        [float(watch[name]) for _, watch in (call.result for call in calls)] for name in ("policy_loss", "value_loss")
+    )
+    assert len(norms) == 6 and len(calls) == {1: 16, 64: 6}[micro_rows]
     assert metrics["policy_loss"] == pytest.approx(sum(policy_losses) / 6, rel=1e-5)
     assert metrics["value_loss"] == pytest.approx(sum(value_losses) / 6, rel=1e-5)
     assert metrics["grad_norm"] == pytest.approx(sum(norms) / 6) != pytest.approx(norms[-1])
@@ -308,13 +313,12 @@ def test_entropy_lies_between_0_and_log_v_and_is_that_of_real_tokens(made, token
 def test_a_step_moves_towards_what_was_better_than_expected(made):
     """After small steps the tokens of positive advantage are likelier, those of negative less."""
     policy, head, r = made
-    advantages, returns = advantages_of(r, CONFIG.row, 0.0)
+    r = advantages_of(r, CONFIG.row, 0.0)
     stepper = Stepper(make_adamw([policy, head], 1.0, 0.0), 1.0)
-    rng = np.random.default_rng(0)
-    update(policy, head, r, advantages, returns, CONFIG, 0.0, stepper, 1e-4, rng, torch.float32)
+    update(models_of(policy, head), r, CONFIG, 0.0, stepper, 1e-4, np.random.default_rng(0))
     with torch.no_grad():
         logprobs, _, _ = score_tokens(policy, head, r, CONFIG.temperature)
-    assert float((advantages * (logprobs - r.logprobs))[r.mask].sum()) > 0
+    assert float((r.advantages * (logprobs - r.logprobs))[r.mask].sum()) > 0
 
 
 # The loop
@@ -355,12 +359,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(make_policy
     assert same(results[0], results[1]) and not same(results[0], results[2])
 
 
-def test_every_round_and_seed_draws_its_own_random_numbers(make_policy, tokenizer, tmp_path, monkeypatch):
+def test_every_round_and_seed_draws_its_own_random_numbers(make_policy, tokenizer, tmp_path, calls_of):
     """The policy hardly moves, the prompts are the same, and yet no two rounds sample the same responses."""
-    sampled = []
-    monkeypatch.setattr(ppo, "collect", lambda *a: sampled.append(collect(*a)) or sampled[-1])
+    calls = calls_of("collect")
     for seed in (0, 1):
         run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, lr=1e-12), seed=seed)
+    sampled = [call.result for call in calls]
     assert len({str(r.ids[r.mask].tolist()) for r in sampled}) == len(sampled) == 2 * (1 + 4)
 
 
@@ -401,9 +405,9 @@ def test_a_resumed_run_keeps_the_first_policy_as_its_reference(make_policy, toke
     """And not the weights it goes on with, from which the KL would be counted anew."""
     references = []
 
-    def spy(policy, head, reference, *rest):
-        references.append(state(reference))
-        return collect(policy, head, reference, *rest)
+    def spy(models, *rest):
+        references.append(state(models.reference))
+        return collect(models, *rest)
 
     def records_of(step):
         if step == 1:
@@ -427,16 +431,10 @@ def test_a_resume_with_other_settings_or_nothing_to_resume_is_refused(make_polic
         run(make_policy(0), tokenizer, tmp_path, seed=1, resume=True)
 
 
-def test_the_reference_is_frozen_and_shares_no_storage(make_policy, tokenizer, tmp_path, monkeypatch):
-    pairs = []
-
-    def spy(policy, head, reference, *rest):
-        pairs.append((policy, reference))
-        return collect(policy, head, reference, *rest)
-
-    monkeypatch.setattr(ppo, "collect", spy)
+def test_the_reference_is_frozen_and_shares_no_storage(make_policy, tokenizer, tmp_path, calls_of):
+    calls = calls_of("collect")
     run(make_policy(0), tokenizer, tmp_path)
-    policy, reference = pairs[-1]
+    policy, reference = calls[-1].models.policy, calls[-1].models.reference
     assert same(state(reference), state(make_policy(0))) and not same(state(policy), state(reference))
     assert not any(p.requires_grad or p.grad is not None for p in reference.parameters())
     pointers = [{p.data_ptr() for p in module.parameters()} for module in (policy, reference)]
@@ -461,16 +459,16 @@ def test_the_learning_rate_rises_and_falls_to_0_on_a_line(make_policy, tokenizer
     assert used == pytest.approx([lr for lr in line for _ in range(2 * 3)])  # epochs × minibatches
 
 
-def test_adaptive_beta_follows_the_kl_of_each_round(make_policy, tokenizer, tmp_path, monkeypatch):
+def test_adaptive_beta_follows_the_kl_of_each_round(make_policy, tokenizer, tmp_path, calls_of):
     """Down while the policy is the reference, up once it is further off than the target."""
     config = dataclasses.replace(CONFIG, iterations=6, beta=0.05, kl_target=0.2, kl_horizon=20.0)
-    seen = []
-    monkeypatch.setattr(ppo, "adapt_beta", lambda *a: seen.append(a[1:]) or adapt_beta(*a))
+    calls = calls_of("adapt_beta")
     run(make_policy(0), tokenizer, tmp_path, config)
     records = logged(tmp_path)
     assert records[0]["beta"] == 0.05 and records[0]["kl"] == pytest.approx(0, abs=1e-5)
     for now, then in zip(records, records[1:]):
         assert then["beta"] == pytest.approx(adapt_beta(now["beta"], now["kl"], 0.2, 20.0, 8), rel=1e-6)
+    seen = [(call.kl, call.target, call.horizon, call.n) for call in calls]
     assert seen == [(record["kl"], 0.2, 20.0, 8) for record in records]  # nats a response, and responses
     changes = [then["beta"] > now["beta"] for now, then in zip(records, records[1:])]
     assert changes[0] is False and True in changes
@@ -514,22 +512,20 @@ def test_a_run_scores_what_did_not_end_as_it_is_told(make_policy, tokenizer, tmp
 
 
 def test_the_critic_is_fitted_to_the_monte_carlo_returns_of_a_round_of_its_own(
-    make_policy, tokenizer, tmp_path, monkeypatch
+    make_policy, tokenizer, tmp_path, calls_of, monkeypatch
 ):
     """So that no response is judged by a critic that has seen its return."""
-    fitted, trained = [], []
-    fit, one_update = ppo.fit_value_head, ppo.update
-    monkeypatch.setattr(ppo, "fit_value_head", lambda *a: fitted.append(a) or fit(*a))
-    monkeypatch.setattr(ppo, "update", lambda *a: trained.append(deepcopy(a[2])) or one_update(*a))
+    fits, trained, one_update = calls_of("fit_value_head"), [], ppo.update
+    monkeypatch.setattr(ppo, "update", lambda *a: trained.append(deepcopy(a[1])) or one_update(*a))
     asked = []
     config = dataclasses.replace(CONFIG, gamma=0.9)
     run(make_policy(0), tokenizer, tmp_path, config, records_of=lambda step: asked.append(step) or PROMPTS)
-    ((_, head, rollout, returns, _),) = fitted
+    rollout = fits[0].rollout
     for b, n in enumerate(rollout.mask.sum(1).tolist()):  # without a KL: the policy still is the reference
         discounted = [0.9 ** (n - 1 - t) * float(rollout.scores[b]) for t in range(n)]
-        assert returns[b, rollout.mask[b]].tolist() == pytest.approx(discounted)
+        assert rollout.returns[b, rollout.mask[b]].tolist() == pytest.approx(discounted)
     assert float(rollout.scores.abs().sum()) > 0
-    assert asked == [4, 0, 1, 2, 3] and rollout.ids.tolist() != trained[0].ids.tolist()
+    assert len(fits) == 1 and asked == [4, 0, 1, 2, 3] and rollout.ids.tolist() != trained[0].ids.tolist()
     assert float(trained[0].values.abs().sum()) > 0 and float(rollout.values.abs().sum()) == 0
 
 
@@ -592,14 +588,8 @@ def test_a_batch_smaller_than_a_group_is_refused(make_policy, tokenizer, tmp_pat
         run(make_policy(0), tokenizer, tmp_path, config_of("rloo", batch=4, group=8), records_of=rounds)
 
 
-def test_micro_rows_bounds_the_scoring_of_a_rollout_too(make_policy, tokenizer, tmp_path, monkeypatch):
+def test_micro_rows_bounds_the_scoring_of_a_rollout_too(make_policy, tokenizer, tmp_path, calls_of):
     """Memory is what it is for: a pass of more rows anywhere would defeat it."""
-    original, seen = ppo.collect, []
-
-    def watched(*arguments):
-        seen.append(arguments[-1])
-        return original(*arguments)
-
-    monkeypatch.setattr(ppo, "collect", watched)
+    calls, fits = calls_of("collect"), calls_of("fit_value_head")
     run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, iterations=1, micro_rows=3))
-    assert seen == [3, 3]  # the critic's round, and the one of training
+    assert [call.micro_rows for call in (*calls, *fits)] == [3, 3, 3]  # the critic's round, and the one of training

@@ -8,11 +8,14 @@ import torch
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.rl import rollout as rollout_module
 from minirlhf.rl.losses import gae, kl_estimate, reinforce_loss, token_rewards
 from minirlhf.rl.rewards import call_rewards, prompt_text
-from minirlhf.rl.rollout import Rollout, collect, fit_value_head, response_hidden, score_responses, score_tokens
+from minirlhf.rl.rollout import (
+    Models, Rollout, collect, fit_value_head, response_hidden, score_responses, score_tokens,
+)
 
 RECORDS = [
     {"prompt": "a"},
@@ -39,11 +42,13 @@ def random_head(width: int = 16) -> ScalarHead:
     return head
 
 
-def rolled(policy, reference, tokenizer, reward=lambda p, r, record: float(len(r)), **changes) -> Rollout:
+def rolled(
+    policy, reference, tokenizer, reward=lambda p, r, record: float(len(r)), max_new=10, micro_rows=32
+) -> Rollout:
     """`collect` on RECORDS."""
-    settings = {"max_new": 10, "temperature": TEMPERATURE, "missing_eos": -1.0, "dtype": torch.float32}
-    settings |= {"seeds": range(40, 40 + len(RECORDS)), **changes}
-    return collect(policy, random_head(), reference, tokenizer, RECORDS, lambda record: reward, **settings)
+    models, seeds = Models(policy, random_head(), reference, tokenizer), range(40, 40 + len(RECORDS))
+    sampling = Sampling(max_new, TEMPERATURE)
+    return collect(models, RECORDS, lambda record: reward, seeds, sampling, -1.0, micro_rows)
 
 
 @pytest.fixture
@@ -141,6 +146,7 @@ def test_padding_moves_neither_scores_nor_gradients(made, pad_rollout, left, rig
 
 def test_rows_picks_rows_and_trims_columns_that_are_padding_in_all_of_them(made):
     _, _, r = made
+    r.advantages, r.returns = r.values + 1, r.values - 1
     index = [3, 0]
     part = r.rows(index)
     assert part.prompt_ids.shape == (2, int(r.prompt_mask[index].sum(1).max()))
@@ -148,7 +154,7 @@ def test_rows_picks_rows_and_trims_columns_that_are_padding_in_all_of_them(made)
     assert part.scores.tolist() == r.scores[index].tolist() and part.ended.tolist() == r.ended[index].tolist()
     for new, old in enumerate(index):
         assert torch.equal(part.prompt_ids[new, part.prompt_mask[new]], r.prompt_ids[old, r.prompt_mask[old]])
-        for name in ("ids", "sampled_logprobs", "logprobs", "ref_logprobs", "values"):
+        for name in ("ids", "sampled_logprobs", "logprobs", "ref_logprobs", "values", "advantages", "returns"):
             assert torch.equal(getattr(part, name)[new, part.mask[new]], getattr(r, name)[old, r.mask[old]])
 
 
@@ -274,15 +280,15 @@ def test_the_expected_gradient_is_the_gradient_of_the_objective(make_gpt, every_
 def test_the_fitted_value_head_is_the_least_squares_fit(made):
     """Against the normal equations with a column of ones; the intercept is not shrunk."""
     policy, _, r = made
-    returns = torch.where(r.mask, torch.randn(r.mask.shape, generator=torch.Generator().manual_seed(0)), nan)
+    r.returns = torch.where(r.mask, torch.randn(r.mask.shape, generator=torch.Generator().manual_seed(0)), nan)
     head = ScalarHead(16)
-    fit_value_head(policy, head, r, returns, ridge=0.1)
+    fit_value_head(policy, head, r, ridge=0.1)
     with torch.no_grad():
         hidden, n = response_hidden(policy, r)  # (N', C)
         X = hidden[:n].double()  # (N, C)
     X = torch.cat([X, torch.ones(len(X), 1)], 1)  # (N, C + 1)
     penalty = 0.1 * len(X) * torch.diag(torch.tensor([1.0] * 16 + [0.0])).double()
-    best = torch.linalg.solve(X.T @ X + penalty, X.T @ returns[r.mask].double())  # (C + 1,)
+    best = torch.linalg.solve(X.T @ X + penalty, X.T @ r.returns[r.mask].double())  # (C + 1,)
     fitted = torch.cat([head.weight[0], head.bias]).detach().double()
     torch.testing.assert_close(fitted, best, atol=1e-4, rtol=1e-4)
 
@@ -291,10 +297,10 @@ def test_the_fit_finds_a_linear_value_function(made, monkeypatch):
     """Without ridge, from returns that are linear in the hidden state, in micro-batches of a row."""
     policy, _, r = made
     with torch.no_grad():
-        _, returns, _ = score_tokens(policy, random_head(), r)
+        _, r.returns, _ = score_tokens(policy, random_head(), r)
         head = ScalarHead(16)
         one_each = lambda lengths, tokens: [[i] for i in range(len(lengths))]
         monkeypatch.setattr(rollout_module, "micro_batches", one_each)
-        fit_value_head(policy, head, r, returns, ridge=1e-9)
+        fit_value_head(policy, head, r, ridge=1e-9)
         _, values, _ = score_tokens(policy, head, r)
-    torch.testing.assert_close(values, returns, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(values, r.returns, atol=1e-3, rtol=1e-3)

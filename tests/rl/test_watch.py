@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from minirlhf.harness.loop import Run
+from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.rl import optimum
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import train
-from minirlhf.rl.rollout import collect
+from minirlhf.rl.rollout import Models, collect
 from minirlhf.rl.watch import Description, Gold, Optimum
 
 ROW = PPOConfig().row
@@ -26,8 +27,8 @@ def rollout(make_policy, tokenizer):
     torch.manual_seed(7)
     head = ScalarHead(16)
     torch.nn.init.normal_(head.weight, std=0.1)
-    models = make_policy(0), head, make_policy(1)
-    r = collect(*models, tokenizer, RECORDS, lambda record: SHORT, range(8), 8, 0.7, 0.0, torch.float32)
+    models = Models(make_policy(0), head, make_policy(1), tokenizer)
+    r = collect(models, RECORDS, lambda record: SHORT, range(8), Sampling(8, 0.7), 0.0)
     r.scores = torch.arange(8.0)
     return r
 
@@ -35,13 +36,14 @@ def rollout(make_policy, tokenizer):
 def test_groups_without_contrast_are_counted(rollout):
     r = rollout
     r.scores = torch.tensor([1.0, 1, 0, 1, 0, 0, 2, 2])
-    assert Description(PPOConfig("rloo", group=2).row)(r, r.values, RECORDS, 0.1)["no_contrast"] == 0.75
+    assert Description(PPOConfig("rloo", group=2).row)(r, RECORDS, 0.1)["no_contrast"] == 0.75
 
 
 def test_what_is_described_equals_loops_over_responses(rollout):
     r = rollout
     records = [{"prompt": "p", "task": "x" if b < 2 else "y"} for b in range(8)]
-    got = Description(ROW)(r, 2 * r.values, records, 0.5)
+    r.returns = 2 * r.values
+    got = Description(ROW)(r, records, 0.5)
     kl = [float((r.logprobs - r.ref_logprobs)[b, r.mask[b]].sum()) for b in range(8)]
     assert got["reward"] == 3.5 and got["reward/x"] == 0.5 and got["reward/y"] == 4.5
     assert got["kl"] == pytest.approx(sum(kl) / 8, rel=1e-5)
@@ -50,7 +52,7 @@ def test_what_is_described_equals_loops_over_responses(rollout):
     assert got["ended"] == sum(r.ended.tolist()) / 8
     assert got["value"] == pytest.approx(float(r.values[r.mask].mean()), rel=1e-5)
     assert got["explained_variance"] == pytest.approx(0.75, abs=1e-5)  # G = 2 V: Var(V) / Var(2 V) is left
-    grpo = Description(PPOConfig("grpo").row)(r, r.values, records, 0.5)  # k3 in its loss, k1 in the log
+    grpo = Description(PPOConfig("grpo").row)(r, records, 0.5)  # k3 in its loss, k1 in the log
     assert grpo["kl"] == got["kl"] and grpo["objective"] == got["objective"]
     assert 0 < got["sampler_gap"] < 1e-5
 
@@ -72,14 +74,14 @@ def test_what_is_said_of_the_optimum_equals_loops_over_responses(rollout, pad_ro
             J = np.mean([float(scores[b]) - 2 * ratio for b, ratio in zip(rows, ratios)])
             assert own["objective"] == pytest.approx(J) and own["share"] is not None
             wanted |= {f"{figure}/{name}": x for figure, x in own.items()}
-        assert watch(pad_rollout(r, 2, 3), r.values, records, 2.0) == pytest.approx(wanted, rel=1e-5)
+        assert watch(pad_rollout(r, 2, 3), records, 2.0) == pytest.approx(wanted, rel=1e-5)
     assert watch.best() == {name: pytest.approx(counted.optimum(), rel=1e-5) for name, counted in slowly.items()}
 
 
 def test_the_sampler_gap_is_the_mean_over_tokens(rollout):
     r = rollout
     r.sampled_logprobs = r.logprobs + torch.where(torch.arange(r.ids.shape[1]) % 2 == 0, 0.25, -0.25)
-    assert Description(ROW)(r, r.values, RECORDS, 0.0)["sampler_gap"] == pytest.approx(0.25, rel=1e-5)
+    assert Description(ROW)(r, RECORDS, 0.0)["sampler_gap"] == pytest.approx(0.25, rel=1e-5)
 
 
 def test_a_gold_reward_is_a_mean_for_each_task_of_what_ended(rollout, tokenizer):
@@ -87,7 +89,7 @@ def test_a_gold_reward_is_a_mean_for_each_task_of_what_ended(rollout, tokenizer)
     r = rollout
     records = [{"prompt": "p", "task": "x" if b < 4 else "y"} for b in range(8)]
     gold = Gold(lambda record: lambda prompt, response, record: 1.0 + (record["task"] == "y"), tokenizer)
-    figures = gold(r, r.values, records, 0.1)
+    figures = gold(r, records, 0.1)
     shares = r.ended.view(2, 4).float().mean(1).tolist()
     assert figures == pytest.approx({"gold/x": shares[0], "gold/y": 2 * shares[1]}) and 0 < sum(shares) < 2
 

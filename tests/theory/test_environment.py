@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import generate, row_uniforms
+from minirlhf.lm.generation import Sampling, generate, row_uniforms
 from minirlhf.rl.losses import gae, token_rewards
-from minirlhf.rl.rollout import collect
+from minirlhf.rl.rollout import Models, collect
 from minirlhf.theory import environment
 from minirlhf.theory.environment import TextEnv
 from minirlhf.theory.oracle import TokenMDP
@@ -152,11 +152,8 @@ def test_the_environment_is_the_token_mdp_of_the_oracle():
 def test_stepping_with_the_tokens_of_a_rollout_gives_its_rewards_and_returns(make_policy, tokenizer, gamma):
     """`collect` samples, decodes and scores a ragged batch; its token rewards at β = 0 are the steps'."""
     records = [{"prompt": text} for text in ("a", "more words", "bc", "d", "ef", "g")]
-    r = collect(
-        *(make_policy(0), lambda hidden: torch.zeros(hidden.shape[:-1]), make_policy(1), tokenizer, records),
-        *(lambda record: lambda prompt, text, record: len(text) + 0.5, range(40, 46)),
-        **{"max_new": 10, "temperature": 0.7, "missing_eos": -1.0, "dtype": torch.float32},
-    )
+    models, reward = Models(make_policy(0), None, make_policy(1), tokenizer), lambda x, text, record: len(text) + 0.5
+    r = collect(models, records, lambda record: reward, range(40, 46), Sampling(10, 0.7), missing_eos=-1.0)
     assert set(r.ended.tolist()) == {True, False} and len(set(r.mask.sum(1).tolist())) >= 3
     rewards = token_rewards(r.scores, torch.zeros_like(r.logprobs), r.mask, beta=0.0)  # (B, R)
     _, returns = gae(rewards, torch.zeros_like(rewards), r.mask, gamma, lam=1.0)  # (B, R)
@@ -182,7 +179,7 @@ def test_stepping_with_the_tokens_of_a_rollout_gives_its_rewards_and_returns(mak
 def test_a_policy_that_acts_in_the_environment_says_what_the_batched_sampler_says(make_gpt):
     """Observe, draw a token by the row's next uniform, step: row by row the tokens of `generate`."""
     model, prompts, seeds = make_gpt(vocab_size=6), [(5, 4, 3), (1, 2), (2, 2), (3,), (4, 1)], range(7, 12)
-    g = generate(model, prompts, 8, EOS, seeds, temperature=1.3)
+    g = generate(model, prompts, Sampling(8, temperature=1.3), EOS, seeds)
     env = make(prompts, max_new=8)
     for b, (prompt, seed) in enumerate(zip(prompts, seeds)):
         observation, _ = env.reset(options={"prompt": b})

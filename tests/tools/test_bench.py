@@ -52,9 +52,9 @@ def test_every_sampled_row_runs_to_its_end(two_seconds, monkeypatch):
 def test_an_iteration_of_ppo_samples_full_rows_and_makes_4_steps(two_seconds, monkeypatch):
     seen, stepped, step = [], [], Stepper.step
     monkeypatch.setattr(Stepper, "step", lambda self, lr: stepped.append(lr) or step(self, lr))
-    monkeypatch.setattr(bench, "update", lambda *a: seen.append((a[2], update(*a))))
+    monkeypatch.setattr(bench, "update", lambda models, rollout, *rest: seen.append(rollout) or update(models, rollout, *rest))
     assert bench.ppo_iteration(TINY, CPU, torch.float32, 1) == 2
-    rollout, _ = seen[0]
+    rollout = seen[0]
     assert rollout.prompt_mask.shape == (bench.PROMPTS, bench.PROMPT) and rollout.prompt_mask.all()
     assert rollout.mask.shape == (bench.PROMPTS, bench.NEW) and rollout.mask.all()
     assert len(stepped) == 4 * len(seen)

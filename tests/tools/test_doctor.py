@@ -15,13 +15,13 @@ import torch
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
-from minirlhf.lm.generation import generate, pad_columns
+from minirlhf.lm.generation import Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import dump_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, advantages_of
 from minirlhf.rl.losses import gae, kl_estimate, masked_mean, masked_sum, token_rewards
-from minirlhf.rl.rollout import Rollout, collect, score_tokens
+from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
 from minirlhf.tools import checks, doctor
 
 T, BETA, MAX_NEW = 0.7, 0.1, 10
@@ -66,10 +66,8 @@ def head():
 def rollout(policy, head, make_policy, tokenizer):
     """Two responses to each record, ragged, some cut off; the reward is their length."""
     records = [record for record in RECORDS for _ in range(2)]
-    made = collect(
-        policy, head, make_policy(1), tokenizer, records, lambda record: lambda p, r, x: float(len(r)),
-        range(40, 48), MAX_NEW, T, -1.0, FLOAT,
-    )  # fmt: skip
+    models, reward = Models(policy, head, make_policy(1), tokenizer), lambda p, r, x: float(len(r))
+    made = collect(models, records, lambda record: reward, range(40, 48), Sampling(MAX_NEW, T), -1.0)
     assert 0 < int(made.ended.sum()) < 8 and len(set(made.mask.sum(1).tolist())) >= 3
     return made
 
@@ -85,7 +83,7 @@ def losses(score):
     """(log π, V, a loss) as padding_is_invisible wants them."""
     def losses(rows):
         logprobs, values, _ = score(rows)
-        advantages, _ = advantages_of(rows, PPO, BETA)
+        advantages = advantages_of(rows, PPO, BETA).advantages
         return logprobs, values, masked_mean(advantages * logprobs, rows.mask)
 
     return losses
@@ -137,7 +135,7 @@ def test_a_sampler_of_another_distribution_is_found(defect, policy, rollout, sco
     if defect == "temperature":
         logprobs = score_tokens(policy, None, rows)[0].detach()
     elif defect == "top-k":
-        rows = generate(policy, [[3], [4, 5]], MAX_NEW, tokenizer.eos_id, [0, 1], T, top_k=5)
+        rows = generate(policy, [[3], [4, 5]], Sampling(MAX_NEW, T, top_k=5), tokenizer.eos_id, [0, 1])
         logprobs = rows.logprobs
     assert broken(checks.sampler_is_scorer(score, rows, logprobs, T, FLOAT))
     assert broken(checks.sampler_is_scorer(score, rows, logprobs, T, torch.bfloat16))
@@ -207,7 +205,7 @@ def test_responses_that_are_cut_are_counted_by_what_cut_them():
     prompt_mask[1:7] = False  # shorter, so that their responses reach max_new below the context
     ids[0, 2] = 0  # the EOS
     logprobs = torch.full((10, 3), 0.25).log()
-    r = Rollout(prompts, prompt_mask, ids, mask, logprobs, logprobs, nothing, nothing, torch.zeros(10), ended)
+    r = Rollout(prompts, prompt_mask, ids, mask, logprobs, logprobs, *[nothing] * 4, torch.zeros(10), ended)
     finding = checks.responses_end(r, 0, 4, 3)
     assert finding.ok is None and not broken(finding)
     cut = "cut by max_new = 3: 60%, by the context of 4: 30%; mean length 2.7"
@@ -435,11 +433,12 @@ def test_bfloat16_is_examined_beside_float32(folders):
 
 def test_examining_leaves_the_checkpoint_as_it_was(folders):
     patient = doctor.admit(doctor.Doctor(), torch.device("cpu"), 0)
-    before = [checkpoint.fingerprint(model) for model in (patient.policy, patient.reference)]
-    head = patient.value_head.weight.clone()
+    models = patient.models
+    before = [checkpoint.fingerprint(model) for model in (models.policy, models.reference)]
+    head = models.value_head.weight.clone()
     assert len(list(doctor.examine(patient, FLOAT, 0))) == len(NAMES) - 2
-    assert [checkpoint.fingerprint(model) for model in (patient.policy, patient.reference)] == before
-    assert torch.equal(patient.value_head.weight, head)
+    assert [checkpoint.fingerprint(model) for model in (models.policy, models.reference)] == before
+    assert torch.equal(models.value_head.weight, head)
 
 
 def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
