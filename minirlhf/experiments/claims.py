@@ -20,7 +20,7 @@ import numpy as np
 
 from minirlhf.evaluation.metric import ratio
 from minirlhf.metrics.calibration import ece_from_statistics
-from minirlhf.metrics.intervals import bootstrap_interval, percentiles, resample_counts
+from minirlhf.metrics.intervals import corpus_interval, percentiles, resample_counts
 from minirlhf.metrics.paired_tests import holm, sign_test
 from minirlhf.metrics.scores import perplexity
 from minirlhf.metrics.training_runs import independent_t
@@ -146,7 +146,7 @@ def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:
     if any(term.measure == "diverged" for term in terms):  # 1 or 0 of a whole run
         return Estimate(average, nan, nan, sign_test(int((d > 0).sum()), int((d < 0).sum())), each)
     resampled = nested_bootstrap(runs, value)  # (B,)
-    low, high = percentiles(resampled, 0.95)
+    low, high = percentiles(resampled)
     over_seeds, p_value = independent_t(d)
     if len(d) > 1:
         low, high = float(np.minimum(low, over_seeds[0])), float(np.maximum(high, over_seeds[1]))
@@ -201,7 +201,7 @@ def with_divergence(cells: Cells) -> Cells:
         bad, start = bool(line["failed"]), cells.get((task, seed, line["start"]))
         if start is not None:
             after, before = (ratio(np.array(x["sets"]["test"]["reward"])) for x in (line, start))  # (n,) each
-            bad |= bootstrap_interval(after - before)[1] < 0
+            bad |= corpus_interval((after - before)[:, None], lambda sums: sums[:, 0])[1] < 0
         run = line["sets"]["run"] | {"diverged": [[float(bad), 1.0]]}
         out[task, seed, arm] = line | {"sets": line["sets"] | {"run": run}}
     return out

@@ -43,7 +43,7 @@ def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
         "loss": float(preference_loss(torch.from_numpy(delta - margin), torch.from_numpy(p))),
         "ece": float(expected_calibration_error(confidence, right, BINS)),
         "ece_if_calibrated": float(ece_if_calibrated(confidence, BINS).mean()),
-        "calibration": np.stack([bins.confidence, bins.accuracy, bins.count], 1).tolist(),
+        "calibration": [[b["confidence"], b["accuracy"], float(b["count"])] for b in bins],
     }
     if (known := gold != 0).any():
         figures["gold"] = float(agreement(delta, (1 + np.sign(gold)) / 2)[known].mean())

@@ -146,7 +146,7 @@ def main() -> None:
               f"{known['reference']:.3f}, J* = {known['value']:.3f} on {known['effective_size']:.0f} samples\n")
         print(markdown(found))
         rows = [(name, [x["share"] for x in runs]) for name, runs in found.items()]
-        plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows, 0.0, 1.0)
+        plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows)
         write_atomic(out / f"algorithms.{task}.svg", plot.encode())
 
 
