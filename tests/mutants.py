@@ -407,7 +407,9 @@ MUTANTS = [
     Mutant(
         "special-tokens-in-text", "Text cannot become a special token",
         "rlhf-book, TRL (a template, then encoded)",
-        "lm/chat.py", 'tokenizer.encode(message["content"])', 'tokenizer.encode(message["content"], True)',
+        "lm/chat.py", 'tokenizer.encode(message["content"])',
+        'sum((tokenizer.encode(part) + [tokenizer.eos_id] for part in message["content"].split("<|endoftext|>")), '
+        '[])[:-1]',
         "tests/lm/test_chat.py::test_text_cannot_inject_a_special_token",
     ),
     Mutant(

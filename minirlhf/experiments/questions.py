@@ -32,9 +32,8 @@ def held_out_words(record: dict, rng: random.Random) -> dict:
     In training a first word is a size, and a kind stands only with the nouns of its domain.
     """
     noun = record["subject"].rpartition(" ")[2]
-    domains = reviews.GRAMMAR.domains
-    own = domains[reviews.domain_of(noun)].kinds.split()
-    others = sorted({kind for domain in domains.values() for kind in domain.kinds.split()} - {*own})
+    own = reviews.DOMAINS[reviews.domain_of(noun)].kinds.split()
+    others = sorted({kind for domain in reviews.DOMAINS.values() for kind in domain.kinds.split()} - {*own})
     subject = f"{' '.join(rng.sample(others, 2))} {noun}"
     text = reviews.sample(subject, rng)[0]
     return record | {"subject": subject, "prompt": f"review of the {subject}:", "response": text}

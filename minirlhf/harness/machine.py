@@ -68,10 +68,5 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 def environment() -> dict:
     """Versions and machine, for run.json."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return versions | {"machine": platform.machine(), "threads": torch.get_num_threads()}

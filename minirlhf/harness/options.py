@@ -9,7 +9,6 @@ the defaults. Wrong use ends in one line on stderr and exit status 2. Proved by 
 import argparse
 import dataclasses
 import difflib
-import json
 import os
 import sys
 import typing
@@ -19,7 +18,7 @@ from dataclasses import field
 from math import inf, isfinite
 from pathlib import Path
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_json
 from minirlhf.harness.loop import Diverged, Interrupted
 
 RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
@@ -58,7 +57,7 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
     for cls in classes:
         group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
-        for name, f in ((f.name, f) for f in dataclasses.fields(cls)):
+        for f in dataclasses.fields(cls):
             shown = f.default if f.default not in ((), "") else "none"
             text = ": ".join(x for x in (f.metadata["help"], ", ".join(f.metadata["choices"])) if x)
             if f.default is not None:  # else the help says what it stands for
@@ -71,10 +70,10 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
             else:
                 keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
             if f.metadata.get("bare"):
-                keywords |= {"nargs": "?", "metavar": name.upper()}
+                keywords |= {"nargs": "?", "metavar": f.name.upper()}
             else:
-                keywords["dest"] = name
-            group.add_argument(flags[name], **keywords)
+                keywords["dest"] = f.name
+            group.add_argument(flags[f.name], **keywords)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(unknown_option(unknown[0], list(flags.values())))
@@ -120,13 +119,9 @@ def unknown_option(word: str, known: list[str]) -> str:
 def read_config(path: Path, fields: dict) -> dict:
     """The options in a JSON file, checked against the fields' types. Raises UserError."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"--config {path}: not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"--config {path}: a JSON object is wanted")
+        raw = read_json(path)
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
     for name, value in list(raw.items()):
         if name not in fields:
             raise UserError(f"--config {path}: {unknown_option(name, list(fields))}")

@@ -96,10 +96,15 @@ def messages_of(record: dict) -> list[dict]:
     return turns
 
 
+def question_of(record: dict) -> list[dict]:
+    """The messages before the answer: all but a last turn of the assistant."""
+    messages = messages_of(record)
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
 def prompt_of(record: dict) -> str:
     """All that stands before the answer, as one text."""
-    messages = messages_of(record)
-    return "\n".join(m["content"] for m in messages[: len(messages) - (messages[-1]["role"] == "assistant")])
+    return "\n".join(message["content"] for message in question_of(record))
 
 
 def references_of(record: dict) -> list[str]:

@@ -213,5 +213,5 @@ def length_controlled(
     draws = _resampled(len(order), 1000, seed)[:, [order[x] for x in prompts]]  # (R, n)
     parts = [_fit(X, part[..., None] * n, pseudo, np.zeros(2))[0] for part in np.array_split(draws, 10)]
     rates = 1 / (1 + np.exp(-np.concatenate([phi, *parts])[:, 0]))  # (1 + R,)
-    interval = percentiles(rates[1:], 0.95) if len(order) > 1 else (np.nan, np.nan)
+    interval = percentiles(rates[1:]) if len(order) > 1 else (np.nan, np.nan)
     return Measure(float(rates[0]), interval, len(y))

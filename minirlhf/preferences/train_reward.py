@@ -83,7 +83,7 @@ def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, 
     source: what else a resume must find as it was, by name. Raises Interrupted (state saved), Diverged, and UserError
     for another run's state.
     """
-    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay, (0.9, 0.95)), config.max_norm)
+    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay), config.max_norm)
     batches = Mixture({"prompts": (groups, config.batch)}, run.seed)
     steps = ceil(config.epochs * len(groups) / config.batch)
     settings = dataclasses.asdict(config) | dataclasses.asdict(model.trunk.config) | source

@@ -66,7 +66,7 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
 def training(size: Size, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     """Tokens/s of forward, backward, clipping and AdamW on full rows."""
     model = GPT(size.model).to(device)
-    stepper = Stepper(make_adamw([model], 1e-3, 0.01, (0.9, 0.95)), 1.0)
+    stepper = Stepper(make_adamw([model], 1e-3, 0.01), 1.0)
     T = size.model.context
     ids = torch.randint(size.model.vocab_size, (size.rows, T)).tolist()
     examples = [Example(row, [False] + [True] * (T - 1)) for row in ids]
@@ -97,7 +97,7 @@ def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats:
     shape = GPTConfig(**{**vars(size.model), "vocab_size": V})
     policy, reference = GPT(shape).to(device).eval(), GPT(shape).to(device).eval()
     value_head = ScalarHead(size.model.width).to(device)
-    stepper = Stepper(make_adamw([policy, value_head], 1e-4, 0.0, (0.9, 0.95)), 1.0)
+    stepper = Stepper(make_adamw([policy, value_head], 1e-4, 0.0), 1.0)
     records = [{"prompt": "~" * (PROMPT - 2)}] * PROMPTS  # and two role tokens
 
     def iteration() -> None:

@@ -185,7 +185,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     def train() -> None:
         rows, n = rollout.rows(range(len(some.ids))), len(some.ids)
         rows.scores = torch.linspace(-1, 1, n, device=device)  # something to learn, whatever the reward says
-        stepper = Stepper(make_adamw([twin, twin_head], config.lr, 0.0, (0.9, 0.95)), config.max_norm)
+        stepper = Stepper(make_adamw([twin, twin_head], config.lr, 0.0), config.max_norm)
         rng, moves = np.random.default_rng(seed), advantages_of(rows, row, config.beta, config.gamma)
         update(twin, twin_head, rows, *moves, config, config.beta, stepper, config.lr, rng, dtype)
 
