@@ -473,13 +473,13 @@ MUTANTS = [
     # Preferences
     Mutant(
         "dpo-without-reference", "DPO's reward is a log-ratio to the reference", "a trap of --reference-free losses",
-        "preferences/losses.py", "return beta * (logprobs - ref_logprobs)", "return beta * logprobs",
+        "preferences/dpo.py", "return beta * (logprobs - ref_logprobs)", "return beta * logprobs",
         "tests/theory/test_oracle.py::test_dpo_starts_at_log_2",
     ),
     Mutant(
         "soft-label-on-one-side", "A soft label weighs both outcomes", "common slip",
-        "preferences/losses.py", "-(p * F.logsigmoid(margins) + (1 - p) * F.logsigmoid(-margins)).mean()",
-        "-(p * F.logsigmoid(margins)).mean()",
+        "preferences/train_reward.py", "-(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()",
+        "-(p * F.logsigmoid(delta)).mean()",
         "tests/theory/test_oracle.py::test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective",
     ),
 ]

@@ -18,7 +18,7 @@ from minirlhf.evaluation.optimum import reference_optimum
 from minirlhf.evaluation.options import Evaluation
 from minirlhf.evaluation.panels import choose, curves
 from minirlhf.evaluation.prompts import left_out, prompts_that_fit, test_sets
-from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import environment
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
@@ -43,7 +43,7 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict, dict[s
     models = {name: checkpoint.load(folder) for name, folder in folders.items()}
     for model, _ in models.values():
         model.to(device).eval()
-    runs = {name: read_run(folder) for name, folder in folders.items()}
+    runs = {name: checkpoint.read_run(folder) for name, folder in folders.items()}
     chat = {  # a base model knows no roles
         name: runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
         for name, (_, tokenizer) in models.items()
@@ -164,9 +164,3 @@ def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) 
         start = len(render_prompt(record, tokenizer))
         nll, tokens = nll - float(logp[start:].sum()), tokens + len(logp) - start
     return {"order": ORDER, "answers": len(learnt), "nll": nll, "tokens": tokens}
-
-
-def read_run(folder: str) -> dict:
-    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
-    path = Path(folder) / "run.json"
-    return read_json(path) if path.exists() else {}

@@ -146,6 +146,12 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
     return model, tokenizer, found
 
 
+def read_run(folder: str | Path) -> dict:
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
+    path = Path(folder) / "run.json"
+    return read_json(path) if path.exists() else {}
+
+
 def load_chat(folder: str | Path) -> tuple[GPT, Tokenizer]:
     """`load` of a model that knows who speaks. Raises UserError for one that was not fine-tuned."""
     model, tokenizer = load(folder)

@@ -54,8 +54,8 @@ def read_records(path: str | Path) -> list[dict]:
 def check_record(record: dict, where: str) -> None:
     """Raises UserError unless the record has `text`, `messages`, or `prompt` (and a `response` if any).
 
-    A comparison has `prompt` or `messages`, `chosen` and `rejected`, perhaps `p`, how probably chosen is better,
-    `margin`, and the gold rewards `gold_chosen` and `gold_rejected`.
+    A comparison has `prompt` or `messages`, `chosen` and `rejected`, perhaps `p`, how probably chosen is better, and
+    the gold rewards `gold_chosen` and `gold_rejected`.
     """
     for key in ("text", "prompt", "response", "chosen", "rejected"):
         if key in record and not isinstance(record[key], str):
@@ -67,7 +67,7 @@ def check_record(record: dict, where: str) -> None:
             raise UserError(f"{where}: {missing[0]!r} is missing: a comparison wants two responses")
         if "prompt" not in record and "messages" not in record:
             raise UserError(f"{where}: no 'prompt' or 'messages': a comparison is of two responses to one")
-        for key in ("p", "margin", "gold_chosen", "gold_rejected"):
+        for key in ("p", "gold_chosen", "gold_rejected"):
             least, most = (0, 1) if key == "p" else (-1e38, 1e38)  # what float32 holds
             if key in record and not (type(record[key]) in (int, float) and least <= record[key] <= most):
                 wanted = "a probability" if key == "p" else "a finite number of float32"

@@ -9,7 +9,7 @@ import torch
 
 from minirlhf.evaluation.ask import fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.collect import (
-    gather, load_models, ngram_baseline, optimum_of_training, read_run, temperatures, training_records,
+    gather, load_models, ngram_baseline, optimum_of_training, temperatures, training_records,
 )
 from minirlhf.evaluation.items import read, write
 from minirlhf.evaluation.options import Evaluation
@@ -130,7 +130,7 @@ def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_
     models, chat, runs, folders = load_models(Evaluation(), "cpu")
     assert list(models) == ["base", "ppo"] and folders == {"base": "out/base", "ppo": "out/ppo"}
     assert chat == {"base": False, "ppo": True} and not models["ppo"][0].training
-    assert runs["ppo"] == {"stage": "ppo"} and read_run("nowhere") == {}
+    assert runs["ppo"] == {"stage": "ppo"} and checkpoint.read_run("nowhere") == {}
 
 
 @pytest.mark.parametrize("models", [("good",), ("a=x", "a=y"), (), ("a=",)])

@@ -11,7 +11,8 @@ import torch
 
 from minirlhf.lm.generation import generate
 from minirlhf.lm.logits import exact_kl
-from minirlhf.preferences.losses import implicit_reward, preference_loss
+from minirlhf.preferences.dpo import implicit_reward
+from minirlhf.preferences.train_reward import preference_loss
 from minirlhf.rl.losses import (
     gae, kl_estimate, kl_loss, leave_one_out, masked_sum, policy_loss, reinforce_loss, token_rewards,
 )
