@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mutants import MUTANTS, markdown
+from test_wings import MAY_IMPORT
 
 from minirlhf.evaluation.catalogue import metric_names
 from minirlhf.harness import options
@@ -170,6 +171,14 @@ def test_every_link_leads_somewhere(path):
 def test_a_wing_names_each_of_its_files(wing):
     words = set(re.findall(r"\w+", (wing / "README.md").read_text(encoding="utf-8")))
     assert {path.stem for path in wing.glob("*.py") if path.stem != "__init__"} - words == set()
+
+
+def test_the_map_says_which_wing_may_import_which():
+    text = (ROOT / "minirlhf" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\(\w+/README.md\) \| .* \|(.*)\|$", text, re.MULTILINE)
+    assert [(wing, named.replace(",", "").split()) for wing, named in rows] == [
+        (wing, named.split()) for wing, named in MAY_IMPORT.items()
+    ]
 
 
 def test_the_first_50_lines_name_the_files_of_model_losses_rollout_and_ppo():
