@@ -30,7 +30,7 @@ class Parsed(Exception):
 
 
 def code(text: str) -> list[str]:
-    """The lines of indented and fenced blocks, without their indentation; a line that ends in \\ has its next joined."""
+    """The lines of indented and fenced blocks, without their indentation; what ends in \\ is joined to the next."""
     lines, fenced = [], False
     for line in text.splitlines():
         fenced ^= line.startswith("```")
