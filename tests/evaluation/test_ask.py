@@ -11,7 +11,7 @@ from minirlhf.evaluation import ask
 from minirlhf.evaluation.ask import (
     answer_logits, fitted_temperature, pieces_of, reference_nll, sample_items, scores_of, text_items, token_statistics,
 )
-from minirlhf.evaluation.prompts import turns
+from minirlhf.evaluation.collect import turns
 from minirlhf.lm.batches import collate
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.generation import Generation
@@ -64,29 +64,7 @@ def made(make_policy, tokenizer) -> tuple:
     return models, items, {name: reference_nll(model, tokenizer, RECORDS) for name, model in models.items()}
 
 
-# Conversations
-
-
-def test_each_assistant_turn_is_asked_after_the_true_turns_before_it():
-    """As a record of its own, with all that the conversation's record says besides."""
-    got = turns([RECORDS[0], CONVERSATION])
-    assert got[0] == RECORDS[0]
-    assert [record["messages"] for record in got[1:]] == [CONVERSATION["messages"][:end] for end in (3, 5, 6)]
-    assert {record["hint"] for record in got[1:]} == {7} and "conversation" not in CONVERSATION
-
-
-def test_the_turns_of_a_conversation_say_that_they_belong_together():
-    """And so do equal conversations, but not those that only begin alike."""
-    longer = {"messages": [*CONVERSATION["messages"], {"role": "assistant", "content": "x"}]}
-    got = turns([CONVERSATION, RECORDS[0], CONVERSATION, longer])
-    assert [record.get("conversation") for record in got] == [0, 0, 0, None, 0, 0, 0, 3, 3, 3, 3]
-
-
-@pytest.mark.parametrize("record", [
-    *RECORDS, {"prompt": "a"}, *({"messages": CONVERSATION["messages"][:n]} for n in (2, 3, 4)),
-])
-def test_a_record_of_one_answer_stays_as_it_is(record):
-    assert turns([record]) == [record]
+# Turns of conversations
 
 
 def test_of_each_turn_exactly_the_last_answer_is_scored(make_policy, tokenizer):

@@ -10,7 +10,7 @@ from minirlhf.evaluation.ask import text_items
 from minirlhf.evaluation.catalogue import DEFAULT, METRICS, metric_names, metric_table
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
-from minirlhf.evaluation.prompts import turns
+from minirlhf.evaluation.collect import turns
 from minirlhf.harness.files import UserError
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import references_of

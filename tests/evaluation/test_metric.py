@@ -8,7 +8,7 @@ import torch
 
 from minirlhf.evaluation.metric import Metric, per_unit, plain, ratio, together, units, view_of
 from minirlhf.evaluation.optimum import reference_optimum, regret_metrics
-from minirlhf.evaluation.prompts import turns
+from minirlhf.evaluation.collect import turns
 from minirlhf.metrics.intervals import corpus_interval
 from minirlhf.theory.oracle import TokenMDP, kl, objective, optimum, response_logprobs
 
