@@ -45,8 +45,13 @@ class View:
         per: Callable[[dict], float] = lambda x: 1, group: str = "quality", primary: bool = False,
     ) -> Metric:  # fmt: skip
         """Σ value / Σ per, over the sampled responses unless other rows are given."""
-        statistics = per_unit(rows or self.sampled, self.unit, lambda x: (value(x), per(x)))
-        return Metric(name, direction, ratio, statistics, group, primary)
+        return Metric(name, direction, ratio, self.sums(lambda x: (value(x), per(x)), rows), group, primary)
+
+    def sums(
+        self, statistic: Callable[[dict], Sequence[float]], rows: dict[str, list[dict]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """`per_unit` of the sampled responses, unless other rows are given."""
+        return per_unit(rows or self.sampled, self.unit, statistic)
 
 
 def units(records: Sequence[dict]) -> np.ndarray:
