@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Metric, View, ratio, together
+from minirlhf.evaluation.metric import Metric, Rows, View, ratio
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import references_of
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
@@ -50,14 +50,12 @@ def best(view: View) -> list[Metric]:
         return []
     samples = 1 + max(x["sample"] for rows in view.sampled.values() for x in rows)
 
-    def best_of(k: int) -> Metric:
-        def value(xs: list[dict]) -> float:
-            rewards = [x["scores"]["reward"] for x in xs]
-            return expected_best_of_n(rewards, rewards, k)
+    def best_of(xs: list[dict], k: int) -> float:
+        rewards = [x["scores"]["reward"] for x in xs]
+        return expected_best_of_n(rewards, rewards, k)
 
-        return view.mean(f"reward, best of {k}", 1, lambda x: x["value"], together(view.sampled, value))
-
-    return [best_of(k) for k in sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples})]
+    wanted = sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples})
+    return [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k)) for k in wanted]
 
 
 def labels_of(view: View) -> list[str] | None:
@@ -125,13 +123,13 @@ def rouges(view: View, references: list[list[str]]) -> list[Metric]:
     return [view.mean(f"{name} F", 1, lambda x, name=name: x[name], rows) for name in names]
 
 
-def known_texts(view: View) -> dict[str, list[dict]] | None:
+def known_texts(view: View) -> Rows | None:
     """The texts that fit the context of every model, for each: on others they cannot be compared. None without any."""
     known = [all(rows[i]["nll"] is not None for rows in view.texts.values()) for i in range(len(view.records))]
     return {m: [x for x in items if known[x["index"]]] for m, items in view.texts.items()} if any(known) else None
 
 
-def nll(view: View, rows: dict[str, list[dict]]) -> list[Metric]:
+def nll(view: View, rows: Rows) -> list[Metric]:
     """Perplexity and bits per byte of the records' own answers, and for reviews nats beside the grammar's.
 
     RL raises them by design: they say how far a model has moved from the text it was shown.
@@ -151,7 +149,7 @@ def nll(view: View, rows: dict[str, list[dict]]) -> list[Metric]:
     return metrics
 
 
-def calibration(view: View, rows: dict[str, list[dict]]) -> list[Metric]:
+def calibration(view: View, rows: Rows) -> list[Metric]:
     """Expected calibration error of the next token, over the records' own answers; and what is left of it at the
     one temperature of each model that was fitted on other texts."""
     def error(name: str, confidence: str, note: str = "") -> Metric:
@@ -165,7 +163,7 @@ def calibration(view: View, rows: dict[str, list[dict]]) -> list[Metric]:
     return metrics
 
 
-def brier(view: View, rows: dict[str, list[dict]]) -> list[Metric]:
+def brier(view: View, rows: Rows) -> list[Metric]:
     """Brier score of the next token's confidence, over the records' own answers: mean of (confidence − right)²."""
     def squares(x: dict) -> float:
         return sum((p - y) ** 2 for p, y in zip(x["confidence"], x["correct"]))
@@ -188,13 +186,9 @@ def diversity(name: str, value: Callable[[list[list[int]], list[str], int], floa
 
     value: of the ids of a prompt's samples, their texts, and the size of the vocabulary.
     """
-    def made(view: View) -> list[Metric]:
-        rows = together(
-            view.sampled, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary)
-        )
-        return [view.mean(name, 0, lambda x: x["value"], rows, lambda x: x["known"], "diversity")]
-
-    return made
+    return lambda view: [view.mean_of_prompts(
+        name, 0, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary), "diversity"
+    )]  # fmt: skip
 
 
 def repetition(view: View) -> list[Metric]:
@@ -262,10 +256,10 @@ def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
         if missing := [name for name, metrics in made.items() if not metrics]:
             raise UserError(f"--metrics {missing[0]} needs {METRICS[missing[0]][1]}")
         return [metric for metrics in made.values() for metric in metrics]
-    task, labelled = task_of(view.records[0]), labels_of(view) is not None
     chosen = list(METRICS if names else DEFAULT)
-    if not names and not task:
-        chosen.insert(1, "accuracy")
-    if not names and task in (None, translation) and not labelled:
-        chosen[1:1] = ["bleu", "chrf"]  # elsewhere many answers are right, and the reward knows them
+    if not names:
+        task = task_of(view.records[0])
+        chosen[1:1] = [] if task else ["accuracy"]
+        if task in (None, translation) and labels_of(view) is None:
+            chosen[1:1] = ["bleu", "chrf"]  # elsewhere many answers are right, and the reward knows them
     return [metric for name in chosen for metric in METRICS[name][0](view)]

@@ -192,7 +192,7 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
                 )  # fmt: skip
                 known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
             s.about |= {"beta": beta, "optimum": known}
-        view = view_of(s.records, s.items, s.texts)
+        view = view_of(s)
         chosen = choose(view, reference, last, seed)["median"]
         said = next(x for x in view.sampled[last] if x["index"] == chosen)
         prompt = render_prompt(s.records[chosen], models[last][1], chat[last])

@@ -27,9 +27,7 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
     trained_on = {prompt for s in sets for prompt in (s.about.get("trained_on") or ())}
     report["alarms"] = alarms(run["models"], {s.title: s.items for s in sets}, trained_on)
     for s in sets:
-        view = view_of(
-            s.records, s.items, s.texts, s.about.get("reward", ""), run.get("vocabulary", 0), s.about.get("temperatures")
-        )
+        view = view_of(s, run.get("vocabulary", 0))
         metrics, optimum = metric_table(view, names), None
         if s.about.get("beta"):
             known = s.about.get("optimum")

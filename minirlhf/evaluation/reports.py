@@ -74,7 +74,7 @@ def which(abouts: Sequence[dict]) -> tuple[bool, str]:
 
 def measures(records: Sequence[dict], items: dict[str, list[dict]]) -> list[Metric]:
     """What is compared, each a mean over answers: the scores, and how far a model has moved."""
-    view = view_of(records, items, {})
+    view = view_of(TestSet("", records, items))
     return [*scores(view), *distance(view), view.mean("entropy, nats/answer", 0, lambda x: x["entropy"]), *shape(view)]
 
 

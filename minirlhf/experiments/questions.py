@@ -16,6 +16,7 @@ import numpy as np
 
 from minirlhf.evaluation.ask import sample_items, text_items
 from minirlhf.evaluation.catalogue import diversity, metric_table
+from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ def judge(
             model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, drawn, seed, chat
         )
         texts = text_items(model, tokenizer, records, chat) if inside else []
-        view = view_of(records, {"": items}, {"": texts}, vocabulary=tokenizer.vocab_size)
+        view = view_of(TestSet(name, records, {"": items}, {"": texts}), tokenizer.vocab_size)
         view = replace(view, unit=np.arange(len(records)))
         metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
         if inside:  # of as many samples of every model, or diversity is not comparable
