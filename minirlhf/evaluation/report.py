@@ -31,8 +31,7 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
         metrics, optimum = metric_table(view, names), None
         if s.about.get("beta"):
             known = s.about.get("optimum")
-            more, optimum = regret_metrics(s.items, reference, last, s.about["beta"], view.unit, known)
-            optimum |= {k: plain(optimum[k]) for k in ("worth", "value", "low", "high") if optimum.get(k) is not None}
+            more, optimum = regret_metrics(view.sampled, reference, last, s.about["beta"], view.unit, known)
             metrics += more
         rows = compare(metrics, reference, seed)
         task = {"prompts": len(s.records), "units": int(view.unit.max()) + 1, "metrics": rows}
