@@ -74,11 +74,10 @@ def sample_items(
     """
     items = []
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, samples)]
-    prompts = [render_prompt(record, tokenizer, chat) for record in records]
-    otherwise = reference_chat not in (None, chat)
+    reference_chat = chat if reference_chat is None else reference_chat
+    prompts, asked = ([render_prompt(r, tokenizer, way) for r in records] for way in (chat, reference_chat))
     context = min(net.config.context for net in (model, reference, compared) if net is not None)
-    tight = otherwise or context < model.config.context  # what one model has said must fit the others, too
-    asked = [render_prompt(record, tokenizer, reference_chat) for record in records] if otherwise else prompts
+    tight = reference_chat != chat or context < model.config.context  # what one model says must fit the others, too
     for greedy in (True, False):
         rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
         for start in range(0, len(rows), ROWS):
