@@ -43,7 +43,7 @@ def test_the_file_is_json_in_utf_8_one_object_a_line(made):
     path, run, sets = made
     lines = [json.loads(line) for line in path.read_text("utf-8").removesuffix("\n").split("\n")]
     assert lines[0] == {"kind": "run", "version": VERSION} | run and lines[1]["set"] == "made"
-    assert lines[2] == {"kind": "prompt", "set": "made", "index": 0, "record": RECORDS[0]}
+    assert lines[3] == {"kind": "prompt", "set": "made", "index": 1, "record": RECORDS[1]}
     assert lines[5] == {"kind": "text", "set": "made", "model": "base"} | sets[0].texts["base"][0]
     assert lines[14] == {"kind": "response", "set": "made", "model": "base"} | sets[0].items["base"][0]
     per_set = [["set"] + ["prompt"] * n + ["text"] * 3 * n + ["response"] * 9 * n for n in (3, 2)]
