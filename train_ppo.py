@@ -10,9 +10,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Run
-from minirlhf.harness.machine import Machine, environment
+from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
@@ -46,7 +46,7 @@ def main() -> None:
     data, config, machine = parse(__doc__.splitlines()[0], Data, PPOConfig, Machine)
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(data.init)
-    parent = read_json(Path(data.init) / "run.json") if (Path(data.init) / "run.json").exists() else {}
+    parent = checkpoint.read_run(data.init)
 
     prompts_a_round = config.batch / config.row.group
     sets: dict[str, tuple[list[dict], float]] = {}
@@ -86,11 +86,9 @@ def main() -> None:
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
         config, Run(out, machine.seed, dtype, data.resume, source, reference), watchers,
     )  # fmt: skip
-    training = dataclasses.asdict(config) | dataclasses.asdict(config.row)
-    run = {"data": dataclasses.asdict(data), "training": training, "seed": machine.seed}
+    run = machine.record(data, config, config.row)
     run |= {"tasks": weights, "max_new": max_new, "stage": config.algo, "cost": cost}
     run |= {"reference": reference, "optimum": optimum.best()}
-    run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
     save_value_head(out, value_head)
     checkpoint.save(out, policy, tokenizer, run)
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Run
-from minirlhf.harness.machine import Machine, environment
+from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
@@ -74,9 +74,7 @@ def main() -> None:
     else:
         sources = task_sources(parse_tasks(data.task), data.examples, machine.seed)
     out = Path(data.out)
-    run = {"data": dataclasses.asdict(data), "seed": machine.seed, "environment": environment()}
-    run |= {"training": dataclasses.asdict(training), "dtype": str(dtype), "device": str(device)}
-    run |= {"tasks": {} if data.data else parse_tasks(data.task)}
+    run = machine.record(data, training) | {"tasks": {} if data.data else parse_tasks(data.task)}
     run |= {"data_hash": data_hash([dataclasses.asdict(source) for source in sources])}
 
     if not data.resume:

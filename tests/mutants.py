@@ -407,7 +407,9 @@ MUTANTS = [
     Mutant(
         "special-tokens-in-text", "Text cannot become a special token",
         "rlhf-book, TRL (a template, then encoded)",
-        "lm/chat.py", 'tokenizer.encode(message["content"])', 'tokenizer.encode(message["content"], True)',
+        "lm/chat.py", 'tokenizer.encode(message["content"])',
+        'sum((tokenizer.encode(part) + [tokenizer.eos_id] for part in message["content"].split("<|endoftext|>")), '
+        '[])[:-1]',
         "tests/lm/test_chat.py::test_text_cannot_inject_a_special_token",
     ),
     Mutant(
@@ -471,13 +473,13 @@ MUTANTS = [
     # Preferences
     Mutant(
         "dpo-without-reference", "DPO's reward is a log-ratio to the reference", "a trap of --reference-free losses",
-        "preferences/losses.py", "return beta * (logprobs - ref_logprobs)", "return beta * logprobs",
+        "preferences/dpo.py", "return beta * (logprobs - ref_logprobs)", "return beta * logprobs",
         "tests/theory/test_oracle.py::test_dpo_starts_at_log_2",
     ),
     Mutant(
         "soft-label-on-one-side", "A soft label weighs both outcomes", "common slip",
-        "preferences/losses.py", "-(p * F.logsigmoid(margins) + (1 - p) * F.logsigmoid(-margins)).mean()",
-        "-(p * F.logsigmoid(margins)).mean()",
+        "preferences/train_reward.py", "-(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()",
+        "-(p * F.logsigmoid(delta)).mean()",
         "tests/theory/test_oracle.py::test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective",
     ),
 ]

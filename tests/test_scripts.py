@@ -261,7 +261,7 @@ def test_the_report_can_be_made_again_without_the_models(trained, call, tmp_path
     made = tmp_path / "out" / "eval"
     assert status == 0 and (made / "items.jsonl").read_bytes() == items.read_bytes(), err
     old, new = (strict((path / "report.json").read_text("utf-8")) for path in (items.parent, made))
-    seconds = [f"{report.pop('seconds'):.1f} s" for report in (old, new)]
+    seconds = [f"{report.pop('seconds'):.1f} s</dd>" for report in (old, new)]
     assert new == old
     pages = [(path / "report.html").read_text("utf-8") for path in (items.parent, made)]
     assert pages[0].replace(*seconds) == pages[1]

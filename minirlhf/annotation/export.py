@@ -1,8 +1,7 @@
 """Judgements as training data for a reward model: {"prompt", "chosen", "rejected", "p", "n", ...} a pair.
 
-    W, T, L     annotators who preferred the one answer, neither, the other; each has one vote a pair
-    hard        chosen is the majority's, n = W + L, p = W / n; dropped where W = L
-    soft        n = W + T + L, p = (W + T/2) / n; nothing is dropped
+    W, L    annotators who preferred the one answer, the other; each has one vote a pair, ties do not count
+    chosen is the majority's, n = W + L, p = W / n; dropped where W = L
 
 A conversation stands there as `messages` instead of `prompt`. Disagreement is kept as p, so that
 −p log σ(Δ) − (1 − p) log σ(−Δ) can be fitted instead of a certainty that nobody had. Attention items and
@@ -15,40 +14,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minirlhf.annotation.pairs import shown_prompt
-from minirlhf.annotation.trust import SCORE, of_kind
+from minirlhf.annotation.trust import decided, grouped
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.lm.records import split_of
 
 TEST = 20  # % of prompts
 
 
-def preferences(rows: Sequence[dict], soft: bool) -> list[dict]:
-    """One record for each different pair of answers that was judged, in the order of `rows`.
+def preferences(rows: Sequence[dict]) -> list[dict]:
+    """One record for each different pair of answers that was decided, in the order of `rows`.
 
-    rows: those of `log.results`, each with the "study" it is of; of annotators whose judgements count.
+    rows: those of `results.read_studies`, of annotators whose judgements count.
     """
-    votes: dict[tuple, list[float]] = {}
-    texts: dict[tuple, dict] = {}
-    for row in of_kind(rows, "pair"):
-        score = SCORE[row["choice"]]
-        key = row["prompt"], *(row[k]["response"] for k in "ab")
-        if (other := (key[0], key[2], key[1])) in votes:  # a second study had the models the other way round
-            key, score = other, 1 - score
-        votes.setdefault(key, []).append(score)
-        texts.setdefault(key, row)
     records = []
-    for key, scores in votes.items():
-        counted = scores if soft else [s for s in scores if s != 0.5]
-        p = sum(counted) / len(counted) if counted else 0.5
-        if p == 0.5 and not soft:
+    texts = grouped(decided(rows), lambda row: (row["prompt"], row["a"]["response"], row["b"]["response"]))
+    for group in texts.values():
+        row, n = group[0], len(group)
+        p = sum(x["choice"] == "a" for x in group) / n
+        if p == 0.5:
             continue
-        row = texts[key]
-        chosen, rejected = (row["a"], row["b"]) if p >= 0.5 else (row["b"], row["a"])
+        chosen, rejected = (row["a"], row["b"]) if p > 0.5 else (row["b"], row["a"])
         asked = next(k for k in ("messages", "prompt") if k in row)
         records.append({
             asked: row[asked], "chosen": chosen["response"], "rejected": rejected["response"],
-            "p": max(p, 1 - p), "n": len(counted), "models": [chosen["model"], rejected["model"]],
-            "study": row["study"],
+            "p": max(p, 1 - p), "n": n, "models": [chosen["model"], rejected["model"]], "study": row["study"],
         })  # fmt: skip
     return records
 

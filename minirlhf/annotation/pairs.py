@@ -17,14 +17,20 @@ import json
 import random
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import check_record, messages_of
+from minirlhf.lm.records import messages_of
 
 LATER = 10  # places between a pair and its duplicate, at least
-KEYS = {"set": str, "model": str, "index": int, "sample": int, "prompt": str, "response": str}
+
+
+class Answered(Protocol):
+    """A test set and what models said to it, as an evaluation's items.jsonl is read."""
+
+    title: str
+    records: list[dict]
+    items: dict[str, list[dict]]
 
 
 class Pair(NamedTuple):
@@ -67,89 +73,43 @@ def shown_prompt(record: dict) -> str:
     return "\n\n".join(f"{turn['role']}\n{turn['content']}".replace("\n", "\n  ") for turn in turns)
 
 
-def read_responses(path: str | Path) -> list[dict]:
-    """The lines of items.jsonl that are responses: of `kind` response, or of none. Raises UserError.
-
-    `prompt` is what judges see. Where the line of `kind` prompt has several turns, `messages` holds them.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; evaluate.py writes it") from None
-    rows, asked = [], {}
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which cuts at U+2028 in a string
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: a JSON object is wanted, this is a {type(row).__name__}")
-        record = row.get("record")
-        if row.get("kind") == "prompt" and isinstance(record, dict) and "messages" in record:
-            check_record(record, f"{path}, line {number}")
-            asked[row.get("set"), str(row.get("index"))] = record
-        if row.get("kind", "response") != "response":
-            continue
-        if wrong := [k for k, kind in KEYS.items() if type(row.get(k)) is not kind]:
-            key = wrong[0]
-            why = f"{key!r} is {row.get(key)!r:.40}, not a {KEYS[key].__name__}"
-            raise UserError(f"{path}, line {number}: {why}")
-        record = asked.get((row["set"], str(row["index"])))
-        if record and len(turns := turns_before(record)) > 1:
-            row |= {"prompt": shown_prompt(record), "messages": turns}
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: no responses in it; evaluate.py writes them")
-    return rows
+def records_by_prompt(sets: Sequence[Answered]) -> dict[str, dict]:
+    """Shown prompt -> the record it comes from."""
+    return {shown_prompt(record): record for s in sets for record in s.records}
 
 
-def candidates(rows: Sequence[dict], models: Sequence[str], title: str, rng: random.Random) -> list[Pair]:
-    """All different pairs of the two models on a set, in random order: one a prompt, then second samples.
-
-    A pair is of equal index and sample; greedy answers only where there are no sampled ones. UserError.
-    """
-    def known(values: set[str]) -> str:
-        return ", ".join(sorted(values))
-
+def chosen_set(sets: Sequence[Answered], models: Sequence[str], title: str) -> Answered:
+    """The set of that title, or the only one, which both models have answered. Raises UserError."""
     if len(models) != 2 or models[0] == models[1]:
         raise UserError(f"--models {' '.join(models)}: give two names of models")
-    sets = {row["set"] for row in rows}
-    if title not in sets and (title or len(sets) > 1):
-        raise UserError(f"--set {title or 'is missing'}: the responses are of {known(sets)}")
-    rows = [row for row in rows if row["set"] == title or not title]
-    there = {row["model"] for row in rows}
-    if missing := [name for name in models if name not in there]:
-        raise UserError(f"--models {missing[0]}: the responses are of {known(there)}")
-    prompts: dict[int, str] = {}
-    texts: dict[int, dict[int, dict[str, str]]] = {}  # index -> sample -> model -> response
-    for row in (row for row in rows if row["model"] in models):
-        index, sample, model = row["index"], row["sample"], row["model"]
-        answers = texts.setdefault(index, {}).setdefault(sample, {})
-        if prompts.setdefault(index, row["prompt"]) != row["prompt"]:
-            raise UserError(f"index {index} has two prompts: these are responses of more than one evaluation")
-        if answers.setdefault(model, row["response"]) != row["response"]:
-            raise UserError(f"index {index}, sample {sample} of {model} stands there twice and differs: "
-                            "these are responses of more than one evaluation")
-    for samples in texts.values():
-        for sample in [k for k, answers in samples.items() if len(answers) < 2]:
-            del samples[sample]
-    sampled = any(k >= 0 for samples in texts.values() for k in samples)
-    rounds: list[list[Pair]] = []
-    for index in sorted(texts):
-        samples = sorted(k for k in texts[index] if k >= 0 or not sampled)
-        rng.shuffle(samples)
-        for depth, k in enumerate(samples):
-            rounds += [[]] if depth == len(rounds) else []
-            rounds[depth].append(Pair(prompts[index], *(texts[index][k][name] for name in models)))
-    for pairs in rounds:
+    found = [s for s in sets if s.title == title or not title]
+    if len(found) != 1:
+        known = ", ".join(sorted(s.title for s in sets))
+        raise UserError(f"--set {title or 'is missing'}: the responses are of {known}")
+    if missing := [name for name in models if name not in found[0].items]:
+        raise UserError(f"--models {missing[0]}: the responses are of {', '.join(sorted(found[0].items))}")
+    return found[0]
+
+
+def candidates(s: Answered, models: Sequence[str], rng: random.Random) -> list[Pair]:
+    """All different pairs of the two models on a set, in random order: one a prompt, then second samples.
+
+    A pair is of equal index and sample; greedy answers only where there are no sampled ones.
+    """
+    prompts = [shown_prompt(record) for record in s.records]
+    answers = list(zip(*(s.items[name] for name in models)))  # of equal index and sample, as items.read has them
+    sampled = any(x["sample"] >= 0 for x, _ in answers)
+    of_prompt: list[list[Pair]] = [[] for _ in prompts]
+    for x, y in answers:
+        if x["sample"] >= 0 or not sampled:
+            of_prompt[x["index"]].append(Pair(prompts[x["index"]], x["response"], y["response"]))
+    for pairs in of_prompt:
         rng.shuffle(pairs)
     different: dict[str, Pair] = {}
-    for pair in sum(rounds, []):
-        different.setdefault(item_id(pair), pair)
+    for nth in map(list, zip(*of_prompt)):
+        rng.shuffle(nth)
+        for pair in nth:
+            different.setdefault(item_id(pair), pair)
     return list(different.values())
 
 
@@ -196,22 +156,23 @@ def arrange(pairs: Sequence[Pair], spare: Sequence[Pair], rng: random.Random) ->
 
 
 def make(
-    rows: Sequence[dict], models: Sequence[str], title: str, n: int, question: str, seed: int
+    sets: Sequence[Answered], models: Sequence[str], title: str, n: int, question: str, seed: int
 ) -> tuple[dict, dict]:
-    """(study, key) of n pairs, or as many as there are, as `judgements.create` takes them. UserError."""
+    """(study, key) of n pairs, or as many as there are, as `log.create` takes them. UserError."""
     rng = random.Random(seed)
-    found = candidates(rows, models, title, rng)
+    s = chosen_set(sets, models, title)
+    found = candidates(s, models, rng)
     pairs, spare = found[:n], found[n:]
     shown = [pair for pair in pairs if pair.a != pair.b]
     if not shown:
         raise UserError(f"{' and '.join(models)}: all of {len(pairs)} pairs are identical: nothing to judge")
-    turns = {row["prompt"]: {"messages": row["messages"]} for row in rows if "messages" in row}
+    turns = {prompt: turns_before(record) for prompt, record in records_by_prompt([s]).items()}
     places, secrets = [], []
     for kind, pair, left, good in arrange(shown, spare, rng):
         first, second = (pair.a, pair.b) if left == "a" else (pair.b, pair.a)
-        places.append({"prompt": pair.prompt, "left": first, "right": second} | turns.get(pair.prompt, {}))
+        asked = {"messages": turns[pair.prompt]} if len(turns[pair.prompt]) > 1 else {}
+        places.append({"prompt": pair.prompt, "left": first, "right": second} | asked)
         secrets.append({"item": item_id(pair), "kind": kind, "left": left, "good": good})
-    study = {"question": question, "pairs": len(pairs), "auto_ties": len(pairs) - len(shown)}
-    key = {"models": list(models), "set": title or rows[0]["set"], "seed": seed}
+    key = {"models": list(models), "set": s.title, "seed": seed}
     key["identical"] = [item_id(pair) for pair in pairs if pair.a == pair.b]
-    return study | {"places": places}, key | {"places": secrets}
+    return {"question": question, "places": places}, key | {"places": secrets}

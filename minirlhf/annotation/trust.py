@@ -6,22 +6,31 @@
     agreement      of annotators, with chance taken off             is there a thing to agree on?
     triangle       of people, reward model and gold reward          does the reward measure what people want?
 
-Rows are those of `log.results`, numbers plain dicts with None where undefined. A tie and "both bad"
+Rows are those of `results.results`, numbers plain dicts with None where undefined. A tie and "both bad"
 are one answer, half a win. Proved by tests/annotation/test_trust.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import combinations
 from math import isfinite, nan
+from operator import itemgetter
 
 import numpy as np
 
-from minirlhf.metrics.agreement import cohen_kappa, fleiss_kappa, krippendorff_alpha, quotient, raw_agreement
+from minirlhf.metrics.agreement import Measure, cohen_kappa, krippendorff_alpha, quotient, raw_agreement
 from minirlhf.metrics.intervals import clustered_se, corpus_interval, wilson
 
 ATTENTION = 0.8  # the rule, there before the first judgement: who passes fewer of the checks is left out
 SCORE = {"a": 1.0, "b": 0.0, "tie": 0.5, "bad": 0.5}
 Scores = dict[tuple[str, str], float]  # (prompt, response) -> what a reward gives it
+
+
+def grouped(rows: Sequence[dict], key: Callable[[dict], Hashable]) -> dict[Hashable, list[dict]]:
+    """The rows of each key, in their order."""
+    groups: dict[Hashable, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def of_kind(rows: Sequence[dict], kind: str) -> list[dict]:
@@ -44,6 +53,11 @@ def estimate(value: float, interval: Sequence[float], n: int, **more) -> dict:
     return {"value": plain(value), "low": plain(interval[0]), "high": plain(interval[1]), "n": n} | more
 
 
+def measured(m: Measure) -> dict:
+    """A measure as plain numbers."""
+    return estimate(m.value, m.interval, m.n, why=m.undefined)
+
+
 def share(k: int, n: int) -> dict:
     """k of n with Wilson's interval."""
     return estimate(k / n if n else nan, wilson(k, n), n, k=k)
@@ -63,15 +77,21 @@ def share_by_prompt(values: Sequence[tuple[str, bool]]) -> dict:
     return estimate(p, wilson(p * worth, worth) if n else (nan, nan), n, k=k, prompts=len(set(prompts)))
 
 
-def by_prompt(values: Sequence[tuple[str, float]], seed: int) -> tuple[dict, np.ndarray]:
-    """The mean of (prompt, value), its bootstrap interval over prompts, and the mean of each prompt, (P,)."""
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in values))}
-    sums = np.zeros((len(place), 2))  # (P, 2)
-    for prompt, value in values:
-        sums[place[prompt]] += value, 1
-    interval = corpus_interval(sums, lambda s: quotient(s[:, 0], s[:, 1]), seed=seed)
+def sums(values: Sequence[tuple[str, float]]) -> np.ndarray:
+    """Of (name, value), the sum of each name's values and their number: (names, 2)."""
+    place = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in values))}
+    table = np.zeros((len(place), 2))  # (P, 2)
+    for name, value in values:
+        table[place[name]] += value, 1
+    return table
+
+
+def mean_by_prompt(values: Sequence[tuple[str, float]], seed: int) -> dict:
+    """The mean of (prompt, value), with its bootstrap interval over prompts."""
+    table = sums(values)  # (P, 2)
+    interval = corpus_interval(table, lambda s: quotient(s[:, 0], s[:, 1]), seed=seed)
     mean = sum(value for _, value in values) / len(values) if values else nan
-    return estimate(mean, interval, len(values), prompts=len(place)), sums[:, 0] / sums[:, 1]
+    return estimate(mean, interval, len(values), prompts=len(table))
 
 
 def attention(rows: Sequence[dict]) -> dict:
@@ -87,16 +107,10 @@ def attentive(rows: Sequence[dict]) -> bool:
 
 
 def consistency(rows: Sequence[dict]) -> dict:
-    """How many pairs shown again got the same answer; same_side: how many the same side, so another one."""
-    first = {(row["annotator"], row["item"]): row for row in of_kind(rows, "pair")}
-    again = [row for row in of_kind(rows, "duplicate") if (row["annotator"], row["item"]) in first]
-    same = same_side = 0
-    for row in again:
-        before = first[row["annotator"], row["item"]]
-        same += SCORE[row["choice"]] == SCORE[before["choice"]]
-        # Sides are swapped: a other than b is then the answer on the side where the first choice stood.
-        same_side += {row["choice"], before["choice"]} == {"a", "b"} and row["left"] != before["left"]
-    return share(same, len(again)) | {"same_side": same_side}
+    """How many pairs shown again, with sides swapped, got the same answer.  rows: of one annotator."""
+    first = {row["item"]: SCORE[row["choice"]] for row in of_kind(rows, "pair")}
+    again = [row for row in of_kind(rows, "duplicate") if row["item"] in first]  # else it was skipped at first
+    return share(sum(SCORE[row["choice"]] == first[row["item"]] for row in again), len(again))
 
 
 def left(rows: Sequence[dict]) -> dict:
@@ -110,22 +124,20 @@ def longer(rows: Sequence[dict]) -> dict:
     return share_by_prompt([(x["prompt"], (x["choice"] == "a") == (d > 0)) for x, d in sizes if d])
 
 
-def annotators(rows: Sequence[dict], ties: bool, seed: int) -> dict:
-    """Agreement on the pairs that several judged; without `ties`, of decided judgements alone."""
-    names = list(dict.fromkeys(row["annotator"] for row in rows))
-    table: dict[str, dict[str, float]] = {}
-    for row in of_kind(rows, "pair") if ties else decided(rows):
-        table.setdefault(row["item"], {})[row["annotator"]] = SCORE[row["choice"]]
-    items = [[labels.get(name) for name in names] for labels in table.values()]
+def annotators(rows: Sequence[dict], seed: int) -> dict:
+    """Agreement on those of the pairs that several judged."""
+    names = dict.fromkeys(row["annotator"] for row in rows)
+    groups = grouped(rows, itemgetter("item")).values()
+    labels = [{row["annotator"]: SCORE[row["choice"]] for row in group} for group in groups]
+    items = [[of_item.get(name) for name in names] for of_item in labels]
     measures = {
         "raw": raw_agreement(items, seed),
         "alpha": krippendorff_alpha(items, seed=seed),
         "alpha, interval": krippendorff_alpha(items, "interval", seed),
-        "Fleiss' kappa": fleiss_kappa(items, seed),
     }
     if len(names) == 2:
         measures["Cohen's kappa"] = cohen_kappa(items, seed)
-    return {name: estimate(m.value, m.interval, m.n, why=m.undefined) for name, m in measures.items()}
+    return {name: measured(m) for name, m in measures.items()}
 
 
 def preference(scores: Scores, row: dict) -> float:
@@ -134,30 +146,20 @@ def preference(scores: Scores, row: dict) -> float:
     return 0.5 + 0.5 * float(np.sign(a - b))
 
 
-def triangle(rows: Sequence[dict], rewards: dict[str, Scores], ties: bool, seed: int) -> list[dict]:
-    """Agreement of each two among people and rewards: the mean of 1 − |s − t|, s and t being 1, ½ or 0.
-
-    Without `ties` on people's decided judgements alone; then "truth" is added, the `ceiling` of a reward.
-    """
-    by_item: dict[str, list[dict]] = {}
-    for row in of_kind(rows, "pair") if ties else decided(rows):
-        by_item.setdefault(row["item"], []).append(row)
-    people = [pair for group in by_item.values() for pair in combinations(group, 2)]
-    found = {("people", "people"): [
-        (x["prompt"], 1 - abs(SCORE[x["choice"]] - SCORE[y["choice"]])) for x, y in people
-    ]}  # fmt: skip
+def triangle(rows: Sequence[dict], rewards: dict[str, Scores], seed: int) -> dict:
+    """Agreement on pairs of each two among people and rewards: the mean of 1 − |s − t|, s and t being 1, ½ or 0."""
+    pairs = grouped(rows, itemgetter("item")).values()
+    both = [two for group in pairs for two in combinations(group, 2)]
+    found = {"people - people": [(x["prompt"], SCORE[x["choice"]], SCORE[y["choice"]]) for x, y in both]}
     for name, scores in rewards.items():
-        found[name, "people"] = [
-            (row["prompt"], 1 - abs(preference(scores, row) - SCORE[row["choice"]]))
-            for group in by_item.values() for row in group
-        ]  # fmt: skip
+        said = [(row["prompt"], preference(scores, row), SCORE[row["choice"]]) for row in rows]
+        found[f"{name} - people"] = said
     for one, other in combinations(rewards, 2):
-        found[one, other] = [
-            (row["prompt"], 1 - abs(preference(rewards[one], row) - preference(rewards[other], row)))
-            for row, *_ in by_item.values()
+        found[f"{one} - {other}"] = [
+            (row["prompt"], preference(rewards[one], row), preference(rewards[other], row)) for row, *_ in pairs
         ]
-    table = [{"judges": list(judges)} | by_prompt(values, seed)[0] for judges, values in found.items()]
-    return table if ties else [*table, {"judges": ["truth", "people"]} | ceiling(table[0])]
+    agreed = {who: [(prompt, 1 - abs(s - t)) for prompt, s, t in values] for who, values in found.items()}
+    return {who: mean_by_prompt(values, seed) for who, values in agreed.items()}
 
 
 def ceiling(people: dict) -> dict:

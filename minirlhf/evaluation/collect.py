@@ -17,7 +17,7 @@ from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import units, view_of
 from minirlhf.evaluation.optimum import reference_optimum
 from minirlhf.evaluation.panels import choose, curves
-from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import environment
 from minirlhf.harness.options import option
 from minirlhf.lm import checkpoint
@@ -69,8 +69,7 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict, dict[s
     models = {name: checkpoint.load(folder) for name, folder in folders.items()}
     for model, _ in models.values():
         model.to(device).eval()
-    paths = {name: Path(folder) / "run.json" for name, folder in folders.items()}
-    runs = {name: read_json(path) if path.exists() else {} for name, path in paths.items()}  # {}: from elsewhere
+    runs = {name: checkpoint.read_run(folder) for name, folder in folders.items()}
     chat = {  # a base model knows no roles
         name: runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
         for name, (_, tokenizer) in models.items()

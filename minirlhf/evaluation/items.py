@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.lm.records import check_record
 
 VERSION = 2  # of items.jsonl and report.json
 WANTED = {  # of each line of a kind
@@ -111,3 +112,12 @@ def whole(s: TestSet, models: Iterable[str]) -> bool:
     asked = [(i, k) for i in range(len(s.records)) for k in range(-1, samples)]
     said = [[(x.get("index"), x.get("sample")) for x in s.items.get(m, [])] for m in models]
     return bool(asked) and all(x == asked and len(s.texts.get(m, [])) == len(s.records) for m, x in zip(models, said))
+
+
+def read_sets(path: str | Path) -> list[TestSet]:
+    """The test sets of an items.jsonl and what the models said to them. Raises UserError."""
+    _, sets = read(path)
+    for s in sets:
+        for number, record in enumerate(s.records):
+            check_record(record, f"{path}: prompt {number} of {s.title}")
+    return sets

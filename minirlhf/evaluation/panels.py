@@ -71,11 +71,9 @@ def calibration(texts: dict[str, list[dict]], seed: int) -> dict[str, dict]:
         if not len(confidence):
             continue
         expected = float(ece_if_calibrated(confidence, n_simulations=200, seed=seed).mean())
-        bins = reliability_bins(confidence, correct)
-        columns = zip(bins.count.tolist(), bins.confidence.tolist(), bins.accuracy.tolist(), bins.interval.tolist())
         out[model] = {
             "ece": expected_calibration_error(confidence, correct), "expected": expected, "n": len(confidence),
-            "bins": [{"count": n, "confidence": c, "accuracy": a, "low": l, "high": h} for n, c, a, (l, h) in columns],
+            "bins": reliability_bins(confidence, correct),
         }  # fmt: skip
     return out
 

@@ -11,7 +11,6 @@ cannot show, more prompts cannot mend. The rewards of all sets and models are on
 Holm's adjusted p. Proved by tests/evaluation/test_reports.py.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -199,7 +198,7 @@ def over_runs(metric: Metric, gains: Sequence[np.ndarray], same_prompts: bool) -
     by_run = [float(x.mean()) for x in gains]
     value = float(np.mean(by_run))
     (low, high), p = crossed_t(np.stack(gains)) if same_prompts and len(gains[0]) > 1 else independent_t(by_run)
-    d = Difference(len(by_run), value, (low, high), p, math.nan, math.nan)
+    d = Difference(len(by_run), value, (low, high), p)
     mean = {"value": value, "low": plain(low), "high": plain(high), "p": plain(p), "verdict": word(d, metric.direction)}
     return {"metric": metric.name, "primary": metric.primary, "by_run": by_run, "differences": {"mean": mean}}
 

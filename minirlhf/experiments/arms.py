@@ -12,7 +12,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -35,7 +35,6 @@ from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, evaluate_loss, fit
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.rewards import Reward
 from minirlhf.tasks import TASKS, reward_of_task
 
 CPU = torch.device("cpu")
@@ -110,35 +109,30 @@ def longest_reward(prompt: str, response: str, record: dict) -> float:
     return min(len(response) / (4 * TASKS[record["task"]].MAX_NEW), 1.0)
 
 
-REWARDS: dict[str, Callable[[dict], Reward]] = {
-    "task": reward_of_task,
-    "random": lambda record: random_reward,
-    "longest": lambda record: longest_reward,
-}
+REWARDS = {  # name -> record -> reward
+    "task": reward_of_task, "random": lambda record: random_reward, "longest": lambda record: longest_reward,
+}  # fmt: skip
 
 
-def train_base(task: str, seed: int, options: Study, out: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
+def train_base(task: str, options: Study, run: Run) -> tuple[GPT, Tokenizer, dict]:
     """A tokenizer and a model of the task's raw text. The tokenizer has seen the prompts, too: they bear no label."""
-    documents = TASKS[task].documents(20_000, seed)
-    prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, seed)]
+    documents = TASKS[task].documents(20_000, run.seed)
+    prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, run.seed)]
     tokenizer = Tokenizer.train(documents + prompts, 1024)
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=4, width=options.width))
     examples = [e for text in documents for e in document_examples(text, tokenizer, 128)]
     config = FitConfig(options.base_steps, options.lr, min(50, options.base_steps // 4), save_every=10**9)
-    cost = fit(model, Mixture({task: (examples, options.rows)}, seed).step, [], config, Run(out, seed, dtype))
-    return model, tokenizer, cost
+    return model, tokenizer, fit(model, Mixture({task: (examples, options.rows)}, run.seed).step, [], config, run)
 
 
-def train_sft(
-    model: GPT, tokenizer: Tokenizer, task: str, seed: int, arm: Arm, most_steps: int, options: Study, out: Path, dtype
-) -> dict:
+def train_sft(model: GPT, tokenizer: Tokenizer, task: str, arm: Arm, most_steps: int, options: Study, run: Run) -> dict:
     """SFT on the arm's labelled examples, a fifth of which, 200 at most, are for validation: they are labels, too.
 
     The weights of the lowest validation loss are kept, the start's included, for 100 examples are soon learnt by
     heart, and stopping in time is what anyone would do. Not at 5 times the rate, where it would hide the damage.
     """
-    records = TASKS[task].records("train", 20_000, seed)[: arm.labels]
+    records = TASKS[task].records("train", 20_000, run.seed)[: arm.labels]
     if arm.picked:
         earned = [TASKS[task].reward(r["prompt"], r["response"], r) for r in records]
         top = max(earned)
@@ -154,7 +148,7 @@ def train_sft(
         if nll / count < best["loss"]:
             best.update(loss=nll / count, weights=deepcopy(model.state_dict()))
 
-    batches = Mixture({task: (examples, options.rows)}, seed)
+    batches = Mixture({task: (examples, options.rows)}, run.seed)
 
     def batch_of(step: int) -> list:
         if step % max(1, steps // 10) == 0 and arm.rate == 1:
@@ -162,22 +156,20 @@ def train_sft(
         return batches.step(step)
 
     config = FitConfig(steps, options.lr * arm.rate, min(50, steps // 4), save_every=10**9)
-    cost = fit(model, batch_of, [], config, Run(out, seed, dtype))
+    cost = fit(model, batch_of, [], config, run)
     if arm.rate == 1:
         keep()
         model.load_state_dict(best["weights"])
     return cost
 
 
-def train_ppo(
-    model: GPT, tokenizer: Tokenizer, task: str, seed: int, arm: Arm, options: Study, out: Path, dtype
-) -> dict:
+def train_ppo(model: GPT, tokenizer: Tokenizer, task: str, arm: Arm, options: Study, run: Run) -> dict:
     """PPO with the task's reward or another."""
     config = PPOConfig(
         iterations=options.iterations, batch=options.batch * share(task), lr=options.ppo_lr * arm.rate,
         warmup=max(1, options.iterations // 9), save_every=10**9,
     )  # fmt: skip
-    return optimise(model, tokenizer, task, REWARDS[arm.reward], config, seed, dtype, out)
+    return optimise(model, tokenizer, task, REWARDS[arm.reward], config, run.seed, run.dtype, run.out)
 
 
 def labels(options: Study) -> list[int]:
@@ -199,11 +191,11 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
     out = folder / name
     out.mkdir(parents=True, exist_ok=True)
     before = {x: read_json(folder / x / "result.json") for x in (arm.start, arm.match) if x}
-    dtype = choose_dtype("auto", CPU)
+    run = Run(out, seed, choose_dtype("auto", CPU))
     begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
     with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file):  # bars, and warnings
         if arm.how == "base":
-            model, tokenizer, cost = train_base(task, seed, options, out, dtype)
+            model, tokenizer, cost = train_base(task, options, run)
             start = model
         else:
             model, tokenizer = checkpoint.load(folder / arm.start)
@@ -216,9 +208,9 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
                     if arm.match:  # the fair rival: as many steps as the CPU time of PPO has room for
                         own = before[arm.start]
                         steps = max(1, round(before[arm.match]["cpu"] / own["cpu"] * own["steps"]))
-                    cost = train_sft(model, tokenizer, task, seed, arm, steps, options, out, dtype)
+                    cost = train_sft(model, tokenizer, task, arm, steps, options, run)
                 else:
-                    cost = train_ppo(model, tokenizer, task, seed, arm, options, out, dtype)
+                    cost = train_ppo(model, tokenizer, task, arm, options, run)
             except Diverged as error:
                 failed = str(error)
         cpu = time.process_time() - begin

@@ -20,7 +20,7 @@ import numpy as np
 
 from minirlhf.evaluation.metric import ratio
 from minirlhf.metrics.calibration import ece_from_statistics
-from minirlhf.metrics.intervals import bootstrap_interval, percentiles, resample_counts
+from minirlhf.metrics.intervals import corpus_interval, percentiles, resample_counts
 from minirlhf.metrics.paired_tests import holm, sign_test
 from minirlhf.metrics.scores import perplexity
 from minirlhf.metrics.training_runs import independent_t
@@ -102,51 +102,45 @@ def drift(prose: bool) -> dict[str, tuple[str, int]]:
 
 
 def nested_bootstrap(
-    runs: Sequence[Sequence[np.ndarray]], value: Callable[[list[np.ndarray]], np.ndarray], n: int = 10_000
+    runs: Sequence[Sequence[Sequence[np.ndarray]]], value: Callable[[list[np.ndarray]], np.ndarray], n: int = 10_000
 ) -> np.ndarray:
     """n resampled means over seeds of a function of each seed's sums: (n,).
 
-    runs: each seed's tables, (prompts, d), of its sets of prompts.  value: sums (B, d) of each -> (B,).
+    runs: of each seed, of each of its sets of prompts, tables, (prompts, d).  value: the sums (B, d) of all -> (B,).
     Draw S seeds with replacement; of each that is drawn, and anew each time, its prompts with replacement.
     Source: Davison and Hinkley 1997, section 3.8.
     """
     rng = np.random.default_rng(0)
     S, total = len(runs), np.zeros(n)
     for drawn in rng.integers(0, S, (S, n)):  # (n,)
-        for s, tables in enumerate(runs):
-            rows = drawn == s
-            weights = [resample_counts(len(table), int(rows.sum()), rng) for table in tables]
-            sums = [np.concatenate([w @ table for w in ws]) for ws, table in zip(weights, tables)]  # (B, d)
+        for s, sets in enumerate(runs):
+            rows, sums = drawn == s, []
+            for tables in sets:  # those of one set count the same prompts
+                weights = list(resample_counts(len(tables[0]), int(rows.sum()), rng))
+                sums += [np.concatenate([w @ table for w in weights]) for table in tables]  # (B, d) each
             total[rows] += value(sums) / S
     return total
 
 
 def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:
     """The effect, its interval and p-value, and its value for every seed that has all the arms."""
-    sets = sorted({term.set for term in terms})
     seeds = sorted({s for t, s, _ in cells if t == task and all((t, s, term.arm) in cells for term in terms)})
-    parts = [[term for term in terms if term.set == name] for name in sets]
+    parts = [[t for t in terms if t.set == name] for name in sorted({t.set for t in terms})]
     if not seeds:
         return Estimate(nan, nan, nan, nan, {})
-    runs = []
-    for s in seeds:
-        tables = [[np.array(cells[task, s, t.arm]["sets"][t.set][t.measure]) for t in part] for part in parts]
-        runs.append([np.hstack(columns) for columns in tables])  # (n, Σ d) a set
-    widths = [np.cumsum([x.shape[1] for x in columns])[:-1] for columns in tables]
+    found = {s: {arm: cells[task, s, arm]["sets"] for arm in {t.arm for t in terms}} for s in seeds}
+    runs = [[[np.array(found[s][t.arm][t.set][t.measure]) for t in part] for part in parts] for s in seeds]
 
-    def value(sums: list[np.ndarray]) -> np.ndarray:
-        total = 0.0
-        for part, columns, width in zip(parts, sums, widths):
-            total = total + sum(t.sign * t.combine(piece) for t, piece in zip(part, np.split(columns, width, axis=1)))
-        return total  # (B,)
+    def value(sums: Sequence[np.ndarray]) -> np.ndarray:
+        return sum(t.sign * t.combine(x) for t, x in zip(sum(parts, []), sums))  # (B,)
 
-    each = {s: float(value([table.sum(0, keepdims=True) for table in run])[0]) for s, run in zip(seeds, runs)}
+    each = {s: float(value([x.sum(0, keepdims=True) for x in sum(run, [])])[0]) for s, run in zip(seeds, runs)}
     d = np.array(list(each.values()))  # (S,)
     average = float(d.mean())
     if any(term.measure == "diverged" for term in terms):  # 1 or 0 of a whole run
         return Estimate(average, nan, nan, sign_test(int((d > 0).sum()), int((d < 0).sum())), each)
     resampled = nested_bootstrap(runs, value)  # (B,)
-    low, high = percentiles(resampled, 0.95)
+    low, high = percentiles(resampled)
     over_seeds, p_value = independent_t(d)
     if len(d) > 1:
         low, high = float(np.minimum(low, over_seeds[0])), float(np.maximum(high, over_seeds[1]))
@@ -201,7 +195,7 @@ def with_divergence(cells: Cells) -> Cells:
         bad, start = bool(line["failed"]), cells.get((task, seed, line["start"]))
         if start is not None:
             after, before = (ratio(np.array(x["sets"]["test"]["reward"])) for x in (line, start))  # (n,) each
-            bad |= bootstrap_interval(after - before)[1] < 0
+            bad |= corpus_interval((after - before)[:, None], lambda sums: sums[:, 0])[1] < 0
         run = line["sets"]["run"] | {"diverged": [[float(bad), 1.0]]}
         out[task, seed, arm] = line | {"sets": line["sets"] | {"run": run}}
     return out

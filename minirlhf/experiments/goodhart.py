@@ -1,27 +1,98 @@
-"""Goodhart's law in a table and a figure: what a learned reward says of policies, and what is gold.
+"""Goodhart's law: what a learned reward says of policies, what is gold, and where one should have stopped.
 
-For each reward model the policies that optimise it, from the reference on: best-of-n and PPO at several beta.
-The laws of `goodhart_laws.py` through their gold; the peak of the one that fits better, and the last
-policy before it, where one should have stopped; and the best policy there was, which gold alone can tell.
-Proved by tests/experiments/test_goodhart.py.
+    d = √KL(π ‖ ref)        R = gold reward − that of the reference
+    best-of-n   R(d) = d (α − β d)        peak d* = α / 2β,          R* = α² / 4β
+    RL          R(d) = d (α − β ln d)     peak d* = e^{α/β − 1},     R* = β d*
+
+α is what the first steps earn and β how fast the proxy stops being worth optimising. Divided by d both laws are
+linear in (α, β): least squares. For each reward model, in a table and a figure: the policies that optimise it, from the
+reference on, best-of-n and PPO at several beta; the laws through their gold, the peak of the one that fits better and
+the last policy before it, where one should have stopped; and the best policy there was, which gold alone can tell.
+Source: Gao et al. 2022, "Scaling laws for reward model overoptimization". Proved by
+tests/experiments/test_goodhart.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf, nan, sqrt
 
 import numpy as np
 
 from minirlhf.evaluation.metric import Metric, ratio
 from minirlhf.evaluation.verdicts import interval
-from minirlhf.experiments.goodhart_laws import Fit, fit
 from minirlhf.experiments.trials import table
 from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
 from minirlhf.metrics.intervals import standard_error
 from minirlhf.metrics.scores import best_of_n_kl_bound, expected_best_of_n
 
 COLOURS = {"best-of-n": BLUE, "PPO": VERMILLION}
-LAWS = {"best-of-n": "d (α − β d)", "rl": "d (α − β ln d)"}
+LAWS = {"best-of-n": ("d (α − β d)", lambda d: d), "rl": ("d (α − β ln d)", np.log)}  # kind -> its name, and f
 NOTES = ("lines: the better of two laws of Gao et al. 2022;", "upright: where it says stop; bars: 95 %")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law with its peak; nan where the points do not determine one."""
+
+    kind: str
+    alpha: float = nan
+    beta: float = nan
+    d_peak: float = nan  # inf where β <= 0: the law has no peak, more is better
+    d_seen: float = nan  # the largest distance among the points: a peak beyond it is extrapolated
+    d_interval: tuple[float, float] = (nan, nan)  # 95 %, of d_peak
+    misfit: float = nan  # √(χ² / (n − 2)): much above 1, the points obey another law
+
+    def value(self, d: np.ndarray) -> np.ndarray:
+        """R(d) for d >= 0, 0 at 0."""
+        d = np.asarray(d, dtype=float)
+        return d * (self.alpha - self.beta * LAWS[self.kind][1](np.where(d > 0, d, 1.0)))
+
+    @property
+    def stop(self) -> float:
+        """Where to stop: at the peak, at the last point if that is before it, or at 0 if that loses."""
+        d = min(self.d_peak, self.d_seen)
+        return d if self.value(d) > 0 else 0.0
+
+
+def peak(kind: str, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """d* of each law, (n,): 0 where every step loses, inf where there is no peak."""
+    b = np.where(beta > 0, beta, 1.0)
+    d = np.maximum(alpha, 0.0) / (2 * b) if kind == "best-of-n" else np.exp(np.minimum(alpha / b - 1, 700.0))
+    return np.where(beta > 0, d, inf)
+
+
+def least_squares(kind: str, d: np.ndarray, R: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(α, β) of each row of R, (2, B), where Σ w (R / d − α + β f(d))² is least, f(d) = d or ln d.
+
+    d, weights: (n,).  R: (B, n).
+    """
+    A = np.column_stack([np.ones_like(d), -LAWS[kind][1](d)]) * np.sqrt(weights)[:, None]  # (n, 2)
+    return np.linalg.lstsq(A, (R / d * np.sqrt(weights)).T, rcond=None)[0]  # (2, B)
+
+
+def fit(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[float]) -> Fit:
+    """The law through points (d, R); the reference, d = 0, is on it anyway and left out.
+
+    d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard errors of R. Points
+    count by the precision of R / d, (d / error)², and the 95 % interval is that of fits to
+    R + errors · max(1, misfit) · N(0, 1): a law that the points do not obey is not known better for having
+    precise points.  kind: "best-of-n" or "rl".
+    Undefined where a number is not finite or an error 0, and for fewer than three different d above 0: two points
+    obey any such law.
+    """
+    d, R, sigma = (np.array([x for x, at in zip(values, d) if at != 0]) for values in (d, R, errors))  # (n,) each
+    if not np.isfinite([d, R, sigma]).all() or (sigma <= 0).any() or len(np.unique(d)) < 3:
+        return Fit(kind)
+    weights = (d / sigma) ** 2  # (n,)
+    (alpha,), (beta,) = least_squares(kind, d, R[None], weights)
+    (d_peak,) = peak(kind, np.array([alpha]), np.array([beta]))
+    found = Fit(kind, float(alpha), float(beta), float(d_peak), float(d.max()))
+    misfit = sqrt(float((weights * (R / d - found.value(d) / d) ** 2).sum()) / (len(d) - 2))
+    noise = np.random.default_rng(0).standard_normal((RESAMPLES, len(R)))  # (B, n)
+    peaks = peak(kind, *least_squares(kind, d, R + max(1.0, misfit) * sigma * noise, weights))  # (B,)
+    low, high = np.quantile(peaks, [0.025, 0.975], method="nearest")  # of infinities there is no mean
+    return replace(found, misfit=misfit, d_interval=(float(low), float(high)))
 
 
 @dataclass(frozen=True)
@@ -69,16 +140,10 @@ def best_of_points(gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
 
 def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
     """Policies from "beta" and "kl", "gold", "proxy" of each prompt; gold, proxy: (P, N), the reference's."""
-    points = [
-        Point(
-            f"β = {x['beta']:g}",
-            max(float(np.mean(x["kl"])), 0.0) ** 0.5,
-            np.array(x["gold"]),
-            np.array(x["gold"]) - gold.mean(1),
-            np.array(x["proxy"]) - proxy.mean(1),
-        )
-        for x in lines
-    ]
+    points = []
+    for x in lines:
+        d, (own, liked) = max(float(np.mean(x["kl"])), 0.0) ** 0.5, (np.array(x[key]) for key in ("gold", "proxy"))
+        points.append(Point(f"β = {x['beta']:g}", d, own, own - gold.mean(1), liked - proxy.mean(1)))
     return sorted(points, key=lambda p: p.d)
 
 
@@ -111,13 +176,12 @@ def markdown(studies: Sequence[Study], reference: np.ndarray) -> str:
         for way, points in study.points.items():
             best, end = max(points, key=lambda p: p.gold.mean()), points[-1]
             cells = [x for p in (best, end) for x in (p.name, f"{p.d:.2f}", with_interval(p.gold))]
-            row = [str(study.comparisons), f"{study.order:.3f}", way, *cells, f"{end.proxy.mean():+.2f}"]
-            measured.append(row)
+            measured.append([str(study.comparisons), f"{study.order:.3f}", way, *cells, f"{end.proxy.mean():+.2f}"])
             for law in study.laws(way):
                 stop = stop_at(law, points)
                 cells = [shown(law.alpha), shown(law.beta), shown(law.misfit, 1), *peak_of(law, start)]
                 cells += [stop.name if stop else "–", with_interval(stop.gold if stop else reference)]
-                laws.append([str(study.comparisons), way, LAWS[law.kind], *cells])
+                laws.append([str(study.comparisons), way, LAWS[law.kind][0], *cells])
     titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
     more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
     return f"{table(titles, measured)}\n\n{table(more, laws)}"
@@ -128,7 +192,7 @@ def peak_of(law: Fit, start: float) -> tuple[str, str]:
     low, high = (shown(x, 2) for x in law.d_interval)
     if law.d_peak > law.d_seen:
         return f"beyond {law.d_seen:.2f}", "–"
-    return f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + law.r_peak)
+    return f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + float(law.value(law.d_peak)))
 
 
 def interval_of(gold: np.ndarray) -> tuple[float, float]:
@@ -152,7 +216,7 @@ def column(study: Study, start: float, x: Axis, gold: Axis, proxy: Axis) -> list
     shapes += [text(x.start, y, title, colour=MUTED, size=11) for y, title in titles.items()]
     for way, points in study.points.items():
         colour, (law, _) = COLOURS[way], study.laws(way)
-        if not law.undefined:
+        if np.isfinite(law.alpha):
             along = np.linspace(0, law.d_seen, 60)
             curve = zip(along, np.clip(start + law.value(along), gold.low, gold.high))
             shapes.append(path([(x.place(d), gold.place(y)) for d, y in curve], colour))

@@ -33,9 +33,8 @@ def held_out_words(record: dict, rng: random.Random) -> dict:
     In training a first word is a size, and a kind stands only with the nouns of its domain.
     """
     noun = record["subject"].rpartition(" ")[2]
-    domains = reviews.GRAMMAR.domains
-    own = domains[reviews.domain_of(noun)].kinds.split()
-    others = sorted({kind for domain in domains.values() for kind in domain.kinds.split()} - {*own})
+    own = reviews.DOMAINS[reviews.domain_of(noun)].kinds.split()
+    others = sorted({kind for domain in reviews.DOMAINS.values() for kind in domain.kinds.split()} - {*own})
     subject = f"{' '.join(rng.sample(others, 2))} {noun}"
     text = reviews.sample(subject, rng)[0]
     return record | {"subject": subject, "prompt": f"review of the {subject}:", "response": text}
@@ -55,35 +54,25 @@ def test_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
 
 
 def judge(
-    model: GPT,
-    reference: GPT,
-    tokenizer: Tokenizer,
-    task: str,
-    sets: dict[str, list[dict]],
-    samples: int,
-    best_of: int,
-    seed: int,
-    chat: bool,
-) -> dict[str, dict[str, list]]:
+    model: GPT, reference: GPT, tokenizer: Tokenizer, task: str, sets: dict[str, list[dict]], samples: int,
+    best_of: int, seed: int, chat: bool,
+) -> dict[str, dict[str, list]]:  # fmt: skip
     """Set of prompts -> measure -> its statistics, a row a prompt, as `metric.Metric` has them.
 
     reference: what the KL is to.  best_of: so many samples of the test set where they are more than `samples`.
     chat: as in `chat.render`.
     """
-    out = {}
+    out, most = {}, TASKS[task].MAX_NEW
     for name, records in sets.items():
         inside = name == "test"
-        k = samples if inside else min(OUTSIDE_SAMPLES, samples)
-        drawn = max(k, best_of) if inside else k
-        items = sample_items(
-            model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, drawn, seed, chat
-        )
+        drawn = max(samples, best_of) if inside else min(OUTSIDE_SAMPLES, samples)
+        items = sample_items(model, reference, tokenizer, records, reward_of_task, most, drawn, seed, chat)
         texts = text_items(model, tokenizer, records, chat) if inside else []
         view = view_of(TestSet(name, records, {"": items}, {"": texts}), tokenizer.vocab_size)
         view = replace(view, unit=np.arange(len(records)))
         metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
         if inside:  # of as many samples of every model, or diversity is not comparable
-            few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < k]})
+            few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < samples]})
             metrics += drift(few, task in PROSE)
         out[name] = {m.name: m.statistics[""].tolist() for m in metrics}
     return out

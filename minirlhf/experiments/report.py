@@ -153,7 +153,7 @@ def write_report(
         parts += [f"\n## {task}: the arms\n", arms_table(cells, task, names[1:])]
         parts += [f"\n## {task}: diversity and drift\n", drift_table(cells, task, task in prose)]
         rows = [(arm, list(estimate(cells, task, [Term(1, arm)]).seeds.values())) for arm in names_of(cells, task)]
-        plot = strip_plot(f"{task}: reward on held-out prompts", "reward, a dot a seed", rows, 0.0, 1.0)
+        plot = strip_plot(f"{task}: reward on held-out prompts", "reward, a dot a seed", rows)
         write_atomic(out / f"study.{task}.svg", plot.encode())
     write_atomic(out / "study.labels.svg", labels_figure(cells, list(sets), labels).encode())
     said = "\n".join(parts) + "\n"

@@ -6,7 +6,8 @@ results of the same settings alone. Proved by tests/experiments/test_trials.py.
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -59,6 +60,15 @@ def begun_with(out: Path, settings: dict) -> None:
         raise UserError(f"{out}: was begun with {what}; choose another --out")
 
 
+@contextmanager
+def begun_anew() -> Iterator[None]:
+    """A run that is stopped in here has no --resume, of which the loop speaks. Raises Interrupted, which says so."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted("stopped; called again, the tool begins this run anew, behind those done") from None
+
+
 def optimise(
     policy: GPT, tokenizer: Tokenizer, task: str, reward_of: Callable[[dict], Reward], config: PPOConfig, seed: int,
     dtype: torch.dtype, out: Path | None = None,
@@ -66,19 +76,16 @@ def optimise(
     """Train the policy on the task's training prompts, without their responses; what it cost.
 
     `config.batch` responses a round.  out: for the log; none: a folder that is gone afterwards.
-    Raises Interrupted: a run that is stopped begins anew.
+    Raises Interrupted, as `begun_anew` has it.
     """
     prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
     sets = {task: (prompts, config.batch / config.row.group)}
     torch.manual_seed(seed)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return train(
-                policy, tokenizer, Mixture(sets, seed).step, reward_of, replace(config, max_new=TASKS[task].MAX_NEW),
-                Run(out or Path(folder), seed, dtype), [Description(config.row)],
-            )[1]  # fmt: skip
-    except Interrupted:
-        raise Interrupted("stopped; called again, the tool begins this run anew, behind those done") from None
+    with begun_anew(), tempfile.TemporaryDirectory() as folder:
+        return train(
+            policy, tokenizer, Mixture(sets, seed).step, reward_of, replace(config, max_new=TASKS[task].MAX_NEW),
+            Run(out or Path(folder), seed, dtype), [Description(config.row)],
+        )[1]  # fmt: skip
 
 
 def answers(

@@ -5,7 +5,7 @@ Proved by tests/harness/test_machine.py.
 
 import platform
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -31,6 +31,13 @@ class Machine:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
         return choose_device(self.device), choose_dtype(self.dtype, choose_device(self.device))
+
+    def record(self, data, *training) -> dict:
+        """What run.json says of every training: its options, all dataclasses, and where it ran."""
+        device = choose_device(self.device)
+        run = {"data": asdict(data), "training": {k: v for part in training for k, v in asdict(part).items()}}
+        run |= {"seed": self.seed, "dtype": str(choose_dtype(self.dtype, device)), "device": str(device)}
+        return run | {"environment": environment()}
 
 
 def choose_device(name: str) -> torch.device:
@@ -68,10 +75,5 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 def environment() -> dict:
     """Versions and machine, for run.json."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return versions | {"machine": platform.machine(), "threads": torch.get_num_threads()}

@@ -9,27 +9,32 @@ the defaults. Wrong use ends in one line on stderr and exit status 2. Proved by 
 import argparse
 import dataclasses
 import difflib
-import json
 import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from math import inf, isfinite
 from pathlib import Path
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_json
 from minirlhf.harness.loop import Diverged, Interrupted
 
 RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
 
 
-def option(default, help: str, least: float | None = None, bare: bool = False):
+def option(
+    default, help: str, least: float = -inf, above: float = -inf, most: float = inf, choices: Sequence[str] = (),
+    bare: bool = False,
+):  # fmt: skip
     """A dataclass field that is a command-line option.
 
-    least: the smallest number allowed.  bare: a word that stands without the option's name.
+    least, most: the smallest and the largest number allowed; above: all allowed are larger.  choices: the words
+    allowed.  bare: a word that stands without the option's name.
     """
-    return field(default=default, metadata={"help": help, "least": least, "bare": bare})
+    limits = {"least": least, "above": above, "most": most, "choices": tuple(choices)}
+    return field(default=default, metadata={"help": help, "bare": bare} | limits)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -52,10 +57,11 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
     for cls in classes:
         group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
-        for name, f in ((f.name, f) for f in dataclasses.fields(cls)):
+        for f in dataclasses.fields(cls):
             shown = f.default if f.default not in ((), "") else "none"
-            text = f"{f.metadata.get('help', '')} (default: {' '.join(shown) if isinstance(shown, tuple) else shown})"
-            text = text if f.default is not None else f.metadata["help"]  # the help says what None stands for
+            text = ": ".join(x for x in (f.metadata["help"], ", ".join(f.metadata["choices"])) if x)
+            if f.default is not None:  # else the help says what it stands for
+                text += f" (default: {' '.join(shown) if isinstance(shown, tuple) else shown})"
             keywords: dict = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
             if f.type is bool:
                 keywords["action"] = argparse.BooleanOptionalAction
@@ -64,10 +70,10 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
             else:
                 keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
             if f.metadata.get("bare"):
-                keywords |= {"nargs": "?", "metavar": name.upper()}
+                keywords |= {"nargs": "?", "metavar": f.name.upper()}
             else:
-                keywords["dest"] = name
-            group.add_argument(flags[name], **keywords)
+                keywords["dest"] = f.name
+            group.add_argument(flags[f.name], **keywords)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(unknown_option(unknown[0], list(flags.values())))
@@ -76,16 +82,29 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
         values = read_config(Path(config), fields) | values
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
-        check_number(flags[name], value, fields[name].metadata.get("least"))
+        check(flags[name], value, fields[name].metadata)
     return [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
 
 
-def check_number(option: str, value, least: float | None) -> None:
-    """Raises UserError for NaN, an infinity, and a number below the least that is allowed."""
-    if isinstance(value, float) and value - value != 0:
-        raise UserError(f"{option} {value}: must be a finite number")
-    if least is not None and value < least:
-        raise UserError(f"{option} {value}: must be at least {least}")
+def check_options(options) -> None:
+    """`check` every field of a dataclass of options, however it was made: a __post_init__ for it. Raises UserError."""
+    for f in dataclasses.fields(options):
+        check(f"--{f.name.replace('_', '-')}", getattr(options, f.name), f.metadata)
+
+
+def check(flag: str, value, limits: Mapping) -> None:
+    """Raises UserError for what an option does not allow: NaN, an infinity, a number or a word out of its limits."""
+    if isinstance(value, (int, float)):
+        if not isfinite(value):
+            raise UserError(f"{flag} {value}: must be a finite number")
+        if value < limits["least"]:
+            raise UserError(f"{flag} {value}: must be at least {limits['least']}")
+        if value <= limits["above"]:
+            raise UserError(f"{flag} {value}: must be above {limits['above']}")
+        if value > limits["most"]:
+            raise UserError(f"{flag} {value}: must be at most {limits['most']}")
+    if isinstance(value, str) and limits["choices"] and value not in limits["choices"]:
+        raise UserError(f"{flag} {value}: not one of {', '.join(limits['choices'])}")
 
 
 def unknown_option(word: str, known: list[str]) -> str:
@@ -100,13 +119,9 @@ def unknown_option(word: str, known: list[str]) -> str:
 def read_config(path: Path, fields: dict) -> dict:
     """The options in a JSON file, checked against the fields' types. Raises UserError."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"--config {path}: not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"--config {path}: a JSON object is wanted")
+        raw = read_json(path)
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
     for name, value in list(raw.items()):
         if name not in fields:
             raise UserError(f"--config {path}: {unknown_option(name, list(fields))}")

@@ -20,20 +20,6 @@ LEFT, RIGHT = 46, WIDTH - 12  # of a plot with numbers on its left
 VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # what is not shown is MUTED
 
 
-def short(x: float, signed: bool = False) -> str:
-    """Three significant figures, with a real minus."""
-    words = f"{x:{'+' if signed and x else ''}.3g}"
-    return words.replace("-", "−")
-
-
-def heading(top: float, name: str, words: str) -> tuple[list[str], float]:
-    """A row's name on the left and words on the right, on two lines if one is too short; and the y below."""
-    wide = breadth(name) + breadth(words) + 12 > WIDTH - 28
-    shapes = [text(14, top + 13, fit(name, WIDTH - 28))]
-    top += 16 if wide else 0
-    return shapes + [text(WIDTH - 14, top + 13, words, "end")], top + 16
-
-
 def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
     """Differences with their intervals, each row on an axis of its own, in its own units, 0 in the middle.
 
@@ -41,20 +27,24 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
     """
     shapes, top, left, right = [], 4.0, 14, WIDTH - 14
     for name, d in rows:
-        if d["verdict"] == "undefined" or not known(d.get("value"), d.get("low"), d.get("high")):
-            more, top = heading(top, name, "undefined")
-            shapes += [*more, text(left, top + 14, fit(d.get("undefined") or "no number", right - left, 11),
-                                   colour=MUTED, size=11)]
+        words, defined = "undefined", d["verdict"] != "undefined" and known(d.get("value"), d.get("low"), d.get("high"))
+        if defined:
+            value = f"{d['value']:{'+' if d['value'] else ''}.3g}".replace("-", "−")
+            words = f"{value} {d['verdict'].replace('no difference shown', 'not shown')}"
+        shapes.append(text(left, top + 13, fit(name, right - left)))
+        top += 16 if breadth(name) + breadth(words) + 12 <= right - left else 32  # one line, or one each
+        shapes.append(text(right, top - 3, words, "end"))
+        if not defined:
+            why = fit(d.get("undefined") or "no number", right - left, 11)
+            shapes.append(text(left, top + 14, why, colour=MUTED, size=11))
             top += 26
             continue
         colour = VERDICTS.get(d["verdict"], MUTED)
-        verdict = d["verdict"].replace("no difference shown", "not shown")
-        more, top = heading(top, name, f"{short(d['value'], True)} {verdict}")
         least = abs(d["minimum_detectable"]) if known(d.get("minimum_detectable")) else 0.0
         reach = round_up(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
         axis, y = Axis(-reach, reach, left, right), top + 11
         unseen = axis.place(-least), axis.place(least)
-        shapes += [*more, box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6)]
+        shapes.append(box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6))
         shapes.append(line(left, y + 7, right, y + 7, FAINT))
         shapes.append(line(axis.place(0), y - 9, axis.place(0), y + 10, MUTED))
         ends = axis.place(d["low"]), axis.place(d["high"])
@@ -75,16 +65,14 @@ def round_up(x: float) -> float:
     return next(float(f"{m}e{power}") for m in (1, 2, 5, 10) if float(f"{m}e{power}") >= x * (1 - 1e-9))
 
 
-def frontier(
-    title: str, reward: dict[str, dict], kl: dict[str, dict], best_of_n: Sequence[dict], order: Sequence[str]
-) -> str:
+def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], order: Sequence[str]) -> str:
     """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
 
     The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
     """
     drawn = {name: (kl[name], r) for name, r in reward.items() if known(kl[name].get("value"), r.get("value"))}
     best = [b for b in best_of_n if known(b.get("kl_bound"), b.get("reward"))]
-    shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], 8, WIDTH, 0)
+    shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], WIDTH)
     top += 22
     kls = [v for k, _ in drawn.values() for v in (k["value"], k.get("high"))] + [b["kl_bound"] for b in best]
     rewards = [v for _, r in drawn.values() for v in (r["value"], r.get("low"), r.get("high"))]
@@ -163,7 +151,7 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
     """Values over training, one line a name."""
     series = [(name, [p for p in points if known(*p)]) for name, points in lines]
     values = [y for _, points in series for _, y in points]
-    shapes, top = legend([name for name, _ in series], 8, WIDTH, 0, "line") if len(series) > 1 else ([], 0)
+    shapes, top = legend([name for name, _ in series], WIDTH, lines=True) if len(series) > 1 else ([], 0)
     top += 8
     x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
     y = Axis.over(values, top + 120, top)

@@ -5,7 +5,7 @@ or turn the direction of what stands around it. Numbers go through `num`. Proved
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from minirlhf.evaluation.panels import known
@@ -18,62 +18,49 @@ STYLE = """
 @media screen and (prefers-color-scheme:dark){
 :root{--ground:#14171a;--ink:#e6e8eb;--muted:#a3abb4;--faint:#454c54;--panel:#1d2125;--link:#7ab8f5}
 DARK_RULES}
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
+*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}
 body{margin:0 auto;padding:1rem 12px 4rem;max-width:76rem;background:var(--ground);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","PingFang SC","Microsoft YaHei",
 "Noto Sans CJK SC",sans-serif;overflow-wrap:anywhere}
 h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0 1rem}
 h2{font-size:1.3rem;margin:2.6rem 0 .6rem;padding-top:.6rem;border-top:1px solid var(--faint)}
 h3{font-size:1.05rem;margin:1.8rem 0 .5rem}
-p,li,dd{max-width:46rem}
-a{color:var(--link)}
+p,li,dd{max-width:46rem}a{color:var(--link)}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;list-style:none}
 small,figcaption,.quiet{color:var(--muted);font-size:.85rem;line-height:1.4}
 table small{font-size:.95em}
-.alarm{border:2px solid var(--bad);border-radius:6px;padding:.3rem 1rem;margin:1rem 0}
-.alarm p{margin:.4rem 0}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-size:.88rem;line-height:1.35}
+.alarm{border:2px solid var(--bad);border-radius:6px;padding:.3rem 1rem;margin:1rem 0}.alarm p{margin:.4rem 0}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;line-height:1.35}
 caption{text-align:left;color:var(--muted);padding-bottom:.4rem}
 th,td{padding:.35rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);
 overflow-wrap:break-word}
 th:first-child{padding-left:0}
-th[scope=row]{font-weight:500;min-width:7.5rem;max-width:15rem;position:sticky;left:0;
-background:var(--ground)}
+th[scope=row]{font-weight:500;min-width:7.5rem;max-width:15rem;position:sticky;left:0;background:var(--ground)}
 th[scope=rowgroup]{color:var(--muted);padding:1rem 0 .2rem;border-bottom-color:var(--muted)}
-td{white-space:nowrap;font-variant-numeric:tabular-nums}
-td small,th small{display:block;font-weight:400}
+td{white-space:nowrap;font-variant-numeric:tabular-nums}td small,th small{display:block;font-weight:400}
 td.words{white-space:normal;min-width:12rem;max-width:20rem}
 .verdict{border-left:.5rem solid var(--faint);padding-left:.4rem;font-weight:600}
-.better{border-color:var(--good)}
-.worse{border-color:var(--bad)}
+.better{border-color:var(--good)}.worse{border-color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1.4rem 1.6rem;
 margin:1.2rem 0}
-.flow{columns:20.5rem 3;column-gap:1.6rem;margin:1.2rem 0}
-.flow figure{padding-bottom:1.4rem}
-figure{margin:0;min-width:0;break-inside:avoid}
-figcaption{margin-bottom:.5rem}
+.flow{columns:20.5rem 3;column-gap:1.6rem;margin:1.2rem 0}.flow figure{padding-bottom:1.4rem}
+figure{margin:0;min-width:0;break-inside:avoid}figcaption{margin-bottom:.5rem}
 figcaption b{display:block;color:var(--ink);font-size:.95rem}
 svg{display:block;width:100%;max-width:27rem;height:auto}
-.maps figure{overflow-x:auto}
-.maps svg{width:auto;max-width:none}
+.maps figure{overflow-x:auto}.maps svg{width:auto;max-width:none}
 details{margin:.7rem 0;border:1px solid var(--faint);border-radius:6px;padding:0 .8rem}
-details[open]{padding-bottom:.8rem}
-summary{cursor:pointer;padding:.55rem 0;font-weight:600}
+details[open]{padding-bottom:.8rem}summary{cursor:pointer;padding:.55rem 0;font-weight:600}
 .answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr));gap:.8rem}
 .text{white-space:pre-wrap;background:var(--panel);border:1px solid var(--faint);border-radius:4px;
 margin:.2rem 0 .6rem;padding:.5rem .7rem;max-height:22rem;overflow:auto;font-size:.92rem;unicode-bidi:isolate}
 .strip{white-space:pre-wrap;line-height:2.2;margin:.4rem 0}
 .token{background:rgb(var(--heat)/calc(var(--k)*.55));border:1px solid var(--faint);border-radius:3px;
 border-bottom:calc(1px + var(--k)*4px) solid rgb(var(--heat));padding:1px;margin:0 1px;color:var(--ink);
--webkit-box-decoration-break:clone;box-decoration-break:clone}
-.less{border-bottom-style:dashed}
+-webkit-box-decoration-break:clone;box-decoration-break:clone}.less{border-bottom-style:dashed}
 .facts{margin:0}
 .facts div{break-inside:avoid;display:flex;gap:.6rem;border-bottom:1px solid var(--faint);font-size:.88rem;
 padding:.2rem 0}
-.facts dt{color:var(--muted);flex:0 0 40%}
-.facts dd{margin:0;flex:1;min-width:0}
+.facts dt{color:var(--muted);flex:0 0 40%}.facts dd{margin:0;flex:1;min-width:0}
 @media (min-width:48rem){.facts{columns:2;column-gap:2rem}}
 @media print{html{font-size:10.5pt}body{max-width:none;padding:0;font-size:1rem}nav{display:none}
 .text{max-height:none;overflow:visible}.scroll{overflow:visible}h2,h3,summary,b{break-after:avoid}
@@ -101,9 +88,8 @@ def interval(estimate: dict) -> str:
     return f"[{num(low)}, {num(high)}]" if known(low, high) else ""
 
 
-def value(metric: dict, name: str) -> str:
+def value(estimate: dict) -> str:
     """A model's value with its interval."""
-    estimate = metric["models"].get(name) or {}
     return f"{num(estimate.get('value'))} {interval(estimate)}".strip()
 
 
@@ -156,9 +142,9 @@ def in_cells(d: dict) -> str:
             f'<td class="words">{words}</td>')
 
 
-def plot(title: str, note: str, svg: str) -> str:
-    """A figure with its words above it, where they wrap."""
-    svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+def plot(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
+    """A figure, draw(title, *data), with its words above it, where they wrap."""
+    svg = draw(title, *data).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
     return f"<figure><figcaption><b>{show(title)}</b>{show(note)}</figcaption>{svg}</figure>\n"
 
 
@@ -197,8 +183,9 @@ def kl_strip(strip: dict) -> str:
     for piece, k, r in zip(strip["pieces"], strip["kl"], strip.get("log_ratio") or [None] * len(strip["kl"])):
         share = max(k, 0.0) / top if known(k) and top > 0 else 0.0
         kind = "token less" if known(r) and r < 0 else "token"
+        seen = piece.replace("\n", "↵\n") or "◌"  # line breaks, and a token that only begins a character
         tip = f"KL {num(k)} nats" + (f", log ratio {num(r, True)}" if known(r) else "")
-        boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(shape(piece))}</span>'
+        boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(seen)}</span>'
     note = "0 at every token: the two are the same here."
     if top > 0:
         note = "".join(f'<span class="token" style="--k:{s}">{num(s * top)}</span>' for s in (0, 0.5, 1))
@@ -206,11 +193,6 @@ def kl_strip(strip: dict) -> str:
         note += "the token is less likely than under the reference."
     return (f'<b>Where RL changed the policy</b><p class="strip" dir="auto">{boxes}</p>'
             f'<p class="quiet">KL of the policy to the reference at each token: {note}</p>')
-
-
-def shape(piece: str) -> str:
-    """A token that can be seen: its line breaks, and one that only begins a character."""
-    return piece.replace("\n", "↵\n") or "◌"
 
 
 def document(title: str, body: str) -> str:

@@ -8,7 +8,7 @@ Proved by tests/html/test_page.py.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from minirlhf.evaluation.panels import POINTS, known
 from minirlhf.evaluation.table import optimum_line
@@ -19,20 +19,21 @@ from minirlhf.html.markup import (
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
-FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be "
-          "compared between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the "
-          "differences too small to be seen reliably with these prompts.")
-DIFFERENCE = ("difference", "p", "verdict")
+FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be compared "
+          "between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the differences too small "
+          "to be seen reliably with these prompts.")
+BEST = ("With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, which is an "
+        "upper bound of its KL: the true curve lies to the left; and over the answers to all prompts together: where "
+        "some prompts are harder than others, it also lies lower.")
 COST = ("seconds", "tokens", "steps")
-RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), "
-        "lowest (worst) and in the middle (median), by KL where there is no reward; and one drawn by the "
-        "seed (random). They show what answers look like, and prove nothing.")
+RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), lowest "
+        "(worst) and in the middle (median), by KL where there is no reward; and one drawn by the seed (random). They "
+        "show what answers look like, and prove nothing.")
 CANNOT = (
     "Whether another training seed would give the same verdicts. The intervals know the noise of prompts and "
     "of sampling; each model here is one training run.",
     "What happens on prompts of another kind. The verdicts hold for prompts drawn as these were.",
-    "Whether people would prefer the answers. A reward measures what it was written to measure: read the "
-    "samples.",
+    "Whether people would prefer the answers. A reward measures what it was written to measure: read the samples.",
     "That two models are equal. “No difference shown” means that these prompts could not tell them apart; "
     "the tables say how large a difference would have been seen.",
     "Which metric to believe. Many are tested, and of twenty without any difference one has p < 0.05 by "
@@ -77,10 +78,10 @@ def answer(report: dict, compared: bool) -> str:
     lines, rows = [], []
     for title, task in report["tasks"].items():
         for m in (m for m in task["metrics"] if m["primary"]):
-            words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m, last)}"
+            words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m['models'][last])}"
             if compared:
                 rows.append((title, m["differences"][last]))
-                words += f", of {show(reference)} {value(m, reference)}: {in_words(m['differences'][last])}"
+                words += f", of {show(reference)} {value(m['models'][reference])}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
                     words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
                     words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
@@ -92,8 +93,8 @@ def answer(report: dict, compared: bool) -> str:
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
     lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
     lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
-    head = f"Primary metrics, {last} − {reference}"
-    return f"{lead}<ul>{''.join(lines)}</ul>{grid([plot(head, FOREST, figures.forest(head, rows))])}"
+    forest = plot(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
+    return f"{lead}<ul>{''.join(lines)}</ul>{grid([forest])}"
 
 
 def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
@@ -102,11 +103,12 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     if (task.get("units") or task["prompts"]) < task["prompts"]:
         count += f"; {task['units']} independent ones: turns of a conversation, and equal prompts, are one"
     metrics = sorted(task["metrics"], key=lambda m: [*GROUPS, m["group"]].index(m["group"]))
-    parts = [f'<p class="quiet">{count}.</p>', metrics_table(metrics, names, last, reference)]
+    head = f"{last} − {reference}" if reference else ""
+    values = metrics_table("Values with 95 % intervals over prompts", metrics, names, last, head)
+    parts = [f'<p class="quiet">{count}.</p>', values]
     others = [name for name in names if name not in (last, reference)] if reference else []
     for name in others:
-        rows = grouped(metrics, 4, lambda m, name=name: in_cells(m["differences"][name]))
-        inside = table(f"{name} − {reference}", ["metric", *DIFFERENCE], rows)
+        inside = metrics_table(f"{name} − {reference}", metrics, [], name, "difference")
         parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
     if reference and (best := task.get("optimum")):
         words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
@@ -121,56 +123,44 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     return "\n".join(parts)
 
 
-def metrics_table(metrics: Sequence[dict], names: Sequence[str], last: str, reference: str) -> str:
-    """A row a metric, by group: each model with its interval, and last − reference with p and verdict."""
-    def cells(m: dict) -> str:
-        values = ""
-        for name in names:
-            estimate = m["models"].get(name) or {}
-            values += f"<td>{num(estimate.get('value'))}<small>{interval(estimate)}</small></td>"
-        return values + (in_cells(m["differences"][last]) if reference else "")
+def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], model: str, difference: str) -> str:
+    """A row a metric, sorted by group, under the groups' headings; ↑ and ↓ say which way is better.
 
-    head = ["metric", *names] + ([f"{last} − {reference}", *DIFFERENCE[1:]] if reference else [])
-    return table("Values with 95 % intervals over prompts", head, grouped(metrics, len(head), cells))
-
-
-def grouped(metrics: Sequence[dict], columns: int, cells: Callable[[dict], str]) -> str:
-    """Rows of a table, sorted by group, under the groups' headings; ↑ and ↓ say which way is better."""
+    Each of `names` with its interval; and, if the column `difference` has a name, that of the model with p and verdict.
+    """
+    head = ["metric", *names] + ([difference, "p", "verdict"] if difference else [])
     body, above = "", None
     for m in metrics:
         if (group := m["group"]) != above:
             heading = show(GROUPS.get(group, group))
-            body += f'<tr><th scope="rowgroup" colspan="{columns}">{heading}</th></tr>\n'
+            body += f'<tr><th scope="rowgroup" colspan="{len(head)}">{heading}</th></tr>\n'
             above = group
         name = show(m["metric"]) + {1: " ↑", -1: " ↓"}.get(m["direction"], "")
         if m.get("primary"):
             name = f"<b>{name}</b><small>primary</small>"
-        body += f'<tr><th scope="row">{name}</th>{cells(m)}</tr>\n'
-    return body
+        models = [m["models"][x] for x in names]
+        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval(x)}</small></td>" for x in models)
+        cells += in_cells(m["differences"][model]) if difference else ""
+        body += f'<tr><th scope="row">{name}</th>{cells}</tr>\n'
+    return table(caption, head, body)
 
 
 def plots_of(task: dict, names: Sequence[str]) -> list[str]:
     """The figures of one set."""
     plots = []
-    reward = next((m for m in task["metrics"] if m["primary"]), None)
-    kl = next((m for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
+    reward = next((m["models"] for m in task["metrics"] if m["primary"]), None)
+    kl = next((m["models"] for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
     if reward and kl:
-        head = "Reward against KL"
-        note = "With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, "
-        note += "which is an upper bound of its KL: the true curve lies to the left; and over the answers to all prompts "
-        note += "together: where some prompts are harder than others, it also lies lower."
         best = task.get("best_of_n") or []
-        plots.append(plot(head, note, figures.frontier(head, reward["models"], kl["models"], best, names)))
+        plots.append(plot("Reward against KL", BEST, figures.frontier, reward, kl, best, names))
     if task.get("lengths"):
-        head = "Reward against length"
         note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
         note += "r is Pearson’s, over all answers."
-        plots.append(plot(head, note, figures.lengths(head, task["lengths"], names)))
+        plots.append(plot("Reward against length", note, figures.lengths, task["lengths"], names))
     for name, c in (task.get("calibration") or {}).items():
-        head, note = f"Calibration of {name}", f"ECE {num(c.get('ece'))}"
-        note += f"; a perfectly calibrated model would show {num(c.get('expected'))} with these "
-        note += f"{c['n']:,} tokens. "
-        plots.append(plot(head, note + "Bars: Wilson 95 % intervals.", figures.reliability(head, c)))
+        note = f"ECE {num(c.get('ece'))}; a perfectly calibrated model would show {num(c.get('expected'))} with these "
+        note += f"{c['n']:,} tokens. Bars: Wilson 95 % intervals."
+        plots.append(plot(f"Calibration of {name}", note, figures.reliability, c))
     return plots
 
 
@@ -194,13 +184,11 @@ def attention(a: dict) -> str:
     maps = []
     for m in a["maps"]:
         which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
-        head = f"layer {m['layer']}, {which}"
-        maps.append(plot(head, "", figures.heat_map(head, a["pieces"], m["weights"])))
-    of = f"{a['model']}, prompt {a['index']} and its answer" if "index" in a else a["model"]
-    return (f'<h3>Attention of {show(of)}</h3><p class="quiet">A row is the token that looks, a column the '
-            "one it looks at; the stronger the colour, the more. A row sums to 1, but for what goes to "
-            "tokens before those shown. <b>Attention weights are not explanations by themselves</b>: what is "
-            "looked at may not be used.</p>"
+        maps.append(plot(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
+    return (f'<h3>Attention of {show(a["model"])}, prompt {a["index"]} and its answer</h3><p class="quiet">'
+            "A row is the token that looks, a column the one it looks at; the stronger the colour, the more. A row sums "
+            "to 1, but for what goes to tokens before those shown. <b>Attention weights are not explanations by "
+            "themselves</b>: what is looked at may not be used.</p>"
             f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 
@@ -215,7 +203,7 @@ def training(models: dict[str, dict]) -> str:
             shared.setdefault((quantity, c["x"]), []).append((words, c["points"]))
         for (quantity, across), lines in shared.items():
             head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
-            plots.append(plot(head, "", figures.curves(head, lines, across)))
+            plots.append(plot(head, "", figures.curves, lines, across))
     note = f'<p class="quiet">More than {POINTS} logged steps are drawn as {POINTS} means of neighbours.</p>'
     return note + grid(plots) if plots else ""
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, isfinite, log10
 
-INK, FAINT, ACCENT = "#1f2328", "#d0d7de", "#0969da"
-GROUND, MUTED = "#ffffff", "#57606a"
+GROUND, INK, MUTED, FAINT, ACCENT = "#ffffff", "#1f2328", "#57606a", "#d0d7de", "#0969da"
 BLUE, GREEN, VERMILLION, PURPLE = "#0072b2", "#009e73", "#d55e00", "#cc79a7"
 DARK = {GROUND: "#14171a", INK: "#e6e8eb", FAINT: "#454c54", MUTED: "#a3abb4", BLUE: "#56b4e9"}
 SERIES = (MUTED, BLUE, PURPLE, INK, GREEN, VERMILLION)  # of models; each has a shape too
@@ -90,9 +89,9 @@ def path(points: Sequence[tuple[float, float]], colour: str = INK, width: float 
     return f'<polyline points="{spots}" fill="none" {style}/>'
 
 
-def marker(x: float, y: float, series: int, radius: float = 4.5) -> str:
+def marker(x: float, y: float, series: int) -> str:
     """The mark of the i-th model: a colour and a shape, either of which tells it from the others."""
-    colour, shape = SERIES[series % len(SERIES)], SHAPES[series % len(SHAPES)]
+    colour, shape, radius = SERIES[series % len(SERIES)], SHAPES[series % len(SHAPES)], 4.5
     if shape in ("circle", "ring"):
         paint = f'fill="{colour if shape == "circle" else GROUND}" stroke="{colour}" stroke-width="1.5"'
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" {paint}/>'
@@ -107,18 +106,15 @@ def marker(x: float, y: float, series: int, radius: float = 4.5) -> str:
     return f'<polygon points="{points}" fill="{colour}"/>'
 
 
-def legend(
-    names: Sequence[str], left: float, right: float, y: float, kind: str = "mark"
-) -> tuple[list[str], float]:
-    """Marks, or "line"s, with their names, as many on a line as fit; and the y under the last line."""
-    shapes, x = [], left
+def legend(names: Sequence[str], right: float, lines: bool = False) -> tuple[list[str], float]:
+    """Marks, or lines, with their names, as many beside each other as fit; and the y under the last ones."""
+    shapes, left, y = [], 8, 0
+    x = left
     for i, name in enumerate(names):
         name = fit(name, right - left - 18)
         if x > left and x + 18 + breadth(name) > right:
             x, y = left, y + 18
-        colour = SERIES[i % len(SERIES)]
-        mark = marker(x + 6, y + 8, i) if kind == "mark" else line(x, y + 8, x + 12, y + 8, colour, 2.5)
-        shapes.append(mark)
+        shapes.append(line(x, y + 8, x + 12, y + 8, SERIES[i % len(SERIES)], 2.5) if lines else marker(x + 6, y + 8, i))
         shapes.append(text(x + 17, y + 12, name))
         x += 17 + breadth(name) + 14
     return shapes, y + 18
@@ -126,9 +122,10 @@ def legend(
 
 def figure(width: int, height: int, title: str, shapes: Sequence[str]) -> str:
     """An SVG document with a white ground, so that it can be read on a dark page."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    head += f' font-family="sans-serif" role="img"><title>{escape(visible(title))}</title>'
-    return "\n".join([head, f'<rect width="{width}" height="{height}" fill="#ffffff"/>', *shapes, "</svg>\n"])
+    size = f'width="{width}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size} font-family="sans-serif"'
+    head += f' role="img"><title>{escape(visible(title))}</title>'
+    return "\n".join([head, f'<rect {size} fill="{GROUND}"/>', *shapes, "</svg>\n"])
 
 
 def dark_rules() -> str:
@@ -203,22 +200,16 @@ def axes(x: Axis, y: Axis, across: str, up: str) -> list[str]:
     return shapes
 
 
-def strip_plot(title: str, axis: str, rows: Sequence[tuple[str, Sequence[float]]], low: float, high: float) -> str:
-    """A row a name: a dot each value and a bar at their mean. What lies outside low … high stands at the edge."""
-    left, width, step = 190, 640, 24
-    bottom = 40 + step * len(rows)
-
-    def place(x: float) -> float:
-        return left + (width - left - 24) * (min(max(x, low), high) - low) / (high - low)
-
-    shapes = [text(12, 22, title, size=14), text((left + width) / 2, bottom + 34, axis, "middle")]
-    for x in ticks(low, high):
-        shapes.append(line(place(x), 34, place(x), bottom, FAINT))
-        shapes.append(text(place(x), bottom + 16, f"{x:g}", "middle"))
+def strip_plot(title: str, across: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """A row a name: a dot each value and a bar at their mean, from 0 to 1. What lies outside stands at the edge."""
+    axis, bottom = Axis(0.0, 1.0, 190, 616), 40 + 24 * len(rows)
+    shapes = [text(12, 22, title, size=14), text(415, bottom + 34, across, "middle")]
+    for v in axis.ticks():
+        shapes.append(line(axis.place(v), 34, axis.place(v), bottom, FAINT))
+        shapes.append(text(axis.place(v), bottom + 16, label(v), "middle"))
     for i, (name, values) in enumerate(rows):
-        y = 34 + step * (i + 0.5)
-        mean = place(sum(values) / len(values))
-        shapes.append(text(left - 10, y + 4, name, "end"))
-        shapes += [dot(place(x), y) for x in values]
+        y = 46 + 24 * i
+        *spots, mean = (axis.place(min(max(v, 0.0), 1.0)) for v in (*values, sum(values) / len(values)))
+        shapes += [text(180, y + 4, name, "end"), *(dot(x, y) for x in spots)]
         shapes.append(line(mean, y - 8, mean, y + 8, INK, 2))
-    return figure(width, bottom + 46, title, shapes)
+    return figure(640, bottom + 46, title, shapes)

@@ -65,16 +65,16 @@ def gather_true(x: Tensor, mask: Tensor) -> tuple[Tensor, int]:
     return x.flatten(0, 1)[F.pad(places, (0, -n % 64))], n  # (N', C)
 
 
+@dataclass(frozen=True)
 class Mixture:
     """Batches from several data sets, a pure function of (seed, step): to resume, the step is enough.
 
     Each set is gone through in epochs, every example once an epoch, in an order drawn anew each time.
+    Rows a step may be fractional: 2.5 gives 2 and 3 in turn.
     """
 
-    def __init__(self, sets: dict[str, tuple[Sequence, float]], seed: int) -> None:
-        """sets: name -> (examples, rows a step). Rows may be fractional: 2.5 gives 2 and 3 in turn."""
-        self.sets = sets
-        self.seed = seed
+    sets: dict[str, tuple[Sequence, float]]  # name -> (examples, rows a step)
+    seed: int
 
     def step(self, step: int) -> list:
         """The examples of optimizer step `step`, counted from 0."""

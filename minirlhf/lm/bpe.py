@@ -8,8 +8,8 @@ The idea, on the word `aaabdaaabac`: the commonest pair is (a, a), so Z = aa giv
 X = ZY gives `XdXac`. To encode a new word, the same merges are applied in the same order.
 
 A merge replaces its pair from left to right without overlap: aaa becomes Za, never aZ. Two facts follow
-for merges that were learned, and the tokenizer leans on both: no two merges spell the same token, and a
-word that is itself a token always encodes to that one token.
+for merges that were learned: no two of them spell the same token (files of vocabularies lean on that), and
+a word that is itself a token always encodes to that one token.
 
 Proved by tests/lm/test_tokenizer.py, which holds a slow twin of each function.
 Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units", algorithm 1;

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import messages_of
+from minirlhf.lm.records import messages_of, question_of
 from minirlhf.lm.tokenizer import Tokenizer
 
 
@@ -47,10 +47,7 @@ def render_prompt(record: dict, tokenizer: Tokenizer, chat: bool = True) -> list
 
     A strict prefix of `render(record)` where the record ends in an assistant turn.
     """
-    messages = messages_of(record)
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    prefix = render({"messages": messages}, tokenizer, chat).ids
+    prefix = render({"messages": question_of(record)}, tokenizer, chat).ids
     return prefix + ([tokenizer.special_ids["<|assistant|>"]] if chat else [])
 
 

@@ -10,7 +10,6 @@ Nothing is ever pickled code. Proved by tests/lm/test_checkpoint.py.
 """
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -39,10 +38,8 @@ def fingerprint(model: GPT) -> str:
 
 def to_huggingface(model: GPT) -> dict[str, Tensor]:
     """The model's parameters under GPT2LMHeadModel's names, in its shapes."""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        tensors[f"transformer.{name}"] = tensor.t() if name.endswith(TRANSPOSED) else tensor
-    return tensors
+    state = model.state_dict()
+    return {f"transformer.{name}": x.t() if name.endswith(TRANSPOSED) else x for name, x in state.items()}
 
 
 def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -> GPT:
@@ -75,23 +72,13 @@ def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -
 def config_to_json(config: GPTConfig, eos_id: int) -> dict:
     """GPT2Config's keys for our config."""
     return {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context,
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_embd": config.width,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
-        "resid_pdrop": config.dropout,
-        "tie_word_embeddings": True,
-        "bos_token_id": eos_id,
-        "eos_token_id": eos_id,
-        "pad_token_id": eos_id,
-    }
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size, "n_positions": config.context,
+        "n_layer": config.layers, "n_head": config.heads, "n_embd": config.width,
+        "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
+        "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
+        "tie_word_embeddings": True, "bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": eos_id,
+    }  # fmt: skip
 
 
 def config_from_json(raw: dict, name: str) -> GPTConfig:
@@ -114,13 +101,9 @@ def config_from_json(raw: dict, name: str) -> GPTConfig:
 
 
 def save(
-    folder: str | Path,
-    model: GPT,
-    tokenizer: Tokenizer,
-    run: dict,
-    head: dict[str, Tensor] | None = None,
-    config: dict | None = None,
-) -> None:
+    folder: str | Path, model: GPT, tokenizer: Tokenizer, run: dict,
+    head: dict[str, Tensor] | None = None, config: dict | None = None,
+) -> None:  # fmt: skip
     """Write the model, its tokenizer and run.json. config.json comes last: it marks the folder whole.
 
     head, config: tensors beside the model's, and keys of config.json that differ from a language model's.
@@ -137,11 +120,11 @@ def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
 
     Dropout is kept as config.json says. Raises UserError with the file and the remedy.
     """
-    return load_with(folder, ())[:2]
+    return load_with(folder, "")[:2]
 
 
-def load_with(folder: str | Path, heads: Sequence[str]) -> tuple[GPT, Tokenizer, list[Tensor | None]]:
-    """`load`, and the tensors of these names, which no language model has; None for what is not there."""
+def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | None]:
+    """`load`, and the tensor of that name, which no language model has; None where it is not there."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; train one first, or name another")
@@ -152,18 +135,21 @@ def load_with(folder: str | Path, heads: Sequence[str]) -> tuple[GPT, Tokenizer,
     except OSError as error:
         raise UserError(f"{weights}: {error.strerror or error}") from None
     tensors = parse_safetensors(data, str(weights))
-    found = [tensors.pop(name, None) for name in heads]
+    found = tensors.pop(head, None)
     model = from_huggingface(tensors, config, str(weights))
-    try:
-        tokenizer = tokenizer_files.load(folder)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from None
+    tokenizer = tokenizer_files.load(folder)
     if tokenizer.vocab_size > config.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}"
         raise UserError(f"{folder}: the tokenizer has {sizes}: they are of two models")
     # Rows that no token stands for could be sampled, and then not be decoded.
     model.resize_vocabulary(tokenizer.vocab_size)
     return model, tokenizer, found
+
+
+def read_run(folder: str | Path) -> dict:
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
+    path = Path(folder) / "run.json"
+    return read_json(path) if path.exists() else {}
 
 
 def load_chat(folder: str | Path) -> tuple[GPT, Tokenizer]:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from minirlhf.lm.model import GPT, KVCache
 
+ROWS = 256  # prompts a pass, at the most
 
 @dataclass
 class Generation:
@@ -95,21 +96,14 @@ def row_uniforms(seeds: Sequence[int], n: int) -> Tensor:
 
 
 def generate(
-    model: GPT,
-    prompts: Sequence[Sequence[int]],
-    max_new: int,
-    eos_id: int,
-    seeds: Sequence[int],
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    rows: int = 256,
-) -> Generation:
+    model: GPT, prompts: Sequence[Sequence[int]], max_new: int, eos_id: int, seeds: Sequence[int],
+    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+) -> Generation:  # fmt: skip
     """Continue each prompt until EOS, max_new tokens or the end of the context.
 
     prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one a row.
     temperature: 0 is the most probable token (log-probability 0: the distribution is a point).
-    rows: prompts a pass; those of like length share one, since padding costs as much as tokens do.
+    Prompts of like length share a pass, since padding costs as much as tokens do.
     Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode.
     Raises ValueError for a prompt that is empty or longer than the context, and bad settings.
     Source of the ragged batch: positions count real tokens, padding is masked (Hugging Face's rule).
@@ -127,8 +121,8 @@ def generate(
     model.eval()
     parts = []
     try:
-        for start in range(0, len(order), rows):
-            chosen = order[start : start + rows]
+        for start in range(0, len(order), ROWS):
+            chosen = order[start : start + ROWS]
             some, their = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
             parts.append(one_pass(model, some, max_new, eos_id, their, temperature, top_k, top_p))
     finally:
@@ -137,15 +131,9 @@ def generate(
 
 
 def one_pass(
-    model: GPT,
-    prompts: Sequence[Sequence[int]],
-    max_new: int,
-    eos_id: int,
-    seeds: Sequence[int],
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> Generation:
+    model: GPT, prompts: Sequence[Sequence[int]], max_new: int, eos_id: int, seeds: Sequence[int],
+    temperature: float, top_k: int, top_p: float,
+) -> Generation:  # fmt: skip
     """`generate` of some rows side by side, by a model in eval mode."""
     device = model.wte.weight.device
     prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each

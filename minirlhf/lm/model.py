@@ -14,7 +14,7 @@ Shapes: B batch, T sequence, S keys (T plus what the cache holds), C width, H he
 V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
@@ -72,16 +72,14 @@ class KVCache:
         self.key_mask = self.key_mask[rows]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
     """softmax(Q Kᵀ / √D + bias) V.
 
     q: (B, H, T, D).  k, v: (B, H, S, D).  bias: broadcasts to (B, H, T, S), 0 where a query may look
     and the most negative finite number where not (−∞ would turn a row that sees nothing into NaN).
     Returns (B, H, T, D).  Source: Vaswani et al. 2017, eq. 1.
     """
-    scores = (q / sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, T, S)
-    if bias is not None:
-        scores = scores + bias  # (B, H, T, S)
+    scores = (q / sqrt(q.shape[-1])) @ k.transpose(-2, -1) + bias  # (B, H, T, S)
     weights = F.dropout(scores.softmax(-1), dropout)  # (B, H, T, S)
     return weights @ v  # (B, H, T, D)
 
@@ -97,7 +95,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.width, 3 * config.width)
         self.c_proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, bias: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, cache: KVCache | None, layer: int) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.heads, C // self.heads)  # (B, T, 3, H, D)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
@@ -105,8 +103,7 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)  # (B, H, S, D)
         dropout = self.dropout if self.training else 0.0
         if self.kernel == "sdpa":
-            bias = None if bias is None else bias.to(q.dtype)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)  # (B, H, T, D)
+            y = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)  # (B, H, T, D)
         else:
             y = attention(q, k, v, bias, dropout)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
@@ -137,7 +134,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, bias: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, cache: KVCache | None, layer: int) -> Tensor:
         x = x + self.attn(self.ln_1(x), bias, cache, layer)  # (B, T, C)
         return x + self.mlp(self.ln_2(x))  # (B, T, C)
 
@@ -206,18 +203,16 @@ class GPT(nn.Module):
         old = self.wte.weight.data[:size]  # (V, C)
         new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
         self.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
-        self.config = GPTConfig(**{**vars(self.config), "vocab_size": size})
+        self.config = replace(self.config, vocab_size=size)
 
 
-def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor | None:
+def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor:
     """What is added to the scores: 0 where a query may look, the most negative number elsewhere.
 
     Query i of T stands at column S − T + i and sees the columns up to itself (the causal triangle,
     aligned with its lower right corner) that key_mask (B, S) calls real.
-    Returns (1 or B, 1, T, S) in the dtype of the matrix products, or None if everything is visible.
+    Returns (1 or B, 1, T, S) in the dtype of the matrix products.
     """
-    if T == 1 and key_mask is None:
-        return None
     visible = torch.ones(T, S, dtype=torch.bool, device=like.device).tril(S - T)  # (T, S)
     if key_mask is not None:
         visible = visible & key_mask[:, None, None, :]  # (B, 1, T, S)

@@ -11,17 +11,12 @@ from torch import Tensor, nn
 
 from minirlhf.harness.loop import Diverged
 
+BETAS = (0.9, 0.95)
 MAX_BAD_STEPS = 5
 
 
 def make_adamw(
-    modules: Iterable[nn.Module],
-    lr: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    eps: float = 1e-8,
-    slow: nn.Module | None = None,
-    share: float = 1.0,
+    modules: Iterable[nn.Module], lr: float, weight_decay: float, slow: nn.Module | None = None, share: float = 1.0
 ) -> torch.optim.AdamW:
     """AdamW that decays matrices and embeddings, and neither biases nor LayerNorm gains.
 
@@ -37,7 +32,7 @@ def make_adamw(
             groups.append({"params": [p for p in some.values() if p.dim() >= 2], "weight_decay": weight_decay})
             groups.append({"params": [p for p in some.values() if p.dim() < 2], "weight_decay": 0.0})
             groups[-1]["scale"] = groups[-2]["scale"] = scale
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)
 
 
 def learning_rate(step: int, peak: float, warmup: int, total: int, final: float, shape: str = "cosine") -> float:

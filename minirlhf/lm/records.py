@@ -54,8 +54,8 @@ def read_records(path: str | Path) -> list[dict]:
 def check_record(record: dict, where: str) -> None:
     """Raises UserError unless the record has `text`, `messages`, or `prompt` (and a `response` if any).
 
-    A comparison has `prompt` or `messages`, `chosen` and `rejected`, perhaps `p`, how probably chosen is better,
-    `margin`, and the gold rewards `gold_chosen` and `gold_rejected`.
+    A comparison has `prompt` or `messages`, `chosen` and `rejected`, perhaps `p`, how probably chosen is better, and
+    the gold rewards `gold_chosen` and `gold_rejected`.
     """
     for key in ("text", "prompt", "response", "chosen", "rejected"):
         if key in record and not isinstance(record[key], str):
@@ -67,7 +67,7 @@ def check_record(record: dict, where: str) -> None:
             raise UserError(f"{where}: {missing[0]!r} is missing: a comparison wants two responses")
         if "prompt" not in record and "messages" not in record:
             raise UserError(f"{where}: no 'prompt' or 'messages': a comparison is of two responses to one")
-        for key in ("p", "margin", "gold_chosen", "gold_rejected"):
+        for key in ("p", "gold_chosen", "gold_rejected"):
             least, most = (0, 1) if key == "p" else (-1e38, 1e38)  # what float32 holds
             if key in record and not (type(record[key]) in (int, float) and least <= record[key] <= most):
                 wanted = "a probability" if key == "p" else "a finite number of float32"
@@ -96,10 +96,15 @@ def messages_of(record: dict) -> list[dict]:
     return turns
 
 
+def question_of(record: dict) -> list[dict]:
+    """The messages before the answer: all but a last turn of the assistant."""
+    messages = messages_of(record)
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
 def prompt_of(record: dict) -> str:
     """All that stands before the answer, as one text."""
-    messages = messages_of(record)
-    return "\n".join(m["content"] for m in messages[: len(messages) - (messages[-1]["role"] == "assistant")])
+    return "\n".join(message["content"] for message in question_of(record))
 
 
 def references_of(record: dict) -> list[str]:

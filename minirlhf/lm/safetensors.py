@@ -15,33 +15,22 @@ from torch import Tensor
 from minirlhf.harness.files import UserError
 
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+}  # fmt: skip
 MAX_HEADER = 100_000_000  # the limit of the reference implementation
 
 
-def dump_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+def dump_safetensors(tensors: dict[str, Tensor]) -> bytes:
     """The bytes of a safetensors file. Shared storage is not representable: pass each tensor once."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    header: dict = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    header: dict = {"__metadata__": {"format": "pt"}}
     chunks, offset = [], 0
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-        header[name] = {
-            "dtype": names[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + len(data)],
-        }
+        where = [offset, offset + len(data)]
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": where}
         chunks.append(data)
         offset += len(data)
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -23,17 +23,17 @@ from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 
+FINAL_LR = 0.1  # the rate at the last step, as a share of the peak
+
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What `fit` does with a model and batches."""
+    """What `fit` does with a model and batches; the fields are options of train_sft.py."""
 
     steps: int
     lr: float
     warmup: int = 50
-    final_lr: float = 0.1
     weight_decay: float = 0.01
-    beta2: float = 0.95
     max_norm: float = 1.0
     micro_rows: int = 32
     eval_every: int = 100
@@ -69,23 +69,19 @@ def evaluate_loss(model: GPT, examples: Sequence[Example], micro_rows: int = 32)
 
 
 def fit(
-    model: GPT,
-    batch_of: Callable[[int], Sequence[Example]],
-    validation: Sequence[Example],
-    config: FitConfig,
-    run: Run,
+    model: GPT, batch_of: Callable[[int], Sequence[Example]], validation: Sequence[Example], config: FitConfig, run: Run
 ) -> dict:
     """Train the model in place on batch_of(step), step = 0, 1, ...; returns the cost of the training.
 
     A step whose loss or gradient is not finite is skipped and counted. Raises Interrupted (state saved), Diverged,
     and UserError for a state of other settings.
     """
-    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay, (0.9, config.beta2)), config.max_norm)
+    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay), config.max_norm)
     settings = dataclasses.asdict(config) | dataclasses.asdict(model.config)
     model.train()
     with Loop(run, config.steps, config.save_every, settings, model=model, stepper=stepper) as loop:
         for step in loop:
-            lr = learning_rate(step, config.lr, config.warmup, config.steps, config.final_lr)
+            lr = learning_rate(step, config.lr, config.warmup, config.steps, FINAL_LR)
             loss, tokens, padding = accumulate(model, batch_of(step), config.micro_rows, run.dtype)
             norm = stepper.step(lr)
             figures = {"loss": loss, "lr": lr, "grad_norm": norm, "padding": padding}

@@ -33,8 +33,7 @@ BYTE_ORDER = _PRINTABLE + bytes(byte for byte in range(256) if byte not in _PRIN
 SYMBOLS = _PRINTABLE.decode("latin-1") + "".join(chr(256 + n) for n in range(256 - len(_PRINTABLE)))
 _BYTE_TO_ID = bytes(BYTE_ORDER.index(byte) for byte in range(256))
 
-_CACHE_WORDS = 100_000      # pieces whose ids are remembered; more than the distinct words of most corpora
-_CACHE_CHARACTERS = 64      # longer pieces are not words and seldom come back
+_CACHE_WORDS = 100_000  # pieces whose ids are remembered; more than the distinct words of most corpora
 
 
 def _replace_surrogates(text: str) -> str:
@@ -74,8 +73,7 @@ class Tokenizer:
                 raise ValueError(f"merge {(left, right)} makes id {new_id} but does not join ids below it")
             self.token_bytes.append(self.token_bytes[left] + self.token_bytes[right])
         self._merge_ids = {pair: FIRST_MERGE_ID + rank for rank, pair in enumerate(self.merges)}
-        self._id_of = {token: i for i, token in enumerate(self.token_bytes)}
-        if len(self._id_of) < len(self.token_bytes):
+        if len(set(self.token_bytes)) < len(self.token_bytes):
             raise ValueError("two merges spell the same token, which merges learned by BPE never do")
         self._cache: dict[str, list[int]] = {}
         self.special_ids: dict[str, int] = {}
@@ -133,7 +131,8 @@ class Tokenizer:
         """
         names = list(names)
         for name in names:
-            if not name or (set(name) <= set(SYMBOLS) and _bytes_of(name) in self._id_of):
+            plain = set(name) <= set(SYMBOLS)  # could be an ordinary token's name in a vocabulary file
+            if not name or plain and bytes(BYTE_ORDER[SYMBOLS.index(symbol)] for symbol in name) in self.token_bytes:
                 raise ValueError(f"{name!r} cannot be a special token: it is empty or an ordinary token")
         for name in names:
             self.special_ids.setdefault(name, self.vocab_size)
@@ -145,25 +144,17 @@ class Tokenizer:
 
         A lone surrogate, which UTF-8 cannot hold, is read as U+FFFD (as tiktoken does).
         """
-        cache = self._cache
-        ids: list[int] = []
+        cache, ids = self._cache, []
         for piece in split(_replace_surrogates(text), self.pattern):
             # Words repeat, so nearly all of the time goes into this lookup and not into merging.
             piece_ids = cache.get(piece)
             if piece_ids is None:
-                piece_ids = self._encode_piece(piece)
-                if len(piece) <= _CACHE_CHARACTERS:
-                    if len(cache) >= _CACHE_WORDS:
-                        cache.clear()
-                    cache[piece] = piece_ids
+                if len(cache) >= _CACHE_WORDS:
+                    cache.clear()
+                byte_ids = list(piece.encode().translate(_BYTE_TO_ID))
+                piece_ids = cache[piece] = apply_merges(byte_ids, self._merge_ids)
             ids += piece_ids
         return ids
-
-    def _encode_piece(self, piece: str) -> list[int]:
-        data = piece.encode()
-        if data in self._id_of:
-            return [self._id_of[data]]
-        return apply_merges(list(data.translate(_BYTE_TO_ID)), self._merge_ids)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that `ids` spell; specials are written as their names.
@@ -183,6 +174,3 @@ class Tokenizer:
         Ids can spell bytes that are not UTF-8, for instance when they stop inside a character: those become U+FFFD.
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
-
-def _bytes_of(symbols: str) -> bytes:
-    return bytes(BYTE_ORDER[SYMBOLS.index(symbol)] for symbol in symbols)

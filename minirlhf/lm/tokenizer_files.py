@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from minirlhf.harness.files import write_atomic
+from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.lm.bpe import FIRST_MERGE_ID, PATTERNS
 from minirlhf.lm.tokenizer import BYTE_ORDER, EOS, PAD, SYMBOLS, Tokenizer
 
@@ -21,18 +21,15 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
     There, `tokenizer(text)` gives what `encode` gives here, but for names of specials, which it parses.
     """
     symbols = [_symbols_of(token) for token in tokenizer.token_bytes]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
-                  "use_regex": False}
-    cut = {"type": "Split", "pattern": {"Regex": PATTERNS[tokenizer.pattern]}, "behavior": "Isolated",
-           "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    regex = {"Regex": PATTERNS[tokenizer.pattern]}
+    cut = {"type": "Split", "pattern": regex, "behavior": "Isolated", "invert": False}
     content = {
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": i, "content": name, "special": True, "normalized": False, "lstrip": False,
                           "rstrip": False, "single_word": False} for name, i in tokenizer.special_ids.items()],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
-        "post_processor": None,
-        "decoder": byte_level,
+        "normalizer": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
+        "post_processor": None, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
                   "vocab": _vocabulary(tokenizer),
@@ -41,19 +38,17 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
               "bos_token": EOS, "eos_token": EOS, "pad_token": PAD if PAD in tokenizer.special_ids else EOS}
     for name, value in (("tokenizer.json", content), ("tokenizer_config.json", config)):
-        text = json.dumps(value, ensure_ascii=False, indent=1)
-        write_atomic(Path(folder) / name, text.encode("utf-8"))
+        write_atomic(Path(folder) / name, json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8"))
 
 
 def load(folder: str | Path) -> Tokenizer:
-    """Read what `save` wrote, a Hugging Face `tokenizer.json` of GPT-2's kind, or GPT-2's own
-    `vocab.json` with `merges.txt`.
+    """Read what `save` wrote, a Hugging Face `tokenizer.json` of GPT-2's kind, or GPT-2's own `vocab.json` with
+    `merges.txt`.
 
-    Raises FileNotFoundError if there is none of these, ValueError if a file is damaged or asks for
-    something that would make its encoding differ from ours; the message names the file and the remedy.
+    Raises UserError, which names the file and the remedy, if there is none of these, or if a file is damaged or
+    asks for something that would make its encoding differ from ours.
     """
-    folder = Path(folder)
-    path = folder / "tokenizer.json"
+    path = (folder := Path(folder)) / "tokenizer.json"
     try:
         if path.exists():
             return _from_hugging_face(json.loads(path.read_text("utf-8")))
@@ -66,12 +61,12 @@ def load(folder: str | Path) -> Tokenizer:
         names = [name for name, i in vocabulary.items() if i >= FIRST_MERGE_ID + len(merges)]
         return _from_symbols(vocabulary, merges, "gpt2", names)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing; give a folder that holds tokenizer.json, or GPT-2's "
-                                "vocab.json and merges.txt") from None
+        remedy = "give a folder that holds tokenizer.json, or GPT-2's vocab.json and merges.txt"
+        raise UserError(f"{path} is missing; {remedy}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = str(error) if isinstance(error, ValueError) else f"not laid out as expected, {error!r}"
-        raise ValueError(f"{path}: {what}; use a byte-level BPE with GPT-2's layout, such as `save` "
-                         "writes, or train one with Tokenizer.train") from error
+        remedy = "use a byte-level BPE with GPT-2's layout, such as `save` writes, or train one with Tokenizer.train"
+        raise UserError(f"{path}: {what}; {remedy}") from error
 
 
 def _from_hugging_face(content: dict) -> Tokenizer:
@@ -90,19 +85,16 @@ def _from_hugging_face(content: dict) -> Tokenizer:
         "a version other than 1.0": content["version"] != "1.0",
         "a model other than BPE": model.get("type", "BPE") != "BPE",
         "BPE dropout": model.get("dropout"),
-        "a subword prefix or suffix":
-            model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"),
+        "a subword prefix or suffix": model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"),
         "a normalizer": content.get("normalizer"),
         "an unknown pre-tokenizer": pattern is None or byte_level["type"] != "ByteLevel",
         "a Split that does not isolate":
             len(steps) == 2 and (steps[0]["behavior"] != "Isolated" or steps[0]["invert"]),
         "a space added in front of the text": byte_level.get("add_prefix_space", True),
         "a post-processor that adds tokens":
-            post_processor["type"] not in ("ByteLevel", "TemplateProcessing")
-            or post_processor.get("special_tokens"),
+            post_processor["type"] not in ("ByteLevel", "TemplateProcessing") or post_processor.get("special_tokens"),
         "added tokens that are not special, swallow spaces or match whole words only":
-            any(not token["special"] or token["lstrip"] or token["rstrip"] or token["single_word"]
-                for token in added),
+            any(not token["special"] or token["lstrip"] or token["rstrip"] or token["single_word"] for token in added),
     }
     for what, found in unsupported.items():
         if found:
@@ -112,8 +104,9 @@ def _from_hugging_face(content: dict) -> Tokenizer:
     return _from_symbols({**model["vocab"], **specials}, merges, pattern, list(specials))
 
 
-def _from_symbols(vocabulary: dict[str, int], merges: Sequence[Sequence[str]], pattern: str,
-                  specials: list[str]) -> Tokenizer:
+def _from_symbols(
+    vocabulary: dict[str, int], merges: Sequence[Sequence[str]], pattern: str, specials: list[str]
+) -> Tokenizer:
     """Turn merges of symbols into merges of ids, and see that `vocabulary` gives each token that id."""
     ids = {symbol: i for i, symbol in enumerate(SYMBOLS)}
     pairs = []
@@ -126,8 +119,8 @@ def _from_symbols(vocabulary: dict[str, int], merges: Sequence[Sequence[str]], p
     expected = _vocabulary(tokenizer)
     for name in expected.keys() | vocabulary.keys():
         if expected.get(name) != vocabulary.get(name):
-            raise ValueError(f"token {name!r} has id {vocabulary.get(name)}, but {expected.get(name)} in "
-                             "GPT-2's order (bytes, merges, specials)")
+            ids = f"id {vocabulary.get(name)}, but {expected.get(name)} in GPT-2's order (bytes, merges, specials)"
+            raise ValueError(f"token {name!r} has {ids}")
     return tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Do people agree, beyond what chance would bring about? Raw agreement, two kappas and Krippendorff's alpha.
+"""Do people agree, beyond what chance would bring about? Raw agreement, Cohen's kappa and Krippendorff's alpha.
 
     κ = (P_o − P_e) / (1 − P_e)        P_o agreement seen, P_e expected of the same labels dealt at random
     α = 1 − D_o / D_e                  disagreement δ² seen and expected; any number of raters, gaps allowed
@@ -22,13 +22,18 @@ Items = Sequence[Sequence[Hashable]]
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """A measure with its interval; nan, with the reason, where undefined."""
+class Measure:
+    """A number with its 95 % interval; nan, with the reason, where undefined."""
 
     value: float
     interval: tuple[float, float]
-    n: int  # items that were labelled at least twice
+    n: int  # what it was measured on: of agreement, items that were labelled at least twice
     undefined: str = ""
+
+
+def undefined(n: int, reason: str) -> Measure:
+    """What cannot be had."""
+    return Measure(math.nan, (math.nan, math.nan), n, reason)
 
 
 def quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -39,14 +44,12 @@ def quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def coincidences(items: Items, labels: Sequence[Hashable]) -> np.ndarray:
     """How often one rater said c and another k of the same item, over its raters less one: (items, L, L).
 
-    An item with m labels adds m in all, so that each label counts once; one with a single label adds nothing.
+    items: without gaps, as `paired` gives them. One with m labels adds m in all: each label counts once.
     """
-    place = {label: i for i, label in enumerate(labels)}
     O = np.zeros((len(items), len(labels), len(labels)))  # (n, L, L)
     for row, item in zip(O, items):
-        given = [place[x] for x in item if x is not None]
-        for c, k in permutations(given, 2):
-            row[c, k] += 1 / (len(given) - 1)
+        for c, k in permutations(map(labels.index, item), 2):
+            row[c, k] += 1 / (len(item) - 1)
     return O
 
 
@@ -70,20 +73,13 @@ def cohen_from_confusion(C: np.ndarray) -> np.ndarray:
     return quotient(seen - chance, 1 - chance)
 
 
-def fleiss_from_counts(sums: np.ndarray) -> np.ndarray:
-    """κ of m raters an item, from (B, L + 2) sums over items of: labels of each category, P_i, and 1."""
-    n_c, agreement, n = sums[:, :-2], sums[:, -2], sums[:, -1]  # (B, L), (B,), (B,)
-    chance = ((n_c / n_c.sum(1, keepdims=True)) ** 2).sum(1)  # (B,)
-    return quotient(agreement / n - chance, 1 - chance)
-
-
-def raw_agreement(items: Items, seed: int = 0) -> Agreement:
+def raw_agreement(items: Items, seed: int = 0) -> Measure:
     """The chance that two different raters of an item agree, each label counting once."""
     kept, labels = paired(items)
     return measured(coincidences(kept, labels), raw_from_coincidences, seed)
 
 
-def cohen_kappa(items: Items, seed: int = 0) -> Agreement:
+def cohen_kappa(items: Items, seed: int = 0) -> Measure:
     """Cohen's κ of two raters: P_e = Σ_c (share of c with the one) (share of c with the other).
 
     Raises ValueError where an item has not two places.  Source: Cohen 1960.
@@ -97,26 +93,7 @@ def cohen_kappa(items: Items, seed: int = 0) -> Agreement:
     return measured(C, cohen_from_confusion, seed)
 
 
-def fleiss_kappa(items: Items, seed: int = 0) -> Agreement:
-    """Fleiss' κ: m labels for every item, no matter whose. Undefined where their number varies: take α.
-
-        P_i = Σ_c n_ic (n_ic − 1) / (m (m − 1))        P_e = Σ_c p_c²
-
-    Source: Fleiss 1971.
-    """
-    kept, labels = paired(items)
-    if len({len(item) for item in kept}) > 1:
-        reason = "items have different numbers of labels: Krippendorff's alpha allows that"
-        return Agreement(math.nan, (math.nan, math.nan), len(kept), reason)
-    n_ic = np.zeros((len(kept), len(labels)))  # (n, L)
-    for row, item in zip(n_ic, kept):
-        row[:] = [item.count(label) for label in labels]
-    m = n_ic.sum(1)  # (n,)
-    P = (n_ic * (n_ic - 1)).sum(1) / (m * (m - 1))  # (n,)
-    return measured(np.column_stack([n_ic, P, np.ones(len(kept))]), fleiss_from_counts, seed)
-
-
-def krippendorff_alpha(items: Items, level: str = "nominal", seed: int = 0) -> Agreement:
+def krippendorff_alpha(items: Items, level: str = "nominal", seed: int = 0) -> Measure:
     """Krippendorff's α. level: "nominal", δ = 1 for different labels; "interval", δ = their difference.
 
     Source: Krippendorff 2004, section 11.3.
@@ -137,12 +114,12 @@ def paired(items: Items) -> tuple[list[list[Hashable]], list[Hashable]]:
     return kept, list(dict.fromkeys(x for item in kept for x in item))
 
 
-def measured(statistics: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], seed: int) -> Agreement:
+def measured(statistics: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], seed: int) -> Measure:
     """The measure of the statistics' sum, (n, ...) a row an item, with its bootstrap interval over items."""
     n, shape = len(statistics), statistics.shape[1:]
     if n == 0:
-        return Agreement(math.nan, (math.nan, math.nan), 0, "no item was labelled twice")
+        return undefined(0, "no item was labelled twice")
     value = float(measure(statistics.sum(0, keepdims=True))[0])
     flat = statistics.reshape(n, -1)
     interval = corpus_interval(flat, lambda sums: measure(sums.reshape(-1, *shape)), seed=seed)
-    return Agreement(value, interval, n, "all labels are of one category" if math.isnan(value) else "")
+    return Measure(value, interval, n, "all labels are of one category" if math.isnan(value) else "")

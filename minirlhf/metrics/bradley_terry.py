@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minirlhf.metrics.agreement import Measure, undefined
+from minirlhf.metrics.intervals import percentiles
+
 FAR = 15.0  # odds of 3 million to 1: no data at hand say that, the likelihood rises without end
 STEPS = 200  # of Newton's method, no longer than 2 each; a handful are enough unless it runs off to infinity
 PSEUDO = 0.5  # judgements added to each outcome of each pair of models where it does
@@ -41,18 +44,11 @@ class Strengths:
     theta: np.ndarray  # (M,) log strength, sum 0
     nu: float  # 0 where there are no ties, or they are halved
     side: float  # δ, 0 where it is not fitted
-    covariance: np.ndarray  # (M, M) of θ, from the information: as if every judgement were independent
-    intervals: np.ndarray  # (M, 2) of θ
+    errors: np.ndarray  # (M, M) of θ_i − θ_j, from the information: as if every judgement were independent
     differences: np.ndarray  # (M, M, 2) of θ_i − θ_j: what to quote, for θ alone hangs on the other models
     side_interval: tuple[float, float]  # of δ
     regularised: bool  # no finite maximum (an undefeated model): PSEUDO judgements were added
-    regularised_resamples: float  # the share of resamples of which that is true
     undefined: str = ""
-
-    def standard_error(self, i: int, j: int) -> float:
-        """Of θ_i − θ_j, by the information."""
-        C = self.covariance
-        return float(np.sqrt(C[i, i] + C[j, j] - 2 * C[i, j]))
 
 
 def counted(judgements: Sequence[Judgement]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
@@ -107,17 +103,15 @@ def _newton(X: np.ndarray, n: np.ndarray, gauge: np.ndarray) -> tuple[np.ndarray
     return phi, H, far | (size[:, 0] > 1e-6)
 
 
-def _identified(X: np.ndarray, n: np.ndarray, gauge: np.ndarray) -> np.ndarray:
-    """Whether the comparisons made say something of every parameter: (B,) bool."""
-    even = np.full(n.shape, 1 / X.shape[1])  # (B, C, k)
-    return np.linalg.eigvalsh(_information(X, n.sum(2), even, gauge))[:, 0] > 1e-9
-
-
 def _fit(
     X: np.ndarray, n: np.ndarray, pseudo: np.ndarray, gauge: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """φ (B, K), information (B, K, K) and (B,) whether `pseudo`, (C, k), had to be added to the counts."""
-    added = ~_identified(X, n, gauge)  # (B,)
+    """φ (B, K), information (B, K, K) and (B,) whether `pseudo`, (C, k), had to be added to the counts.
+
+    It has to be where the comparisons made say nothing of some parameter, and where there is no finite maximum.
+    """
+    even = np.full(n.shape, 1 / X.shape[1])  # (B, C, k)
+    added = np.linalg.eigvalsh(_information(X, n.sum(2), even, gauge))[:, 0] <= 1e-9  # (B,)
     phi, H, far = _newton(X, n + added[:, None, None] * pseudo, gauge)
     if far.any():
         phi[far], H[far], _ = _newton(X, n[far] + pseudo, gauge)
@@ -135,9 +129,8 @@ def strengths(
     side: bool = False,
     n_resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Strengths:
-    """Maximum likelihood of θ (and ν, and δ with `side`), percentile intervals by resampling prompts.
+    """Maximum likelihood of θ (and ν, and δ with `side`), 95 % percentile intervals by resampling prompts.
 
     ties: "davidson", or "half" for half a win of each. An undefeated model has no finite θ: PSEUDO of each
     outcome is then added to each pair of models that was compared, `regularised` says so, and intervals are
@@ -145,99 +138,73 @@ def strengths(
     chain of comparisons joins, or sides that were never swapped, leave θ undefined.
     """
     models, cells, counts = counted(judgements)
-    M, (P, C, _) = len(models), counts.shape
+    M, (P, C, _), nan = len(models), counts.shape, np.nan
     a = np.zeros((C, M + 2))  # (C, K): d = a φ for φ = (θ, log ν, δ)
     a[range(C), cells[:, 0]], a[range(C), cells[:, 1]], a[:, -1] = 1, -1, cells[:, 2]
-    reason = _unjoined(models, cells)
-    if not reason and side and np.linalg.matrix_rank(a) < M:
+    reason = ""
+    if M < 2:
+        reason = "no judgements"
+    elif np.linalg.matrix_rank(a[:, :M]) < M - 1:
+        reason = f"no chain of comparisons joins all of {', '.join(models)}"
+    elif side and np.linalg.matrix_rank(a) < M:
         reason = "the sides were never swapped: a side's advantage cannot be told from a model's"
     if reason:
-        none, nan = np.full((M, M, 2), np.nan), np.nan
-        empty = np.full(M, nan), nan, nan, none[..., 0], np.full((M, 2), nan), none, (nan, nan), False, nan
-        return Strengths(models, len(judgements), *empty, reason)
+        unknown = np.full(M, nan), nan, nan, np.full((M, M), nan), np.full((M, M, 2), nan), (nan, nan), False
+        return Strengths(models, len(judgements), *unknown, reason)
     with_nu = ties == "davidson" and counts[:, :, 1].any()
     X = np.stack([a / 2, np.zeros((C, M + 2)), -a / 2], 1)  # (C, 3, K)
     X[:, 1, M] = 1
     if not with_nu:
         X, counts = X[:, ::2], counts[:, :, ::2] + counts[:, :, 1:2] / 2  # (C, 2, K), (P, C, 2)
     X = X[..., [True] * M + [with_nu, side]]  # (C, k, K)
-    gauge = np.array([1.0] * M + [0.0] * (X.shape[2] - M))  # (K,)
+    K = X.shape[2]
+    gauge = np.array([1.0] * M + [0.0] * (K - M))  # (K,)
     same = (cells[:, None, :2] == cells[None, :, :2]).all(2).sum(1)  # (C,) cells of the same two models
     pseudo = np.repeat(PSEUDO / same[:, None], X.shape[1], 1)  # (C, k)
 
-    phi, H, added = _fit(X, counts.sum(0)[None], pseudo, gauge)
-    regularised, covariance = bool(added[0]), np.linalg.inv(H[0])  # (K, K)
-    covariance[:M, :M] -= 1 / M**2  # what the gauge put there
-    drawn = np.tensordot(_resampled(P, n_resamples, seed), counts, 1)  # (R, C, k)
-    phis, _, resamples_added = _fit(X, drawn, pseudo, gauge)  # (R, K)
-
-    def interval(contrasts: np.ndarray) -> np.ndarray:
-        """Of contrasts · φ: (..., K) -> (..., 2)."""
-        if P < 2:
-            return np.full((*contrasts.shape[:-1], 2), np.nan)
-        if not regularised:
-            values = np.tensordot(contrasts, phis, (-1, 1))  # (..., R)
-            return np.moveaxis(np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1), 0, -1)
-        variance = np.einsum("...p,pq,...q->...", contrasts, covariance, contrasts)  # (...)
-        half = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(np.maximum(variance, 0))  # (...)
-        return (contrasts @ phi[0])[..., None] + half[..., None] * np.array([-1, 1])  # (..., 2)
-
-    unit = np.eye(X.shape[2])  # (K, K)
-    low, high = interval(unit[-1]).tolist() if side else (0.0, 0.0)
+    (phi,), (H,), (regularised,) = _fit(X, counts.sum(0)[None], pseudo, gauge)
+    unit = np.eye(K)  # (K, K)
+    # What is asked of φ: each θ_i − θ_j, and δ where it is the last.
+    contrasts = np.concatenate([(unit[:M, None] - unit[None, :M]).reshape(M * M, K), unit[-1:]])  # (D, K)
+    errors = np.sqrt(np.einsum("dp,pq,dq->d", contrasts, np.linalg.inv(H), contrasts))  # (D,)
+    if P < 2:
+        intervals = np.full((len(contrasts), 2), nan)  # (D, 2)
+    elif regularised:
+        intervals = (contrasts @ phi)[:, None] + errors[:, None] * NormalDist().inv_cdf(0.975) * np.array([-1, 1])
+    else:
+        drawn = np.tensordot(_resampled(P, n_resamples, seed), counts, 1)  # (R, C, k)
+        phis, _, _ = _fit(X, drawn, pseudo, gauge)  # (R, K)
+        intervals = np.quantile(contrasts @ phis.T, [0.025, 0.975], axis=1).T  # (D, 2)
     return Strengths(
         models,
         len(judgements),
-        theta=phi[0, :M],
-        nu=float(np.exp(phi[0, M])) if with_nu else 0.0,
-        side=float(phi[0, -1]) if side else 0.0,
-        covariance=covariance[:M, :M],
-        intervals=interval(unit[:M]),
-        differences=interval(unit[:M, None] - unit[None, :M]),
-        side_interval=(low, high),
-        regularised=regularised,
-        regularised_resamples=float(resamples_added.mean()),
+        theta=phi[:M],
+        nu=float(np.exp(phi[M])) if with_nu else 0.0,
+        side=float(phi[-1]) if side else 0.0,
+        errors=errors[:-1].reshape(M, M),
+        differences=intervals[:-1].reshape(M, M, 2),
+        side_interval=tuple(intervals[-1].tolist()) if side else (0.0, 0.0),
+        regularised=bool(regularised),
     )
-
-
-def _unjoined(models: Sequence[str], cells: np.ndarray) -> str:
-    """Which models no chain of comparisons joins, or ''."""
-    if len(models) < 2:
-        return "no judgements"
-    group = list(range(len(models)))
-    for i, j, _ in cells:
-        group = [group[i] if g == group[j] else g for g in group]
-    if len(set(group)) > 1:
-        parts = [", ".join(m for m, g in zip(models, group) if g == one) for one in sorted(set(group))]
-        return f"no comparison joins {' | '.join(parts)}"
-    return ""
-
-
-@dataclass(frozen=True)
-class LengthControlled:
-    """A win rate at equal length; nan, with the reason, where it cannot be had."""
-
-    rate: float  # σ(b0)
-    interval: tuple[float, float]  # 95 %, bootstrap over prompts, refitted each time
-    slope: float  # b1: log-odds that a much longer answer gains
-    undefined: str = ""
 
 
 def length_controlled(
     lengths: Sequence[float], scores: Sequence[float], prompts: Sequence[Hashable], seed: int = 0
-) -> LengthControlled:
+) -> Measure:
     """What the win rate would be if both answers were of one length.
 
         P(a wins) = σ(b0 + b1 tanh(Δ / sd(Δ)))        rate = σ(b0)
 
     lengths: (n,) Δ, length of a's answer less that of b's.  scores: (n,) 1, 0.5 or 0, a tie half a win.
-    prompts: (n,).  Where length parts wins from losses to the last, PSEUDO of each is spread over the items.
-    Source: Dubois et al. 2024, without its term for the prompt.
+    prompts: (n,), resampled for the interval.  Where length parts wins from losses to the last, PSEUDO of each
+    is spread over the items. Source: Dubois et al. 2024, without its term for the prompt.
     """
     delta, y = np.asarray(lengths, dtype=float), np.asarray(scores, dtype=float)  # (n,)
-    sd = float(delta.std(ddof=1)) if len(delta) > 1 else 0.0
+    if len(delta) < 2:
+        return undefined(len(delta), "fewer than 2 judgements")
+    sd = float(delta.std(ddof=1))
     if sd == 0:
-        reason = "all differ in length by as much" if len(delta) > 1 else "fewer than 2 judgements"
-        return LengthControlled(np.nan, (np.nan, np.nan), np.nan, reason)
+        return undefined(len(delta), "all differ in length by as much")
     z = np.column_stack([np.ones(len(y)), np.tanh(delta / sd)])  # (n, 2)
     X, n = np.stack([z / 2, -z / 2], 1), np.column_stack([y, 1 - y])  # (n, 2, 2), (n, 2)
     pseudo = np.full(n.shape, PSEUDO / len(y))  # (n, 2)
@@ -246,5 +213,5 @@ def length_controlled(
     draws = _resampled(len(order), 1000, seed)[:, [order[x] for x in prompts]]  # (R, n)
     parts = [_fit(X, part[..., None] * n, pseudo, np.zeros(2))[0] for part in np.array_split(draws, 10)]
     rates = 1 / (1 + np.exp(-np.concatenate([phi, *parts])[:, 0]))  # (1 + R,)
-    low, high = np.quantile(rates[1:], [0.025, 0.975]).tolist() if len(order) > 1 else [np.nan] * 2
-    return LengthControlled(float(rates[0]), (low, high), float(phi[0, 1]))
+    interval = percentiles(rates[1:]) if len(order) > 1 else (np.nan, np.nan)
+    return Measure(float(rates[0]), interval, len(y))

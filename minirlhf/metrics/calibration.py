@@ -12,7 +12,6 @@ raises ValueError. Proved by tests/metrics/test_calibration.py.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,54 +19,36 @@ from minirlhf.metrics.intervals import wilson
 from minirlhf.metrics.scores import divide
 
 
-@dataclass(frozen=True)
-class ReliabilityBins:
-    """A reliability diagram: the non-empty bins of confidence, from low to high."""
-
-    count: np.ndarray  # (M',) int
-    confidence: np.ndarray  # (M',) mean confidence
-    accuracy: np.ndarray  # (M',) share correct
-    interval: np.ndarray  # (M', 2) Wilson's 95% interval of the share, the items taken as independent
-
-
-def _checked(confidence: Sequence[float], correct: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+def _binned(confidence: Sequence[float], correct: Sequence[bool], n_bins: int) -> tuple[np.ndarray, ...]:
+    """Both as floats, and the bin of each confidence, of equal width: (l, r], the first one [0, r]. (N,) each."""
     confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
     if confidence.shape != correct.shape or not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("confidence and correct must be of one length, and confidences in [0, 1]")
-    return confidence, correct
+    return confidence, correct, np.searchsorted(np.arange(1, n_bins) / n_bins, confidence, side="left")
 
 
-def _equal_width(confidence: np.ndarray, n_bins: int) -> np.ndarray:
-    """The bin of each confidence, (N,) int: (l, r] of width 1/M, the first one [0, r]."""
-    return np.searchsorted(np.arange(1, n_bins) / n_bins, confidence, side="left")
+def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> list[dict]:
+    """A reliability diagram: the non-empty bins of equal width, from low to high confidence.
 
-
-def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> ReliabilityBins:
-    """Items binned by confidence, into bins of equal width.
-
-    They are (l, r], the first one [0, r]: a confidence of exactly 0 or 1 has a bin.
-    confidence: (N,) in [0, 1].  correct: (N,) 0 or 1.
+    confidence: (N,) in [0, 1].  correct: (N,) 0 or 1. Of each bin the count, the mean confidence, the accuracy, which
+    is the share correct, and low and high, Wilson's 95% interval of it, the items taken as independent.
     """
-    confidence, correct = _checked(confidence, correct)
-    bins = _equal_width(confidence, n_bins)
-    count = np.bincount(bins, minlength=n_bins)
-    used = count > 0
-    count, right = count[used], np.bincount(bins, correct, n_bins)[used]
-    interval = np.array([wilson(k, n) for k, n in zip(right.tolist(), count.tolist())]).reshape(-1, 2)
-    mean = np.bincount(bins, confidence, n_bins)[used] / count
-    return ReliabilityBins(count, mean, right / count, interval)
+    confidence, correct, bins = _binned(confidence, correct, n_bins)
+    rows = []
+    for n, total, right in zip(*(np.bincount(bins, x, n_bins).tolist() for x in (None, confidence, correct))):
+        if n:
+            low, high = wilson(right, n)
+            rows.append({"count": n, "confidence": total / n, "accuracy": right / n, "low": low, "high": high})
+    return rows
 
 
-def calibration_statistics(
-    confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15
-) -> np.ndarray:
+def calibration_statistics(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> np.ndarray:
     """Sufficient statistics of ECE of the items of one prompt, to be summed over prompts.
 
     Returns (M + 1,): per equal-width bin Σ (correct − confidence), and the number of items.
     """
-    confidence, correct = _checked(confidence, correct)
-    gaps = np.bincount(_equal_width(confidence, n_bins), correct - confidence, n_bins)  # (M,)
-    return np.append(gaps, len(confidence))
+    confidence, correct, bins = _binned(confidence, correct, n_bins)
+    return np.append(np.bincount(bins, correct - confidence, n_bins), len(confidence))
 
 
 def ece_from_statistics(statistics: np.ndarray) -> np.ndarray:
@@ -97,10 +78,8 @@ def ece_if_calibrated(
     """
     confidence = np.asarray(confidence, dtype=float)
     rng = np.random.default_rng(seed)
-    return np.array([
-        expected_calibration_error(confidence, rng.random(len(confidence)) < confidence, n_bins)
-        for _ in range(n_simulations)
-    ])
+    correct = (rng.random(len(confidence)) < confidence for _ in range(n_simulations))  # (N,) each
+    return np.array([expected_calibration_error(confidence, y, n_bins) for y in correct])
 
 
 def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:

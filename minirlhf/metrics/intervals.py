@@ -16,6 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 CHUNK = 2**20  # resampled items held in memory at once
+TAILS = (1 - 0.95) / 2, (1 + 0.95) / 2  # every interval is one of 95 %
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
@@ -61,14 +62,14 @@ def t_quantile(p: float, df: float) -> float:
     return _bisect(excess, 0.0, high)
 
 
-def wilson(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(k: float, n: int) -> tuple[float, float]:
     """Wilson's score interval for a proportion k/n; k may count a tie as a half. nan for n = 0.
 
         (p̂ + z²/2n ± z √(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n)        Source: Wilson 1927.
     """
     if n == 0:
         return math.nan, math.nan
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf(TAILS[1])
     p = k / n
     centre = p + z * z / (2 * n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -78,17 +79,15 @@ def wilson(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact binomial interval for a proportion: it covers with at least `level`. nan for n = 0.
+def clopper_pearson(k: int, n: int) -> tuple[float, float]:
+    """Exact binomial interval for a proportion: it covers in 95 % or more. nan for n = 0.
 
-    Its upper end at level 0.9 is the one-sided 95% bound, the thing to print for "0 of n unsafe".
     Source: Clopper and Pearson 1934; P(X >= k) = I_p(k, n − k + 1).
     """
     if n == 0:
         return math.nan, math.nan
-    tail = (1 - level) / 2
-    low = 0.0 if k == 0 else _bisect(lambda p: beta_cdf(p, k, n - k + 1) - tail, 0.0, 1.0)
-    high = 1.0 if k == n else _bisect(lambda p: beta_cdf(p, k + 1, n - k) - (1 - tail), 0.0, 1.0)
+    low = 0.0 if k == 0 else _bisect(lambda p: beta_cdf(p, k, n - k + 1) - TAILS[0], 0.0, 1.0)
+    high = 1.0 if k == n else _bisect(lambda p: beta_cdf(p, k + 1, n - k) - (1 - TAILS[0]), 0.0, 1.0)
     return low, high
 
 
@@ -114,12 +113,12 @@ def clustered_se(x: Sequence[float], clusters: Sequence) -> float:
     return float(np.sqrt((sums**2).sum()) / len(x))
 
 
-def t_interval(x: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def t_interval(x: Sequence[float]) -> tuple[float, float]:
     """Student's interval for a mean, x̄ ± t_{n−1} s/√n; nan for n < 2."""
     x = np.asarray(x, dtype=float)
     if len(x) < 2:
         return math.nan, math.nan
-    half = t_quantile((1 + level) / 2, len(x) - 1) * standard_error(x)
+    half = t_quantile(TAILS[1], len(x) - 1) * standard_error(x)
     return float(x.mean() - half), float(x.mean() + half)
 
 
@@ -132,43 +131,26 @@ def resample_counts(n: int, n_resamples: int, rng: np.random.Generator) -> Itera
         yield np.bincount(draws.ravel(), minlength=b * n).reshape(b, n).astype(float)
 
 
-def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
-    """The ends of the middle `level` of the values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The ends of the middle 95 % of the values."""
+    low, high = np.quantile(values, TAILS)
     return float(low), float(high)
 
 
-def bootstrap_interval(
-    x: Sequence[float], n_resamples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval for the mean over prompts. x: (n,), one value a prompt. nan for n < 2.
-
-    Source: Efron and Tibshirani 1993, section 13.3.
-    """
-    x = np.asarray(x, dtype=float)
-    if not np.isfinite(x).all():
-        return math.nan, math.nan
-    return corpus_interval(x[:, None], lambda sums: sums[:, 0] / len(x), n_resamples, seed, level)
-
-
 def corpus_interval(
-    statistics: np.ndarray,
-    metric: Callable[[np.ndarray], np.ndarray],
-    n_resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
+    statistics: np.ndarray, metric: Callable[[np.ndarray], np.ndarray], n_resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval, over prompts, of a metric of summed sufficient statistics.
 
     statistics: (n, d), a row per prompt.  metric: (B, d) sums -> (B,), as in paired_tests.paired_corpus. nan for
-    n < 2 or where the metric is undefined on some resample.
+    n < 2 or where the metric is undefined on some resample. Source: Efron and Tibshirani 1993, section 13.3.
     """
     statistics = np.asarray(statistics, dtype=float)
     if len(statistics) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
     values = [metric(weights @ statistics) for weights in resample_counts(len(statistics), n_resamples, rng)]
-    return percentiles(np.concatenate(values), level)
+    return percentiles(np.concatenate(values))
 
 
 def pivot(value: float, low: float, high: float) -> tuple[float, float]:

@@ -50,8 +50,10 @@ class KneserNey:
         rows = np.zeros(len(ids), dtype=np.int64)  # row of the k-gram that ends here, −1 of one never seen
         p = np.full(len(ids), 1 / self.vocab_size)
         for level, discounts in zip(self.levels, self.discounts):
-            context = before(rows, level is self.levels[0])  # (n − 1 + T,)
-            rows = find(level.keys, context, ids, self.vocab_size)  # (n − 1 + T,)
+            context = np.append(np.int64(0), rows)[:-1]  # (n − 1 + T,) the (k−1)-gram that ended one earlier
+            wanted = np.where(context >= 0, context * (self.vocab_size + 1) + ids, -1)  # (n − 1 + T,)
+            rows = np.minimum(np.searchsorted(level.keys, wanted), len(level.keys) - 1)  # (n − 1 + T,)
+            rows = np.where(level.keys[rows] == wanted, rows, -1)  # (n − 1 + T,)
             count = np.where(rows >= 0, level.counts[rows], 0)  # (n − 1 + T,)
             total = np.where(context >= 0, level.totals[context], 0)  # (n − 1 + T,)
             spared = level.kinds[context] @ discounts  # (n − 1 + T,) all that discounts took from h
@@ -76,8 +78,8 @@ def fit(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -> Knes
     rows = np.zeros(len(ids), dtype=np.int64)  # (N,)
     keys, rows_of = [], [rows]
     for k in range(order):
-        joined = before(rows, k == 0) * (vocab_size + 1) + ids  # (N,)
-        found, rows = np.unique(joined, return_inverse=True)  # (K,), (N,)
+        context = np.append(np.int64(0), rows)[:-1]  # (N,) the first is of a start symbol, which needs none
+        found, rows = np.unique(context * (vocab_size + 1) + ids, return_inverse=True)  # (K,), (N,)
         keys.append(found)
         rows_of.append(rows)
     levels, discounts = [], []
@@ -118,17 +120,3 @@ def padded(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -> t
     if ((ids[real] < 0) | (ids[real] >= vocab_size)).any():
         raise ValueError(f"token ids must be in [0, {vocab_size})")
     return ids, real
-
-
-def before(rows: np.ndarray, empty: bool) -> np.ndarray:
-    """The row of what stands before each place: the (k−1)-gram that ended one earlier, or the empty one."""
-    if empty:
-        return np.zeros_like(rows)
-    return np.append(np.int64(0), rows[:-1])  # the first place is a start symbol and needs no context
-
-
-def find(keys: np.ndarray, context: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
-    """The row of each (context, token) among the sorted keys, −1 where there is none."""
-    wanted = np.where(context >= 0, context * (vocab_size + 1) + ids, -1)  # (N,)
-    rows = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)  # (N,)
-    return np.where(keys[rows] == wanted, rows, -1)

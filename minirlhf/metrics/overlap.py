@@ -135,9 +135,8 @@ def _chrf_ngrams(text: str, word_order: int) -> list[Counter]:
         else:
             words.append(word)
     characters = "".join(text.split())
-    return [ngram_counts(characters, n) for n in range(1, CHRF_CHAR_ORDER + 1)] + [
-        ngram_counts(words, n) for n in range(1, word_order + 1)
-    ]
+    counts = [ngram_counts(characters, n) for n in range(1, CHRF_CHAR_ORDER + 1)]
+    return counts + [ngram_counts(words, n) for n in range(1, word_order + 1)]
 
 
 def chrf_statistics(hypothesis: str, references: Sequence[str], word_order: int = 0) -> np.ndarray:
@@ -149,10 +148,8 @@ def chrf_statistics(hypothesis: str, references: Sequence[str], word_order: int 
     _check_references(references)
     hyp, *refs = (_chrf_ngrams(text, word_order) for text in (hypothesis, *references))
     # sacreBLEU does not count the hypothesis in an order for which the reference is too short.
-    candidates = [
-        np.array([(h.total() if r else 0, r.total(), (h & r).total()) for h, r in zip(hyp, ref)]).ravel()
-        for ref in refs
-    ]
+    candidates = [np.array([(h.total() if r else 0, r.total(), (h & r).total()) for h, r in zip(hyp, ref)]).ravel()
+                  for ref in refs]  # fmt: skip
     return max(candidates, key=chrf_from_statistics)  # (3N,)
 
 

@@ -10,7 +10,7 @@ of training: for that see `training_runs.py`. Proved by tests/metrics/test_paire
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,11 +40,11 @@ class Difference:
     """A paired comparison: metric(a) − metric(b) over n prompts. nan, with the reason, where undefined."""
 
     n: int
-    difference: float
-    bootstrap_interval: tuple[float, float]
-    p_value: float  # two-sided permutation test
-    minimum_detectable_effect: float  # at this n, 5% two-sided, 80% power
-    prompts_needed: float  # to detect a true difference of the size seen; inf if none was seen
+    difference: float = math.nan
+    bootstrap_interval: tuple[float, float] = (math.nan, math.nan)
+    p_value: float = math.nan  # two-sided permutation test
+    minimum_detectable_effect: float = math.nan  # at this n, 5% two-sided, 80% power
+    prompts_needed: float = math.nan  # to detect a true difference of the size seen; inf if none was seen
     undefined: str = ""  # the reason, if the comparison is undefined
 
 
@@ -62,18 +62,9 @@ def prompts_needed(sd: float, effect: float) -> float:
     return float(max(math.ceil((POWER_FACTOR * sd / effect) ** 2), LEAST)) if sd > 0 else math.nan
 
 
-def _undefined(n: int, reason: str) -> Difference:
-    nan = math.nan
-    return Difference(n, nan, (nan, nan), nan, nan, nan, reason)
-
-
 def paired_corpus(
-    stats_a: np.ndarray,
-    stats_b: np.ndarray,
-    metric: Callable[[np.ndarray], np.ndarray],
-    seed: int = 0,
+    stats_a: np.ndarray, stats_b: np.ndarray, metric: Callable[[np.ndarray], np.ndarray], seed: int = 0,
     n_resamples: int = 10_000,
-    level: float = 0.95,
 ) -> Difference:
     """Compares two systems on a corpus metric that is a function of summed sufficient statistics.
 
@@ -93,57 +84,24 @@ def paired_corpus(
     n = len(a)
     bad = int((~np.isfinite(a) | ~np.isfinite(b)).any(axis=1).sum())
     if n < 2:
-        return _undefined(n, "fewer than 2 prompts")
+        return Difference(n, undefined="fewer than 2 prompts")
     if bad:
-        return _undefined(n, f"{bad} of {n} prompts have a value that is not finite")
+        return Difference(n, undefined=f"{bad} of {n} prompts have a value that is not finite")
     rng = np.random.default_rng(seed)
     sum_a, sum_b = a.sum(axis=0, keepdims=True), b.sum(axis=0, keepdims=True)  # (1, d)
     difference = float((metric(sum_a) - metric(sum_b))[0])
-    bootstrap = np.concatenate([
-        metric(weights @ a) - metric(weights @ b) for weights in resample_counts(n, n_resamples, rng)
-    ])  # (B,)
+    bootstrap = np.concatenate([metric(w @ a) - metric(w @ b) for w in resample_counts(n, n_resamples, rng)])  # (B,)
     moved = ((swap @ (b - a)) for swap in _swaps(n, n_resamples, rng))
     permuted = np.abs(np.concatenate([metric(sum_a + m) - metric(sum_b - m) for m in moved]))  # (B,)
     if not (np.isfinite(difference) and np.isfinite(bootstrap).all() and np.isfinite(permuted).all()):
-        return _undefined(n, "the metric is not finite on the corpus or on some resample of it")
+        return Difference(n, undefined="the metric is not finite on the corpus or on some resample of it")
     # Equal differences reached by another order of summation differ in the last bits: they must count.
     tolerance = 1e-9 * max(permuted.max(), abs(difference))
     extreme = int((permuted >= abs(difference) - tolerance).sum())
-    se = float(bootstrap.std(ddof=1))
-    return Difference(
-        n,
-        difference,
-        bootstrap_interval=percentiles(bootstrap, level),
-        p_value=extreme / len(permuted) if n <= EXACT_LIMIT else (1 + extreme) / (1 + len(permuted)),
-        minimum_detectable_effect=minimum_detectable_effect(se * math.sqrt(n), n),
-        prompts_needed=prompts_needed(se * math.sqrt(n), difference),
-    )
-
-
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, n_resamples: int = 10_000, level: float = 0.95
-) -> Difference:
-    """Compares two systems on a per-prompt score: mean of d_i = a_i − b_i.
-
-    The p-value is that of the sign-flip test, which is the swap of paired_corpus applied to a mean.
-    a, b: (n,), the scores on the same prompts in the same order.
-    """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"paired scores must be two (n,) arrays, got {a.shape} and {b.shape}")
-    with np.errstate(invalid="ignore"):  # inf − inf is nan, and reported as such
-        d = a - b  # (n,)
-    one = np.ones_like(d)
-    stats_d, stats_0 = np.column_stack([d, one]), np.column_stack([0 * one, one])  # (n, 2): sum and count
-    result = paired_corpus(stats_d, stats_0, lambda s: s[:, 0] / s[:, 1], seed, n_resamples, level)
-    if result.undefined:
-        return result
-    sd = float(d.std(ddof=1))
-    return replace(
-        result,
-        minimum_detectable_effect=minimum_detectable_effect(sd, len(d)),
-        prompts_needed=prompts_needed(sd, result.difference),
-    )
+    p_value = extreme / len(permuted) if n <= EXACT_LIMIT else (1 + extreme) / (1 + len(permuted))
+    sd = float(bootstrap.std(ddof=1)) * math.sqrt(n)
+    power = minimum_detectable_effect(sd, n), prompts_needed(sd, difference)
+    return Difference(n, difference, percentiles(bootstrap), p_value, *power)
 
 
 def verdict(difference: Difference, higher_is_better: bool = True, alpha: float = 0.05) -> str:
@@ -179,12 +137,12 @@ class WinRate:
     p_value: float  # sign test without the ties
 
 
-def win_rate(wins: int, ties: int, losses: int, level: float = 0.95) -> WinRate:
+def win_rate(wins: int, ties: int, losses: int) -> WinRate:
     """Win rate (W + T/2)/N with Wilson's interval, which the ties make conservative and which, unlike ± SE,
     stays inside [0, 1] and does not shrink to a point when one side wins every time. nan for N = 0."""
     n = wins + ties + losses
     rate, p_value = ((wins + ties / 2) / n, sign_test(wins, losses)) if n else (math.nan, math.nan)
-    return WinRate(wins, ties, losses, rate, wilson(wins + ties / 2, n, level), p_value)
+    return WinRate(wins, ties, losses, rate, wilson(wins + ties / 2, n), p_value)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

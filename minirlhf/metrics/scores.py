@@ -23,13 +23,6 @@ def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
         return np.where(denominator == 0, math.nan, numerator / denominator)[()]
 
 
-def mean_within_ties(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Each value replaced by the mean over the items with the same key, so that the order of tied items
-    has no influence on what is computed after a sort by key."""
-    _, group = np.unique(keys, return_inverse=True)
-    return (np.bincount(group, values) / np.bincount(group))[group]
-
-
 def perplexity(nll_sum: float | np.ndarray, n_tokens: int | np.ndarray) -> float | np.ndarray:
     """Perplexity exp(NLL / T) of a corpus; elementwise for arrays.
 
@@ -47,9 +40,9 @@ def bits_per_byte(nll_sum: float | np.ndarray, n_bytes: int | np.ndarray) -> flo
     return divide(nll_sum, np.multiply(n_bytes, math.log(2)))
 
 
-def exact_match(prediction: str | None, references: Sequence[str]) -> bool:
-    """Whether the answer equals one of the references, outer whitespace apart; None (no answer) is wrong."""
-    return prediction is not None and prediction.strip() in {reference.strip() for reference in references}
+def exact_match(prediction: str, references: Sequence[str]) -> bool:
+    """Whether the answer equals one of the references, outer whitespace apart."""
+    return prediction.strip() in {reference.strip() for reference in references}
 
 
 def classification_statistics(true: str, predicted: str | None, labels: Sequence[str]) -> np.ndarray:
@@ -143,7 +136,9 @@ def expected_best_of_n(proxy: Sequence[float], gold: Sequence[float], n: int) ->
     if proxy.shape != gold.shape or not 1 <= n <= len(proxy):
         raise ValueError(f"best-of-{n} needs as many proxy as gold rewards and at least {max(n, 1)} of them")
     weights = [math.comb(i, n - 1) / math.comb(len(proxy), n) for i in range(len(proxy))]
-    return float(np.dot(weights, mean_within_ties(proxy, gold)[np.argsort(proxy)]))
+    _, tied = np.unique(proxy, return_inverse=True)
+    gold = (np.bincount(tied, gold) / np.bincount(tied))[tied]  # the mean of those tied, whose order says nothing
+    return float(np.dot(weights, gold[np.argsort(proxy)]))
 
 
 def best_of_n_kl_bound(n: int) -> float:

@@ -44,8 +44,8 @@ def crossed_t(differences: np.ndarray) -> Estimate:
     runs, prompts = differences.shape
     a, p, e = mean_squares(differences)
     V = max(a + p - e, a, p)
-    if all_equal(differences):
-        return without_spread(differences)
+    if known := without_spread(differences):
+        return known
     freedom = V**2 / (a**2 / (runs - 1) + p**2 / (prompts - 1) + e**2 / ((runs - 1) * (prompts - 1)))
     return students(float(differences.mean()), math.sqrt(V / differences.size), freedom)
 
@@ -58,7 +58,7 @@ def independent_t(by_run: Sequence[float]) -> Estimate:
     x = np.asarray(by_run, dtype=float)
     if len(x) < 2:
         return (math.nan, math.nan), math.nan
-    return without_spread(x) if all_equal(x) else students(float(x.mean()), standard_error(x), len(x) - 1)
+    return without_spread(x) or students(float(x.mean()), standard_error(x), len(x) - 1)
 
 
 def students(mean: float, error: float, freedom: float) -> Estimate:
@@ -67,14 +67,11 @@ def students(mean: float, error: float, freedom: float) -> Estimate:
     return (mean - half, mean + half), beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
-def all_equal(x: np.ndarray) -> bool:
-    """Whether all are the same number but for rounding."""
-    return bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
-
-
-def without_spread(x: np.ndarray) -> Estimate:
-    """Of differences that do not vary: nan, but p = 1 for methods that never differ.
+def without_spread(x: np.ndarray) -> Estimate | None:
+    """Of differences that are all equal but for rounding: nan, but p = 1 for methods that never differ. Else None.
 
     Few runs of a coarse metric often agree by chance, and t knows no noise then.
     """
+    if np.ptp(x) > 1e-12 * np.abs(x).max():
+        return None
     return ((math.nan, math.nan), math.nan) if x.any() else ((0.0, 0.0), 1.0)

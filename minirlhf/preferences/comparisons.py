@@ -2,7 +2,6 @@
 
     {"prompt": ..., "chosen": ..., "rejected": ...}          a line of the file (lm/records.py reads and checks it)
      "p": 0.8        the probability that chosen is better, where it is not certain; 1 if absent
-     "margin": 0.5   by how much the reward of chosen should be ahead; 0 if absent
      "gold_chosen": 1, "gold_rejected": 0.2    what they really earn, where it is known
 
 Proved by tests/preferences/test_comparisons.py.
@@ -33,15 +32,11 @@ def read_preferences(paths: Sequence[str | Path]) -> list[dict]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A comparison: ids of prompt, response and EOS.  gold: the true difference of rewards, 0 if not known.
-
-    margin: what Δ should be ahead by. Source: Touvron et al. 2023 (Llama 2), eq. 2.
-    """
+    """A comparison: ids of prompt, response and EOS.  gold: the true difference of rewards, 0 if not known."""
 
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     p: float = 1.0
-    margin: float = 0.0
     gold: float = 0.0
 
 
@@ -68,7 +63,7 @@ def pairs_by_prompt(
             counts["cut"] += long
             known = "gold_chosen" in record and "gold_rejected" in record
             gold = record["gold_chosen"] - record["gold_rejected"] if known else 0.0
-            pair = Pair(chosen, rejected, float(record.get("p", 1)), float(record.get("margin", 0)), gold)
+            pair = Pair(chosen, rejected, float(record.get("p", 1)), gold)
             groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
     return groups, counts
 
@@ -76,7 +71,7 @@ def pairs_by_prompt(
 def comparisons(
     paths: Sequence[str], tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
 ) -> tuple[list[dict], list[list[Pair]], list[Pair], dict[str, int]]:
-    """(records, comparisons to train on by prompt, those of the held-out prompts, numbers "dropped" and "cut").
+    """(records, comparisons to train on by prompt, those of the held-out prompts, for run.json what was lost).
 
     whole: see `pairs_by_prompt`. Prints what was lost.  Raises UserError where nothing is left to train on.
     """
@@ -99,4 +94,5 @@ def comparisons(
         why = f"of {n}, {counts['equal']} are of equals, {counts['long']} too long, {len(held_out)} held out"
         remedy = "--held-out 0 trains on all" if held_out else "give others, or a model of a longer context"
         raise UserError(f"{' '.join(paths)}: no comparison to train on: {why}; {remedy}")
-    return records, split["train"], held_out, {"dropped": counts["equal"] + counts["long"], "cut": counts["cut"]}
+    lost = {"pairs": n, "dropped": counts["equal"] + counts["long"], "cut": counts["cut"]}
+    return records, split["train"], held_out, lost

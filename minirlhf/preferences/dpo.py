@@ -6,11 +6,8 @@
 So a policy is trained as a reward model is, by the loop of `train_reward.py`, and measured as one: how well its
 own r tells what was chosen. On exact preferences of a reward the minimiser is PPO's optimum π* ∝ ref exp(r/β),
 which tests/theory/test_oracle.py shows; on samples it learns only of answers that someone has compared. What exceeds
-the context is left out: without its question an answer teaches nothing.
-
-    python -m minirlhf.tools.train_dpo --data prefs.jsonl --init out/sft --out out/dpo
-
-Source: Rafailov et al. 2023, eq. 7. Proved by tests/preferences/test_dpo.py.
+the context is left out: without its question an answer teaches nothing. Command: tools/train_dpo.py.
+Source: Rafailov et al. 2023, eq. 5 to 7. Proved by tests/preferences/test_dpo.py.
 """
 
 from collections.abc import Sequence
@@ -24,7 +21,14 @@ from minirlhf.lm.batches import collate, spread
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
 from minirlhf.lm.sft import negative_log_likelihood
-from minirlhf.preferences.losses import implicit_reward
+
+
+def implicit_reward(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tensor:
+    """r = β log π/ref, but for a constant of the prompt, of which a difference of two answers to it knows nothing.
+
+    Both (B,) log-probs of whole responses, EOS included, summed and not averaged over tokens.
+    """
+    return beta * (logprobs - ref_logprobs)  # (B,)
 
 
 class ImplicitReward(nn.Module):

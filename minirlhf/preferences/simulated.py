@@ -9,7 +9,7 @@ Proved by tests/preferences/test_simulated.py.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import tanh
@@ -44,8 +44,7 @@ class Labeller:
 
     def prefers_first(self, gold_a: float, gold_b: float, length_a: int, length_b: int) -> float:
         """P(a is chosen) where a is shown first, as above.  length: in characters."""
-        logit = (gold_a - gold_b) / self.temperature + self.length_bias * (length_a - length_b)
-        logit += self.position_bias
+        logit = (gold_a - gold_b) / self.temperature + self.length_bias * (length_a - length_b) + self.position_bias
         return (1 + tanh(logit / 2)) / 2  # σ without overflow
 
 
@@ -71,48 +70,30 @@ def respond(
     return [tokenizer.decode(ids) if ended else None for ids, ended in zip(g.responses(), g.ended.tolist())]
 
 
-def judged_pairs(
-    model: GPT, tokenizer: Tokenizer, task: ModuleType, responses: int, labeller: Labeller, seed: int
-) -> Iterator[dict | str]:
-    """Without end: a comparison of two responses to a training prompt, or why these two are not compared.
+def make_pairs(
+    model: GPT, tokenizer: Tokenizer, task: ModuleType, n: int, responses: int, labeller: Labeller, seed: int
+) -> tuple[list[dict], Counter]:
+    """The first n comparisons of two responses to a training prompt; and how many pairs were left out, by reason.
 
     All pairs of `responses` responses to a prompt are compared, in the order in which they were sampled.
-    Which they are depends on the seed alone, not on who judges them.
+    Which they are depends on the seed alone, not on who judges them. Raises UserError where hardly any can be compared.
     """
+    lines: list[dict] = []
+    left_out: Counter = Counter()
     rng = np.random.default_rng(seed)
-    while True:
+    while left_out.total() <= PATIENCE * max(n, PROMPTS):
         records = task.records("train", PROMPTS, int(rng.integers(2**32)))
         asked = [record for record in records for _ in range(responses)]
         texts = respond(model, tokenizer, asked, task.MAX_NEW, rng.integers(2**63, size=len(asked)).tolist())
         for i, record in enumerate(records):
             for a, b in combinations(texts[i * responses : (i + 1) * responses], 2):
                 u = rng.random()
-                if not a or not b:
-                    yield "unfinished or empty"
-                elif a == b:
-                    yield "identical"
-                else:
-                    golds = [call_reward(task.reward, prompt_text(record), text, record) for text in (a, b)]
-                    yield compare(record, a, b, *golds, labeller, u)
-
-
-def make_pairs(
-    model: GPT, tokenizer: Tokenizer, task: ModuleType, n: int, responses: int, labeller: Labeller, seed: int
-) -> tuple[list[dict], Counter]:
-    """The first n comparisons of `judged_pairs`; and how many pairs were left out on the way, by reason.
-
-    Raises UserError where hardly any pair can be compared.
-    """
-    lines: list[dict] = []
-    left_out: Counter = Counter()
-    for pair in judged_pairs(model, tokenizer, task, responses, labeller, seed):
-        if isinstance(pair, str):
-            left_out[pair] += 1
-        else:
-            lines.append(pair)
-        if len(lines) == n:
-            break
-        if left_out.total() > PATIENCE * max(n, PROMPTS):
-            why = ", ".join(f"{count} {why}" for why, count in left_out.items())
-            raise UserError(f"--pairs {n}: only {len(lines)} pairs can be compared; left out: {why}")
-    return lines, left_out
+                if not a or not b or a == b:
+                    left_out["identical" if a and b else "unfinished or empty"] += 1
+                    continue
+                golds = [call_reward(task.reward, prompt_text(record), text, record) for text in (a, b)]
+                lines.append(compare(record, a, b, *golds, labeller, u))
+                if len(lines) == n:
+                    return lines, left_out
+    why = ", ".join(f"{count} {why}" for why, count in left_out.items())
+    raise UserError(f"--pairs {n}: only {len(lines)} pairs can be compared; left out: {why}")

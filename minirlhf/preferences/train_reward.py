@@ -1,15 +1,12 @@
 """Learn a reward model from comparisons of two responses to one prompt.
 
-    P(chosen is better) = σ(Δ − margin),   Δ = r(chosen) − r(rejected)     Bradley and Terry 1952
-    L = − p log σ(Δ − margin) − (1 − p) log σ(margin − Δ)                  Ouyang et al. 2022, eq. 1, with p = 1
+    P(chosen is better) = σ(Δ),   Δ = r(chosen) − r(rejected)     Bradley and Terry 1952
+    L = − p log σ(Δ) − (1 − p) log σ(−Δ)                          Ouyang et al. 2022, eq. 1, with p = 1
 
 averaged over the comparisons of a step. All those of a prompt are in one step, so that an epoch is one pass
 over each response (Ouyang et al. 2022, section 3.5). Comparisons fix r up to a constant, and PPO wants a
-scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with.
-
-    python -m minirlhf.tools.train_reward --data prefs.jsonl --init out/sft --out out/rm
-    python train_ppo.py --reward model:out/rm
-
+scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with. How well r tells
+what was chosen is measured before that, on comparisons held out. Command: tools/train_reward.py.
 Proved by tests/preferences/test_train_reward.py.
 """
 
@@ -20,6 +17,8 @@ from math import ceil
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
@@ -29,12 +28,14 @@ from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.model import GPT
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
+from minirlhf.metrics.intervals import wilson
 from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.losses import preference_loss
 from minirlhf.preferences.simulated import respond
-from minirlhf.rl.reward_model import RewardModel, text_ids
+from minirlhf.rl.reward_model import RewardModel, rewards_of, text_ids
 
 REFERENCE = 256  # responses over which mean and std are taken
+BINS = 10  # of the calibration error
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,16 @@ class RewardConfig:
             raise UserError(f"--held-out {self.held_out}: must be below 100, or nothing is left to train on")
 
 
+def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
+    """− p log σ(Δ) − (1 − p) log σ(−Δ), the mean: the likelihood of choices under Bradley and Terry's model.
+
+    delta: (B,) Δ = r(chosen) − r(rejected); log 2 at 0.  p: probability that the chosen one is the better, in [0, 1];
+    its logit is where the loss is least.
+    Source: Christiano et al. 2017, eq. 1; Ouyang et al. 2022, eq. 1.
+    """
+    return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
+
+
 def accumulate(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype: torch.dtype) -> float:
     """Add the gradient of the mean loss of the comparisons to .grad; returns that loss.
 
@@ -70,8 +81,8 @@ def accumulate(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype
         place: dict[tuple[int, ...], int] = {}
         index = [[place.setdefault(ids, len(place)) for ids in (x.chosen, x.rejected)] for x in some]
         chosen, rejected = model(list(place), dtype)[torch.tensor(index)].unbind(1)  # (n,) each
-        p, margin = torch.tensor([[pair.p, pair.margin] for pair in some], device=chosen.device).unbind(1)
-        share = preference_loss(chosen - rejected - margin, p) * len(some) / len(pairs)
+        p = torch.tensor([pair.p for pair in some], device=chosen.device)  # (n,)
+        share = preference_loss(chosen - rejected, p) * len(some) / len(pairs)
         share.backward()
         loss += float(share.detach())
     return loss
@@ -83,7 +94,7 @@ def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, 
     source: what else a resume must find as it was, by name. Raises Interrupted (state saved), Diverged, and UserError
     for another run's state.
     """
-    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay, (0.9, 0.95)), config.max_norm)
+    stepper = Stepper(make_adamw([model], config.lr, config.weight_decay), config.max_norm)
     batches = Mixture({"prompts": (groups, config.batch)}, run.seed)
     steps = ceil(config.epochs * len(groups) / config.batch)
     settings = dataclasses.asdict(config) | dataclasses.asdict(model.trunk.config) | source
@@ -98,6 +109,63 @@ def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, 
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
     model.eval()
     return loop.cost() | {"skipped": stepper.skipped}
+
+
+def agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """How probably the judge of a pair says what the sign of delta says, (N,): p, 1 − p, or 1/2 for a tie."""
+    return 0.5 + np.sign(delta) * (p - 0.5)
+
+
+def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
+    """How well differences of rewards, (N,), tell what was chosen: before `normalise` changes their scale.
+
+    accuracy: the mean agreement, with Wilson's interval (of pairs: too narrow where a prompt has many).
+    longer: that of choosing the longer one.  calibration: of each bin of σ(|Δ|) its mean, the agreement and
+    the number of pairs; ece: their weighted mean distance; ece_if_calibrated: what chance alone makes of it.
+    gold: of the pairs whose gold rewards differ, the share that is in their order.
+    """
+    p, gold = np.array([(pair.p, pair.gold) for pair in pairs], dtype=float).T  # (N,) each
+    length = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])  # (N,)
+    right = agreement(delta, p)  # (N,)
+    confidence = 1 / (1 + np.exp(-np.abs(delta)))  # (N,)
+    bins = reliability_bins(confidence, right, BINS)
+    figures = {
+        "pairs": len(pairs), "accuracy": float(right.mean()), "interval": wilson(float(right.sum()), len(pairs)),
+        "longer": float(agreement(length, p).mean()),
+        "loss": float(preference_loss(torch.from_numpy(delta), torch.from_numpy(p))),
+        "ece": float(expected_calibration_error(confidence, right, BINS)),
+        "ece_if_calibrated": float(ece_if_calibrated(confidence, BINS).mean()),
+        "calibration": [[b["confidence"], b["accuracy"], float(b["count"])] for b in bins],
+    }  # fmt: skip
+    if (known := gold != 0).any():
+        figures["gold"] = float(agreement(delta, (1 + np.sign(gold)) / 2)[known].mean())
+    return figures
+
+
+def summary(held_out: dict) -> str:
+    """What `measure` says, as lines to print."""
+    low, high = held_out["interval"]
+    text = f"{held_out['pairs']} held-out comparisons: accuracy {held_out['accuracy']:.3f}"
+    text += f" [{low:.3f}, {high:.3f}], the longer one {held_out['longer']:.3f}, loss {held_out['loss']:.3f}"
+    text += f"; order of the gold rewards {held_out['gold']:.3f}" if "gold" in held_out else ""
+    bins = ", ".join(f"{said:.2f} -> {was:.2f} ({n:.0f})" for said, was, n in held_out["calibration"])
+    chance = f"{held_out['ece_if_calibrated']:.3f} by chance alone"
+    return f"{text}\ncalibration, said -> was (pairs): {bins}; ECE {held_out['ece']:.3f}, {chance}"
+
+
+def learn(
+    model: RewardModel, groups: Sequence[list[Pair]], held_out: Sequence[Pair], config: RewardConfig, run: Run, **source
+) -> dict:
+    """`fit`, and measure on the comparisons held out: prints both, and returns what run.json says of them."""
+    cost = fit(model, groups, config, run, **source)
+    print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
+    said = {"cost": cost, "data_hash": run.data}
+    if held_out:
+        chosen = rewards_of(model, [pair.chosen for pair in held_out])  # (N,)
+        rejected = rewards_of(model, [pair.rejected for pair in held_out])  # (N,)
+        said["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
+        print(summary(said["held_out"]))
+    return said
 
 
 def reference_texts(

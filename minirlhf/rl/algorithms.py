@@ -65,17 +65,21 @@ CHOICES = {
 }
 
 
+def rewards_of(rollout: Rollout, row: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:
+    """(r_t, kl_t, β), (B, R) each: r_t = −β kl_t + score on the last token; β = 0 here where the KL is in the loss."""
+    kl, beta = kl_estimate(rollout.logprobs, rollout.ref_logprobs, row.kl), beta if row.kl_in == "reward" else 0.0
+    return token_rewards(rollout.scores, kl, rollout.mask, beta), kl, beta
+
+
 def advantages_of(rollout: Rollout, row: Algorithm, beta: float, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
     """(Advantages, returns), (B, R) each.
 
-        r_t = −β kl_t + score on the last token        (β = 0 here where the KL stands in the loss)
         none, value         GAE of r_t with V = 0, or V of the critic
         leave_one_out, …    a response is one action: R = Σ_t r_t, compared within its group, for every token
 
     Groups are `row.group` rows one after the other. What the loss takes is detached from the policy.
     """
-    kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, row.kl)  # (B, R)
-    rewards = token_rewards(rollout.scores, kl, rollout.mask, beta if row.kl_in == "reward" else 0.0)  # (B, R)
+    rewards, _, _ = rewards_of(rollout, row, beta)  # (B, R)
     values = rollout.values if row.baseline == "value" else torch.zeros_like(rollout.values)  # (B, R)
     advantages, returns = gae(rewards, values, rollout.mask, gamma, row.lam)  # (B, R)
     if row.baseline not in ("none", "value"):

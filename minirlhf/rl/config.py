@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.options import option
+from minirlhf.harness.options import check_options, option
 from minirlhf.rl.algorithms import ALGORITHMS, CHOICES, Algorithm
 
 
@@ -15,56 +15,41 @@ from minirlhf.rl.algorithms import ALGORITHMS, CHOICES, Algorithm
 class PPOConfig:
     """Reinforcement learning. The options from --baseline on replace choices of --algo's row."""
 
-    algo: str = option("ppo", f"{', '.join(ALGORITHMS)}: a row of choices, each of which an option below replaces")
-    iterations: int = option(90, "rounds of sampling and training")
-    batch: int = option(128, "responses a round to prompts of each data set, times its weight")
+    algo: str = option("ppo", "a row of choices, each of which an option below replaces", choices=ALGORITHMS)
+    iterations: int = option(90, "rounds of sampling and training", least=1)
+    batch: int = option(128, "responses a round to prompts of each data set, times its weight", least=1)
     epochs: int = option(1, "times each response is trained on", least=1)
-    minibatches: int = option(8, "optimizer steps an epoch")
-    lr: float = option(6e-4, "peak learning rate; falls to 0 on a line")
+    minibatches: int = option(8, "optimizer steps an epoch", least=1)
+    lr: float = option(6e-4, "peak learning rate; falls to 0 on a line", above=0)
     warmup: int = option(
         10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong", least=0
     )
-    beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference")
-    kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there")
-    kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2")
-    value_clip: float = option(0.2, "clip range of the value function")
-    value_coefficient: float = option(0.5, "weight of the value loss")
-    gamma: float = option(1.0, "discount")
-    temperature: float = option(1.0, "of sampling; log-probs are those of that distribution")
+    beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference", least=0)
+    kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there", least=0)
+    kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2", above=0)
+    value_clip: float = option(0.2, "clip range of the value function", least=0)
+    value_coefficient: float = option(0.5, "weight of the value loss", least=0)
+    gamma: float = option(1.0, "discount", least=0, most=1)
+    temperature: float = option(1.0, "of sampling; log-probs are those of that distribution", above=0)
     missing_eos: float = option(0.0, "score of a response that did not end within max-new tokens")
     max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
-    max_norm: float = option(1.0, "the gradient is clipped to this norm")
-    micro_rows: int = option(32, "rows a forward pass of training: memory against speed, not the result")
-    save_every: int = option(20, "rounds between saved states")
+    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
+    micro_rows: int = option(32, "rows a forward pass of training: memory against speed, not the result", least=1)
+    save_every: int = option(20, "rounds between saved states", least=1)
 
-    baseline: str = option(None, "none, value, leave_one_out, group or group_std")
-    aggregate: str = option(None, "how the loss sums tokens: sum, token, sequence or constant")
-    ratio: str = option(None, "none, or clipped")
-    kl_in: str = option(None, "where the KL penalty stands: reward or loss")
-    kl: str = option(None, "its estimator: k1, k2 or k3")
-    lam: float = option(None, "GAE's λ")
+    baseline: str = option(None, "what a reward is compared with", choices=CHOICES["baseline"])
+    aggregate: str = option(None, "how the loss sums tokens", choices=CHOICES["aggregate"])
+    ratio: str = option(None, "of probabilities, now and when sampled", choices=CHOICES["ratio"])
+    kl_in: str = option(None, "where the KL penalty stands", choices=CHOICES["kl_in"])
+    kl: str = option(None, "its estimator", choices=CHOICES["kl"])
+    lam: float = option(None, "GAE's λ", least=0, most=1)
     whiten: bool = option(None, "advantages of mean 0 and variance 1 over a round")
-    clip: float = option(None, "PPO's ε for the probability ratio")
-    clip_high: float = option(None, "ε above 1")
+    clip: float = option(None, "PPO's ε for the probability ratio", least=0)
+    clip_high: float = option(None, "ε above 1", least=0)
     group: int = option(None, "responses to each prompt", least=1)
 
     def __post_init__(self) -> None:
-        if self.algo not in ALGORITHMS:
-            raise UserError(f"--algo {self.algo}: not one of {', '.join(ALGORITHMS)}")
-        for name in ("iterations", "batch", "minibatches", "lr", "temperature", "micro_rows", "save_every",
-                     "kl_horizon"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
-        for name in ("beta", "kl_target", "clip", "clip_high", "value_clip", "gamma", "lam", "max_norm",
-                     "value_coefficient"):
-            if (getattr(self, name) or 0) < 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in (None, *known):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: not one of {', '.join(known)}")
-        for name in ("gamma", "lam"):
-            if (getattr(self, name) or 0) > 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at most 1")
+        check_options(self)
         if self.kl_target > 0 and self.beta == 0:
             raise UserError(f"--kl-target {self.kl_target}: a beta of 0 stays 0; give a --beta to start from")
         if self.row.kl_in == "loss" and self.row.kl == "k1" and self.beta > 0:

@@ -122,7 +122,7 @@ def train(
     policy.eval()
     reference = deepcopy(policy).requires_grad_(False)
     value_head = ScalarHead(policy.config.width).to(policy.wte.weight.device)
-    optimizer = make_adamw([policy, value_head], config.lr, 0.0, (0.9, 0.95), slow=policy.h, share=LAYER_LR)
+    optimizer = make_adamw([policy, value_head], config.lr, 0.0, slow=policy.h, share=LAYER_LR)
     stepper, beta = Stepper(optimizer, config.max_norm), KLCoefficient(config)
     parts = {"policy": policy, "value_head": value_head, "stepper": stepper, "beta": beta}
     parts |= {type(watch).__name__: watch for watch in watchers if hasattr(watch, "state_dict")}

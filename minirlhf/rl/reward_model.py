@@ -102,7 +102,7 @@ def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Tokeniz
 
 def load_reward_model(folder: str | Path, device: torch.device | str = "cpu") -> LearnedReward:
     """The reward function in a folder that `save_reward_model` wrote. Raises UserError."""
-    trunk, tokenizer, (weight,) = checkpoint.load_with(folder, ["score.weight"])
+    trunk, tokenizer, weight = checkpoint.load_with(folder, "score.weight")
     if weight is None or PAD not in tokenizer.special_ids:
         raise UserError(f"{folder}: not a reward model of ours; python -m minirlhf.tools.train_reward makes one")
     model = RewardModel(trunk)

@@ -43,7 +43,7 @@ class Rollout:
     scores: Tensor  # (B,) what the reward function said
     ended: Tensor  # (B,) bool, True where EOS was sampled
 
-    responses = Generation.responses
+    responses, stop_reasons = Generation.responses, Generation.stop_reasons
 
     def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
         """Some of the rows, without the columns that are padding in all of them."""

@@ -13,7 +13,7 @@ of the right operand and could know what a 4 is worth there.
 import random
 from functools import lru_cache
 
-from minirlhf.tasks.splits import check_split, sample_distinct, split_of
+from minirlhf.tasks.splits import check_split, choose, split_of
 
 NAME = "arithmetic"
 MAX_NEW = 8
@@ -23,16 +23,11 @@ RL_WEIGHT = 2.0
 EVAL_SPLITS = ("validation", "test", "test_range", "test_long")
 
 _HELD_OUT_RANGE = range(40, 50)
-_LONG = range(100, 1000)
 
 
 @lru_cache(maxsize=None)
 def pairs(split: str) -> tuple[tuple[int, int], ...]:
-    """All operand pairs (left, right) of a split but test_long, which has too many to list.
-
-    Raises ValueError for an unknown split.
-    """
-    check_split(split, ("train", *EVAL_SPLITS[:3]))
+    """All operand pairs (left, right) of a split but test_long, which has too many to list."""
     low = _HELD_OUT_RANGE.start
     if split == "test_range":
         return tuple((a, b) for a in _HELD_OUT_RANGE for b in range(low, 100))
@@ -51,16 +46,11 @@ def records(split: str, n: int, seed: int) -> list[dict]:
     """
     check_split(split, ("train", *EVAL_SPLITS))
     rng = random.Random(f"{NAME} {split} {seed}")
-    if split == "train":
-        chosen = rng.choices(pairs(split), k=n)
-    elif split == "test_long":
-        numbers = sample_distinct(range(len(_LONG) ** 2), n, rng, split)
-        chosen = [(_LONG[i // len(_LONG)], _LONG[i % len(_LONG)]) for i in numbers]
+    if split == "test_long":
+        chosen = [(100 + i // 900, 100 + i % 900) for i in choose(range(900**2), n, rng, split)]
     else:
-        chosen = sample_distinct(pairs(split), n, rng, split)
-    return [
-        {"task": NAME, "prompt": f"{a}+{b}=", "response": str(a + b), "answer": str(a + b)} for a, b in chosen
-    ]
+        chosen = choose(pairs(split), n, rng, split)
+    return [{"task": NAME, "prompt": f"{a}+{b}=", "response": str(a + b), "answer": str(a + b)} for a, b in chosen]
 
 
 def documents(n: int, seed: int) -> list[str]:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Sequence
 
-from minirlhf.tasks.splits import check_split, sample_distinct, split_of
+from minirlhf.tasks.splits import check_split, choose, split_of
 
 NAME = "reviews"
 MAX_NEW = 48
@@ -41,25 +41,6 @@ class Domain:
     kinds: str
 
 
-@dataclass(frozen=True, eq=False)
-class Grammar:
-    """The tables. Probabilities of counts, forms and each table in `free` sum to 1.
-
-    counts: number of sentences -> probability.  forms: template -> probability; it has one full
-    stop, at its end; its {fields} are names in `free`, in `slots`, or those of the domain (aspect, from
-    either list; first; second; again).  free: field -> text ->
-    probability, the same in every domain.  slots: field -> class -> equally likely words, at least one.
-    faithful: the probability that a slot takes the mood's class; the other two share the rest.
-    """
-
-    domains: dict[str, Domain]
-    counts: dict[int, float]
-    forms: dict[str, float]
-    free: dict[str, dict[str, float]]
-    slots: dict[str, dict[int, tuple[str, ...]]]
-    faithful: float = 0.6
-
-
 def _uniform(texts: Sequence[str], total: float = 1.0) -> dict[str, float]:
     return {text: total / len(texts) for text in texts}
 
@@ -68,116 +49,112 @@ def _words(positive: str, neutral: str, negative: str) -> dict[int, tuple[str, .
     return {1: tuple(positive.split()), 0: tuple(neutral.split()), -1: tuple(negative.split())}
 
 
-SIZES = ("new old little big popular famous local modern classic cheap fancy simple trendy humble quirky "
-         "grand")
-
-GRAMMAR = Grammar(
-    domains={
-        "restaurant": Domain("eat here", "food soup bread coffee", "service menu wine terrace",
+# The grammar. Probabilities of counts, of forms and of each table in FREE sum to 1.
+FAITHFUL = 0.6  # the probability that a slot takes the mood's class; the other two share the rest
+COUNTS = {1: 0.2, 2: 0.5, 3: 0.3}  # number of sentences -> probability
+# Template -> probability. Its one full stop is at its end; its fields are names in FREE, in SLOTS, or those of the
+# domain (aspect, from either list; first; second; again).
+FORMS = {
+    "{opener}the {aspect} was {adverb}{adjective}.": 0.4,
+    "{opener}the {first} was {adjective} {conjunction} the {second} was {adjective}.": 0.2,
+    "{opener}i {verb} the {aspect}.": 0.2,
+    "{opener}i would {wish} {again} again.": 0.2,
+}
+FREE = {  # field -> text -> probability, the same in every domain
+    "opener": {"": 0.5} | _uniform(("overall, ", "for me, ", "in short, ", "this time, ", "in truth, ",
+                                    "all told, ", "as expected, ", "as always, "), 0.5),
+    "adverb": {"": 0.5} | _uniform(("really ", "quite ", "rather ", "truly ", "simply ", "frankly "), 0.5),
+    "conjunction": _uniform(("and", "but", "while", "yet")),
+}  # fmt: skip
+SLOTS = {  # field -> class -> equally likely words, at least one
+    "adjective": _words("great lovely superb wonderful excellent fantastic amazing brilliant",
+                        "average ordinary standard typical normal plain okay passable",
+                        "awful terrible horrible dreadful poor bad weak disappointing"),
+    "verb": _words("loved enjoyed liked admired adored praised",
+                   "noticed noted remembered expected recalled accepted",
+                   "hated disliked loathed resented detested regretted"),
+    "wish": _words("gladly happily surely eagerly", "maybe perhaps possibly sometimes", "never hardly not scarcely"),
+}  # fmt: skip
+SIZES = "new old little big popular famous local modern classic cheap fancy simple trendy humble quirky grand"
+DOMAINS = {
+    "restaurant": Domain("eat here", "food soup bread coffee", "service menu wine terrace",
             "bistro restaurant diner cafe", "thai italian indian greek mexican french turkish vegan"),
-        "film": Domain("watch it", "plot script ending dialogue", "acting music casting",
+    "film": Domain("watch it", "plot script ending dialogue", "acting music casting",
             "film movie thriller drama", "horror spy crime war space family school sports"),
-        "hotel": Domain("stay here", "room bed bathroom", "breakfast pool view",
+    "hotel": Domain("stay here", "room bed bathroom", "breakfast pool view",
             "hotel hostel inn resort", "beach city mountain airport lake island garden family"),
-        "book": Domain("read it", "plot prose opening ending", "hero setting humour",
+    "book": Domain("read it", "plot prose opening ending", "hero setting humour",
             "novel book story saga", "fantasy mystery romance history travel pirate ghost school"),
-        "device": Domain("buy it", "screen battery speaker", "design price software",
+    "device": Domain("buy it", "screen battery speaker", "design price software",
             "phone tablet laptop camera", "business student gaming travel outdoor school office pocket"),
-        "concert": Domain("see it", "music sound band", "venue lighting crowd",
+    "concert": Domain("see it", "music sound band", "venue lighting crowd",
             "concert show festival gig", "jazz rock folk soul punk blues opera choir"),
-        "course": Domain("take it", "teacher pace content", "room schedule homework",
+    "course": Domain("take it", "teacher pace content", "room schedule homework",
             "course class workshop lesson", "cooking painting dance yoga chess piano writing swimming"),
-        "museum": Domain("visit it", "collection guide building", "shop layout view",
+    "museum": Domain("visit it", "collection guide building", "shop layout view",
             "museum exhibition gallery tour", "art railway science toy history folk fashion space"),
-    },
-    counts={1: 0.2, 2: 0.5, 3: 0.3},
-    forms={
-        "{opener}the {aspect} was {adverb}{adjective}.": 0.4,
-        "{opener}the {first} was {adjective} {conjunction} the {second} was {adjective}.": 0.2,
-        "{opener}i {verb} the {aspect}.": 0.2,
-        "{opener}i would {wish} {again} again.": 0.2,
-    },
-    free={
-        "opener": {"": 0.5} | _uniform(("overall, ", "for me, ", "in short, ", "this time, ", "in truth, ",
-                                        "all told, ", "as expected, ", "as always, "), 0.5),
-        "adverb": {"": 0.5} | _uniform(
-            ("really ", "quite ", "rather ", "truly ", "simply ", "frankly "), 0.5),
-        "conjunction": _uniform(("and", "but", "while", "yet")),
-    },
-    slots={
-        "adjective": _words("great lovely superb wonderful excellent fantastic amazing brilliant",
-                            "average ordinary standard typical normal plain okay passable",
-                            "awful terrible horrible dreadful poor bad weak disappointing"),
-        "verb": _words("loved enjoyed liked admired adored praised",
-                       "noticed noted remembered expected recalled accepted",
-                       "hated disliked loathed resented detested regretted"),
-        "wish": _words("gladly happily surely eagerly",
-                       "maybe perhaps possibly sometimes",
-                       "never hardly not scarcely"),
-    },
-)
+}  # fmt: skip
 
 
-def domain_of(subject: str, grammar: Grammar = GRAMMAR) -> str:
+def domain_of(subject: str) -> str:
     """The domain of a subject such as "new thai bistro", by its last word. Raises ValueError if unknown."""
     noun = subject.rpartition(" ")[2]
-    for name, domain in grammar.domains.items():
+    for name, domain in DOMAINS.items():
         if noun in domain.nouns.split():
             return name
     raise ValueError(f"no domain has the subject {subject!r}")
 
 
 @lru_cache(maxsize=None)
-def _tables(domain: str, grammar: Grammar) -> dict[str, dict[str, float]]:
+def _tables(domain: str) -> dict[str, dict[str, float]]:
     """Every field that carries no class -> text -> probability."""
-    own = grammar.domains[domain]
+    own = DOMAINS[domain]
     first, second = own.first.split(), own.second.split()
-    return grammar.free | {"aspect": _uniform(first + second), "first": _uniform(first),
-                           "second": _uniform(second), "again": {own.again: 1.0}}
+    return FREE | {"aspect": _uniform(first + second), "first": _uniform(first),
+                   "second": _uniform(second), "again": {own.again: 1.0}}  # fmt: skip
 
 
 @lru_cache(maxsize=None)
-def _forms(domain: str, grammar: Grammar) -> list[tuple[re.Pattern, list[str], list[str]]]:
+def _forms(domain: str) -> list[tuple[re.Pattern, list[str], list[str]]]:
     """For each form: a pattern that captures the fields, the fixed texts around them, the fields' names."""
-    free, forms = _tables(domain, grammar), []
-    for template in grammar.forms:
+    free, forms = _tables(domain), []
+    for template in FORMS:
         fixed, fields = (part := re.split(r"\{(\w+)\}", template))[::2], part[1::2]
         pattern = re.escape(fixed[0])
         for field, text in zip(fields, fixed[1:]):
-            options = free[field] if field in free else sum(grammar.slots[field].values(), ())
+            options = free[field] if field in free else sum(SLOTS[field].values(), ())
             pattern += f"({'|'.join(map(re.escape, options))}){re.escape(text)}"
         forms.append((re.compile(pattern), fixed, fields))
     return forms
 
 
-def sample(subject: str, rng: random.Random, grammar: Grammar = GRAMMAR) -> tuple[str, list[int]]:
+def sample(subject: str, rng: random.Random) -> tuple[str, list[int]]:
     """A review of the subject and the classes of its slots, each 1, 0 or -1, in the text's order."""
-    domain = domain_of(subject, grammar)
-    free, mood = _tables(domain, grammar), rng.choice(CLASSES)
-    count = rng.choices(*zip(*grammar.counts.items()))[0]
+    domain = domain_of(subject)
+    free, mood = _tables(domain), rng.choice(CLASSES)
+    count = rng.choices(*zip(*COUNTS.items()))[0]
     sentences, classes = [], []
-    for _, fixed, fields in rng.choices(_forms(domain, grammar), grammar.forms.values(), k=count):
+    for _, fixed, fields in rng.choices(_forms(domain), FORMS.values(), k=count):
         text = fixed[0]
         for field, after in zip(fields, fixed[1:]):
             if field in free:
                 text += rng.choices(*zip(*free[field].items()))[0] + after
             else:
-                others = [c for c in CLASSES if c != mood]
-                chosen = mood if rng.random() < grammar.faithful else rng.choice(others)
+                chosen = mood if rng.random() < FAITHFUL else rng.choice([c for c in CLASSES if c != mood])
                 classes.append(chosen)
-                text += rng.choice(grammar.slots[field][chosen]) + after
+                text += rng.choice(SLOTS[field][chosen]) + after
         sentences.append(text)
     return " ".join(sentences), classes
 
 
-def _derivation(text: str, domain: str, grammar: Grammar) -> tuple[float, list[int]] | None:
+def _derivation(text: str, domain: str) -> tuple[float, list[int]] | None:
     """(log-probability of all but the classes, classes) of the one derivation of the text, or None."""
-    free, sentences, classes = _tables(domain, grammar), re.findall(r"[^ .][^.]*\.", text), []
-    if " ".join(sentences) != text or len(sentences) not in grammar.counts:
+    free, sentences, classes = _tables(domain), re.findall(r"[^ .][^.]*\.", text), []
+    if " ".join(sentences) != text or len(sentences) not in COUNTS:
         return None
-    log_p = math.log(grammar.counts[len(sentences)])
+    log_p = math.log(COUNTS[len(sentences)])
     for sentence in sentences:
-        for (pattern, _, fields), form_p in zip(_forms(domain, grammar), grammar.forms.values()):
+        for (pattern, _, fields), form_p in zip(_forms(domain), FORMS.values()):
             if match := pattern.fullmatch(sentence):
                 break
         else:
@@ -187,28 +164,28 @@ def _derivation(text: str, domain: str, grammar: Grammar) -> tuple[float, list[i
             if field in free:
                 log_p += math.log(free[field][value])
             else:
-                chosen = next(c for c, words in grammar.slots[field].items() if value in words)
+                chosen = next(c for c, words in SLOTS[field].items() if value in words)
                 classes.append(chosen)
-                log_p -= math.log(len(grammar.slots[field][chosen]))
+                log_p -= math.log(len(SLOTS[field][chosen]))
     return log_p, classes
 
 
-def _class_probability(classes: list[int], grammar: Grammar) -> float:
+def _class_probability(classes: list[int]) -> float:
     """P(classes) = 1/3 Σ_mood Π_i P(class_i | mood)."""
-    other = (1 - grammar.faithful) / 2
-    return sum(math.prod(grammar.faithful if c == mood else other for c in classes) for mood in CLASSES) / 3
+    other = (1 - FAITHFUL) / 2
+    return sum(math.prod(FAITHFUL if c == mood else other for c in classes) for mood in CLASSES) / 3
 
 
-def parse(text: str, domain: str, grammar: Grammar = GRAMMAR) -> list[int] | None:
+def parse(text: str, domain: str) -> list[int] | None:
     """The classes of the text's slots, each 1, 0 or -1; None unless the grammar writes exactly this text."""
-    derivation = _derivation(text, domain, grammar)
+    derivation = _derivation(text, domain)
     return derivation and derivation[1]
 
 
-def log_probability(text: str, subject: str, grammar: Grammar = GRAMMAR) -> float:
+def log_probability(text: str, subject: str) -> float:
     """log P(text | subject) in nats, the mood summed out; -inf for a text the grammar cannot write."""
-    known = _derivation(text, domain_of(subject, grammar), grammar)
-    return known[0] + math.log(_class_probability(known[1], grammar)) if known else -math.inf
+    known = _derivation(text, domain_of(subject))
+    return known[0] + math.log(_class_probability(known[1])) if known else -math.inf
 
 
 def _plogp(p: float) -> float:
@@ -216,38 +193,38 @@ def _plogp(p: float) -> float:
 
 
 @lru_cache(maxsize=None)
-def _class_entropy(slots: int, grammar: Grammar) -> float:
+def _class_entropy(slots: int) -> float:
     """Entropy of the classes of so many slots. They depend on each other, since the mood is summed out,
     but their probability depends only on how many there are of each."""
     total = 0.0
     for a, b in product(range(slots + 1), repeat=2):
         ways = math.comb(slots, a) * math.comb(slots - a, b) if a + b <= slots else 0
-        total += ways * _plogp(_class_probability([1] * a + [0] * b + [-1] * (slots - a - b), grammar))
+        total += ways * _plogp(_class_probability([1] * a + [0] * b + [-1] * (slots - a - b)))
     return total
 
 
-def entropy(subject: str, grammar: Grammar = GRAMMAR) -> float:
+def entropy(subject: str) -> float:
     """Exact entropy of a review of the subject, in nats per text.
 
         H = H(count) + E[count] (H(form) + E[H(fields | form)]) + E[H(classes | slots)]
 
     The fields, and the words within a class, are independent given the forms and the classes.
     """
-    free = _tables(domain_of(subject, grammar), grammar)
+    free = _tables(domain_of(subject))
     per_sentence, shapes = 0.0, []
-    for template, p in grammar.forms.items():
+    for template, p in FORMS.items():
         fields = re.findall(r"\{(\w+)\}", template)
-        slots = [grammar.slots[field] for field in fields if field in grammar.slots]
+        slots = [SLOTS[field] for field in fields if field in SLOTS]
         per_sentence += _plogp(p) + p * sum(_plogp(q) for f in fields if f in free for q in free[f].values())
         # One slot alone has each class with probability 1/3.
         per_sentence += p * sum(math.log(len(words)) / 3 for slot in slots for words in slot.values())
         shapes.append((p, len(slots)))
     total = 0.0
-    for count, count_p in grammar.counts.items():
+    for count, count_p in COUNTS.items():
         total += _plogp(count_p) + count_p * count * per_sentence
         for forms in product(shapes, repeat=count):
             p, slots = math.prod(p for p, _ in forms), sum(n for _, n in forms)
-            total += count_p * p * _class_entropy(slots, grammar)
+            total += count_p * p * _class_entropy(slots)
     return total
 
 
@@ -255,7 +232,7 @@ def entropy(subject: str, grammar: Grammar = GRAMMAR) -> float:
 def subjects(split: str) -> tuple[str, ...]:
     """All subjects of a split. Raises ValueError for an unknown split."""
     check_split(split, ("train", *EVAL_SPLITS))
-    every = (f"{size} {kind} {noun}" for d in GRAMMAR.domains.values()
+    every = (f"{size} {kind} {noun}" for d in DOMAINS.values()
              for size in SIZES.split() for kind in d.kinds.split() for noun in d.nouns.split())
     return tuple(subject for subject in every if split_of(f"{NAME} {subject}") == split)
 
@@ -272,10 +249,8 @@ def records(split: str, n: int, seed: int) -> list[dict]:
     on both sides. Raises ValueError for an unknown split, or if it has fewer than n subjects.
     """
     rng = random.Random(f"{NAME} {split} {seed}")
-    names = subjects(split)
-    chosen = rng.choices(names, k=n) if split == "train" else sample_distinct(names, n, rng, split)
     return [{"task": NAME, "prompt": f"review of the {subject}:", "response": sample(subject, rng)[0],
-             "subject": subject} for subject in chosen]
+             "subject": subject} for subject in choose(subjects(split), n, rng, split)]
 
 
 def documents(n: int, seed: int) -> list[str]:

@@ -18,12 +18,6 @@ EVAL_SPLITS = ("validation", "test")
 LABELS = ("positive", "neutral", "negative")
 
 
-def label(classes: list[int]) -> str:
-    """The label of a review whose slots have these classes, each 1, 0 or -1."""
-    total = sum(classes)
-    return "positive" if total > 0 else "negative" if total < 0 else "neutral"
-
-
 def records(split: str, n: int, seed: int) -> list[dict]:
     """n records with "label"; no review occurs twice in a held-out split.
 
@@ -38,7 +32,8 @@ def records(split: str, n: int, seed: int) -> list[dict]:
         if reviews.text_split(text) != split or (split != "train" and text in seen):
             continue
         seen.add(text)
-        answer = label(classes)
+        total = sum(classes)
+        answer = "positive" if total > 0 else "negative" if total < 0 else "neutral"
         out.append({"task": NAME, "prompt": f"{text} sentiment:", "response": answer, "label": answer})
     return out
 
@@ -48,17 +43,11 @@ def documents(n: int, seed: int) -> list[str]:
     return reviews.documents(n, seed)
 
 
-def parse_label(response: str) -> str | None:
-    """The label that the response is, white space around it aside; None if it is anything else."""
-    answer = response.strip()
-    return answer if answer in LABELS else None
-
-
 def reward(prompt: str, response: str, record: dict) -> float:
-    """1.0 if the response is the record's label and nothing more, else 0.0."""
-    return float(parse_label(response) == record["label"])
+    """1.0 if the response is the record's label, white space around it aside, and nothing more, else 0.0."""
+    return float(response.strip() == record["label"])
 
 
 def score(prompt: str, response: str, record: dict) -> dict[str, float]:
     """{"unparsable"}: 1.0 where the response is no label at all."""
-    return {"unparsable": float(parse_label(response) is None)}
+    return {"unparsable": float(response.strip() not in LABELS)}

@@ -49,16 +49,11 @@ def parse_tasks(words: str) -> dict[str, float]:
 
 def task_sources(weights: dict[str, float], n: int, seed: int) -> list[Source]:
     """The training side of generated tasks: n documents and n records each, 200 records for validation."""
-    return [
-        Source(
-            name,
-            weight,
-            TASKS[name].documents(n, seed),
-            TASKS[name].records("train", n, seed),
-            TASKS[name].records("validation", 200, seed),
-        )
-        for name, weight in weights.items()
-    ]
+    sources = []
+    for name, weight in weights.items():
+        documents, records = TASKS[name].documents(n, seed), TASKS[name].records
+        sources.append(Source(name, weight, documents, records("train", n, seed), records("validation", 200, seed)))
+    return sources
 
 
 def file_source(paths: Sequence[str]) -> Source:

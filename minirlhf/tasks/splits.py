@@ -22,8 +22,10 @@ def check_split(split: str, known: Sequence[str]) -> None:
         raise ValueError(f"unknown split {split!r}: this task has {', '.join(known)}")
 
 
-def sample_distinct(items: Sequence, n: int, rng: random.Random, split: str) -> list:
-    """n different items in random order. Raises ValueError when there are fewer than n."""
+def choose(items: Sequence, n: int, rng: random.Random, split: str) -> list:
+    """n items of a split at random: in train they repeat, elsewhere they differ; ValueError for fewer than n."""
+    if split == "train":
+        return rng.choices(items, k=n)
     if n > len(items):
         raise ValueError(f"asked for {n} distinct prompts of the {split} split, which has {len(items)}")
     return rng.sample(items, n)

@@ -20,7 +20,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from minirlhf.metrics.overlap import sentence_chrf
-from minirlhf.tasks.splits import check_split, sample_distinct, split_of
+from minirlhf.tasks.splits import check_split, choose, split_of
 
 NAME = "translation"
 MAX_NEW = 32
@@ -115,17 +115,14 @@ VERBS = {
     "buy": _verb("bought", "买", _TRADE,
                  "apple pear egg cake banana book shirt skirt hat cup car bicycle umbrella pen map table "
                  "chair computer watch flower"),
-    "sell": _verb("sold", "卖", _TRADE,
-                  "cake book shirt hat cup car bicycle table chair computer watch flower"),
-    "eat": _verb("ate", "吃", "at home, at school, at the restaurant, in the park",
-                 "apple pear egg cake banana"),
+    "sell": _verb("sold", "卖", _TRADE, "cake book shirt hat cup car bicycle table chair computer watch flower"),
+    "eat": _verb("ate", "吃", "at home, at school, at the restaurant, in the park", "apple pear egg cake banana"),
     "make": _verb("made", "做", "at home, at school", "cake skirt cup"),
     "wash": _verb("washed", "洗", "at home, at school", "apple pear shirt skirt hat cup car bicycle"),
     "read": _verb("read", "读", "at home, at school, at the library, in the park", "book letter story"),
     "write": _verb("wrote", "写", "at home, at school, at the library", "letter story"),
     "draw": _verb("drew", "画", "at home, at school, in the park", "dog cat bird horse flower tree"),
-    "borrow": _verb("borrowed", "借", "at school, at the library",
-                    "book pen umbrella bicycle computer map chair"),
+    "borrow": _verb("borrowed", "借", "at school, at the library", "book pen umbrella bicycle computer map chair"),
     "see": _verb("saw", "看见", "at school, in the park, in beijing, in shanghai",
                  "dog cat bird horse flower tree car bicycle", "past, past not"),
     "find": _verb("found", "找到", "at home, at school, at the library, in the park",
@@ -210,14 +207,10 @@ def records(split: str, n: int, seed: int) -> list[dict]:
 
     Raises ValueError for an unknown split, or if the held-out split has fewer than n sentences.
     """
-    every, rng = range(frames(split)[1][-1]), random.Random(f"{NAME} {split} {seed}")
-    chosen = rng.choices(every, k=n) if split == "train" else sample_distinct(every, n, rng, split)
-    out = []
-    for frame, setting in (_sentence(split, index) for index in chosen):
-        answer = chinese(frame, setting)
-        out.append({"task": NAME, "prompt": f"english: {english(frame, setting)} chinese:",
-                    "response": answer, "reference": answer})
-    return out
+    chosen = choose(range(frames(split)[1][-1]), n, random.Random(f"{NAME} {split} {seed}"), split)
+    sentences = [_sentence(split, index) for index in chosen]
+    pairs = [(english(*sentence), chinese(*sentence)) for sentence in sentences]
+    return [{"task": NAME, "prompt": f"english: {e} chinese:", "response": c, "reference": c} for e, c in pairs]
 
 
 def documents(n: int, seed: int) -> list[str]:

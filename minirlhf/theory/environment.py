@@ -18,7 +18,6 @@ import numpy as np
 from minirlhf.theory.oracle import TokenMDP
 
 Ids = tuple[int, ...]
-Step = tuple[Ids, float, bool, bool, dict[str, int]]
 
 
 class TextEnv:
@@ -67,7 +66,7 @@ class TextEnv:
         self.prompt, self.response, self.running = index, (), True
         return self.mdp.prompts[self.prompt], {"prompt": self.prompt}
 
-    def step(self, action: int) -> Step:
+    def step(self, action: int) -> tuple[Ids, float, bool, bool, dict[str, int]]:
         """Append a token: (observation, reward, terminated, truncated, info).
 
         Raises RuntimeError when no episode is running, and ValueError if the action is no token.

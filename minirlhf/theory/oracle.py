@@ -91,10 +91,8 @@ class TokenMDP:
     @cached_property
     def scores(self) -> Tensor:
         """(X, N) float64, r(x, y)."""
-        def score(x: tuple[int, ...], y: tuple[int, ...]) -> float:
-            return float(self.reward(x, y[:-1])) if y[-1] == self.eos_id else self.missing_eos
-
-        rows = [[score(x, y) for y in self.responses] for x in self.prompts]
+        whole = [(y, y[-1] == self.eos_id) for y in self.responses]
+        rows = [[float(self.reward(x, y[:-1])) if end else self.missing_eos for y, end in whole] for x in self.prompts]
         return torch.tensor(rows, dtype=torch.float64)
 
     @cached_property
@@ -240,13 +238,9 @@ def best_of_n(logp: Tensor, mdp: TokenMDP, n: int) -> Tensor:
 
 
 def rollout_of(
-    indices: Tensor | Sequence[int],
-    x: int | Tensor,
-    logp: Tensor,
-    ref: Tensor,
-    mdp: TokenMDP,
+    indices: Tensor | Sequence[int], x: int | Tensor, logp: Tensor, ref: Tensor, mdp: TokenMDP,
     values: Tensor | None = None,
-) -> Rollout:
+) -> Rollout:  # fmt: skip
     """Responses as the batch that the training loop would have collected: what its functions are judged on.
 
     indices: (B,) into mdp.responses.  x: the prompt's index, of all or (B,).  logp: the policy that sampled.
@@ -259,12 +253,9 @@ def rollout_of(
     logprobs, ref_logprobs = (torch.where(mask, p.detach()[(*here, ids)], 0.0) for p in (logp, ref))  # (B, L)
     prompt_ids, prompt_mask = pad_left([mdp.prompts[i] for i in x.tolist()], mdp.eos_id)  # (B, P) each
     values = torch.zeros_like(logp[..., 0]) if values is None else values  # (X, S)
-    return Rollout(
-        *(prompt_ids, prompt_mask, ids, mask, logprobs, logprobs.clone(), ref_logprobs),
-        values=torch.where(mask, values.detach()[here], 0.0),
-        scores=mdp.scores[x, indices],
-        ended=mdp.ended[indices],
-    )
+    values = torch.where(mask, values.detach()[here], 0.0)  # (B, L)
+    known = values, mdp.scores[x, indices], mdp.ended[indices]
+    return Rollout(prompt_ids, prompt_mask, ids, mask, logprobs, logprobs.clone(), ref_logprobs, *known)
 
 
 def moments(

@@ -25,11 +25,10 @@ from pathlib import Path
 from socketserver import ThreadingTCPServer
 from threading import Lock
 
-from minirlhf.annotation.log import CHOICES, Closed, Session, Stale
+from minirlhf.annotation.log import CHOICES, EVENT, Closed, Session, Stale, has
 from minirlhf.harness.files import UserError
 
 MAX_BODY = 4096
-METHODS = {"": "GET", "item": "GET", "judge": "POST"}
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -52,10 +51,11 @@ class Page(ThreadingTCPServer):
         self.hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
         self.address = f"http://{self.hosts[0]}/{session.token}/"
         self.html = Path(__file__).with_name("annotate.html").read_bytes()
-        self.policy = "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; "
-        self.policy += "form-action 'none'; frame-ancestors 'none'"
+        policy = "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        policy += "frame-ancestors 'none'"
         for tag in ("script", "style"):
-            self.policy += f"; {tag}-src 'sha256-{digest(self.html, tag.encode())}'"
+            policy += f"; {tag}-src 'sha256-{digest(self.html, tag.encode())}'"
+        self.security = SECURITY | {"Content-Security-Policy": policy}
 
     def handle_error(self, request: socket.socket, client_address: tuple) -> None:
         """A reader that left is no news; anything else is a defect, and has a traceback."""
@@ -75,11 +75,8 @@ def read_event(body: bytes) -> dict:
         event = json.loads(body)
     except RecursionError:
         raise ValueError("too deep") from None
-    wanted = {"event": (str,), "do": (str,), "place": (int,), "seconds": (int, float)}
-    if not isinstance(event, dict) or event.keys() != wanted.keys():
-        raise ValueError(f"wanted are {', '.join(wanted)}")
-    if wrong := [k for k, types in wanted.items() if type(event[k]) not in types]:
-        raise ValueError(f"{wrong[0]} is of a wrong type")
+    if not has(event, EVENT) or len(event) > len(EVENT):
+        raise ValueError(f"wanted are {', '.join(EVENT)}, each of its type")
     if event["do"] not in (*CHOICES, "undo"):
         raise ValueError("no such judgement")
     if not 8 <= len(event["event"]) <= 64 or not 0 <= event["seconds"] < math.inf:
@@ -95,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page or the item."""
-        name = self.admit()
+        name = self.admit("", "item")
         if name == "":
             self.answer(200, self.server.html, "text/html; charset=utf-8")
         elif name == "item":
@@ -110,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         if len(size) > 9 or int(size) > MAX_BODY:
             return self.refuse(413, f"at most {MAX_BODY} bytes")
         body = self.rfile.read(int(size))  # first: a connection closed on unread bytes loses the answer
-        if self.admit() is None:
+        if self.admit("judge") is None:
             return None
         if self.headers.get_all("Origin") != [f"http://{self.headers['Host']}"]:
             return self.refuse(403, "from another origin")
@@ -133,25 +130,15 @@ class Handler(BaseHTTPRequestHandler):
                 return self.refuse(503, f"not saved: {error}")
             return self.show(200)
 
-    def do_nothing(self) -> None:
-        """Any other method: refused."""
-        self.admit()
-
-    do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = do_nothing
-
-    def admit(self) -> str | None:
-        """The name behind the token, for a request that may be served; None for one that was refused."""
-        if self.request_version == "HTTP/0.9":
-            return self.refuse(400, "HTTP/1.0 or later is wanted")
+    def admit(self, *names: str) -> str | None:
+        """The one of the names that stands behind the token; None for a request that was refused."""
         if self.headers.get_all("Host") not in [[host] for host in self.server.hosts]:
             return self.refuse(403, "not a name of this server")
-        token, slash, name = self.path[1:].partition("/")
-        good = hmac.compare_digest(token.encode(errors="replace"), self.server.session.token.encode())
-        if not good or not slash or name not in METHODS:
-            return self.refuse(404, "not found; open the address that annotate has printed")
-        if self.command != METHODS[name]:
-            return self.refuse(405, f"{METHODS[name]} is wanted", Allow=METHODS[name])
-        return name
+        for name in names:
+            wanted = f"/{self.server.session.token}/{name}"
+            if hmac.compare_digest(self.path.encode(errors="replace"), wanted.encode()):
+                return name
+        return self.refuse(404, "not found; open the address that annotate has printed")
 
     def show(self, status: int) -> None:
         """The item whose turn it is."""
@@ -163,23 +150,22 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(503, str(error))
         return self.answer(status, json.dumps(item).encode(), "application/json")
 
-    def refuse(self, status: int, why: str, **headers: str) -> None:
+    def refuse(self, status: int, why: str) -> None:
         """A line of text."""
-        self.answer(status, f"{why}\n".encode(errors="replace"), "text/plain; charset=utf-8", **headers)
+        self.answer(status, f"{why}\n".encode(errors="replace"), "text/plain; charset=utf-8")
 
-    def answer(self, status: int, body: bytes, kind: str, **headers: str) -> None:
+    def answer(self, status: int, body: bytes, kind: str) -> None:
         """The one way out: every answer has the headers that keep others out."""
         self.send_response(status)
-        headers |= {"Content-Type": kind, "Content-Length": str(len(body))} | SECURITY
-        for name, value in (headers | {"Content-Security-Policy": self.server.policy}).items():
+        headers = {"Content-Type": kind, "Content-Length": str(len(body))} | self.server.security
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(body)
         self.close_connection = True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server refuses by itself, a request line that is none or a method nobody knows."""
+        """What http.server refuses by itself: a request line that is none, or a method other than GET and POST."""
         self.refuse(int(code), "not a request that is understood here")
 
     def version_string(self) -> str:

@@ -1,6 +1,5 @@
 """How fast it runs here: training, sampling and a PPO iteration in tokens/s, the tokenizer in MB/s.
 
-python -m minirlhf.tools.bench
 python -m minirlhf.tools.bench --sizes baby --repeats 10
 
 Each figure is the best of some repeats after a warm-up: other programs only ever make it slower.
@@ -8,7 +7,7 @@ Each figure is the best of some repeats after a warm-up: other programs only eve
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,17 +28,9 @@ from minirlhf.rl.rollout import collect
 from minirlhf.tasks import TASKS
 
 
-@dataclass(frozen=True)
-class Size:
-    """A model and its training batch."""
-
-    model: GPTConfig
-    rows: int
-
-
-SIZES = {
-    "small": Size(GPTConfig(vocab_size=512, context=128, layers=4, heads=4, width=128), 32),
-    "baby": Size(GPTConfig(vocab_size=65, context=256, layers=6, heads=6, width=384), 16),
+SIZES = {  # name -> a model, and the rows of its training batch
+    "small": (GPTConfig(vocab_size=512, context=128, layers=4, heads=4, width=128), 32),
+    "baby": (GPTConfig(vocab_size=65, context=256, layers=6, heads=6, width=384), 16),
 }
 PROMPTS, PROMPT, NEW = 64, 16, 48  # of sampling and of the PPO iteration
 
@@ -63,41 +54,38 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def training(size: Size, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+def training(shape: GPTConfig, rows: int, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     """Tokens/s of forward, backward, clipping and AdamW on full rows."""
-    model = GPT(size.model).to(device)
-    stepper = Stepper(make_adamw([model], 1e-3, 0.01, (0.9, 0.95)), 1.0)
-    T = size.model.context
-    ids = torch.randint(size.model.vocab_size, (size.rows, T)).tolist()
+    model, T = GPT(shape).to(device), shape.context
+    stepper = Stepper(make_adamw([model], 1e-3, 0.01), 1.0)
+    ids = torch.randint(shape.vocab_size, (rows, T)).tolist()
     examples = [Example(row, [False] + [True] * (T - 1)) for row in ids]
 
     def step() -> None:
-        accumulate(model, examples, size.rows, dtype)
+        accumulate(model, examples, rows, dtype)
         stepper.step(1e-3)
 
-    return size.rows * T / best_seconds(step, repeats)
+    return rows * T / best_seconds(step, repeats)
 
 
-def sampling(size: Size, device: torch.device, repeats: int) -> float:
+def sampling(shape: GPTConfig, device: torch.device, repeats: int) -> float:
     """Sampled tokens/s with the cache, in float32."""
-    model = GPT(size.model).to(device)
-    V = size.model.vocab_size
-    prompts = torch.randint(V, (PROMPTS, PROMPT)).tolist()
-    never = V  # an EOS that no token is, so that every row runs to its end
+    model = GPT(shape).to(device)
+    prompts = torch.randint(shape.vocab_size, (PROMPTS, PROMPT)).tolist()
+    never = shape.vocab_size  # an EOS that no token is, so that every row runs to its end
     return PROMPTS * NEW / best_seconds(lambda: generate(model, prompts, NEW, never, range(PROMPTS)), repeats)
 
 
-def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+def ppo_iteration(shape: GPTConfig, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     """Seconds of one round: sample, score by policy, reference and value head, 4 epochs in 1 minibatch."""
     # With EOS last, a model that embeds one token fewer never ends a row early.
     specials = ("<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>")
-    V = max(size.model.vocab_size, 256 + len(specials) - 1)
+    V = max(shape.vocab_size, 256 + len(specials) - 1)
     tokenizer = Tokenizer.train(TASKS["reviews"].documents(2000, 0), V + 1, specials=specials)
-    config = PPOConfig(batch=PROMPTS, epochs=4, minibatches=1, micro_rows=PROMPTS)
-    shape = GPTConfig(**{**vars(size.model), "vocab_size": V})
+    config, shape = PPOConfig(batch=PROMPTS, epochs=4, minibatches=1, micro_rows=PROMPTS), replace(shape, vocab_size=V)
     policy, reference = GPT(shape).to(device).eval(), GPT(shape).to(device).eval()
-    value_head = ScalarHead(size.model.width).to(device)
-    stepper = Stepper(make_adamw([policy, value_head], 1e-4, 0.0, (0.9, 0.95)), 1.0)
+    value_head = ScalarHead(shape.width).to(device)
+    stepper = Stepper(make_adamw([policy, value_head], 1e-4, 0.0), 1.0)
     records = [{"prompt": "~" * (PROMPT - 2)}] * PROMPTS  # and two role tokens
 
     def iteration() -> None:
@@ -105,11 +93,8 @@ def ppo_iteration(size: Size, device: torch.device, dtype: torch.dtype, repeats:
             policy, value_head, reference, tokenizer, records, lambda record: lambda p, r, x: len(r) / NEW,
             range(PROMPTS), NEW, 1.0, 0.0, dtype, config.micro_rows,
         )  # fmt: skip
-        advantages, returns = advantages_of(rollout, config.row, 0.05)
-        update(
-            policy, value_head, rollout, advantages, returns, config, 0.05, stepper, 1e-4, np.random.default_rng(0),
-            dtype,
-        )  # fmt: skip
+        moves, rng = advantages_of(rollout, config.row, 0.05), np.random.default_rng(0)
+        update(policy, value_head, rollout, *moves, config, 0.05, stepper, 1e-4, rng, dtype)
 
     return best_seconds(iteration, repeats)
 
@@ -133,10 +118,10 @@ def main() -> None:
         raise UserError(f"--sizes {unknown[0]}: there are {', '.join(SIZES)}")
     print(f"{device}, {torch.get_num_threads()} threads, training in {dtype}, sampling in float32")
     for name in options.sizes:
-        size = SIZES[name]
-        print(f"{name:<6} training      {training(size, device, dtype, options.repeats):10,.0f} tokens/s")
-        print(f"{name:<6} sampling      {sampling(size, device, options.repeats):10,.0f} tokens/s")
-        print(f"{name:<6} PPO iteration {ppo_iteration(size, device, dtype, options.repeats):10.3f} s")
+        shape, rows = SIZES[name]
+        print(f"{name:<6} training      {training(shape, rows, device, dtype, options.repeats):10,.0f} tokens/s")
+        print(f"{name:<6} sampling      {sampling(shape, device, options.repeats):10,.0f} tokens/s")
+        print(f"{name:<6} PPO iteration {ppo_iteration(shape, device, dtype, options.repeats):10.3f} s")
     text, train, encode = tokenizer_speed(min(options.repeats, 3))
     print(f"tokenizer, {text:.1f} MB: training to 2048 tokens {train:.2f} MB/s, encoding {encode:.2f} MB/s")
 

@@ -51,9 +51,7 @@ class Finding:
         return f"{word:<8}{self.name:<24}{self.figure}{advice}"
 
 
-def ratio_is_one(
-    score: Score, rollout: Rollout, minibatches: int, micro_rows: int, dtype: torch.dtype
-) -> Finding:
+def ratio_is_one(score: Score, rollout: Rollout, minibatches: int, micro_rows: int, dtype: torch.dtype) -> Finding:
     """max |π/π_old − 1| over the ragged minibatches of an epoch, before its first step."""
     lengths, gaps = rollout.lengths(), []
     order = np.random.default_rng(0).permutation(len(lengths))  # (B,)
@@ -71,9 +69,11 @@ def ratio_is_one(
 
 
 @torch.no_grad()
-def sampler_is_scorer(score: Score, sampled: Generation, temperature: float, dtype: torch.dtype) -> Finding:
-    """|Δ log-prob| of the sampled tokens, between the sampler with its cache and the pass of training."""
-    gap = (score(sampled)[0] - sampled.logprobs)[sampled.mask].abs()  # (N,)
+def sampler_is_scorer(
+    score: Score, rows: Rollout | Generation, logprobs: Tensor, temperature: float, dtype: torch.dtype
+) -> Finding:
+    """|Δ log-prob| of the sampled tokens, between the sampler with its cache, (B, R), and the pass of training."""
+    gap = (score(rows)[0] - logprobs)[rows.mask].abs()  # (N,)
     most, mean = float(gap.max()), float(gap.mean())
     return Finding(
         "sampler = scorer", mean <= CLOSE[dtype],
@@ -120,14 +120,20 @@ def kl_to_itself(policy: GPT, twin: GPT, reference: GPT, rollout: Rollout, tempe
     )  # fmt: skip
 
 
-def eos_is_sampled(rollout: Rollout, eos_id: int) -> Finding:
-    """The share of responses that ended by themselves, and how sure the policy was of the end."""
-    share = float(rollout.ended.float().mean())
+def responses_end(rollout: Rollout, eos_id: int, context: int, max_new: int) -> Finding:
+    """Why responses stopped: at their EOS, and how sure the policy was of it, at max_new or at the end of the context.
+
+    Broken where none ends; a note where fewer than nine in ten do.
+    """
+    reasons, B = Counter(rollout.stop_reasons(context)), len(rollout.ended)
     p = float(masked_mean(rollout.logprobs.exp(), rollout.mask & (rollout.ids == eos_id)))
     return Finding(
-        "EOS is sampled", share > 0, f"{share:.0%} of responses end; p(EOS) there {p:.2f} on average",
-        "where no response ever ends, all score missing_eos: there is nothing to learn",
-        "SFT with the EOS in the loss and responses within --max-new; a larger --max-new",
+        "responses end", None if 0 < reasons["eos"] < 0.9 * B else reasons["eos"] > 0,
+        f"{reasons['eos'] / B:.0%} of responses, p(EOS) there {p:.2f} on average; "
+        f"cut by max_new = {max_new}: {reasons['length'] / B:.0%}, by the context of {context}: "
+        f"{reasons['context'] / B:.0%}; mean length {float(rollout.mask.sum(1).float().mean()):.1f}",
+        "half a text scores missing_eos, whatever it says; where no response ends there is nothing to learn",
+        "SFT with the EOS in the loss and a longer --context; a larger --max-new; a --missing-eos below all rewards",
     )  # fmt: skip
 
 
@@ -165,17 +171,6 @@ def reference_stays(policy: GPT, reference: GPT, train: Callable[[], object]) ->
         f"{shared} tensors shared, policy {'moved' if moved else 'the same'}",
         "a reference that follows the policy has KL 0 for ever; a policy that stands still learns nothing",
         "reference = deepcopy(policy).requires_grad_(False), the policy's parameters alone in the optimizer",
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def dropout_is_off(score: Score, rollout: Rollout) -> Finding:
-    """Two passes over the same tokens are equal bit for bit."""
-    gap = float((score(rollout)[0] - score(rollout)[0]).abs().max())
-    return Finding(
-        "dropout is off", gap == 0, f"max |Δ log-prob| between two passes {gap:.2g}",
-        "the policy that is trained is not the one that sampled, and the ratio is noise",
-        "policy.eval() throughout",
     )  # fmt: skip
 
 
@@ -230,30 +225,4 @@ def reward_is_a_function(reward_of: Callable[[dict], Reward], cases: Sequence[tu
         f"{changed} of {len(cases)} responses score otherwise when asked again; {ms:.2g} ms a call",
         "noise in the reward is noise in every advantage, and resume and evaluation cannot be repeated",
         "no randomness and no state in it, or a seed made from prompt and response",
-    )  # fmt: skip
-
-
-def responses_are_whole(sampled: Generation, context: int, max_new: int) -> Finding:
-    """Why responses stopped: at their EOS, at max_new, or at the end of the context."""
-    counts = Counter(sampled.stop_reasons(context))
-    B, lengths = len(sampled.ended), sampled.mask.sum(1)  # (B,)
-    return Finding(
-        "responses are whole", True if counts["eos"] >= 0.9 * B else None,
-        f"cut by max_new = {max_new}: {counts['length'] / B:.0%}, by the context of {context}: "
-        f"{counts['context'] / B:.0%}; mean length {float(lengths.float().mean()):.1f}",
-        "half a text scores missing_eos, whatever it says",
-        "a larger --max-new, a longer --context in SFT; a --missing-eos below all rewards teaches brevity",
-    )  # fmt: skip
-
-
-def advantages_are_white(advantages: Tensor, mask: Tensor) -> Finding:
-    """Mean 0 and variance 1 over the real tokens; (B, R) both. A note where all are equal."""
-    mean = float(masked_mean(advantages, mask))
-    variance = float(masked_mean((advantages - mean) ** 2, mask))
-    white = abs(mean) < 1e-3 and abs(variance - 1) < 1e-2
-    return Finding(
-        "advantages are whitened", None if mean == 0 == variance else white,
-        f"mean {mean:.2g}, variance {variance:.4f}, over a round of PPO",
-        "the size of a step then depends on the scale of the reward; where all are 0, nothing is learnt",
-        "whiten over the mask, after GAE; a reward that tells responses apart",
     )  # fmt: skip

@@ -28,12 +28,9 @@ from minirlhf.tasks import reward_of_task
 from minirlhf.tasks.sources import parse_tasks
 
 # What GRPO does otherwise than the rest, undone one choice at a time.
-UNDONE = {
-    "grpo, no std": {"algo": "grpo", "baseline": "group"},
-    "grpo, k2 in the loss": {"algo": "grpo", "kl": "k2"},
-    "grpo, KL in the reward": {"algo": "grpo", "kl_in": "reward", "kl": "k1"},
-}
-VARIANTS = {name: {"algo": name} for name in ALGORITHMS} | UNDONE
+UNDONE = {"no std": {"baseline": "group"}, "k2 in the loss": {"kl": "k2"}, "KL in the reward": {"kl_in": "reward"}}
+VARIANTS = {name: {"algo": name} for name in ALGORITHMS} | {
+    f"grpo, {name}": {"algo": "grpo"} | choice for name, choice in UNDONE.items()}  # fmt: skip
 TUNING_SEED = 1000
 
 
@@ -73,10 +70,9 @@ def yardstick(start: tuple[GPT, Tokenizer], task: str, options: Comparison) -> d
 
 def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
     """What is the same for all, and the choices of the one."""
-    return PPOConfig(
-        **VARIANTS[name], iterations=options.iterations, batch=options.batch, lr=lr, beta=options.beta,
-        minibatches=4, warmup=max(1, options.iterations // 8), save_every=options.iterations,
-    )  # fmt: skip
+    alike = {key: getattr(options, key) for key in ("iterations", "batch", "beta")}
+    alike |= {"minibatches": 4, "warmup": max(1, options.iterations // 8), "save_every": options.iterations}
+    return PPOConfig(**VARIANTS[name], **alike, lr=lr)
 
 
 def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> dict:
@@ -90,13 +86,8 @@ def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer]
     return {"lr": lr, "seconds": cost["seconds"], "tokens": cost["tokens"]} | figures
 
 
-def runs_of(
-    name: str, rates: list[float], task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype
-) -> list[dict]:
-    """The runs of one algorithm with the learning rate that reached the highest J on a seed of its own.
-
-    Those that are not yet made are made.
-    """
+def runs_of(name: str, rates: list[float], task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> list:
+    """The runs of one algorithm, with the learning rate that reached the highest J on a seed of its own."""
     def made(lr: float, seed: int) -> dict:
         path = Path(options.out) / task / f"{name}, lr {lr}, seed {seed}.json"
         return kept(path, lambda: run(name, lr, seed, task, start, options, dtype))
@@ -146,7 +137,7 @@ def main() -> None:
               f"{known['reference']:.3f}, J* = {known['value']:.3f} on {known['effective_size']:.0f} samples\n")
         print(markdown(found))
         rows = [(name, [x["share"] for x in runs]) for name, runs in found.items()]
-        plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows, 0.0, 1.0)
+        plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows)
         write_atomic(out / f"algorithms.{task}.svg", plot.encode())
 
 

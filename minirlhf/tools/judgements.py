@@ -11,17 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.annotation import export, log as judgements
-from minirlhf.annotation.pairs import shown_prompt
-from minirlhf.annotation.results import analyse
+from minirlhf.annotation import export
+from minirlhf.annotation.pairs import records_by_prompt
+from minirlhf.annotation.results import analyse, read_studies
 from minirlhf.annotation.trust import ATTENTION, Scores
-from minirlhf.evaluation import items as evidence
+from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.rl.rewards import Reward, call_rewards, load_reward, prompt_text
 from minirlhf.tasks import TASKS
 
 NAME = 26  # columns of a row's name
+CELL = 25  # and of what follows
 
 
 @dataclass(frozen=True)
@@ -34,34 +35,7 @@ class Judged:
     gold: str = option("", "a task whose own reward to hold against people")
     items: str = option("", "items.jsonl that the studies were made from; none: where it was then")
     export: str = option("", "file for the preferences, .jsonl; test prompts go to NAME.test.jsonl")
-    soft: bool = option(False, "export ties too, as p = 1/2, instead of leaving them out")
     seed: int = option(0, "decides the bootstrap's resamples", least=0)
-
-
-def read_studies(folders: Sequence[str]) -> tuple[list[dict], list[dict]]:
-    """The rows of all studies, each with its "study", and what else is known of each study."""
-    rows, studies, seen = [], [], {}
-    for folder in folders:
-        log = judgements.Log(folder)
-        if log.hash in seen:
-            raise UserError(f"{folder}: the same study as {seen[log.hash]}")
-        seen[log.hash] = folder
-        rows += [row | {"study": log.hash} for row in judgements.results(folder)]
-        key = judgements.read_key(log)
-        about = {"folder": str(folder), "models": key["models"], "source": key.get("source", "")}
-        # Pairs that nobody saw, by their ids: another study may hold them, too. An older key has no ids.
-        unnamed = [f"{log.hash} {i}" for i in range(log.study["auto_ties"])]
-        studies.append(about | {"identical": key.get("identical", unnamed)})
-    if not any(row["kind"] == "pair" for row in rows):
-        raise UserError(f"{', '.join(folders)}: no pair was judged")
-    return rows, studies
-
-
-def records_by_prompt(sources: Sequence[str]) -> dict[str, dict]:
-    """Shown prompt -> the record it comes from, for what stands in those items.jsonl that are there."""
-    there = [source for source in dict.fromkeys(sources) if Path(source).is_file()]
-    lines = [line for source in there for line in evidence.read_lines(source)]
-    return {shown_prompt(line["record"]): line["record"] for line in lines if line["kind"] == "prompt"}
 
 
 def rewards_of(options: Judged, rows: Sequence[dict], sources: Sequence[str]) -> dict[str, Scores]:
@@ -74,7 +48,8 @@ def rewards_of(options: Judged, rows: Sequence[dict], sources: Sequence[str]) ->
         if options.gold not in TASKS:
             raise UserError(f"--gold {options.gold}: no such task; there are {', '.join(TASKS)}")
         judges["gold"] = lambda record: TASKS[options.gold].reward
-    records = records_by_prompt([options.items] if options.items else sources) if judges else {}
+    items = dict.fromkeys([options.items] if options.items else sources) if judges else ()
+    records = records_by_prompt([s for path in items if Path(path).is_file() for s in read_sets(path)])
     for row in rows:
         prompt = row["prompt"]
         if options.gold and records.get(prompt, {}).get("task") != options.gold:
@@ -96,37 +71,36 @@ def shown(x: dict | None, signed: bool = False) -> str:
     return f"{x['value']:{sign}.3f}{interval}"
 
 
-def name_of(text: str, width: int = NAME) -> str:
-    """A row's name, cut to its column."""
-    return f"{text if len(text) < width else text[: width - 2] + '…':<{width}}"
+def line(name: str, *cells: str, width: int = NAME) -> str:
+    """A row of a table: its name, cut to its column, and cells."""
+    name = name if len(name) < width else f"{name[: width - 2]}…"
+    return f"{name:<{width}}{''.join(f'{cell:<{CELL}}' for cell in cells)}".rstrip()
 
 
 def annotator_lines(checks: dict[str, dict]) -> list[str]:
     """A line an annotator; those left out stand in brackets."""
     head = f"{'judged':>6}{'s/item':>7}  {'attention':<10}{'consistent':<11}{'left preferred':<22}longer"
-    lines = [name_of("annotator", 22) + head]
+    lines = [line("annotator", head, width=22)]
     for name, x in checks.items():
         attention, consistent = (f"{x[k]['k']}/{x[k]['n']}" for k in ("attention", "consistency"))
-        lines.append(
-            f"{name_of(f'({name})' if x['excluded'] else name, 22)}{x['judged']:>6}{x['seconds']:>7.1f}  "
-            f"{attention:<10}{consistent:<11}{shown(x['left']):<22}{shown(x['longer'])}"
-        )
+        cells = f"{x['judged']:>6}{x['seconds']:>7.1f}  {attention:<10}{consistent:<11}"
+        cells += f"{shown(x['left']):<22}{shown(x['longer'])}"
+        lines.append(line(f"({name})" if x["excluded"] else name, cells, width=22))
     return lines
 
 
 def contest_lines(c: dict, studies: Sequence[dict]) -> list[str]:
     """The table of one pair of models."""
-    lines = [f"{name_of(c['model'] + ' against ' + c['against'])}{'W':>6}{'T':>6}{'L':>6}   "
-             f"{'win rate [95 %]':<24}p"]  # fmt: skip
+    lines = [line(f"{c['model']} against {c['against']}", f"{'W':>6}{'T':>6}{'L':>6}   {'win rate [95 %]':<24}p")]
     for name, x in [*c["annotators"].items(), ("all, the majority", c["all"])]:
         p = "" if x["p"] is None else f"{x['p']:.4f}" if x["p"] >= 1e-4 else "< 0.0001"
-        lines.append(f"{name_of(name)}{x['wins']:>6}{x['ties']:>6}{x['losses']:>6}   {shown(x):<24}{p}")
+        lines.append(line(name, f"{x['wins']:>6}{x['ties']:>6}{x['losses']:>6}   {shown(x):<24}{p}"))
     rest = {"all, every judgement": c["pooled"], "at equal length": c["length_controlled"]}
-    lines += [f"{name_of(name)}{'':<21}{shown(x)}  {x.get('why', '')}".rstrip() for name, x in rest.items()]
+    lines += [line(name, f"{'':<21}{shown(x)}  {x.get('why', '')}") for name, x in rest.items()]
     of_these = [x["identical"] for x in studies if set(x["models"]) == {c["model"], c["against"]}]
     if n := len(set().union(*of_these)):
         rate = (c["pairs"]["n"] * c["pairs"]["rate"] + n / 2) / (c["pairs"]["n"] + n)
-        lines.append(f"{name_of('with identical answers')}{'':<21}{rate:.3f}, {n} pairs that nobody saw")
+        lines.append(line("with identical answers", f"{'':<21}{rate:.3f}, {n} pairs that nobody saw"))
     return [*lines, power_line(c["power"])]
 
 
@@ -142,18 +116,11 @@ def power_line(power: dict) -> str:
     return words
 
 
-def strength_lines(fits: dict) -> list[str]:
-    """Differences of strength by three models, and what stands behind them."""
-    titles = {"davidson": "Davidson's ties", "half": "ties half", "side": "with the side"}
-    lines = [name_of("strength, log-odds") + "".join(f"{title:<25}" for title in titles.values()).rstrip()]
-    for i, first in enumerate(fits["davidson"]["differences"]):
-        cells = "".join(f"{shown(fits[k]['differences'][i], True):<25}" for k in titles)
-        lines.append(name_of(f"{first['model']} - {first['against']}") + cells.rstrip())
-    lines.append(name_of("the left side") + f"{'':<50}{shown(fits['side']['side'], True)}")
-    lines += dict.fromkeys(f"  {fit['why']}" for fit in fits.values() if fit["why"])
-    if any(fit["regularised"] for fit in fits.values()):
-        lines.append("  a model never lost or never won: half a judgement of each outcome is added to all")
-    return lines
+def table_lines(title: str, columns: dict[str, dict], signed: bool = False) -> list[str]:
+    """A table.  columns: title -> row -> estimate."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    cells = {name: [shown(column.get(name), signed) for column in columns.values()] for name in names}
+    return [line(title, *columns), *(line(name, *row) for name, row in cells.items())]
 
 
 def outcome_lines(x: dict, studies: Sequence[dict]) -> list[str]:
@@ -161,19 +128,14 @@ def outcome_lines(x: dict, studies: Sequence[dict]) -> list[str]:
     lines = []
     for contest in x["contests"]:
         lines += ["", *contest_lines(contest, studies)]
-    lines += ["", *strength_lines(x["strengths"]), ""]
-    lines.append(f"left answer preferred {shown(x['left'])}; longer {shown(x['longer'])}")
-    ties = list(x["agreement"])
-    lines += ["", name_of("annotators agree") + "".join(f"{name:<25}" for name in ties).rstrip()]
-    for measure in x["agreement"][ties[0]]:
-        cells = (shown(x["agreement"][kept].get(measure)) for kept in ties)
-        lines.append(name_of(measure) + "".join(f"{cell:<25}" for cell in cells).rstrip())
-    lines += ["", name_of("who agrees with whom") + "".join(f"{name:<25}" for name in ties).rstrip()]
-    triangle = {kept: {tuple(row["judges"]): row for row in x["triangle"][kept]} for kept in ties}
-    for judges in triangle[ties[-1]]:
-        cells = (shown(triangle[kept].get(judges)) for kept in ties)
-        lines.append(name_of(" - ".join(judges)) + "".join(f"{cell:<25}" for cell in cells).rstrip())
-    return lines
+    lines += ["", *table_lines("strength, log-odds", x["strengths"], signed=True)]
+    lines.append(line("the left side", "", "", shown(x["side"], signed=True)))
+    lines += [f"  {why}" for why in x["undetermined"]]
+    if x["regularised"]:
+        lines.append("  a model never lost or never won: half a judgement of each outcome is added to all")
+    lines += ["", f"left answer preferred {shown(x['left'])}; longer {shown(x['longer'])}"]
+    lines += ["", *table_lines("annotators agree", x["agreement"])]
+    return [*lines, "", *table_lines("who agrees with whom", x["triangle"])]
 
 
 def table(report: dict) -> str:
@@ -198,7 +160,7 @@ def main() -> None:
     print(f"\n± and [ ]: 95 %. Written: {target}")
     if options.export:
         kept = [row for row in rows if not report["annotators"][row["annotator"]]["excluded"]]
-        test, n, n_test = export.write(options.export, export.preferences(kept, options.soft))
+        test, n, n_test = export.write(options.export, export.preferences(kept))
         print(f"{options.export}: {n} preferences; {test}: {n_test}, of other prompts")
         print("judge the models that come of it on prompts that are in neither")
 

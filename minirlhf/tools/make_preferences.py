@@ -29,16 +29,18 @@ class Options:
 
 
 def main() -> None:
-    """Sample, judge and write."""
-    options, labeller, machine = parse(__doc__.splitlines()[0], Options, Labeller, Machine)
+    """From the command line."""
+    compare(*parse(__doc__.splitlines()[0], Options, Labeller, Machine))
+
+
+def compare(options: Options, labeller: Labeller, machine: Machine) -> None:
+    """Sample, judge and write. Raises UserError."""
     device, _ = machine.set_up()
     if options.task not in TASKS:
         raise UserError(f"--task {options.task}: there are {', '.join(TASKS)}")
-    model, tokenizer = checkpoint.load_chat(options.init)
-    task = TASKS[options.task]
-    lines, left_out = make_pairs(
-        model.to(device), tokenizer, task, options.pairs, options.responses, labeller, machine.seed
-    )
+    (model, tokenizer), task = checkpoint.load_chat(options.init), TASKS[options.task]
+    model.to(device)
+    lines, left_out = make_pairs(model, tokenizer, task, options.pairs, options.responses, labeller, machine.seed)
     write_atomic(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     right = [(1 + np.sign(line["gold_chosen"] - line["gold_rejected"])) / 2 for line in lines]
     share = f"{np.mean(right):.1%} as the gold reward has it, ties 1/2"

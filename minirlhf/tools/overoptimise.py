@@ -6,8 +6,6 @@ gold: both on held-out prompts against d = √KL, in a table and a figure (`expe
 as soon as it is done; called again, the tool goes on where it stopped. Proved by tests/tools/test_overoptimise.py.
 """
 
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,18 +15,20 @@ import numpy as np
 import torch
 
 from minirlhf.experiments.goodhart import Study, best_of_points, markdown, order, plot, policy_points, with_interval
-from minirlhf.experiments.trials import answers, begun_with, kept, numbers, optimise
+from minirlhf.experiments.trials import answers, begun_anew, begun_with, kept, numbers, optimise
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.preferences.simulated import respond
+from minirlhf.preferences.simulated import Labeller, respond
+from minirlhf.preferences.train_reward import RewardConfig
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.reward_model import LearnedReward, load_reward_model
 from minirlhf.rl.rewards import prompt_text
 from minirlhf.tasks import TASKS
+from minirlhf.tools import make_preferences, train_reward
 
 UNFINISHED = -3.0  # what a proxy of mean 0 and deviation 1 gives a response without an end
 ROWS = 512  # responses sampled in one pass
@@ -53,24 +53,17 @@ class Overoptimisation:
     out: str = option("out/overoptimise", "folder for all that is made")
 
 
-def command(module: str, **options) -> None:
-    """Run a command of ours in a process of its own. Raises UserError if it fails; it has said why."""
-    words = [word for k, v in options.items() for word in (f"--{k}", str(v))]
-    if subprocess.run([sys.executable, "-m", module, *words]).returncode:
-        raise UserError(f"{module} failed, see above")
-
-
 def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.device) -> LearnedReward:
     """The reward model of n comparisons, made if it is not there."""
     out = Path(options.out)
     folder, prefs = out / f"rm.{n}", out / f"prefs.{n}.jsonl"
     if not (folder / "config.json").exists():  # written last
-        common = {"init": options.init, "seed": machine.seed, "device": device, "threads": machine.threads}
         # However many are wanted, a seed's comparisons are the same: those of 250 are among those of 1000.
-        people = {"task": options.task, "temperature": options.temperature}
-        command("minirlhf.tools.make_preferences", pairs=n, out=prefs, **people, **common)
-        learning = {"epochs": options.epochs, "dtype": machine.dtype}
-        command("minirlhf.tools.train_reward", data=prefs, out=folder, **learning, **common)
+        asked = make_preferences.Options(options.init, options.task, n, out=str(prefs))
+        make_preferences.compare(asked, Labeller(options.temperature), machine)
+        learnt = train_reward.Options((str(prefs),), options.init, str(folder))
+        with begun_anew():
+            train_reward.train(learnt, RewardConfig(options.epochs), machine)
     return load_reward_model(folder, device)
 
 
@@ -98,14 +91,9 @@ def scored(proxy: LearnedReward, records: list[dict], answers: list[tuple[int, s
 
 
 def policy_line(
-    n: int,
-    beta: float,
-    proxy: LearnedReward,
-    reference: tuple[GPT, Tokenizer],
-    options: Overoptimisation,
-    seed: int,
+    n: int, beta: float, proxy: LearnedReward, reference: tuple[GPT, Tokenizer], options: Overoptimisation, seed: int,
     dtype: torch.dtype,
-) -> dict:
+) -> dict:  # fmt: skip
     """Train a policy by PPO on the proxy and measure it on each held-out prompt."""
     print(f"PPO on the reward of {n} comparisons, beta {beta:g}", flush=True)
     policy, P = deepcopy(reference[0]), options.prompts
@@ -142,12 +130,8 @@ def main() -> None:
         reward = proxy_of(n, options, machine, device)
         values = scored(reward, records, list(zip(samples["index"], samples["response"])))
         proxy = np.reshape(values, gold.shape)  # (P, N)
-        lines = [
-            kept(out / f"ppo.{n}.{beta}.json", partial(
-                policy_line, n, beta, reward, reference, options, machine.seed, dtype
-            ))
-            for beta in betas
-        ]  # fmt: skip
+        fixed = reward, reference, options, machine.seed, dtype
+        lines = [kept(out / f"ppo.{n}.{beta}.json", partial(policy_line, n, beta, *fixed)) for beta in betas]
         points = {"best-of-n": best_of_points(gold, proxy), "PPO": policy_points(lines, gold, proxy)}
         studies.append(Study(n, order(gold, proxy), points))
     start = gold.mean(1)  # (P,)

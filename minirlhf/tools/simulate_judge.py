@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from minirlhf.annotation import log
-from minirlhf.annotation.pairs import read_responses
+from minirlhf.annotation.pairs import records_by_prompt, shown_prompt
+from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.preferences.simulated import Labeller
 from minirlhf.rl.rewards import call_reward, prompt_text
 from minirlhf.tasks import TASKS
-from minirlhf.tools.judgements import records_by_prompt
 
 BESIDE = -1.0  # rewards lie in [0, 1]
 Gold = Callable[[str, str], float]  # prompt as it is shown, response -> reward
@@ -57,12 +57,10 @@ def gold_of(items: str) -> Gold:
     What no model said to the prompt, as the answer to another one in an attention item, is worth BESIDE: a person
     sees that it is beside the point, a reward of the answer alone does not.
     """
-    records = records_by_prompt([items])
-    if not records:
-        where = "give the items.jsonl that the study was made from"
-        raise UserError(f"--items {items}: no prompts in it; {where}")
-
-    said = {(row["prompt"], row["response"]) for row in read_responses(items)}
+    sets = read_sets(items)
+    records = records_by_prompt(sets)
+    answers = [(s.records[x["index"]], x["response"]) for s in sets for rows in s.items.values() for x in rows]
+    said = {(shown_prompt(record), response) for record, response in answers}
 
     def gold(prompt: str, response: str) -> float:
         record = records.get(prompt, {})

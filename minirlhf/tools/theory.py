@@ -1,11 +1,9 @@
 """The theory of RL for language models, exactly: a world so small that every answer can be listed.
 
 python -m minirlhf.tools.theory             gradient, optimum, values and samples, in a few seconds on one core
-python -m minirlhf.tools.theory --seed 1    of another policy, and of other samples
 
 Every number is computed on the spot: by `theory/oracle.py`, which lists all answers, by `theory/tabular.py`, which
-meets them one token at a time in `theory/environment.py`, and by the functions of the training loop. Proved by
-tests/tools/test_theory.py.
+meets them one token at a time, and by the functions of the training loop. Proved by tests/tools/test_theory.py.
 """
 
 from collections.abc import Iterator
@@ -27,14 +25,8 @@ from minirlhf.theory.environment import Ids, TextEnv
 from minirlhf.theory.tabular import Table, q_learning, sarsa, value_iteration
 
 WANTED = {(1,): (1, 2, 2), (2,): (2, 1, 1)}  # prompt -> the words of its best answer
-
-
-def score(prompt: Ids, response: Ids) -> float:
-    """The share of the wanted words that stand in their place."""
-    return sum(a == b for a, b in zip(response, WANTED[prompt])) / len(WANTED[prompt])
-
-
-WORLD = (3, 0, 4, tuple(WANTED), score)  # V, EOS, L, prompts and reward
+# V, EOS, L, the prompts, and the score: the share of the wanted words that stand in their place.
+MDP = oracle.TokenMDP(3, 0, 4, tuple(WANTED), lambda x, y: sum(a == b for a, b in zip(y, WANTED[x])) / len(WANTED[x]))
 BETA = 0.1  # the price of a nat of KL
 EPSILON = 0.5  # how often a tabular learner takes any token
 GRID = [(0.0, 0.0)] + [(gamma, lam) for gamma in (0.9, 1.0) for lam in (0.0, 0.5, 0.9, 1.0)]
@@ -51,13 +43,13 @@ class Theory:
     seed: int = option(0, "decides the policy and all samples: same seed, same output", least=0)
 
 
-def token_pay(mdp: oracle.TokenMDP, dense: bool) -> Tensor:
+def token_pay(dense: bool) -> Tensor:
     """What each token of each answer earns, (X, N, L): the score at the end or as it grows, the same in sum."""
-    worth = torch.zeros(*mdp.scores.shape, mdp.max_new + 1, dtype=torch.float64)  # (X, N, L + 1)
-    for n, y in enumerate(mdp.responses):
-        worth[:, n, len(y) :] = mdp.scores[:, n, None]
+    worth = torch.zeros(*MDP.scores.shape, MDP.max_new + 1, dtype=torch.float64)  # (X, N, L + 1)
+    for n, y in enumerate(MDP.responses):
+        worth[:, n, len(y) :] = MDP.scores[:, n, None]
         for t in range(1, len(y) if dense else 0):
-            worth[:, n, t] = torch.tensor([mdp.reward(x, y[:t]) for x in mdp.prompts])
+            worth[:, n, t] = torch.tensor([MDP.reward(x, y[:t]) for x in MDP.prompts])
     return worth.diff(dim=-1)  # (X, N, L)
 
 
@@ -68,67 +60,67 @@ def actor_critic(rows: Rollout, logp: Tensor, pay: Tensor, gamma: float, lam: fl
     return reinforce_loss(logp, advantages, token_weights(rows.mask, "sum", 1)), returns
 
 
-def gradients(mdp: oracle.TokenMDP, logp: Tensor, ref: Tensor) -> dict[str, Tensor]:
+def gradients(logp: Tensor, ref: Tensor) -> dict[str, Tensor]:
     """∇J by the logits of the table logp, (D,) each, in four ways."""
-    leaf, pay = logp.clone().requires_grad_(), token_pay(mdp, dense=False)  # (X, S, V), (X, N, L)
+    leaf, pay = logp.clone().requires_grad_(), token_pay(dense=False)  # (X, S, V), (X, N, L)
 
     def J(logits: Tensor) -> Tensor:
-        return oracle.objective(logits.log_softmax(-1), ref, mdp, BETA)
+        return oracle.objective(logits.log_softmax(-1), ref, MDP, BETA)
 
     def estimate(indices: Tensor, x: int, logp: Tensor) -> Tensor:
-        rows = oracle.rollout_of(indices, x, logp, ref, mdp)
-        return actor_critic(rows, oracle.token_logprobs_of(logp, mdp)[x, indices], pay[x, indices], 1.0, 1.0)[0]
+        rows = oracle.rollout_of(indices, x, logp, ref, MDP)
+        return actor_critic(rows, oracle.token_logprobs_of(logp, MDP)[x, indices], pay[x, indices], 1.0, 1.0)[0]
 
     steps = 1e-5 * torch.eye(logp.numel(), dtype=logp.dtype).view(-1, *logp.shape)  # (D, X, S, V)
     return {
-        "policy-gradient theorem": oracle.policy_gradient(logp, ref, mdp, BETA).flatten(),
+        "policy-gradient theorem": oracle.policy_gradient(logp, ref, MDP, BETA).flatten(),
         "autograd": torch.autograd.grad(J(leaf), leaf)[0].flatten(),
         "finite differences": torch.stack([J(logp + step) - J(logp - step) for step in steps]) / 2e-5,
-        "REINFORCE, in the mean": oracle.moments(estimate, logp, mdp, 1)[0],
+        "REINFORCE, in the mean": oracle.moments(estimate, logp, MDP, 1)[0],
     }
 
 
-def as_table(rows: dict[Ids, float] | Table, mdp: oracle.TokenMDP, unseen: float | list[float]) -> Tensor:
+def as_table(rows: dict[Ids, float] | Table, unseen: float | list[float]) -> Tensor:
     """What a learner holds of each state, (X, S) or (X, S, V)."""
-    return torch.tensor([[rows.get(x + y, unseen) for y in mdp.prefixes] for x in mdp.prompts], dtype=torch.float64)
+    return torch.tensor([[rows.get(x + y, unseen) for y in MDP.prefixes] for x in MDP.prompts], dtype=torch.float64)
 
 
-def tabular_errors(mdp: oracle.TokenMDP, steps: int, seed: int) -> Iterator[tuple[str, int, float, float]]:
+def tabular_errors(steps: int, seed: int) -> Iterator[tuple[str, int, float, float]]:
     """(Method, steps, largest error against Q*, and against Q of the policy that it follows); of the score alone."""
-    env, zero = TextEnv(mdp), torch.zeros(len(mdp.prompts), len(mdp.prefixes), mdp.vocab_size).double()
-    best, V, _ = oracle.optimum(zero, mdp, beta=0.0)  # (X, S, V), (X, S)
-    error = float((as_table(value_iteration(env), mdp, 0.0) - V).abs().max())
+    env, zero = TextEnv(MDP), torch.zeros(len(MDP.prompts), len(MDP.prefixes), MDP.vocab_size).double()
+    best, V, _ = oracle.optimum(zero, MDP, beta=0.0)  # (X, S, V), (X, S)
+    error = float((as_table(value_iteration(env), 0.0) - V).abs().max())
     yield "value iteration, V*", 0, error, nan
     no_replay = partial(q_learning, replayed=0)
     for name, learn in {"Q-learning, no replay": no_replay, "Q-learning, replay": q_learning, "SARSA": sarsa}.items():
         for n in (steps // 16, steps // 4, steps):
-            Q = as_table(learn(env, n, seed, EPSILON), mdp, [0.0] * mdp.vocab_size)  # (X, S, V)
+            Q = as_table(learn(env, n, seed, EPSILON), [0.0] * MDP.vocab_size)  # (X, S, V)
             greedy = torch.zeros_like(Q).scatter(-1, Q.argmax(-1, keepdim=True), 1 - EPSILON)  # (X, S, V)
-            follows = (greedy + EPSILON / mdp.vocab_size).log()  # (X, S, V)
-            truths = (oracle.bellman(logp, logp, mdp, beta=0.0)[1] for logp in (best, follows))  # (X, S, V) each
+            follows = (greedy + EPSILON / MDP.vocab_size).log()  # (X, S, V)
+            truths = (oracle.bellman(logp, logp, MDP, beta=0.0)[1] for logp in (best, follows))  # (X, S, V) each
             yield name, n, *(float((Q - truth).abs().max()) for truth in truths)
 
 
-def answers_needed(mdp: oracle.TokenMDP, pay: Tensor, gamma: float, lam: float, most: int, seed: int) -> float:
+def answers_needed(pay: Tensor, gamma: float, lam: float, most: int, seed: int) -> float:
     """Answers sampled until an actor-critic on tables leaves at most NEAR of J* − J(ref); ∞ if `most` do not do.
 
     pay: (X, N, L).  It begins at the reference, which is uniform, with V = 0; the critic moves towards G.
     """
     rng = torch.Generator().manual_seed(seed)
-    logits = torch.zeros(len(mdp.prompts), len(mdp.prefixes), mdp.vocab_size).double().requires_grad_()  # (X, S, V)
+    logits = torch.zeros(len(MDP.prompts), len(MDP.prefixes), MDP.vocab_size).double().requires_grad_()  # (X, S, V)
     values, ref = torch.zeros_like(logits[..., 0]).detach(), logits.detach().log_softmax(-1)  # (X, S), (X, S, V)
-    best, start = oracle.optimum(ref, mdp, BETA)[2], oracle.objective(ref, ref, mdp, BETA)
+    best, start = oracle.optimum(ref, MDP, BETA)[2], oracle.objective(ref, ref, MDP, BETA)
     for n in range(0, most + 1, BATCH):
         logp = logits.log_softmax(-1)  # (X, S, V)
-        if best - oracle.objective(logp, ref, mdp, BETA) <= NEAR * (best - start):
+        if best - oracle.objective(logp, ref, MDP, BETA) <= NEAR * (best - start):
             return n
-        x = torch.randint(len(mdp.prompts), (BATCH,), generator=rng)  # (B,)
-        p = oracle.response_logprobs(logp.detach(), mdp).exp()  # (X, N)
+        x = torch.randint(len(MDP.prompts), (BATCH,), generator=rng)  # (B,)
+        p = oracle.response_logprobs(logp.detach(), MDP).exp()  # (X, N)
         y = torch.multinomial(p[x], 1, generator=rng).squeeze(1)  # (B,)
-        rows = oracle.rollout_of(y, x, logp, ref, mdp, values)
-        loss, returns = actor_critic(rows, oracle.token_logprobs_of(logp, mdp)[x, y], pay[x, y], gamma, lam)
+        rows = oracle.rollout_of(y, x, logp, ref, MDP, values)
+        loss, returns = actor_critic(rows, oracle.token_logprobs_of(logp, MDP)[x, y], pay[x, y], gamma, lam)
         logits = (logits - ACTOR * torch.autograd.grad(loss, logits)[0]).detach().requires_grad_()
-        here, off = (x[:, None], mdp.states[y]), returns - rows.values  # (B, L)
+        here, off = (x[:, None], MDP.states[y]), returns - rows.values  # (B, L)
         visits = torch.zeros_like(values).index_put(here, rows.mask.double(), accumulate=True)  # (X, S)
         values += CRITIC * torch.zeros_like(values).index_put(here, off, accumulate=True) / visits.clamp(min=1)
     return inf
@@ -136,15 +128,14 @@ def answers_needed(mdp: oracle.TokenMDP, pay: Tensor, gamma: float, lam: float, 
 
 def blocks(options: Theory) -> Iterator[str]:
     """The four blocks, each a text."""
-    mdp = oracle.TokenMDP(*WORLD)
-    shape = GPTConfig(mdp.vocab_size, context=8, layers=1, heads=1, width=8)
-    logp, ref = (oracle.gpt_table(GPT(shape), mdp, temperature=0.05).detach() for _ in range(2))  # (X, S, V) each
-    X, N, S = len(mdp.prompts), len(mdp.responses), len(mdp.prefixes)
-    yield f"""The world: {X} prompts, and {N} answers to each, of up to {mdp.max_new} tokens (two words and an end).
+    shape = GPTConfig(MDP.vocab_size, context=8, layers=1, heads=1, width=8)
+    logp, ref = (oracle.gpt_table(GPT(shape), MDP, temperature=0.05).detach() for _ in range(2))  # (X, S, V) each
+    X, N, S = len(MDP.prompts), len(MDP.responses), len(MDP.prefixes)
+    yield f"""The world: {X} prompts, and {N} answers to each, of up to {MDP.max_new} tokens (two words and an end).
 A state is a prompt and the answer so far: {X * S}. The score of an answer is the share of the wanted words in place.
 """
-    J, KL = oracle.objective(logp, ref, mdp, BETA), oracle.kl(logp, ref, mdp).mean()
-    ways = gradients(mdp, logp, ref)
+    J, KL = oracle.objective(logp, ref, MDP, BETA), oracle.kl(logp, ref, MDP).mean()
+    ways = gradients(logp, ref)
     theorem = ways.pop("policy-gradient theorem")
     off = "\n".join(f"   largest deviation of {name:<22}  {(g - theorem).abs().max():.1e}" for name, g in ways.items())
     yield f"""1. The gradient. RLHF maximises J, the mean score less beta times the KL: how far the policy has gone
@@ -153,17 +144,17 @@ from a reference, in nats. Both are GPTs of random weights here; J and its gradi
    gradient by the {len(theorem)} logits, by the policy-gradient theorem: of norm {theorem.norm():.6f}
 {off}
 """
-    best, _, J_star = oracle.optimum(ref, mdp, BETA)
-    gap, price = J_star - J, BETA * oracle.kl(logp, best, mdp).mean()
-    law, log_ref = oracle.best_of_n(ref, mdp, 4), oracle.response_logprobs(ref, mdp)  # (X, N) each
-    reward, nats = (oracle.expectation(law, x).mean() for x in (mdp.scores, law.log() - log_ref))
+    best, _, J_star = oracle.optimum(ref, MDP, BETA)
+    gap, price = J_star - J, BETA * oracle.kl(logp, best, MDP).mean()
+    law, log_ref = oracle.best_of_n(ref, MDP, 4), oracle.response_logprobs(ref, MDP)  # (X, N) each
+    reward, nats = (oracle.expectation(law, x).mean() for x in (MDP.scores, law.log() - log_ref))
     yield f"""2. The optimum. No policy beats pi*, which is reference x exp(score / beta), normalised; J* is its J.
    J* {J_star:.6f} - J {J:.6f} = {gap:.6f}, and beta x KL(policy || pi*) = {price:.6f}
    J of the best of 4 answers of the reference: {reward - BETA * nats:.6f}, at a KL of {nats:.6f}
 """
     table = "".join(
         f"   {name:<22}{n:>8,}   {star:14.1e}" + ("\n" if own != own else f"{own:17.1e}\n")
-        for name, n, star, own in tabular_errors(mdp, options.steps, options.seed)
+        for name, n, star, own in tabular_errors(options.steps, options.seed)
     )
     yield f"""3. Values, without KL. Q(s, a) is the score to expect after token a in state s; Q* is the best policy's.
 Value iteration plans it. Q-learning and SARSA learn from steps, {EPSILON:.0%} of them random: SARSA learns what its
@@ -175,10 +166,10 @@ the score. Dense: each token is paid what it adds to it, the same in sum. gamma 
 trusts samples (1) or the critic (0), and does nothing where gamma is 0. A sample is one answer, drawn and scored.
    samples until {NEAR:.0%} of J* - J(reference) is left, median of {options.runs} runs
    gamma  lambda    sparse     dense"""
-    pays = [token_pay(mdp, dense) for dense in (False, True)]  # (X, N, L) each
+    pays = [token_pay(dense) for dense in (False, True)]  # (X, N, L) each
     seeds = range(options.seed, options.seed + options.runs)
     for gamma, lam in GRID:
-        needed = [median(answers_needed(mdp, pay, gamma, lam, options.answers, seed) for seed in seeds) for pay in pays]
+        needed = [median(answers_needed(pay, gamma, lam, options.answers, seed) for seed in seeds) for pay in pays]
         cells = [f"{n:,.0f}" if n < inf else f"> {options.answers:,}" for n in needed]
         yield f"   {gamma:5g}  {lam if gamma else 'any':>6}{cells[0]:>10}{cells[1]:>10}"
 

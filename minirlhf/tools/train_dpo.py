@@ -5,20 +5,16 @@
 Proved by tests/tools/test_train_dpo.py.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.harness.files import read_json
 from minirlhf.harness.loop import Run
-from minirlhf.harness.machine import Machine, environment
+from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.preferences.comparisons import comparisons
 from minirlhf.preferences.dpo import ImplicitReward
-from minirlhf.preferences.measure import measure, summary
-from minirlhf.preferences.train_reward import RewardConfig, fit
-from minirlhf.rl.reward_model import rewards_of
+from minirlhf.preferences.train_reward import RewardConfig, learn
 from minirlhf.tasks.sources import data_hash
 
 
@@ -41,20 +37,12 @@ def main() -> None:
     context = policy.config.context
     records, groups, held_out, lost = comparisons(options.data, tokenizer, context, config.held_out, whole=True)
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
-    out, data = Path(options.out), data_hash(records)
     reference = checkpoint.fingerprint(policy)
-    cost = fit(model, groups, config, Run(out, machine.seed, dtype, options.resume, data, reference), beta=options.beta)
-    parent = read_json(path) if (path := Path(options.init) / "run.json").exists() else {}
-    run = {"data": dataclasses.asdict(options), "seed": machine.seed, "tasks": parent.get("tasks", {})}
-    run |= {"optimization": dataclasses.asdict(config), "stage": "dpo", "cost": cost, "reference": reference}
-    run |= {"data_hash": data, "pairs": len(records)} | lost
-    run |= {"dtype": str(dtype), "device": str(device), "environment": environment()}
-    print(f"{out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
-    if held_out:
-        chosen, rejected = (rewards_of(model, [getattr(pair, k) for pair in held_out]) for k in ("chosen", "rejected"))
-        run["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
-        print(summary(run["held_out"]))
-    checkpoint.save(out, policy, tokenizer, run)
+    told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), reference)
+    parent, run = checkpoint.read_run(options.init), machine.record(options, config) | {"stage": "dpo"} | lost
+    run |= {"tasks": parent.get("tasks", {}), "reference": reference}
+    run |= learn(model, groups, held_out, config, told, beta=options.beta)
+    checkpoint.save(options.out, policy, tokenizer, run)
 
 
 if __name__ == "__main__":

@@ -34,49 +34,32 @@ def said(*choices: str) -> list[dict]:
         (("a", "a", "b", "tie"), "good", 2 / 3, 3),
     ],
 )
-def test_hard_labels_are_the_majority_of_the_decided(choices, chosen, p, n):
-    (record,) = preferences(said(*choices), soft=False)
+def test_labels_are_the_majority_of_the_decided(choices, chosen, p, n):
+    (record,) = preferences(said(*choices))
     assert (record["chosen"], record["p"], record["n"]) == (chosen, pytest.approx(p), n)
     assert record["rejected"] == {"good": "poor", "poor": "good"}[chosen]
     assert record["models"] == {"good": ["sft", "ppo"], "poor": ["ppo", "sft"]}[chosen]
 
 
 @pytest.mark.parametrize("choices", [("tie",), ("bad", "tie"), ("a", "b"), ("a", "b", "tie")])
-def test_what_has_no_majority_is_no_hard_label(choices):
-    assert preferences(said(*choices), soft=False) == []
-
-
-@pytest.mark.parametrize(
-    "choices, chosen, p, n",
-    [
-        (("b", "tie"), "poor", 3 / 4, 2),
-        (("a", "b", "bad"), "good", 1 / 2, 3),
-        (("tie",), "good", 1 / 2, 1),
-        (("b", "b", "a", "tie"), "poor", 2.5 / 4, 4),
-    ],
-)
-def test_soft_labels_count_ties_as_half(choices, chosen, p, n):
-    (record,) = preferences(said(*choices), soft=True)
-    assert (record["chosen"], record["p"], record["n"]) == (chosen, pytest.approx(p), n)
+def test_what_has_no_majority_has_no_label(choices):
+    assert preferences(said(*choices)) == []
 
 
 def test_attention_items_and_second_showings_are_not_exported():
     rows = [row("a"), row("b", kind="duplicate"), row("a", "q", kind="attention", good="a")]
-    assert preferences(rows, soft=True) == preferences([row("a")], soft=True)
+    assert preferences(rows) == preferences([row("a")])
 
 
 def test_one_pair_judged_in_two_studies_is_one_record():
-    """With the models the other way round in the second."""
-    turned = {"a": row("a")["b"], "b": row("a")["a"], "study": "s2"}
-    others = [row(choice, who=choice + str(i), **turned) for i, choice in enumerate("bba")]
-    rows = [row("a"), *others]
-    (record,) = preferences(rows, soft=False)
+    others = [row(choice, who=choice + str(i), study="s2") for i, choice in enumerate("aab")]
+    (record,) = preferences([row("a"), *others])
     assert (record["chosen"], record["p"], record["n"]) == ("good", pytest.approx(3 / 4), 4)
 
 
 def test_other_answers_to_a_prompt_are_another_record():
     other = {"a": {"model": "sft", "response": "third"}}
-    assert len(preferences([row("a"), row("a", **other)], soft=False)) == 2
+    assert len(preferences([row("a"), row("a", **other)])) == 2
 
 
 def test_a_conversation_is_exported_whole_and_its_reader_takes_it(tmp_path, tokenizer):
@@ -86,7 +69,7 @@ def test_a_conversation_is_exported_whole_and_its_reader_takes_it(tmp_path, toke
         turns = [("user", first), ("assistant", "x"), ("user", "and?")]
         messages = [{"role": role, "content": content} for role, content in turns]
         rows += [row("a", shown_prompt({"messages": messages}), messages=messages)]
-    records = preferences([row("a", f"p{i}") for i in range(9)] + rows, soft=False)
+    records = preferences([row("a", f"p{i}") for i in range(9)] + rows)
     assert [r["messages"][0]["content"] for r in records[9:]] == ["p", "q"] and "prompt" not in records[9]
     write(tmp_path / "prefs.jsonl", records)
     read = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
@@ -101,7 +84,7 @@ def test_where_there_is_nothing_to_train_on_old_files_stay(tmp_path):
     only_test = next(f"p{i}" for i in range(99) if is_test(f"p{i}"))
     for name in ("prefs.jsonl", "prefs.test.jsonl"):
         (tmp_path / name).write_text("old")
-    for records in ([], preferences([row("a", only_test)], soft=False)):
+    for records in ([], preferences([row("a", only_test)])):
         with pytest.raises(UserError, match="nothing to train on"):
             write(tmp_path / "prefs.jsonl", records)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"old"} and len(list(tmp_path.iterdir())) == 2
@@ -111,7 +94,7 @@ def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):
     """Texts may hold what cuts lines elsewhere, or nothing."""
     rows = [row("a", f"prompt {i}\u2028") for i in range(200)]
     rows += [row("b", f"prompt {i}\u2028", a={"model": "sft", "response": ""}) for i in range(200)]
-    records = preferences(rows, soft=False)
+    records = preferences(rows)
     test, n, n_test = write(tmp_path / "prefs.jsonl", records)
     assert test == tmp_path / "prefs.test.jsonl" and n + n_test == len(records) == 400
     train_records, test_records = read_records(tmp_path / "prefs.jsonl"), read_records(test)
@@ -128,7 +111,7 @@ def test_a_trainer_still_finds_validation_prompts_in_what_is_left():
 
 
 def test_records_are_lines_of_json(tmp_path):
-    _, n, _ = write(tmp_path / "prefs.jsonl", preferences([row("a", f"p{i}") for i in range(30)], soft=False))
+    _, n, _ = write(tmp_path / "prefs.jsonl", preferences([row("a", f"p{i}") for i in range(30)]))
     lines = (tmp_path / "prefs.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == n and set(json.loads(lines[0])) == {
         "prompt", "chosen", "rejected", "p", "n", "models", "study"

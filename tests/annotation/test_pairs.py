@@ -1,58 +1,43 @@
 """From items.jsonl to a study and its key: which pairs, in which order, on which sides, with which checks."""
 
-import json
 import random
 from collections import Counter
 
 import pytest
 
-from minirlhf.annotation.pairs import Pair, arrange, attention, candidates, item_id, make, read_responses, shown_prompt
+from minirlhf.annotation.pairs import Pair, arrange, attention, candidates, chosen_set, item_id, make, shown_prompt
+from minirlhf.evaluation import items as evidence
+from minirlhf.evaluation.items import TestSet, read_sets
 from minirlhf.harness.files import UserError
 
 
-def row(model, index, sample, response, **other):
-    return {"set": "s", "model": model, "index": index, "sample": sample, "prompt": f"prompt {index}",
-            "response": response, "stop": "eos"} | other  # fmt: skip
-
-
-def rows(n, samples=(-1, 0, 1), models=("sft", "ppo", "base")):
-    return [row(m, i, k, f"{m} {i} {k}") for m in models for i in range(n) for k in samples]
-
-
-def jsonl(path, records):
-    path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in records), "utf-8")
-    return path
+def a_set(n, samples=(-1, 0, 1), models=("sft", "ppo", "base"), say="{model} {index} {sample}", title="s"):
+    """A set of n prompts, of which each model has said what `say` says."""
+    records = [{"prompt": f"prompt {i}"} for i in range(n)]
+    where = [{"index": i, "sample": k} for i in range(n) for k in samples]
+    items = {model: [x | {"response": say.format(model=model, **x)} for x in where] for model in models}
+    return TestSet(title, records, items)
 
 
 def study_of(n, seed=0, total=0):
-    return make(rows(total or 2 * n, (0,)), ("sft", "ppo"), "", n, "better?", seed)
+    return make([a_set(total or 2 * n, (0,))], ("sft", "ppo"), "", n, "better?", seed)
 
 
-def test_only_lines_that_are_responses_are_read(tmp_path):
-    """`kind` decides; an older file without it holds nothing else."""
-    known = [row("sft", 0, 0, "a\u2028b", kind="response"), row("ppo", 0, 0, "好")]
-    path = jsonl(tmp_path / "i.jsonl", [{"kind": "text", "nll": 3.5}, *known])
-    path.write_text("\ufeff\n" + path.read_text("utf-8"), "utf-8")
-    assert read_responses(path) == known
+def test_what_an_evaluation_wrote_is_read(make_evidence, tmp_path):
+    run, sets = make_evidence([{"prompt": "a\u2028b"}, talk("好", "x", "and?")], lambda m, i, k: f"{m} {i} {k}")
+    evidence.write(tmp_path / "i.jsonl", run, sets)
+    assert read_sets(tmp_path / "i.jsonl") == sets
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "no responses in it"),
-    (b'{"kind": "text"}\n', "no responses in it"),
-    (b"{}\n{", "line 1: 'set' is None, not a str"),
-    (json.dumps(row("sft", True, 0, "x")).encode(), "line 1: 'index' is True, not a int"),
-    (b"\n\n[1]", "line 3: a JSON object is wanted, this is a list"),
-    (b"nonsense", "line 1: not JSON"),
-    (b'{"kind": "prompt", "record": {"messages": [5]}}', "line 1: a message needs a 'role'"),
-    (b"\xff", "byte 0 is not UTF-8"),
-    (None, "No such file"),
+@pytest.mark.parametrize("record, message", [
+    ({"messages": [5]}, "prompt 0 of made: a message needs a 'role'"), (None, "No such file"),
 ])  # fmt: skip
-def test_a_file_that_does_not_fit_is_refused_by_line(tmp_path, content, message):
+def test_a_file_that_does_not_fit_is_refused(make_evidence, tmp_path, record, message):
     path = tmp_path / "i.jsonl"
-    if content is not None:
-        path.write_bytes(content)
+    if record:
+        evidence.write(path, *make_evidence([record], lambda m, i, k: "x"))
     with pytest.raises(UserError) as error:
-        read_responses(path)
+        read_sets(path)
     assert str(error.value).startswith(str(path)) and message in str(error.value)
 
 
@@ -72,30 +57,22 @@ def test_a_prompt_of_several_turns_is_shown_whole_and_none_can_pose_as_another(r
     assert shown_prompt(record) == shown
 
 
-def test_conversations_that_end_alike_are_different_prompts(tmp_path):
+def test_conversations_that_end_alike_are_different_prompts():
     """Of two with the same last turn, each has its own pair, the turns with it; a single turn is as ever."""
-    records = [talk("one", "x", "and?"), talk("two", "x", "and?", "its own answer"), {"prompt": "and?"}]
-    lines = [{"kind": "prompt", "set": "s", "index": i, "record": record} for i, record in enumerate(records)]
-    said = [row(m, i, 0, m, kind="response", prompt="and?") for m in ("sft", "ppo") for i in range(3)]
-    found = read_responses(jsonl(tmp_path / "i.jsonl", lines + said))
-    study, key = make(found, ("sft", "ppo"), "", 9, "?", 0)
+    s = a_set(3, (0,))
+    s.records[:] = [talk("one", "x", "and?"), talk("two", "x", "and?", "its own answer"), {"prompt": "and?"}]
+    study, key = make([s], ("sft", "ppo"), "", 9, "?", 0)
     places = {x["prompt"]: x.get("messages") for x in study["places"]}
     assert places == {
-        shown_prompt(records[0]): talk("one", "x", "and?")["messages"],
-        shown_prompt(records[1]): talk("two", "x", "and?")["messages"],
+        shown_prompt(s.records[0]): talk("one", "x", "and?")["messages"],
+        shown_prompt(s.records[1]): talk("two", "x", "and?")["messages"],
         "and?": None,
     }
-    assert study["pairs"] == 3 and len({x["item"] for x in key["places"]}) == 3
-
-
-def test_turns_of_another_set_are_not_taken(tmp_path):
-    lines = [{"kind": "prompt", "set": "t", "index": 0, "record": talk("one", "x", "and?")}]
-    said = row("sft", 0, 0, "a", kind="response")
-    assert read_responses(jsonl(tmp_path / "i.jsonl", [*lines, said])) == [said]
+    assert len({x["item"] for x in key["places"]}) == 3
 
 
 def test_a_pair_is_of_one_prompt_and_one_sample():
-    found = candidates(rows(30), ("sft", "ppo"), "s", random.Random(0))
+    found = candidates(a_set(30), ("sft", "ppo"), random.Random(0))
     assert len(found) == 60
     for prompt, a, b in found:
         index, sample = a.split()[1:]
@@ -104,25 +81,18 @@ def test_a_pair_is_of_one_prompt_and_one_sample():
 
 
 def test_every_prompt_has_a_turn_before_any_has_a_second():
-    uneven = rows(30) + [row(m, i, k, f"{m} {i} {k}") for m in ("sft", "ppo") for i in (3, 4) for k in (2, 3)]
-    found = candidates(uneven, ("sft", "ppo"), "", random.Random(0))
-    assert len({pair.prompt for pair in found[:30]}) == len({pair.prompt for pair in found[30:60]}) == 30
-    assert {pair.a.split()[2] for pair in found[:30]} >= {"0", "1"}  # which sample is first is by chance
-    assert [pair.prompt[7:] for pair in found[:30]] != list(map(str, range(30))) and len(found) == 64
+    found = candidates(a_set(30), ("sft", "ppo"), random.Random(0))
+    assert len({pair.prompt for pair in found[:30]}) == len({pair.prompt for pair in found[30:]}) == 30
+    assert {pair.a.split()[2] for pair in found[:30]} == {"0", "1"}  # which sample is first is by chance
+    assert [pair.prompt[7:] for pair in found[:30]] != list(map(str, range(30)))
 
 
 def test_greedy_answers_are_compared_where_there_are_no_samples():
-    assert len(candidates(rows(5, samples=(-1,)), ("ppo", "sft"), "", random.Random(0))) == 5
-
-
-def test_a_prompt_or_sample_that_one_model_lacks_makes_no_pair():
-    some = rows(4, (0, 1)) + [row("sft", 9, 0, "alone"), row("ppo", 3, 5, "alone")]
-    assert len(candidates(some, ("sft", "ppo"), "", random.Random(0))) == 8
+    assert len(candidates(a_set(5, samples=(-1,)), ("ppo", "sft"), random.Random(0))) == 5
 
 
 def test_the_same_pair_twice_is_one_pair():
-    again = [x | {"index": x["index"] + 100} for x in rows(6, (0,))]
-    assert len(candidates(rows(6, (0,)) + again, ("sft", "ppo"), "", random.Random(0))) == 6
+    assert len(candidates(a_set(6, (0, 1), say="{model} {index}"), ("sft", "ppo"), random.Random(0))) == 6
 
 
 @pytest.mark.parametrize("models, title, more, message", [
@@ -130,13 +100,16 @@ def test_the_same_pair_twice_is_one_pair():
     (("sft", "sft"), "", [], "give two names"),
     (("sft", "dpo"), "", [], "--models dpo: the responses are of base, ppo, sft"),
     (("sft", "ppo"), "t", [], "--set t: the responses are of s"),
-    (("sft", "ppo"), "", [row("sft", 0, 0, "x", set="z")], "--set is missing: the responses are of s, z"),
-    (("sft", "ppo"), "", [row("sft", 0, 7, "x", prompt="other")], "index 0 has two prompts"),
-    (("sft", "ppo"), "", [row("sft", 0, 0, "other")], "index 0, sample 0 of sft stands there twice"),
+    (("sft", "ppo"), "", [a_set(3, title="z")], "--set is missing: the responses are of s, z"),
 ])  # fmt: skip
 def test_what_cannot_be_paired_is_refused(models, title, more, message):
     with pytest.raises(UserError, match=message):
-        candidates(rows(3) + more, models, title, random.Random(0))
+        chosen_set([a_set(3), *more], models, title)
+
+
+def test_the_set_that_is_named_is_taken():
+    sets = [a_set(3, title="y"), a_set(3, title="z")]
+    assert [chosen_set(sets, ("sft", "ppo"), title) for title in "yz"] == sets
 
 
 def test_the_id_depends_on_the_texts_and_not_on_whose_they_are():
@@ -214,29 +187,33 @@ def test_attention_items_are_of_prompts_that_are_not_compared_where_there_are_en
     assert "attention" in {x["kind"] for x in study_of(60, total=60)[1]["places"]}
 
 
+def same_where(s, same):
+    """The set, with identical answers to the prompts of which `same` is true."""
+    for items in s.items.values():
+        items[:] = [x | {"response": "the same"} if same(x["index"]) else x for x in items]
+    return s
+
+
 def test_identical_answers_are_ties_that_are_counted_and_not_shown():
-    some = rows(20, (0,))
-    for x in some:
-        x["response"] = "the same" if x["index"] < 6 else x["response"]
-    study, key = make(some, ("sft", "ppo"), "", 50, "?", 0)
-    assert (study["pairs"], study["auto_ties"]) == (20, 6) and len(set(key["identical"])) == 6
+    study, key = make([same_where(a_set(20, (0,)), lambda i: i < 6)], ("sft", "ppo"), "", 50, "?", 0)
+    assert len(set(key["identical"])) == 6
     assert not set(key["identical"]) & {x["item"] for x in key["places"]}
     assert sum(x["kind"] == "pair" for x in key["places"]) == 14
     assert all(x["left"] != x["right"] for x in study["places"])
     with pytest.raises(UserError, match="all of 6 pairs are identical"):
-        make([x for x in some if x["index"] < 6], ("sft", "ppo"), "", 50, "?", 0)
+        make([same_where(a_set(6, (0,)), lambda i: True)], ("sft", "ppo"), "", 50, "?", 0)
 
 
 def test_pairs_are_drawn_before_ties_are_taken_out():
     """Else the share of ties among n pairs would not be that among all."""
-    some = [x | {"response": "the same"} if x["index"] % 2 else x for x in rows(200, (0,))]
-    ties = [make(some, ("sft", "ppo"), "", 40, "?", seed)[0]["auto_ties"] for seed in range(20)]
+    sets = [same_where(a_set(200, (0,)), lambda i: i % 2)]
+    ties = [len(make(sets, ("sft", "ppo"), "", 40, "?", seed)[1]["identical"]) for seed in range(20)]
     assert 16 <= sum(ties) / 20 <= 24 and all(5 <= n <= 35 for n in ties)
 
 
 def test_the_study_says_nothing_about_models_checks_or_the_seed():
-    study, key = make(rows(100, models=("m1", "m2")), ("m1", "m2"), "", 60, "?", 77)
-    assert study.keys() == {"question", "pairs", "auto_ties", "places"}
+    study, key = make([a_set(100, models=("m1", "m2"))], ("m1", "m2"), "", 60, "?", 77)
+    assert study.keys() == {"question", "places"}
     assert all(x.keys() == {"prompt", "left", "right"} for x in study["places"])
     assert key["models"] == ["m1", "m2"] and (key["seed"], key["set"]) == (77, "s")
     for shown, secret in zip(study["places"], key["places"]):
@@ -248,7 +225,6 @@ def test_the_study_says_nothing_about_models_checks_or_the_seed():
 
 def test_the_seed_decides_all_and_nothing_else_does():
     assert study_of(50, 3) == study_of(50, 3)
-    assert make(rows(100, (0,))[::-1], ("sft", "ppo"), "", 50, "better?", 3) == study_of(50, 3)
     one, other = study_of(50, 3), study_of(50, 4)
     assert one[0]["places"] != other[0]["places"]
     assert [x["left"] for x in one[1]["places"]] != [x["left"] for x in other[1]["places"]]

@@ -1,16 +1,70 @@
-"""What is said of models, against counts by hand."""
+"""What closed studies hold, and what is said of models, against counts by hand."""
 
 import json
 from math import log
 
 import pytest
 
-from minirlhf.annotation.results import analyse, contest, same_way_round
+from minirlhf.annotation import log as judgements
+from minirlhf.annotation.results import analyse, contest, results, same_way_round
 from minirlhf.metrics.intervals import wilson
+
+LEFTS = "abbaab"
+TURNS = [{"role": "user", "content": "p5"}]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A function that judges a study of 6 places, for each annotator by such words, and closes it."""
+
+    def judged(**said: str):
+        places = [{"prompt": f"p{i}", "left": f"l{i}", "right": f"r{i}"} for i in range(6)]
+        places[5]["messages"] = TURNS
+        secret = [{"item": f"id{i % 5}", "kind": "pair", "left": LEFTS[i], "good": None} for i in range(6)]
+        secret[4] |= {"kind": "attention", "good": "b"}
+        secret[5] |= {"kind": "duplicate"}
+        key = {"models": ["sft", "ppo"], "identical": [], "places": secret}
+        judgements.create(tmp_path, {"question": "?", "places": places}, key)
+        for name, words in said.items():
+            with judgements.Session(tmp_path, name) as session:
+                for word in words.split():
+                    session.act(word, session.place - (word == "undo"), 1.5)
+        judgements.close(tmp_path, early=True)
+        return results(tmp_path)[0]
+
+    return judged
+
+
+def test_results_are_of_models_and_not_of_sides(study):
+    rows = study(ann="left right tie bad right skip", bob="skip left")
+    assert [(r["annotator"], r["item"]) for r in rows] == [
+        ("ann", "id0"), ("ann", "id1"), ("ann", "id2"), ("ann", "id3"), ("ann", "id4"), ("bob", "id1")
+    ]  # fmt: skip
+    # LEFTS a b b a a: left is a; right is a; ...; right is b.
+    assert [r["choice"] for r in rows] == ["a", "a", "tie", "bad", "b", "b"]
+    assert [r["left"] for r in rows] == ["a", "b", "b", "a", "a", "b"]
+    assert len(rows[0].pop("study")) == 16
+    assert rows[0] == {
+        "item": "id0", "prompt": "p0", "annotator": "ann", "kind": "pair",
+        "a": {"model": "sft", "response": "l0"}, "b": {"model": "ppo", "response": "r0"}, "left": "a",
+        "choice": "a", "seconds": 1.5, "good": None,
+    }  # fmt: skip
+    assert rows[1]["a"] == {"model": "sft", "response": "r1"}
+    assert rows[1]["b"] == {"model": "ppo", "response": "l1"}
+    assert (rows[4]["kind"], rows[4]["good"]) == ("attention", "b")
+
+
+def test_results_hold_the_turns_that_were_shown(study):
+    rows = study(ann="left " * 6)
+    assert rows[5]["messages"] == TURNS and "messages" not in rows[0]
+
+
+def test_results_hold_what_was_undone_last(study):
+    assert [r["choice"] for r in study(ann="left undo right")] == ["b"]
 
 
 def row(choice: str, prompt: str = "p", who: str = "ann", **more) -> dict:
-    """A row of `log.results` of sft and ppo; equal length."""
+    """A row of `results`, of sft and ppo; equal length."""
     return {
         "item": prompt, "prompt": prompt, "annotator": who, "kind": "pair", "left": "a", "choice": choice,
         "a": {"model": "sft", "response": f"{prompt} x"}, "b": {"model": "ppo", "response": f"{prompt} y"},
@@ -82,11 +136,18 @@ def test_it_does_not_matter_which_way_round_a_study_has_the_models():
     bob.append(row("b", "1", "bob", kind="duplicate", left="a"))
     bob.append(row("a", "7", "bob", kind="attention", good="a"))
     rewards = {"reward": {(r["prompt"], r[k]["response"]): float(k == "b") for r in ann for k in "ab"}}
-    report = analyse(ann + [turn(x) for x in bob], rewards)
+    report = analyse(same_way_round(ann + [turn(x) for x in bob]), rewards)
     assert report == analyse(ann + bob, rewards)
     agreement = report["everybody"]["agreement"]["with ties"]
     assert agreement["raw"]["value"] == agreement["alpha"]["value"] == 1
-    assert report["everybody"]["triangle"]["with ties"][0]["value"] == 1
+    assert report["everybody"]["triangle"]["with ties"]["people - people"]["value"] == 1
+
+
+def test_a_pair_shown_again_is_held_against_what_the_same_annotator_said():
+    rows = votes("ann", "b") + votes("bob", "a") + [row("a", "0", who, kind="duplicate") for who in ("ann", "bob")]
+    checks = analyse(rows, {})["annotators"]
+    found = [checks[who]["consistency"] for who in ("ann", "bob")]
+    assert [(x["k"], x["n"]) for x in found] == [(0, 1), (1, 1)]
 
 
 def test_checks_are_no_judgements():
@@ -98,16 +159,15 @@ def test_checks_are_no_judgements():
 
 def test_strengths_are_those_of_the_votes():
     found = analyse(votes("ann", "b" * 30 + "t" * 10 + "a" * 20), {})["everybody"]["strengths"]
-    (davidson,), (half,) = (found[k]["differences"] for k in ("davidson", "half"))
-    assert (davidson["model"], davidson["against"]) == ("ppo", "sft")
+    davidson, half = (found[k]["ppo - sft"] for k in ("Davidson's ties", "ties half"))
     assert davidson["value"] == pytest.approx(log(30 / 20)) and half["value"] == pytest.approx(log(35 / 25))
-    assert found["davidson"]["nu"] == pytest.approx(10 / 600**0.5) and davidson["n"] == 60
+    assert davidson["n"] == 60
 
 
 def test_the_side_is_the_left_one():
     """Who always prefers what stands on the left finds the models equal, and the left better."""
     found = analyse(votes("ann", "ab" * 10), {})["everybody"]
-    assert found["strengths"]["side"]["side"]["value"] > 1 and found["left"]["value"] == 1
+    assert found["side"]["value"] > 1 and found["left"]["value"] == 1
 
 
 def test_length_control_takes_the_second_models_side():
@@ -148,7 +208,7 @@ def test_three_models_are_ranked_together():
         choices = ["a"] * w + ["tie"] * t + ["b"] * n
         rows += [row(choice, f"{a}{b}{i}", **models) for i, choice in enumerate(choices)]
     report = analyse(rows, {})["everybody"]
-    theta = {m: x["value"] for m, x in report["strengths"]["davidson"]["theta"].items()}
-    assert theta["sft"] - theta["base"] == pytest.approx(1.068401, abs=1e-6)
-    assert theta["rl"] - theta["base"] == pytest.approx(1.581122, abs=1e-6)
+    found = report["strengths"]["Davidson's ties"]
+    assert found["sft - base"]["value"] == pytest.approx(1.068401, abs=1e-6)
+    assert found["rl - base"]["value"] == pytest.approx(1.581122, abs=1e-6)
     assert len(report["contests"]) == 3

@@ -10,7 +10,7 @@ from minirlhf.metrics.intervals import wilson
 
 
 def row(choice: str, item: str = "i", who: str = "ann", **more) -> dict:
-    """A row of `log.results`; the prompt is the item's own, a's answer is longer."""
+    """A row of `results.results`; the prompt is the item's own, a's answer is longer."""
     return {
         "item": item, "prompt": f"prompt {item}", "annotator": who, "kind": "pair", "left": "a",
         "a": {"model": "sft", "response": f"long {item}"}, "b": {"model": "ppo", "response": item},
@@ -55,13 +55,11 @@ def test_consistency_is_of_answers_not_of_sides():
     said = (("a", "1"), ("b", "2"), ("a", "3"), ("tie", "4"))
     again = [row(choice, item, kind="duplicate", left="b") for choice, item in said]
     found = trust.consistency(first + again)
-    assert (found["k"], found["n"], found["same_side"]) == (2, 4, 1)
+    assert (found["k"], found["n"]) == (2, 4)
 
 
-def test_a_duplicate_is_held_against_its_own_annotator():
-    rows = [row("a", "1"), row("b", "1", "bob"), row("b", "1", "bob", kind="duplicate", left="b")]
-    assert (trust.consistency(rows)["k"], trust.consistency(rows)["n"]) == (1, 1)
-    assert trust.consistency([row("b", "9", kind="duplicate")])["n"] == 0  # the pair itself was skipped
+def test_a_pair_that_was_skipped_at_first_is_not_held_against_anything():
+    assert trust.consistency([row("b", "9", kind="duplicate")])["n"] == 0
 
 
 def test_the_left_share_is_of_decided_pairs():
@@ -118,7 +116,7 @@ def test_the_triangles_interval_is_by_prompt():
     found = []
     for k in (1, 20):
         scores = scores_of(rows(k), "".join("AB"[i % 2] * k for i in range(10)))
-        (_, x) = trust.triangle(rows(k), {"reward": scores}, True, 0)
+        x = trust.triangle(rows(k), {"reward": scores}, 0)["reward - people"]
         found.append((x["value"], x["low"], x["high"], x["prompts"]))
     assert found[0] == pytest.approx(found[1])
 
@@ -127,7 +125,7 @@ def test_agreement_is_that_of_the_labels():
     """Cohen's golden ratings, as two annotators' choices; a and b may say bad for a tie."""
     r1, r2 = labelled("ann", "AABBAABBTT"), labelled("bob", "AABAABBBTA")
     r1[8]["choice"] = "bad"
-    found = trust.annotators(r1 + r2, True, 0)
+    found = trust.annotators(r1 + r2, 0)
     assert found["Cohen's kappa"]["value"] == pytest.approx(0.5161290323, abs=1e-9)
     assert found["alpha"]["value"] == pytest.approx(0.5365853659, abs=1e-9)
     assert found["raw"]["value"] == pytest.approx(0.7) and found["raw"]["n"] == 10
@@ -136,18 +134,18 @@ def test_agreement_is_that_of_the_labels():
 def test_agreement_without_ties_is_of_decided_judgements():
     """Of A A B B A A B B with A A B A A B B B; what one calls a tie has one judgement, the other's."""
     rows = labelled("ann", "AABBAABBTT") + labelled("bob", "AABAABBBTA")
-    found = trust.annotators(rows, False, 0)
+    found = trust.annotators(trust.decided(rows), 0)
     assert found["raw"]["value"] == pytest.approx(6 / 8) and found["raw"]["n"] == 8
 
 
-def test_three_annotators_have_no_cohen_and_duplicates_do_not_count():
+def test_three_annotators_have_no_cohen():
     rows = labelled("ann", "AB") + labelled("bob", "AB") + labelled("cleo", "AA")
-    found = trust.annotators(rows + [row("b", "0", kind="duplicate")], True, 0)
+    found = trust.annotators(rows, 0)
     assert "Cohen's kappa" not in found and found["raw"]["value"] == pytest.approx(4 / 6)
 
 
 def test_one_annotator_agrees_with_nobody():
-    found = trust.annotators(labelled("ann", "AAB"), True, 0)
+    found = trust.annotators(labelled("ann", "AAB"), 0)
     assert found["raw"]["value"] is None and found["raw"]["why"] == "no item was labelled twice"
 
 
@@ -155,26 +153,27 @@ def test_the_triangle_by_hand():
     """1 − |s − t| with scores 1, ½, 0. People: A A T; reward A B A; gold T A B."""
     rows = labelled("ann", "AAT")
     rewards = {"reward": scores_of(rows, "ABA"), "gold": scores_of(rows, "TAB")}
-    found = {tuple(x["judges"]): x for x in trust.triangle(rows, rewards, True, 0)}
-    assert found["reward", "people"]["value"] == pytest.approx((1 + 0 + 0.5) / 3)
-    assert found["gold", "people"]["value"] == pytest.approx((0.5 + 1 + 0.5) / 3)
-    assert found["reward", "gold"]["value"] == pytest.approx((0.5 + 0 + 0) / 3)
-    assert found["people", "people"]["value"] is None
-    decided = {tuple(x["judges"]): x for x in trust.triangle(rows, rewards, False, 0)}
-    assert decided["reward", "people"]["value"] == pytest.approx(1 / 2)
+    found = trust.triangle(rows, rewards, 0)
+    assert found["reward - people"]["value"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert found["gold - people"]["value"] == pytest.approx((0.5 + 1 + 0.5) / 3)
+    assert found["reward - gold"]["value"] == pytest.approx((0.5 + 0 + 0) / 3)
+    assert found["people - people"]["value"] is None
+    decided = trust.triangle(trust.decided(rows), rewards, 0)
+    assert decided["reward - people"]["value"] == pytest.approx(1 / 2)
 
 
 def test_people_are_held_against_people_on_the_same_pair():
     rows = labelled("ann", "ABT") + labelled("bob", "AAA")
-    (found,) = trust.triangle(rows, {}, True, 0)
+    found = trust.triangle(rows, {}, 0)["people - people"]
     assert found["value"] == pytest.approx((1 + 0 + 0.5) / 3) and found["n"] == 3
 
 
 def test_the_ceiling_of_people_who_err_one_time_in_ten():
     """0.9² + 0.1² = 41 of 50; who agree half the time know nothing, and with less the law does not hold."""
     rows = labelled("ann", "A" * 50) + labelled("bob", "A" * 41 + "B" * 9)
-    people, truth = trust.triangle(rows, {}, False, 0)
-    assert people["value"] == pytest.approx(0.82) and truth["judges"] == ["truth", "people"]
+    people = trust.triangle(rows, {}, 0)["people - people"]
+    truth = trust.ceiling(people)
+    assert people["value"] == pytest.approx(0.82)
     assert truth["value"] == pytest.approx(0.9) and truth["low"] < 0.9 < truth["high"]
     assert trust.ceiling({"value": 0.5, "low": 0.3, "high": 1.0, "n": 2})["low"] == 0.5
     assert trust.ceiling({"value": 0.4, "low": 0.3, "high": 1.0, "n": 2})["value"] is None
@@ -184,8 +183,8 @@ def test_the_ceiling_of_people_who_err_one_time_in_ten():
 def test_rewards_meet_once_a_pair_however_many_judged_it():
     rows = labelled("ann", "AB") + labelled("bob", "AB") + [row("a", "2", "bob")]
     rewards = {"reward": scores_of(rows[:2] + rows[4:], "ABA"), "gold": scores_of(rows[:2] + rows[4:], "ABB")}
-    found = {tuple(x["judges"]): x for x in trust.triangle(rows, rewards, True, 0)}
-    assert found["reward", "gold"]["n"] == 3 and found["reward", "gold"]["value"] == pytest.approx(2 / 3)
+    found = trust.triangle(rows, rewards, 0)
+    assert found["reward - gold"]["n"] == 3 and found["reward - gold"]["value"] == pytest.approx(2 / 3)
 
 
 def test_a_tie_and_both_bad_are_one_answer():

@@ -13,7 +13,7 @@ from minirlhf.evaluation.reports import (
     lines_of_evaluations, lines_of_runs, read_report, run, training_runs, two_evaluations, which,
 )
 from minirlhf.harness.files import UserError
-from minirlhf.metrics.paired_tests import holm, paired_difference
+from minirlhf.metrics.paired_tests import holm, paired_corpus
 from minirlhf.metrics.training_runs import crossed_t
 
 PROMPTS = [f"prompt {i}" for i in range(30)]
@@ -131,7 +131,8 @@ def test_a_difference_is_new_minus_old_of_the_means_of_each_prompt(compare):
     (part,) = compare(old, new)["parts"]
     means = [np.array([np.mean([x["scores"]["reward"] for x in rows if x["index"] == i and x["sample"] >= 0])
                        for i in range(30)]) for rows in (old, new)]  # fmt: skip
-    d, row = paired_difference(means[1], means[0], 0, 2000), metrics(part)["reward"]
+    d = paired_corpus(means[1][:, None], means[0][:, None], lambda sums: sums[:, 0] / 30, 0, 2000)
+    row = metrics(part)["reward"]
     assert (row["value"], row["p"], row["n"]) == (pytest.approx(d.difference), d.p_value, 30)
     assert (row["low"], row["high"]) == pytest.approx(d.bootstrap_interval)
     assert (row["old"], row["new"]) == pytest.approx([x.mean() for x in means])

@@ -320,7 +320,7 @@ def test_a_run_that_ends_worse_than_it_began_has_diverged_unless_that_may_be_noi
 
 def means(runs: list[np.ndarray], n_resamples: int = 2000) -> np.ndarray:
     """Resampled means of one value a prompt."""
-    tables = [[np.column_stack([x, np.ones(len(x))])] for x in runs]
+    tables = [[[np.column_stack([x, np.ones(len(x))])]] for x in runs]
     return nested_bootstrap(tables, lambda sums: sums[0][:, 0] / sums[0][:, 1], n_resamples)
 
 

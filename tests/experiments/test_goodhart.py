@@ -1,13 +1,14 @@
-"""Gold and learned reward of policies: points, the place to stop, the table and the figure, by hand."""
+"""Gold and learned reward of policies: the laws through them, the place to stop, the table and the figure."""
+
+import math
 
 import numpy as np
 import pytest
 
 from minirlhf.experiments.goodhart import (
-    COLOURS, Point, Study, best_of_points, column, interval_of, markdown, order, plot, policy_points, stop_at,
-    with_interval,
+    COLOURS, Point, Study, best_of_points, column, fit, interval_of, markdown, order, peak, plot, policy_points,
+    stop_at, with_interval,
 )
-from minirlhf.experiments.goodhart_laws import fit
 from minirlhf.html.svg import Axis, dot, line
 from minirlhf.metrics.intervals import clopper_pearson, t_interval
 
@@ -84,7 +85,7 @@ def test_the_law_that_fits_better_comes_first():
     points = [point(str(d), d, d * (1 - 0.2 * d)) for d in D]
     first, second = Study(1, 0.5, {"PPO": points}).laws("PPO")
     assert first.kind == "best-of-n" and first.misfit < 1 < second.misfit
-    assert [law.undefined != "" for law in Study(1, 0.5, {"PPO": points[:2]}).laws("PPO")] == [True, True]
+    assert [math.isnan(law.alpha) for law in Study(1, 0.5, {"PPO": points[:2]}).laws("PPO")] == [True, True]
 
 
 def test_where_every_step_loses_one_stops_at_the_reference():
@@ -165,3 +166,104 @@ def test_the_figure_has_every_point_twice_and_a_line_at_the_peak():
     assert picture.count('stroke-width="0.7"') == 1  # the peak of the second lies beyond what was seen
     assert "100 comparisons" in picture and "200 comparisons" in picture and picture.count("<polyline") == 4
     assert "nan" not in picture
+
+
+# The laws
+
+
+X = np.array([0.3, 0.7, 1.0, 1.5, 2.2, 3.0])
+E = np.full(len(X), 1e-3)  # errors
+LAWS = {"best-of-n": lambda d, a, b: d * (a - b * d), "rl": lambda d, a, b: d * (a - b * np.log(d))}
+
+
+@pytest.mark.parametrize(
+    "kind, alpha, beta, d, R", [("best-of-n", 1, 0.2, 2.5, 1.25), ("rl", 1, 0.4, 4.4816890703, 1.7926756281)]
+)
+def test_the_peak_has_a_closed_form(kind, alpha, beta, d, R):
+    """Known values; and no point nearby is higher."""
+    found = fit(kind, X, LAWS[kind](X, alpha, beta), E)
+    assert (found.alpha, found.beta) == (pytest.approx(alpha, abs=1e-9), pytest.approx(beta, abs=1e-9))
+    assert (found.d_peak, found.value(found.d_peak)) == (pytest.approx(d, abs=1e-8), pytest.approx(R, abs=1e-8))
+    nearby = np.linspace(0.5 * d, 1.5 * d, 101)
+    assert LAWS[kind](nearby, alpha, beta).max() <= R + 1e-9
+    assert found.value(d) == pytest.approx(R, abs=1e-8) and found.value(0.0) == 0
+
+
+@pytest.mark.parametrize("kind", LAWS)
+def test_the_reference_itself_is_on_every_law(kind):
+    R = LAWS[kind](X, 1, 0.3)
+    with_zero = fit(kind, [0.0, *X], [0.0, *R], [0.0, *E])  # nor has it an error
+    assert with_zero.alpha == pytest.approx(1) and with_zero.beta == pytest.approx(0.3) 
+
+
+def test_points_with_errors_count_by_their_precision():
+    """numpy's weighted line; a point known to nothing changes nothing."""
+    rng = np.random.default_rng(1)
+    R, errors = LAWS["rl"](X, 1, 0.4) + 0.05 * rng.standard_normal(len(X)), np.linspace(0.02, 0.2, len(X))
+    slope, intercept = np.polyfit(np.log(X), R / X, 1, w=X / errors)
+    found = fit("rl", X, R, errors)
+    assert (found.alpha, found.beta) == (pytest.approx(intercept), pytest.approx(-slope))
+    useless = fit("rl", [*X, 2.5], [*R, 99.0], [*errors, 1e6])
+    assert useless.alpha == pytest.approx(found.alpha, abs=1e-3)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """Of 200 studies with noise as stated, about 95 %, or a little more as misfits widen them."""
+    rng, errors, inside = np.random.default_rng(2), np.full(len(X), 0.05), 0
+    for _ in range(200):
+        R = LAWS["best-of-n"](X, 1, 0.2) + errors * rng.standard_normal(len(X))
+        low, high = fit("best-of-n", X, R, errors).d_interval
+        inside += low <= 2.5 <= high
+    assert inside >= 185
+
+
+def test_a_law_that_the_points_do_not_obey_is_said_and_not_known_well():
+    """Points of the other law, ten times as precise: no narrower interval, and a misfit far above 1."""
+    R = LAWS["rl"](X, 1, 0.9)
+    rough, fine = (fit("best-of-n", X, R, np.full(len(X), error)) for error in (0.01, 0.001))
+    assert fine.misfit == pytest.approx(10 * rough.misfit) and fine.misfit > 50
+    widths = [f.d_interval[1] - f.d_interval[0] for f in (rough, fine)]
+    assert widths[1] == pytest.approx(widths[0], rel=1e-6)
+    assert fit("rl", X, R, np.full(len(X), 0.01)).misfit == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", LAWS)
+def test_a_law_that_only_rises_has_no_peak(kind):
+    found = fit(kind, X, LAWS[kind](X, 1, -0.1), np.full(len(X), 1e-3))
+    assert found.d_peak == found.value(found.d_peak) == math.inf and found.stop == X.max()
+    assert found.d_interval == (math.inf, math.inf)
+
+
+def test_a_peak_beyond_the_last_point_is_no_place_to_stop():
+    assert fit("best-of-n", X, LAWS["best-of-n"](X, 1, 0.1), E).stop == 3.0
+    assert fit("best-of-n", X, LAWS["best-of-n"](X, 1, 0.5), E).stop == pytest.approx(1.0)
+
+
+def test_where_every_step_loses_the_peak_is_at_the_start():
+    assert peak("best-of-n", np.array([-1.0]), np.array([0.2])) == 0
+    assert fit("best-of-n", X, LAWS["best-of-n"](X, -1, 0.2), E).stop == 0
+
+
+def test_a_law_that_would_gain_far_out_is_not_followed_there():
+    """With α and β below 0 it falls before it rises; at the last point it still loses."""
+    found = fit("best-of-n", X, LAWS["best-of-n"](X, -1, -0.2), E)
+    assert found.d_peak == math.inf and found.stop == 0
+
+
+def test_a_peak_out_of_floats_is_not_nan():
+    d = peak("rl", np.array([1.0]), np.array([1e-9]))
+    assert 1e300 < d < math.inf
+
+
+@pytest.mark.parametrize("d, R, errors", [
+    ([1, 2], [1, 1], [1, 1]),
+    ([1, 1, 2, 0], [1, 1, 1, 0], [1, 1, 1, 0]),
+    ([], [], []),
+    ([1, 2, 3], [1, math.nan, 1], [1, 1, 1]),
+    ([1, 2, 3], [1, 1, 1], [0.1, math.inf, 0.1]),
+    ([math.nan, 1, 2, 3], [1, 1, 1, 1], [1, 1, 1, 1]),
+    ([1, 2, 3], [1, 1, 1], [0.1, 0.0, 0.1]),
+])  # fmt: skip
+def test_what_determines_no_law_is_undefined(d, R, errors):
+    found = fit("rl", d, R, errors)
+    assert all(math.isnan(x) for x in (found.alpha, found.beta, found.d_peak, found.misfit)) and found.stop == 0

@@ -24,8 +24,6 @@ from minirlhf.rl.ppo import train
 from minirlhf.rl.reward_model import RewardModel
 from minirlhf.rl.watch import Description, Optimum
 
-KILLS = 8  # of each training
-
 
 class Counter:
     """A part with something to save."""
@@ -262,14 +260,12 @@ def test_killed_at_random_moments_and_resumed_a_training_gives_the_same_bits(tra
     """SIGKILL in a step, and in a save before or after the file is flushed or renamed; resumed after each."""
     straight = training(tmp_path / "a", False)
     rng, out = random.Random(training.__name__), tmp_path / "b"
-    places = [(Loop, "record", True), (Loop, "record", False), (os, "fsync", True), (os, "replace", True),
-              (os, "replace", False), (torch, "save", False)]  # fmt: skip
-    died = [
-        killed(training, out, (out / "train_state.pt").exists(), rng.choice(places), rng.randint(1, 2))
-        for _ in range(KILLS)
-    ]
-    assert sum(died) >= 3
-    resumed = training(out, (out / "train_state.pt").exists())
+    steps = [((Loop, "record", before), n) for before in (True, False) for n in (1, 2, 3)]
+    saves = [(os, "fsync", True), (os, "replace", True), (os, "replace", False), (torch, "save", False)]
+    moments = rng.sample(steps, 3) + [(place, 1) for place in rng.sample(saves, 3)]
+    died = [killed(training, out, (out / "train_state.pt").exists(), *m) for m in rng.sample(moments, len(moments))]
+    assert all(died) and load_state(out / "train_state.pt")["step"] > 0
+    resumed = training(out, True)
     assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
     untimed = [[{k: v for k, v in record.items() if k != "seconds"} for record in logged(tmp_path / x)] for x in "ab"]
     assert untimed[0] == untimed[1]

@@ -11,7 +11,7 @@ import pytest
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Diverged, Interrupted
 from minirlhf.harness.machine import Machine
-from minirlhf.harness.options import option, parse, run_script, unknown_option
+from minirlhf.harness.options import check_options, option, parse, run_script, unknown_option
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,39 @@ def test_numbers_of_a_file_keep_the_limits_too(tmp_path):
         with pytest.raises(UserError, match="must be"):
             run([], config, tmp_path)
     assert run(["--n-apples", "1", "--weight", "-2"])[0] == Fruit(1, -2.0)
+
+
+@dataclass(frozen=True)
+class Tea:
+    """How to brew."""
+
+    kind: str = option(None, "of the leaves; none: what is there", choices=("black", "green"))
+    minutes: float = option(3.0, "to wait", above=0, most=9)
+
+    __post_init__ = check_options
+
+
+@pytest.mark.parametrize("argv, message", [
+    ("--kind red", "--kind red: not one of black, green"),
+    ("--minutes 0", "--minutes 0.0: must be above 0"),
+    ("--minutes 9.5", "--minutes 9.5: must be at most 9"),
+    ("--minutes inf", "--minutes inf: must be a finite number"),
+])  # fmt: skip
+def test_limits_hold_on_the_command_line_and_wherever_options_are_made(argv, message):
+    with pytest.raises(UserError) as error:
+        parse("Tea.", Tea, argv=argv.split())
+    assert str(error.value) == message
+    name, value = argv[2:].split()
+    with pytest.raises(UserError) as error:
+        Tea(**{name: value if name == "kind" else float(value)})
+    assert str(error.value) == message
+    assert Tea() == Tea(None, 3.0) and Tea("green", 9.0).minutes == 9
+
+
+def test_help_names_the_choices(capsys):
+    with pytest.raises(SystemExit):
+        parse("Tea.", Tea, argv=["--help"])
+    assert "of the leaves; none: what is there: black, green" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**64)])

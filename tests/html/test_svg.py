@@ -15,13 +15,13 @@ from minirlhf.html.svg import (
 def test_a_plot_is_well_formed_whatever_the_names():
     """Also those that would end a tag."""
     name = 'a<b & "c" </text><script>'
-    root = ElementTree.fromstring(strip_plot(name, name, [(name, [0.5])], 0.0, 1.0))
+    root = ElementTree.fromstring(strip_plot(name, name, [(name, [0.5])]))
     texts = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts.count(name) == 3 and not list(root.iter("{http://www.w3.org/2000/svg}script"))
 
 
 def test_values_stand_to_scale_and_the_bar_at_their_mean():
-    plot = strip_plot("t", "x", [("a", [0.0, 1.0, 0.5]), ("b", [0.25])], 0.0, 1.0)
+    plot = strip_plot("t", "x", [("a", [0.0, 1.0, 0.5]), ("b", [0.25])])
     xs = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', plot)]
     bars = [float(x) for x in re.findall(r'<line x1="([\d.]+)" [^>]* stroke-width="2"', plot)]
     assert xs[2] == pytest.approx((xs[0] + xs[1]) / 2, abs=0.1) == pytest.approx(bars[0], abs=0.1)
@@ -29,7 +29,7 @@ def test_values_stand_to_scale_and_the_bar_at_their_mean():
 
 
 def test_what_lies_outside_the_axis_stands_at_its_edge():
-    plot = strip_plot("t", "x", [("a", [-3.0, 0.0])], 0.0, 1.0)
+    plot = strip_plot("t", "x", [("a", [-3.0, 0.0])])
     first, second = re.findall(r'<circle cx="([\d.]+)"', plot)
     assert first == second
 
@@ -145,7 +145,7 @@ def test_models_differ_in_shape_as_well_as_colour():
 
 def test_a_legend_breaks_its_line_before_the_edge():
     names = [f"model {i}" for i in range(6)]
-    shapes, bottom = legend(names, 8, 200, 0)
+    shapes, bottom = legend(names, 200)
     words = [e for e in ElementTree.fromstring(f"<g>{''.join(shapes)}</g>").iter("text")]
     assert [e.text for e in words] == names
     assert all(float(e.get("x")) + breadth(e.text) <= 200 for e in words)

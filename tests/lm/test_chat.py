@@ -52,10 +52,10 @@ def test_jsonl_is_read_line_by_line_and_blank_lines_are_skipped(tmp_path):
 
 
 def test_comparisons_are_read(tmp_path):
-    """With a p and a margin or without; elsewhere these may be anything. An answer may be to say nothing."""
+    """With a p and a gold reward or without; elsewhere these may be anything. An answer may be to say nothing."""
     pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    records = [pair, {**pair, "p": 0, "margin": -1.5}, {**pair, "p": 0.5}, {**pair, "rejected": ""}]
-    records.append({"prompt": "a", "p": "x", "margin": None})
+    records = [pair, {**pair, "p": 0, "gold_chosen": -1.5}, {**pair, "p": 0.5}, {**pair, "rejected": ""}]
+    records.append({"prompt": "a", "p": "x", "gold_chosen": None})
     assert read_records(written(tmp_path / "x.jsonl", records)) == records
 
 
@@ -94,9 +94,9 @@ def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path):
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": 1.1}', "line 17: 'p' must be a probability"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": NaN}', "line 17: 'p' must be a probability"),
         ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": true}', "line 17: 'p' must be a probability"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": "1"}', "line 17: 'margin' must be a finite"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": Infinity}', "line 17: 'margin' must be a finite"),
-        (f'{{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1{400 * "0"}}}', "line 17: 'margin' must be"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": "1"}', "line 17: 'gold_chosen' must be a"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": Infinity}', "line 17: 'gold_chosen' must"),
+        (f'{{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": 1{400 * "0"}}}', "line 17: 'gold_chosen'"),
         ('{"prompt": "a", "x": ' + 10**5 * "[" + 10**5 * "]" + "}", "line 17: not JSON that can be read"),
     ],
     ids=lambda x: x[:60],

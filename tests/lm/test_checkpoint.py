@@ -160,11 +160,11 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path, make_g
 def test_a_file_is_laid_out_as_the_format_says():
     """u64 little-endian header length, JSON from its first byte on, aligned, offsets without holes."""
     tensors = {"x": torch.tensor([1.0, 2.0]), "y": torch.tensor([[3]], dtype=torch.int16)}
-    data = dump_safetensors(tensors, {"k": "v"})
+    data = dump_safetensors(tensors)
     (size,) = struct.unpack("<Q", data[:8])
     assert data[8:9] == b"{" and size % 8 == 0
     assert json.loads(data[8 : 8 + size]) == {
-        "__metadata__": {"format": "pt", "k": "v"},
+        "__metadata__": {"format": "pt"},
         "x": entry("F32", (2,), (0, 8)), "y": entry("I16", (1, 1), (8, 10)),
     }
     assert data[8 + size :] == struct.pack("<ffh", 1.0, 2.0, 3)
@@ -281,7 +281,7 @@ def test_safetensors_reads_what_we_wrote(make_gpt):
     torch_format = pytest.importorskip("safetensors.torch")
     tensors = to_huggingface(make_gpt())
     tensors |= {"half": torch.arange(3).bfloat16(), "byte": torch.tensor(5).byte()}
-    read = torch_format.load(dump_safetensors(tensors, {"by": "us"}))
+    read = torch_format.load(dump_safetensors(tensors))
     assert read.keys() == tensors.keys()
     assert all(read[k].dtype == v.dtype and torch.equal(read[k], v) for k, v in tensors.items())
 

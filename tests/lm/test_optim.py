@@ -57,7 +57,7 @@ def test_a_slow_part_is_stepped_at_its_share_of_the_rate():
     fast, slow = nn.Linear(2, 2), nn.Linear(2, 2)
     both = nn.ModuleList([fast, slow])
     before = [p.detach().clone() for p in both.parameters()]
-    optimizer = make_adamw([both], 1.0, 0.0, (0.9, 0.95), slow=slow, share=0.25)
+    optimizer = make_adamw([both], 1.0, 0.0, slow=slow, share=0.25)
     for p in both.parameters():
         p.grad = torch.full_like(p, 3.0)
     Stepper(optimizer, 1e9).step(0.1)
@@ -70,7 +70,7 @@ def test_the_groups_hold_every_parameter_once(model):
     head, tied = ScalarHead(16), nn.Linear(16, 260, bias=False)
     tied.weight = model.wte.weight
     modules = [model, tied, head, model]
-    groups = make_adamw(modules, 1e-3, 0.1, (0.9, 0.95)).param_groups
+    groups = make_adamw(modules, 1e-3, 0.1).param_groups
     held = [id(p) for group in groups for p in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(p) for module in modules for p in module.parameters()}
@@ -82,23 +82,25 @@ def test_matrices_decay_and_gains_and_biases_do_not(model):
         for p in model.parameters():
             p.fill_(2.0)
             p.grad = torch.zeros_like(p)
-    Stepper(make_adamw([model], 0.5, 0.1, (0.9, 0.95)), 1.0).step(0.5)
+    Stepper(make_adamw([model], 0.5, 0.1), 1.0).step(0.5)
     for name, p in model.named_parameters():
         assert torch.allclose(p, torch.full_like(p, 1.9 if p.dim() == 2 else 2.0)), name
 
 
-def test_adamw_equals_its_definition():
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_adamw_equals_its_definition(scale):
+    """Of gradients as small as ε too."""
     linear = nn.Linear(1, 1)
     with torch.no_grad():
         linear.weight.fill_(0.7)
         linear.bias.fill_(-0.4)
-    gradients = [0.5, -0.25, 0.0, 0.125, 0.75]
-    stepper = Stepper(make_adamw([linear], 1.0, 0.1, (0.8, 0.95), eps=1e-2), max_norm=10.0)
+    gradients = [scale * g for g in (0.5, -0.25, 0.0, 0.125, 0.75)]
+    stepper = Stepper(make_adamw([linear], 1.0, 0.1), max_norm=10.0)
     for g in gradients:
         linear.weight.grad, linear.bias.grad = torch.full((1, 1), g), torch.full((1,), -g)
         stepper.step(0.05)
-    weight = adamw_slowly(0.7, gradients, 0.05, 0.1, 0.8, 0.95, 1e-2)
-    bias = adamw_slowly(-0.4, [-g for g in gradients], 0.05, 0.0, 0.8, 0.95, 1e-2)
+    weight = adamw_slowly(0.7, gradients, 0.05, 0.1, 0.9, 0.95, 1e-8)
+    bias = adamw_slowly(-0.4, [-g for g in gradients], 0.05, 0.0, 0.9, 0.95, 1e-8)
     assert [linear.weight.item(), linear.bias.item()] == pytest.approx([weight, bias], rel=1e-5)
 
 
@@ -127,7 +129,7 @@ def test_a_gradient_below_the_limit_is_left_as_it_is():
 
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad, model):
-    optimizer = make_adamw([model], 1e-3, 0.1, (0.9, 0.95))
+    optimizer = make_adamw([model], 1e-3, 0.1)
     stepper = Stepper(optimizer, 1.0)
     for step in range(2):
         for p in model.parameters():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from minirlhf.harness.files import UserError
 from minirlhf.lm import bpe, tokenizer as tokenizer_module, tokenizer_files
 from minirlhf.lm.bpe import PATTERNS, apply_merges, learn_merges, split
 from minirlhf.lm.tokenizer import BYTE_ORDER, EOS, SPECIALS, SYMBOLS, Tokenizer
@@ -207,7 +208,7 @@ def test_merges_go_by_rank_then_from_the_left():
 
 @pytest.mark.parametrize("kind", ["trained", "gpt2"])
 def test_every_token_encodes_to_itself(kind, request):
-    """What the shortcut for whole pieces rests on: merges alone turn the bytes of a token into its one id."""
+    """Merges turn the bytes of a token into its one id."""
     tokenizer = request.getfixturevalue(kind)
     byte_ids = {byte: i for i, byte in enumerate(BYTE_ORDER)}
     for i, token in enumerate(tokenizer.token_bytes):
@@ -340,11 +341,11 @@ def test_encoding_again_gives_the_same_ids_in_a_fresh_list(trained):
 
 def test_cache_is_bounded(trained, monkeypatch):
     """However many distinct words go by, only so many are remembered, and the ids stay right."""
-    text = " ".join(f"w{i}x" for i in range(100)) + "y" * 1000
+    text = " ".join(f"w{i}x" for i in range(100))
     fresh = Tokenizer(trained.merges)
     monkeypatch.setattr(tokenizer_module, "_CACHE_WORDS", 10)
     assert fresh.encode(text) == trained.encode(text)
-    assert 0 < len(fresh._cache) <= 10 and max(map(len, fresh._cache)) < 100
+    assert 0 < len(fresh._cache) <= 10
 
 
 @pytest.mark.parametrize("bad", [-1, 800, 10**9])
@@ -480,7 +481,7 @@ def test_files_that_cannot_be_represented_are_refused(path, value, message, trai
     content = json.loads(file.read_text("utf-8"))
     replaced(content, path, value)
     file.write_text(json.dumps(content), "utf-8")
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         tokenizer_files.load(tmp_path)
     assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
     assert "Tokenizer.train" in str(error.value)

@@ -14,12 +14,12 @@ def comparison(prompt, chosen="a", rejected="b", **more):
 
 
 def test_pairs_hold_prompt_response_and_eos_and_what_is_said_of_them(tokenizer):
-    record = comparison("p", "yes", "no", p=0.75, margin=1, gold_chosen=0.5, gold_rejected=0.75)
+    record = comparison("p", "yes", "no", p=0.75, gold_chosen=0.5, gold_rejected=0.75)
     groups, counts = pairs_by_prompt([record, comparison("q")], tokenizer, 32)
     (pair,), (plain,) = groups.values()
     chosen, rejected = (text_ids({"prompt": "p"}, text, tokenizer, 32) for text in ("yes", "no"))
-    assert pair == Pair(chosen, rejected, 0.75, 1.0, -0.25) and not counts.total()
-    assert (plain.p, plain.margin, plain.gold) == (1.0, 0.0, 0.0)
+    assert pair == Pair(chosen, rejected, 0.75, -0.25) and not counts.total()
+    assert (plain.p, plain.gold) == (1.0, 0.0)
 
 
 def test_comparisons_are_grouped_by_prompt(tokenizer):

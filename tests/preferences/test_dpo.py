@@ -8,8 +8,8 @@ import torch
 from minirlhf.harness.loop import Run
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.dpo import ImplicitReward
-from minirlhf.preferences.train_reward import RewardConfig, accumulate, fit
+from minirlhf.preferences.dpo import ImplicitReward, implicit_reward
+from minirlhf.preferences.train_reward import RewardConfig, accumulate, fit, preference_loss
 from minirlhf.rl.reward_model import rewards_of
 
 CUE = 7
@@ -43,6 +43,21 @@ def test_the_reward_is_beta_times_the_log_ratio_of_the_response_to_the_reference
     model = moved(beta=0.5)
     want = [0.5 * (by_hand(model.trunk, ids) - by_hand(model.frozen[0], ids)) for ids in TEXTS]
     assert model(TEXTS).tolist() == pytest.approx(want, abs=1e-5)
+
+
+def test_the_reward_of_dpo_is_beta_times_the_log_ratio():
+    got = implicit_reward(torch.tensor([-3.0, -6.0]), torch.tensor([-4.0, -5.0]), 0.1)
+    assert got.tolist() == pytest.approx([0.1, -0.1])
+
+
+def test_the_preference_loss_and_dpo_gradcheck():
+    def loss(chosen: torch.Tensor, ref_chosen: torch.Tensor, rejected: torch.Tensor, ref_rejected: torch.Tensor):
+        margins = implicit_reward(chosen, ref_chosen, 0.3) - implicit_reward(rejected, ref_rejected, 0.3)
+        return preference_loss(margins, p)
+
+    x = [torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    p = torch.tensor([1, 0.2, 0.7, 0.5], dtype=torch.float64)
+    assert torch.autograd.gradcheck(loss, x)
 
 
 def test_padding_has_no_influence():

@@ -6,7 +6,7 @@ import os
 import signal
 from collections import Counter
 from itertools import combinations
-from math import exp, log, nan
+from math import exp, log, nan, sqrt
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences import train_reward
 from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.train_reward import RewardConfig, accumulate, fit
+from minirlhf.preferences.train_reward import RewardConfig, accumulate, agreement, fit, measure, preference_loss
 from minirlhf.rl.reward_model import RewardModel, rewards_of
 
 CONFIG = RewardConfig(epochs=3, batch=2, lr=1e-2, warmup=2, save_every=2, micro_rows=2)
@@ -70,33 +70,45 @@ def logged(out):
 # The loss
 
 
-def loss_of(delta, p=1.0, margin=0.0, rejected=0.0):
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+def test_two_answers_of_one_reward_cost_log_2_whatever_was_preferred(p):
+    assert float(preference_loss(torch.zeros(3, dtype=torch.float64), p)) == pytest.approx(log(2), abs=1e-15)
+
+
+def test_the_preference_loss_is_minus_the_log_probability_of_the_choice():
+    """σ(1) = .731: chosen with certainty, rejected with certainty, and half of the time."""
+    delta, sigma = torch.ones(1, dtype=torch.float64), 1 / (1 + exp(-1))
+    assert float(preference_loss(delta)) == pytest.approx(-log(sigma))
+    assert float(preference_loss(delta, 0.0)) == pytest.approx(-log(1 - sigma))
+    assert float(preference_loss(delta, 0.5)) == pytest.approx(-(log(sigma) + log(1 - sigma)) / 2)
+
+
+def loss_of(delta, p=1.0, rejected=0.0):
     """The loss of one comparison, by a model that gives these rewards."""
     rewards = torch.tensor([rejected + delta, rejected], dtype=torch.float64, requires_grad=True)
-    pair = Pair((1,), (2,), p, margin)
+    pair = Pair((1,), (2,), p)
     return accumulate(lambda texts, dtype: rewards, [pair], 1, torch.float32)
 
 
 def test_equal_rewards_cost_log_2():
     assert loss_of(0.0) == pytest.approx(log(2), abs=1e-12)
     assert loss_of(0.0, p=0.3, rejected=2.0) == pytest.approx(log(2), abs=1e-7)
-    assert loss_of(0.5, margin=0.5) == pytest.approx(log(2), abs=1e-12)
 
 
 def test_the_mean_loss_of_published_margins():
     assert sum(map(loss_of, MARGINS)) / 6 == pytest.approx(0.5756900140, abs=1e-9)
 
 
-@pytest.mark.parametrize("delta, p, margin", [(1.5, 1.0, 0.5), (-0.4, 0.8, 0.0), (0.3, 0.1, -1.0), (2.0, 0.0, 0.2)])
-def test_the_loss_is_the_cross_entropy_with_the_label(delta, p, margin):
-    said = 1 / (1 + exp(margin - delta))
+@pytest.mark.parametrize("delta, p", [(1.0, 1.0), (-0.4, 0.8), (1.3, 0.1), (1.8, 0.0)])
+def test_the_loss_is_the_cross_entropy_with_the_label(delta, p):
+    said = 1 / (1 + exp(-delta))
     wanted = -p * log(said) - (1 - p) * log(1 - said)
-    assert loss_of(delta, p, margin) == pytest.approx(wanted, abs=1e-6)
+    assert loss_of(delta, p) == pytest.approx(wanted, abs=1e-6)
 
 
-@pytest.mark.parametrize("p, margin", [(1.0, 0.0), (0.7, 0.5)])
-def test_swapping_the_responses_and_the_label_changes_nothing(p, margin):
-    assert loss_of(0.9, p, margin) == pytest.approx(loss_of(-0.9, 1 - p, -margin), abs=1e-6)
+@pytest.mark.parametrize("p", [1.0, 0.7])
+def test_swapping_the_responses_and_the_label_changes_nothing(p):
+    assert loss_of(0.9, p) == pytest.approx(loss_of(-0.9, 1 - p), abs=1e-6)
 
 
 def test_a_loss_of_hopeless_pairs_is_finite():
@@ -111,16 +123,16 @@ def test_a_fresh_model_has_a_loss_of_log_2_and_no_preference(make_gpt):
 
 @pytest.mark.parametrize("micro_rows", [1, 2, 5, 64])
 def test_loss_and_gradient_are_the_mean_over_comparisons_however_they_are_cut(micro_rows):
-    """Soft labels and margins; some responses are in several comparisons."""
+    """Soft labels; some responses are in several comparisons."""
     a, b, c, d = texts_of(4)
-    pairs = [Pair(a, b), Pair(a, c, 0.8), Pair(c, b, 1.0, 0.5), Pair(d, a, 0.2, -0.3), Pair(a, b, 0.6)]
+    pairs = [Pair(a, b), Pair(a, c, 0.8), Pair(c, b), Pair(d, a, 0.2), Pair(a, b, 0.6)]
     model = fresh()
     loss, grads = gradients(model, pairs, micro_rows)
     model.zero_grad(set_to_none=True)
     total = 0.0
     for pair in pairs:
         chosen, rejected = model([pair.chosen]), model([pair.rejected])
-        m = chosen - rejected - pair.margin
+        m = chosen - rejected
         each = -pair.p * torch.sigmoid(m).log() - (1 - pair.p) * torch.sigmoid(-m).log()
         total = total + each.sum() / len(pairs)
     total.backward()
@@ -278,3 +290,52 @@ def test_epochs_must_be_above_0():
 def test_not_everything_can_be_held_out(percent):
     with pytest.raises(UserError, match=f"--held-out {percent}: must be below 100"):
         RewardConfig(held_out=percent)
+
+
+# What is measured
+
+
+def pairs_with(**lists):
+    """Pairs whose fields are given by lists; chosen and rejected have the lengths given, or 3 and 2."""
+    n = len(next(iter(lists.values())))
+    lengths = lists.pop("lengths", [(3, 2)] * n)
+    rows = [dict(zip(lists, values)) for values in zip(*lists.values())] or [{}] * n
+    return [Pair((1,) * a, (2,) * b, **row) for (a, b), row in zip(lengths, rows)]
+
+
+def test_accuracy_counts_a_tie_as_a_half_and_has_wilsons_interval():
+    figures = measure(np.array(MARGINS), pairs_with(p=[1.0] * 6))
+    assert figures["accuracy"] == pytest.approx(3.5 / 6, abs=1e-12) and figures["pairs"] == 6
+    assert figures["loss"] == pytest.approx(0.5756900140, abs=1e-9)
+    z, k, n = 1.959963984540054, 3.5, 6
+    centre, half = (k + z * z / 2) / (n + z * z), z * sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    assert figures["interval"] == pytest.approx((centre - half, centre + half), abs=1e-9)
+
+
+def test_the_measured_loss_is_the_one_that_is_trained():
+    figures = measure(np.array([1.0]), pairs_with(p=[0.75]))
+    assert figures["loss"] == pytest.approx(0.75 * log(1 + exp(-1)) + 0.25 * log(1 + exp(1)), abs=1e-9)
+
+
+def test_agreement_with_a_soft_label_is_the_probability_of_the_side_taken():
+    got = agreement(np.array([2.0, -2.0, 0.0, -1.0]), np.array([0.8, 0.8, 0.8, 0.0]))
+    assert got.tolist() == pytest.approx([0.8, 0.2, 0.5, 1.0])
+
+
+def test_the_baseline_chooses_the_longer_whatever_the_rewards_say():
+    figures = measure(np.array([1.0, 1.0, -1.0, 1.0]), pairs_with(lengths=[(5, 2), (2, 5), (4, 4), (6, 1)]))
+    assert figures["longer"] == 2.5 / 4 and figures["accuracy"] == 3 / 4
+
+
+def test_calibration_holds_what_is_said_against_how_often_it_is_so():
+    """σ(|log 3|) = 0.75, of which 2 in 4 are right, and σ(|log 9|) = 0.9, of which 1 in 1."""
+    delta = np.array([log(3), -log(3), log(3), -log(3), log(9) - 1e-9])
+    figures = measure(delta, pairs_with(p=[1.0] * 5))
+    assert np.array(figures["calibration"]) == pytest.approx(np.array([[0.75, 0.5, 4], [0.9, 1.0, 1]]), abs=1e-6)
+    assert figures["ece"] == pytest.approx((4 * 0.25 + 0.1) / 5, abs=1e-6)
+
+
+def test_the_order_of_the_gold_rewards_is_counted_where_they_differ():
+    figures = measure(np.array([1.0, 1.0, 1.0, 0.0]), pairs_with(gold=[0.5, -0.5, 0.0, 0.25]))
+    assert figures["gold"] == 1.5 / 3
+    assert "gold" not in measure(np.array([1.0]), pairs_with(gold=[0.0]))

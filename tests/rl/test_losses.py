@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from minirlhf.lm.logits import token_logprobs
-from minirlhf.preferences.losses import implicit_reward, preference_loss
+from minirlhf.preferences.dpo import implicit_reward
+from minirlhf.preferences.train_reward import preference_loss
 from minirlhf.rl.losses import (
     adapt_beta, explained_variance, gae, group_relative, kl_estimate, kl_loss, leave_one_out, masked_mean, masked_sum,
     policy_loss, reinforce_loss, token_rewards, token_weights, value_loss, whiten,

@@ -309,7 +309,7 @@ def test_a_step_moves_towards_what_was_better_than_expected(made):
     """After small steps the tokens of positive advantage are likelier, those of negative less."""
     policy, head, r = made
     advantages, returns = advantages_of(r, CONFIG.row, 0.0)
-    stepper = Stepper(make_adamw([policy, head], 1.0, 0.0, (0.9, 0.95)), 1.0)
+    stepper = Stepper(make_adamw([policy, head], 1.0, 0.0), 1.0)
     rng = np.random.default_rng(0)
     update(policy, head, r, advantages, returns, CONFIG, 0.0, stepper, 1e-4, rng, torch.float32)
     with torch.no_grad():

@@ -189,7 +189,7 @@ def test_the_label_is_the_sign_of_the_review_and_no_class_is_rare():
     records = sentiment.records("train", 5000, 0)
     for record in records[:500]:
         text = record["prompt"].removesuffix(" sentiment:")
-        total = next(sum(c) for d in reviews.GRAMMAR.domains if (c := reviews.parse(text, d)) is not None)
+        total = next(sum(c) for d in reviews.DOMAINS if (c := reviews.parse(text, d)) is not None)
         assert record["label"] == ("positive" if total > 0 else "negative" if total < 0 else "neutral")
     counts = Counter(r["label"] for r in records)
     assert set(counts) == set(sentiment.LABELS) and min(counts.values()) > 0.2 * len(records)
@@ -200,7 +200,8 @@ def test_the_label_is_the_sign_of_the_review_and_no_class_is_rare():
     ("positive.", None), ("positive negative", None), ("not positive", None), ("", None),
 ])
 def test_a_label_is_parsed_exactly(text, label):
-    assert sentiment.parse_label(text) == label
+    earned = [name for name in sentiment.LABELS if sentiment.reward("", text, {"label": name}) == 1.0]
+    assert earned == ([label] if label else [])
     assert sentiment.score("", text, {"label": "neutral"})["unparsable"] == (label is None)
 
 
@@ -257,54 +258,68 @@ def test_the_translation_reward_is_graded():
 
 # Reviews
 
-TINY = reviews.Grammar(
-    domains={"d": reviews.Domain("go", "p q", "r", "thing", "kind")},
-    counts={1: 0.3, 2: 0.5, 3: 0.2},
-    forms={"{opener}the {aspect} was {adverb}{adjective}.": 0.5,
-           "the {first} {adjective} {link} {second} {adjective}.": 0.2, "i {wish} {again}.": 0.3},
-    free={"opener": {"": 0.6, "so, ": 0.4}, "adverb": {"": 0.75, "very ": 0.25}, "link": {"and": 1.0}},
-    slots={"adjective": {1: ("good",), 0: ("fair",), -1: ("bad",)},
-           "wish": {1: ("will", "shall"), 0: ("may",), -1: ("never",)}},
-    faithful=0.7,
-)
+TINY = {
+    "DOMAINS": {"d": reviews.Domain("go", "p q", "r", "thing", "kind")},
+    "COUNTS": {1: 0.3, 2: 0.5, 3: 0.2},
+    "FORMS": {"{opener}the {aspect} was {adverb}{adjective}.": 0.5,
+              "the {first} {adjective} {link} {second} {adjective}.": 0.2, "i {wish} {again}.": 0.3},
+    "FREE": {"opener": {"": 0.6, "so, ": 0.4}, "adverb": {"": 0.75, "very ": 0.25}, "link": {"and": 1.0}},
+    "SLOTS": {"adjective": {1: ("good",), 0: ("fair",), -1: ("bad",)},
+              "wish": {1: ("will", "shall"), 0: ("may",), -1: ("never",)}},
+    "FAITHFUL": 0.7,
+}
+
+
+@pytest.fixture
+def tiny():
+    """The module with the tables of a grammar that is small enough to enumerate."""
+    caches = (reviews._tables, reviews._forms, reviews._class_entropy)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, table in TINY.items():
+            patch.setattr(reviews, name, table)
+        for cache in caches:
+            cache.cache_clear()
+        yield
+    for cache in caches:
+        cache.cache_clear()
 
 
 def enumerate_tiny() -> dict[str, float]:
     """Every text of TINY and its probability, by walking through all choices, mood first."""
-    g, texts = TINY, Counter()
-    free = g.free | {"aspect": {a: 1 / 3 for a in "pqr"}, "first": {"p": 0.5, "q": 0.5}, "second": {"r": 1.0},
+    texts = Counter()
+    free = TINY["FREE"] | {"aspect": {a: 1 / 3 for a in "pqr"}, "first": {"p": 0.5, "q": 0.5}, "second": {"r": 1.0},
                      "again": {"go": 1.0}}
     for mood in (1, 0, -1):
         sentences = []
-        for template, form_p in g.forms.items():
+        for template, form_p in TINY["FORMS"].items():
             fields = re.findall(r"{(\w+)}", template)
             options = [list(free[f].items()) if f in free else
                        [(w, (0.7 if c == mood else 0.15) / len(words))
-                        for c, words in g.slots[f].items() for w in words]
+                        for c, words in TINY["SLOTS"][f].items() for w in words]
                        for f in fields]
             for choice in product(*options):
                 text = re.sub(r"{\w+}", "%s", template) % tuple(word for word, _ in choice)
                 sentences.append((text, form_p * math.prod(p for _, p in choice)))
-        for count, count_p in g.counts.items():
+        for count, count_p in TINY["COUNTS"].items():
             for chosen in product(sentences, repeat=count):
                 texts[" ".join(text for text, _ in chosen)] += count_p / 3 * math.prod(p for _, p in chosen)
     return texts
 
 
-def test_log_probability_and_entropy_equal_enumeration_on_a_tiny_grammar():
+def test_log_probability_and_entropy_equal_enumeration_on_a_tiny_grammar(tiny):
     texts = enumerate_tiny()
     assert len(texts) > 50000 and sum(texts.values()) == pytest.approx(1, abs=1e-9)
     some = random.Random(0).sample(sorted(texts), 5000) + sorted(texts, key=len)[:200]
     for text in some:
-        log_p = reviews.log_probability(text, "new kind thing", TINY)
+        log_p = reviews.log_probability(text, "new kind thing")
         assert log_p == pytest.approx(math.log(texts[text]), abs=1e-9)
     brute = -sum(p * math.log(p) for p in texts.values())
-    assert reviews.entropy("new kind thing", TINY) == pytest.approx(brute, abs=1e-9)
+    assert reviews.entropy("new kind thing") == pytest.approx(brute, abs=1e-9)
 
 
-def test_the_sampler_draws_from_the_law_that_log_probability_states():
+def test_the_sampler_draws_from_the_law_that_log_probability_states(tiny):
     texts, rng, n = enumerate_tiny(), random.Random(0), 15000
-    drawn = Counter(reviews.sample("kind thing", rng, TINY)[0] for _ in range(n))
+    drawn = Counter(reviews.sample("kind thing", rng)[0] for _ in range(n))
     assert set(drawn) <= set(texts)
     likely = [t for t, p in texts.items() if p * n > 15]
     assert len(likely) > 40
@@ -358,10 +373,10 @@ def test_the_reward_counts_slots(text, value):
 
 
 def test_a_noun_has_one_domain_and_a_word_one_class():
-    nouns = [noun for d in reviews.GRAMMAR.domains.values() for noun in d.nouns.split()]
+    nouns = [noun for d in reviews.DOMAINS.values() for noun in d.nouns.split()]
     assert len(nouns) == len(set(nouns))
-    assert all(not set(d.first.split()) & set(d.second.split()) for d in reviews.GRAMMAR.domains.values())
-    for classes in reviews.GRAMMAR.slots.values():
+    assert all(not set(d.first.split()) & set(d.second.split()) for d in reviews.DOMAINS.values())
+    for classes in reviews.SLOTS.values():
         assert len(set().union(*classes.values())) == sum(map(len, classes.values()))
     with pytest.raises(ValueError, match="no domain"):
         reviews.domain_of("new thai spaceship")

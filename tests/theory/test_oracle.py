@@ -11,7 +11,8 @@ import torch
 
 from minirlhf.lm.generation import generate
 from minirlhf.lm.logits import exact_kl
-from minirlhf.preferences.losses import implicit_reward, preference_loss
+from minirlhf.preferences.dpo import implicit_reward
+from minirlhf.preferences.train_reward import preference_loss
 from minirlhf.rl.losses import (
     gae, kl_estimate, kl_loss, leave_one_out, masked_sum, policy_loss, reinforce_loss, token_rewards,
 )
@@ -594,7 +595,7 @@ def test_sampled_responses_have_the_frequencies_of_the_oracle(make_gpt):
     model = make_gpt(vocab_size=3, context=8)
     expected = n * response_logprobs(gpt_table(model, mdp, 2.0).detach(), mdp).exp()  # (X, N)
     prompts = [x for x in mdp.prompts for _ in range(n)]
-    g = generate(model, prompts, 3, EOS, range(2 * n), temperature=2.0, rows=n)
+    g = generate(model, prompts, 3, EOS, range(2 * n), temperature=2.0)
     said = [tuple(ids) + (EOS,) * ended for ids, ended in zip(g.responses(), g.ended.tolist())]
     number = torch.tensor([mdp.responses.index(y) for y in said]).view(2, n)
     observed = torch.stack([row.bincount(minlength=len(mdp.responses)) for row in number])  # (X, N)

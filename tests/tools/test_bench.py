@@ -12,7 +12,7 @@ from minirlhf.lm.optim import Stepper
 from minirlhf.rl.ppo import update
 from minirlhf.tools import bench
 
-TINY = bench.Size(GPTConfig(vocab_size=20, context=80, layers=1, heads=1, width=8), 3)
+TINY = GPTConfig(vocab_size=20, context=80, layers=1, heads=1, width=8)
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def test_the_best_time_counts_and_the_first_run_does_not(monkeypatch):
 def test_training_is_a_step_over_full_rows(two_seconds, monkeypatch):
     steps = []
     monkeypatch.setattr(bench, "Stepper", lambda *a: spy(Stepper(*a), steps))
-    assert bench.training(TINY, CPU, torch.float32, 1) == 3 * 80 / 2
+    assert bench.training(TINY, 3, CPU, torch.float32, 1) == 3 * 80 / 2
     assert len(steps) == 1 and steps[0] > 0
 
 
@@ -68,7 +68,7 @@ def test_an_iteration_of_ppo_samples_full_rows_and_makes_4_steps(two_seconds, mo
     ("--sizes tiny --repeats 0", 2, ["--repeats 0: must be at least 1"]),
 ])  # fmt: skip
 def test_each_size_has_a_line_for_each_figure(argv, status, words, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "SIZES", {"tiny": TINY})
+    monkeypatch.setattr(bench, "SIZES", {"tiny": (TINY, 3)})
     monkeypatch.setattr(bench, "tokenizer_speed", lambda repeats: (1.0, 2.0, 3.0))
     monkeypatch.setattr(sys, "argv", ["bench", *argv.split(), "--threads", "1"])
     if status:

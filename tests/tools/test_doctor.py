@@ -15,13 +15,13 @@ import torch
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
-from minirlhf.lm.generation import Generation, generate, pad_columns
+from minirlhf.lm.generation import generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import dump_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, advantages_of
 from minirlhf.rl.losses import gae, kl_estimate, masked_mean, masked_sum, token_rewards
-from minirlhf.rl.rollout import collect, score_tokens
+from minirlhf.rl.rollout import Rollout, collect, score_tokens
 from minirlhf.tools import checks, doctor
 
 T, BETA, MAX_NEW = 0.7, 0.1, 10
@@ -30,8 +30,8 @@ RECORDS = [{"prompt": p} for p in ("a", "more words", "bc", "d")]
 PPO = ALGORITHMS["ppo"]
 NAMES = [
     *["ratio = 1", "sampler = scorer"] * 2, "sampler = scorer", "padding is invisible", "KL to itself is 0",
-    "EOS is sampled", "EOS is trained", "reference stays", "dropout is off", "reward is on the EOS",
-    "reward has contrast", "reward is a function", "responses are whole", "advantages are whitened",
+    "responses end", "EOS is trained", "reference stays", "reward is on the EOS", "reward has contrast",
+    "reward is a function",
 ]  # fmt: skip
 REWARDS = """
 import random
@@ -81,12 +81,6 @@ def score(policy, head):
 
 
 @pytest.fixture
-def sampled(policy, rollout):
-    """What the sampler made of the rollout."""
-    return doctor.as_generation(rollout)
-
-
-@pytest.fixture
 def losses(score):
     """(log π, V, a loss) as padding_is_invisible wants them."""
     def losses(rows):
@@ -132,21 +126,21 @@ def test_a_ratio_other_than_1_is_found(defect, policy, head, rollout, score):
     assert broken(checks.ratio_is_one(score, rollout, 2, 3, FLOAT))
 
 
-def test_the_sampler_is_the_scorer(sampled, score):
-    finding = checks.sampler_is_scorer(score, sampled, T, FLOAT)
+def test_the_sampler_is_the_scorer(rollout, score):
+    finding = checks.sampler_is_scorer(score, rollout, rollout.sampled_logprobs, T, FLOAT)
     assert not broken(finding) and "T = 0.7" in finding.figure
 
 
 @pytest.mark.parametrize("defect", ["temperature", "top-k", "shift"])
-def test_a_sampler_of_another_distribution_is_found(defect, policy, sampled, score, tokenizer):
+def test_a_sampler_of_another_distribution_is_found(defect, policy, rollout, score, tokenizer):
+    rows, logprobs = rollout, rollout.sampled_logprobs.roll(1, 1)
     if defect == "temperature":
-        sampled.logprobs = score_tokens(policy, None, sampled)[0].detach()
-    elif defect == "shift":
-        sampled.logprobs = sampled.logprobs.roll(1, 1)
-    else:
-        sampled = generate(policy, [[3], [4, 5]], MAX_NEW, tokenizer.eos_id, [0, 1], T, top_k=5)
-    assert broken(checks.sampler_is_scorer(score, sampled, T, FLOAT))
-    assert broken(checks.sampler_is_scorer(score, sampled, T, torch.bfloat16))
+        logprobs = score_tokens(policy, None, rows)[0].detach()
+    elif defect == "top-k":
+        rows = generate(policy, [[3], [4, 5]], MAX_NEW, tokenizer.eos_id, [0, 1], T, top_k=5)
+        logprobs = rows.logprobs
+    assert broken(checks.sampler_is_scorer(score, rows, logprobs, T, FLOAT))
+    assert broken(checks.sampler_is_scorer(score, rows, logprobs, T, torch.bfloat16))
 
 
 def test_padding_is_invisible(losses, rollout):
@@ -198,11 +192,28 @@ def test_a_kl_to_itself_above_0_is_found(policy, make_policy, rollout):
 
 
 def test_an_eos_that_is_never_sampled_is_found(rollout, tokenizer):
-    assert not broken(checks.eos_is_sampled(rollout, tokenizer.eos_id))
+    assert not broken(checks.responses_end(rollout, tokenizer.eos_id, 32, MAX_NEW))
     share = float(rollout.ended.float().mean())
-    assert f"{share:.0%} of responses" in checks.eos_is_sampled(rollout, tokenizer.eos_id).figure
+    assert f"{share:.0%} of responses" in checks.responses_end(rollout, tokenizer.eos_id, 32, MAX_NEW).figure
     cut = rollout.rows((~rollout.ended).nonzero().flatten())
-    assert broken(checks.eos_is_sampled(cut, tokenizer.eos_id))
+    assert broken(checks.responses_end(cut, tokenizer.eos_id, 32, MAX_NEW))
+
+
+def test_responses_that_are_cut_are_counted_by_what_cut_them():
+    """Of ten responses behind 2 tokens, one ends, six stop at 3 tokens and three at a context of 4."""
+    lengths, ids, nothing = torch.tensor([3] * 7 + [2] * 3), torch.ones(10, 3, dtype=torch.long), torch.zeros(10, 3)
+    prompts = torch.ones(10, 2, dtype=torch.long)
+    prompt_mask, mask, ended = prompts > 0, torch.arange(3) < lengths[:, None], torch.arange(10) == 0
+    prompt_mask[1:7] = False  # shorter, so that their responses reach max_new below the context
+    ids[0, 2] = 0  # the EOS
+    logprobs = torch.full((10, 3), 0.25).log()
+    r = Rollout(prompts, prompt_mask, ids, mask, logprobs, logprobs, nothing, nothing, torch.zeros(10), ended)
+    finding = checks.responses_end(r, 0, 4, 3)
+    assert finding.ok is None and not broken(finding)
+    cut = "cut by max_new = 3: 60%, by the context of 4: 30%; mean length 2.7"
+    assert finding.figure == f"10% of responses, p(EOS) there 0.25 on average; {cut}"
+    r.ended[:9] = True
+    assert checks.responses_end(r, 0, 4, 3).ok is True
 
 
 def test_the_eos_is_trained(policy, score, rollout, tokenizer):
@@ -249,12 +260,6 @@ def test_a_reference_that_is_not_apart_is_found(defect, policy):
     who = {"trained too": (policy, reference), "policy stands still": ()}.get(defect, (policy,))
     finding = checks.reference_stays(policy, reference, lambda: [move(model) for model in who])
     assert broken(finding) == bool(defect)
-
-
-def test_dropout_is_found(policy, score, rollout):
-    assert not broken(checks.dropout_is_off(score, rollout))
-    wild = dropping(policy)
-    assert broken(checks.dropout_is_off(lambda rows: score_tokens(wild, None, rows, T), rollout))
 
 
 @pytest.mark.parametrize(
@@ -307,31 +312,6 @@ def test_a_reward_that_changes_its_mind_is_found():
     assert checks.reward_is_a_function(lambda record: None, []).ok is None
     with pytest.raises(UserError, match="the reward is nan"):
         checks.reward_is_a_function(lambda record: lambda p, r, x: nan, cases)
-
-
-def test_responses_that_are_cut_are_counted_by_what_cut_them():
-    """Of ten responses behind 2 tokens, one ends, six stop at 3 tokens and three at a context of 4."""
-    lengths = torch.tensor([3] * 7 + [2] * 3)
-    prompts, ids = torch.ones(10, 2, dtype=torch.long), torch.ones(10, 3, dtype=torch.long)
-    ended = torch.arange(10) == 0
-    g = Generation(prompts, prompts > 0, ids, torch.arange(3) < lengths[:, None], torch.zeros(10, 3), ended)
-    g.prompt_mask[1:7, 0] = False  # shorter, so that their responses reach max_new below the context
-    g.prompt_mask[1:7, 1] = False
-    finding = checks.responses_are_whole(g, 4, 3)
-    assert finding.ok is None and not broken(finding)
-    assert finding.figure == "cut by max_new = 3: 60%, by the context of 4: 30%; mean length 2.7"
-    g.ended[:9] = True
-    assert checks.responses_are_whole(g, 4, 3).ok is True
-
-
-def test_advantages_that_are_not_white_are_found(rollout):
-    white, _ = advantages_of(rollout, PPO, BETA)
-    raw, _ = advantages_of(rollout, dataclasses.replace(PPO, whiten=False), BETA)
-    over_padding = (raw - raw.mean()) / raw.std()
-    assert not broken(checks.advantages_are_white(white, rollout.mask))
-    for wrong in (raw, white + 0.01, white * 1.1, over_padding):
-        assert broken(checks.advantages_are_white(wrong, rollout.mask))
-    assert checks.advantages_are_white(white * 0, rollout.mask).ok is None
 
 
 def columns_of(table):

@@ -5,10 +5,9 @@ import sys
 
 import pytest
 
-from minirlhf.annotation import log, pairs, study_files
+from minirlhf.annotation import log, pairs
 from minirlhf.annotation.pairs import shown_prompt
-from minirlhf.evaluation import items as evidence
-from minirlhf.evaluation.items import TestSet
+from minirlhf.evaluation import items
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import read_records
 from minirlhf.tools import judgements as judged
@@ -17,23 +16,17 @@ WORDS = {"sft": "plain", "ppo": "lovely indeed"}
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(make_evidence, tmp_path):
     """A function that makes a study of 30 pairs, 3 of them identical, of which ppo loses every fourth."""
 
     def make(name: str = "study", annotators=("ann", "bob"), close: bool = True, task: str = "reviews"):
         records = [{"task": task, "prompt": f"question {i}?", "response": "x"} for i in range(30)]
-        items = {
-            model: [
-                {"index": i, "sample": 0, "prompt": r["prompt"], "response": f"{(word, 'same')[i < 3]} {i}"}
-                for i, r in enumerate(records)
-            ]
-            for model, word in WORDS.items()
-        }
-        evidence.write(tmp_path / "items.jsonl", {"models": {}}, [TestSet("set", records, items)])
-        content, key = pairs.make(
-            pairs.read_responses(tmp_path / "items.jsonl"), ("sft", "ppo"), "set", 30, "better?", len(name)
+        run, sets = make_evidence(
+            records, lambda m, i, k: f"{'same' if i < 3 else WORDS[m]} {i}", models=("sft", "ppo"), samples=1
         )
-        study_files.create(tmp_path / name, content, key | {"source": str(tmp_path / "items.jsonl")})
+        items.write(tmp_path / "items.jsonl", run, sets)
+        content, key = pairs.make(sets, ("sft", "ppo"), "", 30, "better?", len(name))
+        log.create(tmp_path / name, content, key | {"source": str(tmp_path / "items.jsonl")})
         for who in annotators:
             with log.Session(tmp_path / name, who) as session:
                 while "left" in (item := session.item()):
@@ -118,7 +111,7 @@ def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypat
 def test_ties_alone_leave_nothing_to_train_on(study, tmp_path, monkeypatch, capsys):
     folder = study()
     (tmp_path / "prefs.jsonl").write_text("those of last time")
-    monkeypatch.setattr("minirlhf.annotation.export.preferences", lambda rows, soft: [])
+    monkeypatch.setattr("minirlhf.annotation.export.preferences", lambda rows: [])
     with pytest.raises(UserError, match="nothing to train on"):
         report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
     assert (tmp_path / "prefs.jsonl").read_text() == "those of last time"
@@ -144,13 +137,6 @@ def test_studies_add_up_but_none_counts_twice(study, monkeypatch, capsys):
     assert "\ncleo" in said and ", 3 pairs that nobody saw" in said
 
 
-def test_identical_pairs_of_a_study_whose_key_has_no_ids_still_count(study, monkeypatch, capsys):
-    folder = study()
-    key = json.loads((folder / "key.json").read_text())
-    (folder / "key.json").write_text(json.dumps({k: v for k, v in key.items() if k != "identical"}))
-    assert ", 3 pairs that nobody saw" in report(monkeypatch, capsys, str(folder))
-
-
 def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, capsys):
     folder = study()
     monkeypatch.setattr(judged.TASKS["reviews"], "reward", lambda p, r, x: float("lovely" in r))
@@ -159,7 +145,7 @@ def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, caps
     assert "gold - people             0.741" in said
 
 
-def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(tmp_path, monkeypatch):
+def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_evidence, tmp_path, monkeypatch):
     """Two conversations that end alike are two records; and without the items the study knows the turns."""
     def talk(first: str) -> list[dict]:
         turns = (("user", first), ("assistant", "x"), ("user", "and?"))
@@ -168,7 +154,7 @@ def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(tmp_path,
     records = [{"task": "reviews", "messages": talk(first)} for first in "pq"]
     said = {"a": {"response": "1"}, "b": {"response": "2"}}
     rows = [{"prompt": shown_prompt(r), "messages": r["messages"]} | said for r in records]
-    evidence.write(tmp_path / "items.jsonl", {"models": {}}, [TestSet("set", records)])
+    items.write(tmp_path / "items.jsonl", *make_evidence(records, lambda m, i, k: "1"))
     heard = []
     monkeypatch.setattr(judged, "load_reward", lambda name: lambda *case: heard.append(case) or 1.0)
     for source, known in ((str(tmp_path / "items.jsonl"), {"task": "reviews"}), ("gone", {})):

@@ -1,9 +1,8 @@
 """The experiment end to end on a tiny model, resumed and refused."""
 
-import importlib
 import json
-import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +11,15 @@ import torch
 
 from minirlhf.experiments.goodhart import with_interval
 from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Interrupted
 from minirlhf.harness.machine import Machine
 from minirlhf.lm import checkpoint
+from minirlhf.preferences.simulated import Labeller
+from minirlhf.preferences.train_reward import RewardConfig
 from minirlhf.rl.config import PPOConfig
 from minirlhf.tasks import TASKS
-from minirlhf.tools import overoptimise
-from minirlhf.tools.overoptimise import UNFINISHED, Overoptimisation, command, policy_line, proxy_of, sampled, scored
+from minirlhf.tools import make_preferences, overoptimise, train_reward
+from minirlhf.tools.overoptimise import UNFINISHED, Overoptimisation, policy_line, proxy_of, sampled, scored
 
 
 @pytest.fixture
@@ -41,13 +43,12 @@ def experiment(make_policy, tokenizer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("minirlhf.preferences.train_reward.REFERENCE", 16)
     ran: list[str] = []
 
-    def in_process(module: str, **options) -> None:
-        ran.append(f"{module} {options['out'].name}")
-        words = [word for k, v in options.items() for word in (f"--{k}", str(v))]
-        monkeypatch.setattr(sys, "argv", [module, *words])
-        importlib.import_module(module).main()
+    for module, name in ((make_preferences, "compare"), (train_reward, "train")):
+        def noted(options, *rest, work=getattr(module, name)) -> None:
+            ran.append(Path(options.out).name)
+            work(options, *rest)
 
-    monkeypatch.setattr(overoptimise, "command", in_process)
+        monkeypatch.setattr(module, name, noted)
 
     def run(*words: str) -> tuple[str, list[str]]:
         ran.clear()
@@ -64,7 +65,7 @@ def test_it_runs_and_goes_on_where_it_stopped(experiment, tmp_path):
     """Two reward models, two policies of each; more betas make only what is missing."""
     said, ran = experiment("--pairs", "8", "16", "--betas", "0.5", "0")
     out = tmp_path / "out"
-    assert [x.split()[1] for x in ran] == ["prefs.8.jsonl", "rm.8", "prefs.16.jsonl", "rm.16"]
+    assert ran == ["prefs.8.jsonl", "rm.8", "prefs.16.jsonl", "rm.16"]
     files = {f"ppo.{n}.{beta}.json": (n, beta) for n in (8, 16) for beta in (0.5, 0.0)}
     assert {x.name for x in out.glob("ppo.*")} == set(files)
     lines = {name: json.loads((out / name).read_text()) for name in files}
@@ -92,16 +93,16 @@ def test_a_policy_whose_file_is_gone_is_measured_again(experiment, tmp_path):
 
 
 def test_people_and_reward_model_get_the_options(options, monkeypatch, tmp_path):
-    ran = {}
-    monkeypatch.setattr(overoptimise, "command", lambda module, **given: ran.update({module: given}))
+    asked, learnt, machine = [], [], Machine(seed=3, dtype="float32", threads=1)
+    monkeypatch.setattr(make_preferences, "compare", lambda *given: asked.extend(given))
+    monkeypatch.setattr(train_reward, "train", lambda *given: learnt.extend(given))
     monkeypatch.setattr(overoptimise, "load_reward_model", lambda folder, device: folder)
-    assert proxy_of(8, options, Machine(seed=3, dtype="float32", threads=1), torch.device("cpu")) == tmp_path / "rm.8"
-    common = {"init": "start", "seed": 3, "device": torch.device("cpu"), "threads": 1}
-    prefs = tmp_path / "prefs.8.jsonl"
-    people = {"pairs": 8, "out": prefs, "task": "arithmetic", "temperature": 0.7}
-    assert ran["minirlhf.tools.make_preferences"] == common | people
-    learning = {"data": prefs, "out": tmp_path / "rm.8", "epochs": 4, "dtype": "float32"}
-    assert ran["minirlhf.tools.train_reward"] == common | learning
+    assert proxy_of(8, options, machine, torch.device("cpu")) == tmp_path / "rm.8"
+    prefs = str(tmp_path / "prefs.8.jsonl")
+    people = make_preferences.Options(init="start", task="arithmetic", pairs=8, out=prefs)
+    assert asked == [people, Labeller(temperature=0.7), machine]
+    learning = train_reward.Options(data=(prefs,), init="start", out=str(tmp_path / "rm.8"))
+    assert learnt == [learning, RewardConfig(epochs=4), machine]
 
 
 def test_the_reference_answers_held_out_prompts(options, monkeypatch, tmp_path):
@@ -164,10 +165,15 @@ def test_an_answer_without_an_end_gets_the_low_reward_unread():
     assert asked == [("q", "abc", records[1]), ("p", "a", records[0])]
 
 
-def test_a_command_that_fails_ends_it(monkeypatch):
-    monkeypatch.setattr(subprocess, "run", lambda words: SimpleNamespace(returncode=2, words=words))
-    with pytest.raises(UserError, match="minirlhf.tools.make_preferences failed"):
-        command("minirlhf.tools.make_preferences", pairs=3)
+def test_a_reward_model_that_is_stopped_is_begun_anew(options, monkeypatch):
+    """No option is named that the tool does not have."""
+    def train(*arguments):
+        raise Interrupted("stopped after step 1; go on with --resume")
+
+    monkeypatch.setattr(make_preferences, "compare", lambda *given: None)
+    monkeypatch.setattr(train_reward, "train", train)
+    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+        proxy_of(8, options, Machine(), torch.device("cpu"))
 
 
 def test_an_unknown_task_is_refused(experiment):

@@ -19,7 +19,7 @@ from minirlhf.experiments.arms import BEST_OF_SAMPLES, Arm, Study, arms, longest
 from minirlhf.experiments.claims import BEST_OF, drift
 from minirlhf.experiments.questions import held_out_words
 from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Diverged
+from minirlhf.harness.loop import Diverged, Run
 from minirlhf.lm.chat import render
 from minirlhf.metrics.scores import expectation_adjusted_distinct
 from minirlhf.tasks import TASKS, reviews, reward_of_task
@@ -124,8 +124,7 @@ def fitted(monkeypatch):
 
 def sft(model, tokenizer, tmp_path, labels: int, task: str = "arithmetic", most_steps: int = 50, **arm) -> None:
     arm = Arm("base", "sft", labels, **arm)
-    options = Study(rows=4, lr=1e-3)
-    experiment.train_sft(model, tokenizer, task, 0, arm, most_steps, options, tmp_path, torch.float32)
+    experiment.train_sft(model, tokenizer, task, arm, most_steps, Study(rows=4, lr=1e-3), Run(tmp_path))
 
 
 def test_sft_sees_its_labels_and_no_others(fitted, model, tokenizer, tmp_path, monkeypatch):
@@ -184,7 +183,7 @@ def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypa
 
     monkeypatch.setattr(trials, "train", train)
     arm = Arm("sft10", "ppo", reward="random", rate=5.0)
-    experiment.train_ppo(model, tokenizer, "arithmetic", 0, arm, Study(batch=4, ppo_lr=1e-3), tmp_path, torch.float32)
+    experiment.train_ppo(model, tokenizer, "arithmetic", arm, Study(batch=4, ppo_lr=1e-3), Run(tmp_path))
     assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
     assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3) and seen["out"] == tmp_path
 

@@ -1,15 +1,16 @@
 """The simulated annotator judges what is shown, by the law that it is told."""
 
-import json
 import sys
 
 import pytest
 
-from minirlhf.annotation import pairs, study_files
-from minirlhf.annotation.log import Session, close, results
+from minirlhf.annotation import log, pairs
+from minirlhf.annotation.log import Session, close
+from minirlhf.annotation.results import results
+from minirlhf.evaluation import items as evidence
+from minirlhf.evaluation.items import TestSet
 from minirlhf.harness.files import UserError
 from minirlhf.preferences.simulated import Labeller
-from minirlhf.rl.rewards import prompt_text
 from minirlhf.tasks import TASKS
 from minirlhf.tools import simulate_judge
 from minirlhf.tools.simulate_judge import gold_of, judge
@@ -17,18 +18,19 @@ from minirlhf.tools.simulate_judge import gold_of, judge
 PROMPTS = [f"p{i}" for i in range(300)]
 
 
-def rows(answer) -> list[dict]:
-    """Responses of two models to PROMPTS, as evaluate.py writes them."""
-    return [{"set": "s", "model": model, "index": i, "sample": 0, "prompt": prompt, "response": answer(model, i)}
-            for model in ("sft", "ppo") for i, prompt in enumerate(PROMPTS)]  # fmt: skip
+def made(folder, answer):
+    """A study of 300 pairs, of which each model has answered so."""
+    answers = {model: [{"index": i, "sample": 0, "response": answer(model, i)} for i in range(300)]
+               for model in ("sft", "ppo")}  # fmt: skip
+    s = TestSet("s", [{"prompt": prompt} for prompt in PROMPTS], answers)
+    log.create(folder, *pairs.make([s], ("sft", "ppo"), "", 300, "which?", 0))
+    return folder
 
 
 @pytest.fixture
 def study(tmp_path):
-    """A study of 300 pairs, in which ppo's answers are worth one more than sft's."""
-    study, key = pairs.make(rows(lambda m, i: f"{m == 'ppo':d} {i} {m}"), ("sft", "ppo"), "s", 300, "which?", 0)
-    study_files.create(tmp_path / "study", study, key)
-    return tmp_path / "study"
+    """Of 300 pairs, in which ppo's answers are worth one more than sft's."""
+    return made(tmp_path / "study", lambda m, i: f"{m == 'ppo':d} {i} {m}")
 
 
 def worth(prompt: str, response: str) -> float:
@@ -40,7 +42,7 @@ def wins(folder, **labeller) -> float:
     with Session(folder, "ada") as session:
         judge(session, worth, Labeller(**labeller), 0)
     close(folder)
-    kinds = [row["choice"] for row in results(folder) if row["kind"] == "pair"]
+    kinds = [row["choice"] for row in results(folder)[0] if row["kind"] == "pair"]
     assert len(kinds) == 300
     return kinds.count("b") / 300
 
@@ -63,30 +65,28 @@ def test_equal_rewards_are_a_tie(study):
     with Session(study, "ada") as session:
         judge(session, lambda prompt, response: 1.0, Labeller(), 0)
     close(study)
-    assert {row["choice"] for row in results(study)} == {"tie"}
+    assert {row["choice"] for row in results(study)[0]} == {"tie"}
 
 
 def test_it_goes_on_where_another_session_stopped(study):
     with Session(study, "ada") as session:
         session.act("bad", 0)
     with Session(study, "ada") as session:
-        assert judge(session, worth, Labeller(), 0) == session.log.total - 1
+        assert judge(session, worth, Labeller(), 0) == session.total - 1
 
 
 def test_the_seed_decides_what_is_chosen(study, tmp_path):
     def choices(name: str, seed: int) -> list[str]:
         with Session(study, name) as session:
             judge(session, worth, Labeller(temperature=1.0), seed)
-            return [event["do"] for event in session.log.state.judged[name]]
+            return [event["do"] for event in session.judged]
 
     assert choices("a", 1) == choices("b", 1) != choices("c", 2)
 
 
 def test_who_likes_length_chooses_the_longer_answer_on_either_side(tmp_path):
     answers = {"sft": "1", "ppo": "0, but long"}
-    study, key = pairs.make(rows(lambda m, i: answers[m]), ("sft", "ppo"), "s", 300, "?", 0)
-    study_files.create(tmp_path / "study", study, key)
-    assert wins(tmp_path / "study", temperature=1e6, length_bias=50.0) == 1
+    assert wins(made(tmp_path / "study", lambda m, i: answers[m]), temperature=1e6, length_bias=50.0) == 1
 
 
 def test_the_command_passes_on_all_that_it_is_told(study, tmp_path, monkeypatch, capsys):
@@ -112,37 +112,39 @@ def test_there_is_no_option_that_does_nothing(study, monkeypatch, word):
         simulate_judge.main()
 
 
-def write_items(path, record: dict, *said: str) -> str:
-    """An items.jsonl of one record and a model's answers to it."""
-    lines = [{"kind": "run", "version": 2}, {"kind": "prompt", "set": "s", "index": 0, "record": record}]
-    answer = {"kind": "response", "set": "s", "model": "sft", "index": 0, "prompt": prompt_text(record)}
-    lines += [answer | {"sample": i, "response": text} for i, text in enumerate(said)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return str(path)
+@pytest.fixture
+def items(make_evidence, tmp_path):
+    """A function that writes an items.jsonl of one record and a model's answers to it."""
+    def write(record: dict, *said: str) -> str:
+        say = lambda m, i, k: said[max(k, 0)]  # noqa: E731
+        evidence.write(tmp_path / "items.jsonl", *make_evidence([record], say, models=("sft",), samples=len(said)))
+        return str(tmp_path / "items.jsonl")
+
+    return write
 
 
-def test_gold_is_the_tasks_own_reward_of_the_prompts_record(tmp_path):
+def test_gold_is_the_tasks_own_reward_of_the_prompts_record(items):
     (record,) = TASKS["arithmetic"].records("test", 1, 0)
-    gold = gold_of(write_items(tmp_path / "items.jsonl", record, record["answer"], "no"))
+    gold = gold_of(items(record, record["answer"], "no"))
     assert gold(record["prompt"], record["answer"]) == 1 and gold(record["prompt"], "no") == 0
     with pytest.raises(UserError, match="no generated task has the prompt 'what"):
         gold("what?", "no")
 
 
-def test_what_answers_another_prompt_is_worth_less_than_any_answer(tmp_path):
+def test_what_answers_another_prompt_is_worth_less_than_any_answer(items):
     """However right it would be: of an attention item a person sees that, and so passes it."""
     (record,) = TASKS["reviews"].records("test", 1, 0)
-    gold = gold_of(write_items(tmp_path / "items.jsonl", record, "no review"))
+    gold = gold_of(items(record, "no review"))
     assert gold(record["prompt"], "the plot was amazing.") < gold(record["prompt"], "no review") == 0
 
 
-def test_gold_finds_a_conversation_by_what_is_shown_and_is_asked_the_last_turn(tmp_path, monkeypatch):
+def test_gold_finds_a_conversation_by_what_is_shown_and_is_asked_the_last_turn(items, monkeypatch):
     turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]
     record = {"task": "arithmetic", "messages": [*turns, {"role": "user", "content": "and?"}]}
     monkeypatch.setattr(TASKS["arithmetic"], "reward", lambda *case: float(case == ("and?", "yes", record)))
-    assert gold_of(write_items(tmp_path / "items.jsonl", record, "yes"))(pairs.shown_prompt(record), "yes") == 1
+    assert gold_of(items(record, "yes"))(pairs.shown_prompt(record), "yes") == 1
 
 
 def test_without_the_items_there_is_no_gold(tmp_path):
-    with pytest.raises(UserError, match="no prompts in it"):
+    with pytest.raises(UserError, match="gone.jsonl: No such file"):
         gold_of(str(tmp_path / "gone.jsonl"))

@@ -17,8 +17,7 @@ from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import messages_of, split_of
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.measure import measure
-from minirlhf.preferences.train_reward import accumulate, fit
+from minirlhf.preferences.train_reward import accumulate, fit, measure
 from minirlhf.rl.reward_model import load_reward_model, rewards_of
 from minirlhf.tools import train_dpo, train_reward as tools_train_reward
 from minirlhf.tools.train_reward import main
@@ -109,8 +108,8 @@ def test_no_prompt_is_both_trained_on_and_held_out(call, monkeypatch):
         seen["train"] = groups
         return fit(model, groups, *rest)
 
-    monkeypatch.setattr(tools_train_reward, "fit", caught)
-    monkeypatch.setattr(tools_train_reward, "measure", lambda delta, pairs: seen.update(held=pairs) or measure(delta, pairs))
+    monkeypatch.setattr(train_reward, "fit", caught)
+    monkeypatch.setattr(train_reward, "measure", lambda delta, pairs: seen.update(held=pairs) or measure(delta, pairs))
     assert call(*GOOD)[0] == 0
     decode = Tokenizer(specials=(*SPECIALS, PAD)).decode
     train, held = ({decode(pair.chosen).partition("<|assistant|>")[0] for pair in pairs}
