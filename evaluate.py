@@ -13,10 +13,8 @@ from pathlib import Path
 
 from minirlhf.evaluation import items, reports
 from minirlhf.evaluation.catalogue import metric_names
-from minirlhf.evaluation.collect import gather, load_models
+from minirlhf.evaluation.collect import Evaluation, gather, load_models, prompts_that_fit
 from minirlhf.evaluation.long_texts import lines, read_texts, score_texts
-from minirlhf.evaluation.options import Evaluation
-from minirlhf.evaluation.prompts import prompts_that_fit
 from minirlhf.evaluation.report import build
 from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, table
 from minirlhf.harness.files import write_atomic, write_json

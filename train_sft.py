@@ -6,8 +6,7 @@ python train_sft.py --data pairs.jsonl corpus.txt     your own
 python train_sft.py --data pairs.jsonl --init DIR     your own, from a checkpoint (GPT-2, say)
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
@@ -16,11 +15,13 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
-from minirlhf.lm.chat import Example, document_examples, fit_context, render
+from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, fit
 from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
-from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, task_sources, texts_of
+from minirlhf.tasks.sources import (
+    answers, data_hash, file_source, parse_tasks, raw_text, task_sources, texts_of,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,47 +50,33 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Training:
-    """Training."""
+class Pretraining:
+    """Pretraining."""
 
     base_steps: int = option(250, "optimizer steps of pretraining", least=0)
-    steps: int = option(700, "optimizer steps of SFT", least=0)
-    batch: int = option(32, "rows of each data set in a step, times its weight", least=1)
     base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0)
-    lr: float = option(2e-3, "peak learning rate of SFT", least=0)
-    warmup: int = option(50, "steps of rising learning rate", least=0)
-    weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
-    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
-    micro_rows: int = option(32, "rows a forward pass: memory against speed, not the result", least=1)
-    eval_every: int = option(200, "steps between validations", least=1)
-    save_every: int = option(500, "steps between saved states", least=1)
+    batch: int = option(32, "rows of each data set per step, times its weight; of SFT, too", least=1)
 
 
 def main() -> None:
     """Wire data, tokenizer, model and loop together."""
-    data, model_options, training, machine = parse(__doc__.splitlines()[0], Data, Model, Training, Machine)
+    data, shape, pretraining, config, machine = parse(
+        __doc__.splitlines()[0], Data, Model, Pretraining, FitConfig, Machine
+    )
     device, dtype = machine.set_up()
-    if data.data:
-        sources = [file_source(data.data)]
-    else:
-        sources = task_sources(parse_tasks(data.task), data.examples, machine.seed)
-    out = Path(data.out)
-    run = machine.record(data, training) | {"tasks": {} if data.data else parse_tasks(data.task)}
-    run |= {"data_hash": data_hash([dataclasses.asdict(source) for source in sources])}
-
+    tasks = {} if data.data else parse_tasks(data.task)
+    sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data)]
+    run = machine.record(data, pretraining, config) | {"tasks": tasks}
+    run |= {"data_hash": data_hash([asdict(source) for source in sources])}
+    out, batch = Path(data.out), pretraining.batch
     if not data.resume:
         for name in ("base", "sft"):  # else a later --resume might find what an earlier run left
             (out / name / "train_state.pt").unlink(missing_ok=True)
 
-    def train(model: GPT, sets: dict, validation: list[Example], steps: int, lr: float, name: str) -> None:
-        config = FitConfig(
-            steps=steps, lr=lr, warmup=min(training.warmup, steps), weight_decay=training.weight_decay,
-            max_norm=training.max_norm, micro_rows=training.micro_rows,
-            eval_every=training.eval_every, save_every=training.save_every,
-        )  # fmt: skip
+    def train(sets: dict, validation: list[Example], config: FitConfig, name: str) -> None:
         folder = out / name
         resume = data.resume and (folder / "train_state.pt").exists()  # a run stopped in pretraining has none of SFT
-        source = f"{training.batch} rows of {run['data_hash']}"
+        source = f"{batch} rows of {run['data_hash']}"
         told = Run(folder, machine.seed, dtype, resume, source, checkpoint.fingerprint(model))
         cost = fit(model, Mixture(sets, machine.seed).step, validation, config, told)
         checkpoint.save(folder, model, tokenizer, run | {"stage": name, "cost": cost})
@@ -102,37 +89,20 @@ def main() -> None:
         model.to(device)
     else:
         try:
-            tokenizer = Tokenizer.train(texts_of(sources), model_options.vocab)
-            names = ("context", "layers", "heads", "width", "dropout", "attention")
-            shape = {name: getattr(model_options, name) for name in names}
-            model = GPT(GPTConfig(tokenizer.vocab_size, **shape)).to(device)
+            tokenizer = Tokenizer.train(texts_of(sources), shape.vocab)
+            sizes = {name: value for name, value in asdict(shape).items() if name != "vocab"}
+            model = GPT(GPTConfig(tokenizer.vocab_size, **sizes)).to(device)
         except ValueError as error:
             raise UserError(str(error)) from None
-        sets, validation = {}, []
-        for source in sources:
-            context = model.config.context
-            examples = [e for text in source.documents for e in document_examples(text, tokenizer, context)]
-            held_out = max(1, len(examples) // 50)
-            sets[source.name] = (examples[held_out:] or examples, training.batch * source.weight)
-            validation += examples[:held_out][:200]
-        train(model, sets, validation, training.base_steps, training.base_lr, "base")
-
-    sets, validation = {}, []
-    for source in sources:
-        examples, left_out = fit_context((render(r, tokenizer) for r in source.train), model.config.context)
-        if left_out:
-            print(f"{source.name}: {left_out} of {len(source.train)} records left out, longer than --context")
-        if examples:
-            sets[source.name] = (examples, training.batch * source.weight)
-            validation += fit_context((render(r, tokenizer) for r in source.validation), model.config.context)[0]
-    if not sets:
-        if n := sum(len(source.train) for source in sources):
-            raise UserError(f"none of {n} records fits the context of {model.config.context} tokens; raise --context")
-        if data.init:
-            raise UserError(f"{' '.join(data.data)}: no prompts and responses to fine-tune {data.init} on")
+        base = replace(config, steps=pretraining.base_steps, lr=pretraining.base_lr)
+        train(*raw_text(sources, tokenizer, model.config.context, batch), base, "base")
+    sets, validation = answers(sources, tokenizer, model.config.context, batch)
+    if sets:
+        train(sets, validation, config, "sft")
+    elif data.init:
+        raise UserError(f"{' '.join(data.data)}: no prompts and responses to fine-tune {data.init} on")
+    else:
         print("no prompts and responses in the data: no SFT")
-        return
-    train(model, sets, validation, training.steps, training.lr, "sft")
 
 
 if __name__ == "__main__":

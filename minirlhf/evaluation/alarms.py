@@ -26,20 +26,18 @@ ERRORS = 4  # standard errors: by chance less than once in ten thousand
 
 
 def alarms(
-    models: Mapping[str, Mapping],
-    items: Mapping[str, Mapping[str, Rows]],
-    train_prompts: Collection[str] | None = None,
+    models: Mapping[str, Mapping], items: Mapping[str, Mapping[str, Rows]], train_prompts: Collection[str] = ()
 ) -> list[Alarm]:
     """Every alarm: first those of the models, then set by set.
 
     models: name -> {"sha256": fingerprint of its weights, "stage": "base", "sft", ...}; one of stage "base"
-    was never taught to answer, and how it does is no alarm.  train_prompts: None if they are not known.
+    was never taught to answer, and how it does is no alarm.  train_prompts: those that are known.
     """
     found = list(same_weights(models))
     for title, of in items.items():
         greedy = {m: {x["prompt"]: x for x in rows if x["sample"] < 0} for m, rows in of.items()}
         found += same_answers(title, models, greedy)
-        found += overlap(title, of, frozenset(train_prompts or ()))
+        found += overlap(title, of, train_prompts)
         found += constant_reward(title, of)
         for m, rows in of.items():
             sampled = [x for x in rows if x["sample"] >= 0]

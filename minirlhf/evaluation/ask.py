@@ -6,8 +6,8 @@
 """
 
 import codecs
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -51,12 +51,6 @@ def token_statistics(
     return {name: spread(x, g.mask) for name, x in per_token.items()}  # (B, R) each
 
 
-def behind(g: Generation, prompts: Sequence[Sequence[int]]) -> Generation:
-    """The same responses to other prompts, a list of ids each."""
-    ids, mask = (x.to(g.ids.device) for x in pad_left(prompts, 0))  # (B, P) each
-    return dataclasses.replace(g, prompt_ids=ids, prompt_mask=mask)
-
-
 def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     """The text that each token adds; '' where a character is still unfinished, and the next token has all of it."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -64,24 +58,14 @@ def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def sample_items(
-    model: GPT,
-    reference: GPT,
-    tokenizer: Tokenizer,
-    records: Sequence[dict],
-    reward_of: Callable[[dict], Reward] | None,
-    max_new: int,
-    samples: int,
-    seed: int,
-    chat: bool = True,
-    missing_eos: float = 0.0,
-    compared: GPT | None = None,
-    gold: bool = False,
-    reference_chat: bool | None = None,
-) -> list[dict]:
+    model: GPT, reference: GPT, tokenizer: Tokenizer, records: Sequence[dict],
+    reward_of: Callable[[dict], Reward] | None, max_new: int, samples: int, seed: int, chat: bool = True,
+    compared: GPT | None = None, gold: bool = False, reference_chat: bool | None = None,
+) -> list[dict]:  # fmt: skip
     """`samples` responses at temperature 1 and a greedy one (sample −1) to each record, with their scores.
 
     The random numbers are those of (seed, record, sample), the same for every model: a paired
-    comparison then has less noise to fight. A response that did not end scores `missing_eos`.
+    comparison then has less noise to fight. A response that did not end scores 0.
     With `gold`, the task's own reward stands beside another that it was replaced with.
     reference_chat: as `chat`, for the reference; none: the same. A policy is a model and how it is asked, so the KL
     is to the reference asked in its own way, and responses are as short as that leaves room for.
@@ -90,11 +74,10 @@ def sample_items(
     """
     items = []
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, samples)]
-    prompts = [render_prompt(record, tokenizer, chat) for record in records]
-    otherwise = reference_chat not in (None, chat)
+    reference_chat = chat if reference_chat is None else reference_chat
+    prompts, asked = ([render_prompt(r, tokenizer, way) for r in records] for way in (chat, reference_chat))
     context = min(net.config.context for net in (model, reference, compared) if net is not None)
-    tight = otherwise or context < model.config.context  # what one model has said must fit the others, too
-    asked = [render_prompt(record, tokenizer, reference_chat) for record in records] if otherwise else prompts
+    tight = reference_chat != chat or context < model.config.context  # what one model says must fit the others, too
     for greedy in (True, False):
         rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
         for start in range(0, len(rows), ROWS):
@@ -104,7 +87,8 @@ def sample_items(
             room = min(max_new, context - longest) if tight else max_new
             sampling = Sampling(room, 0.0 if greedy else 1.0)
             g = generate(model, [prompts[i] for i, _ in part], sampling, tokenizer.eos_id, seeds)
-            tokens = token_statistics(model, reference, g, behind(g, [asked[i] for i, _ in part]))
+            ids, mask = (x.to(g.ids.device) for x in pad_left([asked[i] for i, _ in part], 0))  # (B, P) each
+            tokens = token_statistics(model, reference, g, replace(g, prompt_ids=ids, prompt_mask=mask))
             statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
             if compared is not None:
                 statistics["log_ratio"] = token_statistics(compared, reference, g)["k1"].sum(1).tolist()
@@ -113,7 +97,7 @@ def sample_items(
             if reward_of is not None:
                 cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(part, texts)]
                 said = iter(call_rewards(reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
-                rewards = [next(said) if ended else missing_eos for ended in g.ended.tolist()]
+                rewards = [next(said) if ended else 0.0 for ended in g.ended.tolist()]
             for row, ((i, k), ids) in enumerate(zip(part, g.responses())):
                 record, text = records[i], texts[row]
                 item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
@@ -207,9 +191,3 @@ def text_items(
             item["correct"] = [int(x) for x in correct[start:end]]
             start = end
     return items
-
-
-def reference_nll(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True) -> np.ndarray:
-    """(n, 3): nll, tokens and bytes of `text_items`; NaN where there are none."""
-    items = text_items(model, tokenizer, records, chat)
-    return np.array([[np.nan] * 3 if x["nll"] is None else [x["nll"], x["tokens"], x["bytes"]] for x in items])

@@ -24,9 +24,7 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
     is caught by a hook and its queries and keys are multiplied again.
     """
     inputs: list[Tensor] = []
-    hooks = [
-        block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0])) for block in model.h
-    ]
+    hooks = [block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0])) for block in model.h]
     try:
         model(ids[None])
     finally:

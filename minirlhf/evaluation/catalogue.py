@@ -1,27 +1,34 @@
 """The metrics that an evaluation can be asked for, by name: from rewards to the repetition of 4-grams.
 
-Each function makes its metrics of one set of prompts, or none where the data lack what it needs; METRICS is
-their list. The scores of single answers are those of `metrics/scores.py` and `metrics/overlap.py`.
+Each function makes its metrics of one set of prompts and what it needs of the data, or none where that is lacking;
+METRICS is their list. The scores of single answers are those of `metrics/scores.py` and `metrics/overlap.py`.
 Proved by tests/evaluation/test_catalogue.py.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Metric, View, per_unit, ratio, together
+from minirlhf.evaluation.metric import Metric, Rows, View, ratio
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import references_of
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
 from minirlhf.metrics.overlap import (
-    bleu_from_statistics, bleu_signature, bleu_statistics, chrf_from_statistics, chrf_statistics, default_tokenizer,
-    rouge,
+    bleu_from_statistics, bleu_signature, bleu_statistics, chrf_from_statistics, chrf_statistics, default_tokenizer, rouge,
 )
 from minirlhf.metrics.scores import (
     bits_per_byte, classification_statistics, distinct_n, duplicate_rate, exact_match, expectation_adjusted_distinct,
     expected_best_of_n, macro_f1, micro_f1, perplexity, precision_recall_f1, self_bleu, seq_rep_n,
 )
 from minirlhf.tasks import reviews, task_of, translation
+
+Made = Callable[[View], list[Metric]]
+
+
+def given(what: Callable[[View], object], make: Callable[..., list[Metric]]) -> Made:
+    """The metrics that are made of what the data hold; none where they do not hold it."""
+    return lambda view: make(view, found) if (found := what(view)) else []
 
 
 def scores(view: View) -> list[Metric]:
@@ -42,14 +49,13 @@ def best(view: View) -> list[Metric]:
     if "reward" not in next(iter(view.sampled.values()))[0]["scores"]:
         return []
     samples = 1 + max(x["sample"] for rows in view.sampled.values() for x in rows)
-    metrics = []
-    for k in sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples}):
-        def value(xs: list[dict], k=k) -> float:
-            rewards = [x["scores"]["reward"] for x in xs]
-            return expected_best_of_n(rewards, rewards, k)
 
-        metrics.append(view.mean(f"reward, best of {k}", 1, lambda x: x["value"], together(view.sampled, value)))
-    return metrics
+    def best_of(xs: list[dict], k: int) -> float:
+        rewards = [x["scores"]["reward"] for x in xs]
+        return expected_best_of_n(rewards, rewards, k)
+
+    wanted = sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples})
+    return [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k)) for k in wanted]
 
 
 def labels_of(view: View) -> list[str] | None:
@@ -64,33 +70,25 @@ def predicted(item: dict, names: Sequence[str]) -> str | None:
     return answer if answer in names and item["stop"] == "eos" else None
 
 
-def accuracy(view: View) -> list[Metric]:
+def accuracy(view: View, right: list[str]) -> list[Metric]:
     """How many answers are the right label, and how many are no label at all."""
-    if (right := labels_of(view)) is None:
-        return []
     return [
         view.mean("accuracy", 1, lambda x: predicted(x, right) == right[x["index"]]),
         view.mean("no label", -1, lambda x: predicted(x, right) is None),
     ]
 
 
-def labels(view: View) -> list[Metric]:
+def labels(view: View, right: list[str]) -> list[Metric]:
     """F1 over classes, macro and micro, and precision, recall and F1 of each. What is no label is wrong: it lowers
     recall, and has no class to be averaged."""
-    if (right := labels_of(view)) is None:
-        return []
     names = sorted(set(right))
-    statistics = per_unit(
-        view.sampled, view.unit, lambda x: classification_statistics(right[x["index"]], predicted(x, names), names)
+    statistics = view.sums(
+        lambda x: classification_statistics(right[x["index"]], predicted(x, names), names)
     )  # (n, 3C) each
-    metrics = [Metric("F1, macro", 1, macro_f1, statistics), Metric("F1, micro", 1, micro_f1, statistics)]
-    for c, name in enumerate(names):
-        for i, kind in enumerate(("precision", "recall", "F1")):
-            def of_class(s: np.ndarray, i=i, c=c) -> np.ndarray:
-                return precision_recall_f1(s)[i][:, c]
-
-            metrics.append(Metric(f"{kind}, {name}", 1, of_class, statistics))
-    return metrics
+    return [Metric("F1, macro", 1, macro_f1, statistics), Metric("F1, micro", 1, micro_f1, statistics)] + [
+        Metric(f"{kind}, {name}", 1, lambda s, i=i, c=c: precision_recall_f1(s)[i][:, c], statistics)
+        for c, name in enumerate(names) for i, kind in enumerate(("precision", "recall", "F1"))
+    ]  # fmt: skip
 
 
 def answers(view: View) -> list[list[str]] | None:
@@ -99,59 +97,44 @@ def answers(view: View) -> list[list[str]] | None:
     return references if all(any(texts) for texts in references) else None
 
 
-def exact(view: View) -> list[Metric]:
+def exact(view: View, references: list[list[str]]) -> list[Metric]:
     """Exact match with the reference, outer white space aside."""
-    if (references := answers(view)) is None:
-        return []
     return [view.mean("exact match", 1, lambda x: exact_match(x["response"], references[x["index"]]))]
 
 
-def bleu(view: View) -> list[Metric]:
+def bleu(view: View, references: list[list[str]]) -> list[Metric]:
     """Corpus BLEU of all samples, in the tokenisation that suits the references."""
-    if (references := answers(view)) is None:
-        return []
     tokenize = default_tokenizer([text for texts in references for text in texts])
-    rows = per_unit(
-        view.sampled, view.unit, lambda x: bleu_statistics(x["response"], references[x["index"]], tokenize)
-    )
+    rows = view.sums(lambda x: bleu_statistics(x["response"], references[x["index"]], tokenize))
     return [Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, rows, note=bleu_signature(references, tokenize))]
 
 
-def chrf(view: View, word_order: int = 0) -> list[Metric]:
+def chrf(view: View, references: list[list[str]], word_order: int = 0) -> list[Metric]:
     """Corpus chrF of all samples; with a word order of 2 chrF++."""
-    if (references := answers(view)) is None:
-        return []
-    rows = per_unit(
-        view.sampled, view.unit, lambda x: chrf_statistics(x["response"], references[x["index"]], word_order)
-    )
+    rows = view.sums(lambda x: chrf_statistics(x["response"], references[x["index"]], word_order))
     return [Metric("chrF++" if word_order else "chrF", 1, chrf_from_statistics, rows)]
 
 
-def rouges(view: View) -> list[Metric]:
+def rouges(view: View, references: list[list[str]]) -> list[Metric]:
     """Mean F of ROUGE-1, 2, L and Lsum; in characters where the references are Chinese."""
-    if (references := answers(view)) is None:
-        return []
     rows = {m: [{"index": x["index"]} | rouge(x["response"], references[x["index"]]) for x in xs]
             for m, xs in view.sampled.items()}  # fmt: skip
     names = [name for name in next(iter(rows.values()))[0] if name != "index"]
     return [view.mean(f"{name} F", 1, lambda x, name=name: x[name], rows) for name in names]
 
 
-def known_texts(view: View) -> dict[str, list[dict]]:
-    """The texts that fit the context of every model, for each: on others they cannot be compared."""
+def known_texts(view: View) -> Rows | None:
+    """The texts that fit the context of every model, for each: on others they cannot be compared. None without any."""
     known = [all(rows[i]["nll"] is not None for rows in view.texts.values()) for i in range(len(view.records))]
-    return {m: [x for x in items if known[x["index"]]] for m, items in view.texts.items()}
+    return {m: [x for x in items if known[x["index"]]] for m, items in view.texts.items()} if any(known) else None
 
 
-def nll(view: View) -> list[Metric]:
+def nll(view: View, rows: Rows) -> list[Metric]:
     """Perplexity and bits per byte of the records' own answers, and for reviews nats beside the grammar's.
 
     RL raises them by design: they say how far a model has moved from the text it was shown.
     """
-    rows = known_texts(view)
-    if not all(rows.values()):
-        return []
-    tables = per_unit(rows, view.unit, lambda x: (x["nll"], x["tokens"], x["bytes"]))
+    tables = view.sums(lambda x: (x["nll"], x["tokens"], x["bytes"]), rows)
     metrics = [
         Metric("reference perplexity", -1, lambda s: perplexity(s[:, 0], s[:, 1]), tables, "drift"),
         Metric("reference bits per byte", -1, lambda s: bits_per_byte(s[:, 0], s[:, 2]), tables, "drift"),
@@ -166,15 +149,11 @@ def nll(view: View) -> list[Metric]:
     return metrics
 
 
-def calibration(view: View) -> list[Metric]:
+def calibration(view: View, rows: Rows) -> list[Metric]:
     """Expected calibration error of the next token, over the records' own answers; and what is left of it at the
     one temperature of each model that was fitted on other texts."""
-    rows = known_texts(view)
-    if not all(rows.values()):
-        return []
-
     def error(name: str, confidence: str, note: str = "") -> Metric:
-        tables = per_unit(rows, view.unit, lambda x: calibration_statistics(x[confidence], x["correct"]))
+        tables = view.sums(lambda x: calibration_statistics(x[confidence], x["correct"]), rows)
         return Metric(name, -1, ece_from_statistics, tables, "calibration", note=note)
 
     metrics = [error("calibration error", "confidence")]
@@ -184,11 +163,8 @@ def calibration(view: View) -> list[Metric]:
     return metrics
 
 
-def brier(view: View) -> list[Metric]:
+def brier(view: View, rows: Rows) -> list[Metric]:
     """Brier score of the next token's confidence, over the records' own answers: mean of (confidence − right)²."""
-    rows = known_texts(view)
-    if not all(rows.values()):
-        return []
     def squares(x: dict) -> float:
         return sum((p - y) ** 2 for p, y in zip(x["confidence"], x["correct"]))
 
@@ -205,33 +181,14 @@ def estimates(view: View) -> list[Metric]:
     return [view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3")]
 
 
-def given_the_prompt(view: View, name: str, value: Callable[[list[dict]], float]) -> list[Metric]:
-    """Diversity of a prompt's samples, averaged over prompts: what RLHF lowers first (Kirk et al. 2024, section 4)."""
-    rows = together(view.sampled, value)
-    return [view.mean(name, 0, lambda x: x["value"], rows, lambda x: x["known"], "diversity")]
+def diversity(name: str, value: Callable[[list[list[int]], list[str], int], float]) -> Made:
+    """Diversity of a prompt's samples, averaged over prompts: what RLHF lowers first (Kirk et al. 2024, section 4).
 
-
-def distinct(view: View) -> list[Metric]:
-    """distinct-2 of a prompt's samples, in tokens."""
-    return given_the_prompt(view, "distinct-2 per prompt", lambda xs: distinct_n([x["ids"] for x in xs], 2))
-
-
-def adjusted(view: View) -> list[Metric]:
-    """Expectation-adjusted distinct-1, which longer answers do not lower."""
-    def value(xs: list[dict]) -> float:
-        return expectation_adjusted_distinct([x["ids"] for x in xs], 1, view.vocabulary)
-
-    return given_the_prompt(view, "adjusted distinct-1", value)
-
-
-def alike(view: View) -> list[Metric]:
-    """Self-BLEU of a prompt's samples: 100 where they are all the same."""
-    return given_the_prompt(view, "self-BLEU per prompt", lambda xs: self_bleu([x["response"] for x in xs]))
-
-
-def duplicates(view: View) -> list[Metric]:
-    """Share of a prompt's samples that repeat another."""
-    return given_the_prompt(view, "duplicates per prompt", lambda xs: duplicate_rate([x["response"] for x in xs]))
+    value: of the ids of a prompt's samples, their texts, and the size of the vocabulary.
+    """
+    return lambda view: [view.mean_of_prompts(
+        name, 0, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary), "diversity"
+    )]  # fmt: skip
 
 
 def repetition(view: View) -> list[Metric]:
@@ -254,26 +211,27 @@ def shape(view: View) -> list[Metric]:
 
 
 # name -> what makes it and what it needs of the data; those of DEFAULT are taken where the data allow.
-METRICS: dict[str, tuple[Callable[[View], list[Metric]], str]] = {
+METRICS: dict[str, tuple[Made, str]] = {
     "scores": (scores, "a reward or a generated task"),
     "best": (best, "a reward"),
-    "accuracy": (accuracy, "a label in each record"),
-    "f1": (labels, "a label in each record"),
-    "exact": (exact, "a response or reference in each record"),
-    "bleu": (bleu, "a response or reference in each record"),
-    "chrf": (chrf, "a response or reference in each record"),
-    "chrf++": (lambda view: chrf(view, 2), "a response or reference in each record"),
-    "rouge": (rouges, "a response or reference in each record"),
-    "perplexity": (nll, "a response in each record"),
-    "calibration": (calibration, "a response in each record"),
-    "brier": (brier, "a response in each record"),
+    "accuracy": (given(labels_of, accuracy), "a label in each record"),
+    "f1": (given(labels_of, labels), "a label in each record"),
+    "exact": (given(answers, exact), "a response or reference in each record"),
+    "bleu": (given(answers, bleu), "a response or reference in each record"),
+    "chrf": (given(answers, chrf), "a response or reference in each record"),
+    "chrf++": (given(answers, partial(chrf, word_order=2)), "a response or reference in each record"),
+    "rouge": (given(answers, rouges), "a response or reference in each record"),
+    "perplexity": (given(known_texts, nll), "a response in each record"),
+    "calibration": (given(known_texts, calibration), "a response in each record"),
+    "brier": (given(known_texts, brier), "a response in each record"),
     "kl": (distance, "prompts"),
     "estimates": (estimates, "prompts"),
     "entropy": (spread_of_tokens, "prompts"),
-    "distinct": (distinct, "prompts"),
-    "adjusted": (adjusted, "prompts"),
-    "self-bleu": (alike, "prompts"),
-    "duplicates": (duplicates, "prompts"),
+    "distinct": (diversity("distinct-2 per prompt", lambda ids, *_: distinct_n(ids, 2)), "prompts"),
+    "adjusted": (diversity(  # longer answers do not lower it
+        "adjusted distinct-1", lambda ids, _, V: expectation_adjusted_distinct(ids, 1, V)), "prompts"),  # fmt: skip
+    "self-bleu": (diversity("self-BLEU per prompt", lambda _, texts, V: self_bleu(texts)), "prompts"),
+    "duplicates": (diversity("duplicates per prompt", lambda _, texts, V: duplicate_rate(texts)), "prompts"),
     "repetition": (repetition, "answers of four tokens or more"),
     "length": (shape, "prompts"),
 }
@@ -298,10 +256,10 @@ def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
         if missing := [name for name, metrics in made.items() if not metrics]:
             raise UserError(f"--metrics {missing[0]} needs {METRICS[missing[0]][1]}")
         return [metric for metrics in made.values() for metric in metrics]
-    task, labelled = task_of(view.records[0]), labels_of(view) is not None
     chosen = list(METRICS if names else DEFAULT)
-    if not names and not task:
-        chosen.insert(1, "accuracy")
-    if not names and task in (None, translation) and not labelled:
-        chosen[1:1] = ["bleu", "chrf"]  # elsewhere many answers are right, and the reward knows them
+    if not names:
+        task = task_of(view.records[0])
+        chosen[1:1] = [] if task else ["accuracy"]
+        if task in (None, translation) and labels_of(view) is None:
+            chosen[1:1] = ["bleu", "chrf"]  # elsewhere many answers are right, and the reward knows them
     return [metric for name in chosen for metric in METRICS[name][0](view)]

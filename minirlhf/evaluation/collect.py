@@ -1,11 +1,12 @@
 """Collect the evidence: load the models, put every test set to each, and add what training knew of it.
 
-`gather` gives what `items.py` stores and `report.py` judges.
-Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
+`gather` gives what `items.py` stores and `report.py` judges. A conversation is asked turn by turn, each turn with
+what stands before it. Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
 """
 
-import dataclasses
 import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,22 +16,47 @@ from minirlhf.evaluation.attention import shown_attention
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import units, view_of
 from minirlhf.evaluation.optimum import reference_optimum
-from minirlhf.evaluation.options import Evaluation
 from minirlhf.evaluation.panels import choose, curves
-from minirlhf.evaluation.prompts import left_out, prompts_that_fit, test_sets
 from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import environment
+from minirlhf.harness.options import option
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
-from minirlhf.lm.records import messages_of, prompt_of, read_records
+from minirlhf.lm.records import messages_of, prompt_of, read_records, references_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit
-from minirlhf.rl.rewards import prompt_text
-from minirlhf.tasks import TASKS, task_of
-from minirlhf.tasks.sources import OWN
+from minirlhf.rl.rewards import load_reward, prompt_text
+from minirlhf.tasks import TASKS, reward_of_task, task_of
+from minirlhf.tasks.sources import OWN, parse_tasks
 
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
 VALIDATION = 200  # records that each model's temperature is fitted on
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation."""
+
+    models: tuple[str, ...] = option(("base=out/base", "sft=out/sft", "ppo=out/ppo"), "name=folder of each model")
+    reference: str = option("sft", "the model that the last is compared with, and the reference of the KL")
+    task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
+    data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label, or messages")
+    metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
+    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record), or model:DIR")
+    beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0)
+    prompts: int = option(200, "held-out prompts of each test set", least=1)
+    samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
+    reference_samples: int = option(0, "more of the reference to each, for J* where training did not know it", least=0)
+    max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1)
+    show: int = option(2, "samples to print of each test set, side by side", least=0)
+    prompt: str = option("", "only print what each model answers to this")
+    text: tuple[str, ...] = option((), "only perplexity and bits per byte of these .txt or .jsonl files, of any length")
+    stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0)
+    from_: str = option("", "items.jsonl of an evaluation: make its report again, without the models")
+    reports: tuple[str, ...] = option(
+        (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
+        "trained with different seeds; else as old and new, item by item")  # fmt: skip
+    out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 
 
 def load_models(options: Evaluation, device: torch.device) -> tuple[dict, dict[str, bool], dict[str, dict], dict[str, str]]:
@@ -51,6 +77,75 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict, dict[s
     return models, chat, runs, folders
 
 
+def turns(records: Sequence[dict]) -> list[dict]:
+    """A record for each assistant turn of a conversation, asked after the true turns before it.
+
+    They share a `conversation`, for they are no independent evidence, and so do equal conversations. A question
+    at the end is one more. Records of one answer stay as they are.
+    """
+    out: list[dict] = []
+    first: dict[str, int] = {}  # conversation -> where it stands first
+    for i, record in enumerate(records):
+        messages = messages_of(record)
+        ends = [t + 1 for t, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(ends) < 2:
+            out.append(record)
+        else:
+            ends += [len(messages)] if messages[-1]["role"] == "user" else []
+            known = first.setdefault(str(messages), i)
+            out += [record | {"messages": messages[:end], "conversation": known} for end in ends]
+    return out
+
+
+def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: torch.device) -> list[tuple]:
+    """(title, records, reward_of or None, its name, max_new) of each set of held-out prompts. Raises UserError."""
+    reward = load_reward(options.reward, device) if options.reward else None
+    of = (lambda record: reward) if reward else None
+    if options.data:
+        records = turns([r for path in options.data for r in read_records(path) if "text" not in r])
+        if not records:
+            raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
+        return [("data", records, of, "", options.max_new)]
+    trained = [name for run in runs.values() for name in run.get("tasks", {})]
+    names = parse_tasks(options.task or ",".join(dict.fromkeys(trained))) if options.task or trained else {}
+    if not names:
+        raise UserError("the models were not trained on a generated task: give --task, or --data")
+    return [
+        (name if split == "test" else f"{name}, {split[5:]}", TASKS[name].records(split, options.prompts, seed),
+         of or reward_of_task, "" if of else TASKS[name].REWARD, TASKS[name].MAX_NEW)
+        for name in names for split in TASKS[name].EVAL_SPLITS if split.startswith("test")
+    ]  # fmt: skip
+
+
+def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], title: str) -> list[dict]:
+    """The records whose prompt leaves every model room for an answer. Raises UserError if none does."""
+    context = min(model.config.context for model, _ in models.values())
+    kept = [r for r in records if all(len(render_prompt(r, t, chat[n])) < context for n, (_, t) in models.items())]
+    if not kept:
+        raise UserError(f"{title}: no prompt of {len(records)} fits the models' context of {context} tokens")
+    if len(kept) < len(records):
+        left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
+        print(f"{title}: {left_out}, longer than the context of {context} tokens")
+    return kept
+
+
+def answered(record: dict) -> bool:
+    """Whether the record ends in an answer."""
+    return messages_of(record)[-1]["role"] == "assistant"
+
+
+def left_out(records: list[dict], scored: int) -> list[str]:
+    """What some of the records lack, and which metrics do without them. scored: how many texts have a loss."""
+    n, answers = len(records), sum(map(answered, records))
+    known, lines = sum(any(references_of(r)) for r in records), []
+    if 0 < known < n:
+        lines.append(f"{n - known} of {n} records have no answer to compare with: no BLEU, chrF, ROUGE, exact match")
+    if scored < answers:
+        unfit = f"{answers - scored} of {answers} answers fit no context"
+        lines.append(f"{unfit}: perplexity and calibration leave them out")
+    return lines
+
+
 def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict, folders: dict) -> tuple[dict, list]:
     """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
     if options.reference not in (*models, Evaluation.reference):
@@ -61,7 +156,7 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
         raise UserError(f"{others[0]} and {reference} have different tokenizers, so no KL: evaluate them apart")
     last, vocabulary = list(models)[-1], models[reference][0].config.vocab_size
     device = models[reference][0].wte.weight.device
-    run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": dataclasses.asdict(options)}
+    run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": asdict(options)}
     run |= {"environment": environment(), "models": {
         name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name][0]), "stage": runs[name].get("stage"),
                "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": curves(folder)}
@@ -96,7 +191,7 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
                 )  # fmt: skip
                 known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
             s.about |= {"beta": beta, "optimum": known}
-        view = view_of(s.records, s.items, s.texts)
+        view = view_of(s)
         chosen = choose(view, reference, last, seed)["median"]
         said = next(x for x in view.sampled[last] if x["index"] == chosen)
         prompt = render_prompt(s.records[chosen], models[last][1], chat[last])
@@ -151,9 +246,6 @@ def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
 
 def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) -> dict | None:
     """What an n-gram model of training answers gives the records' own: its order, how many answers, nll, tokens."""
-    def answered(record: dict) -> bool:
-        return messages_of(record)[-1]["role"] == "assistant"
-
     learnt = [render(r, tokenizer).ids for r in seen[:NGRAM_ANSWERS] if answered(r)]
     asked = [r for r in records if answered(r)]
     if not learnt or not asked:

@@ -10,7 +10,7 @@ One JSON object a line, in this order within a set. Proved by tests/evaluation/t
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,23 +37,16 @@ class TestSet:
     about: dict = field(default_factory=dict)  # reward (its name), beta, optimum, attention, temperatures
 
 
-def lines_of(run: dict, sets: Sequence[TestSet]) -> Iterator[dict]:
-    """The evidence as JSON objects."""
-    yield {"kind": "run", "version": VERSION} | run
-    for s in sets:
-        yield {"kind": "set", "set": s.title} | s.about
-        for i, record in enumerate(s.records):
-            yield {"kind": "prompt", "set": s.title, "index": i, "record": record}
-        for kind, table in (("text", s.texts), ("response", s.items)):
-            for model, items in table.items():
-                for item in items:
-                    yield {"kind": kind, "set": s.title, "model": model} | item
-
-
 def write(path: str | Path, run: dict, sets: Sequence[TestSet]) -> None:
     """Write items.jsonl, whole or not at all."""
-    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines_of(run, sets))
-    write_atomic(path, "".join(lines).encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON spells it
+    lines = [{"kind": "run", "version": VERSION} | run]
+    for s in sets:
+        lines.append({"kind": "set", "set": s.title} | s.about)
+        lines += [{"kind": "prompt", "set": s.title, "index": i, "record": r} for i, r in enumerate(s.records)]
+        for kind, table in (("text", s.texts), ("response", s.items)):
+            lines += [{"kind": kind, "set": s.title, "model": m} | item for m, rows in table.items() for item in rows]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON spells it
 
 
 def read_lines(path: str | Path) -> list[dict]:

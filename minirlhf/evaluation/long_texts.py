@@ -1,4 +1,4 @@
-"""Perplexity of texts longer than the context: a window that slides over them, and n-grams beside it.
+"""Perplexity of texts longer than the context: a window that slides over them, and an n-gram model beside it.
 
     NLL = − Σ_t log p(x_t | x_{s(t)} … x_{t−1})        perplexity = exp(NLL / T)
     python evaluate.py --text novel.txt --models base=out/base sft=out/sft
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
@@ -24,14 +26,16 @@ from minirlhf.metrics.ngram import KneserNey, fit
 from minirlhf.metrics.scores import bits_per_byte, perplexity
 from minirlhf.tasks import TASKS
 
+ORDER, LEARNT = 5, 20_000  # of the n-gram model, and the documents it counts at most
+
 
 @dataclass(frozen=True)
 class TextScore:
-    """What a text costs: for scores.perplexity(nll, tokens) and scores.bits_per_byte(nll, bytes)."""
+    """What texts cost: for scores.perplexity(nll, tokens) and scores.bits_per_byte(nll, bytes)."""
 
     nll: float  # nats, summed over the tokens
-    tokens: int  # scored: all of the text and the EOS that ends it
-    bytes: int  # of the text in UTF-8; the EOS has none
+    tokens: int  # scored: all of a text and the EOS that ends it
+    bytes: int  # of the texts in UTF-8, also where a surrogate stands alone; the EOS has none
     window: int  # tokens of context at the most
     stride: int  # tokens that the window moves
 
@@ -59,32 +63,28 @@ def document(text: str, tokenizer: Tokenizer) -> list[int]:
     return [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
 
 
-def text_score(model: GPT, tokenizer: Tokenizer, text: str, stride: int, micro_rows: int = 32) -> TextScore:
-    """Score a text of any length under a GPT, which reads it through windows of its own context.
+def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: int) -> TextScore:
+    """Score texts of any length under a GPT, which reads each through windows of its own context.
 
     The first token is conditioned on EOS, as in pretraining. A text that fits the context is one window,
     whatever the stride: then this is sft.evaluate_loss of the document. Raises ValueError as `windows` does.
     """
-    ids, context = document(text, tokenizer), model.config.context
-    examples = []
-    for start, first, end in windows(len(ids) - 1, context, stride):
-        examples.append(Example(ids[start : end + 1], [t >= first for t in range(start, end + 1)]))
-    nll, tokens = evaluate_loss(model, examples, micro_rows)
-    return TextScore(nll, tokens, text_bytes(text), context, stride)
+    examples, context = [], model.config.context
+    for ids in (document(text, tokenizer) for text in texts):
+        for start, first, end in windows(len(ids) - 1, context, stride):
+            examples.append(Example(ids[start : end + 1], [t >= first for t in range(start, end + 1)]))
+    return TextScore(*evaluate_loss(model, examples), text_bytes(texts), context, stride)
 
 
-def ngram_text_score(ngram: KneserNey, tokenizer: Tokenizer, text: str) -> TextScore:
+def ngram_text_score(ngram: KneserNey, tokenizer: Tokenizer, texts: Sequence[str]) -> TextScore:
     """The same under an n-gram model: a window of n − 1 tokens that moves by one, on the same tokens."""
-    logp = ngram.log_prob(document(text, tokenizer)[1:])  # (T,)
-    return TextScore(float(-logp.sum()), len(logp), text_bytes(text), len(ngram.levels) - 1, 1)
+    logp = np.concatenate([ngram.log_prob(document(text, tokenizer)[1:]) for text in texts])  # (T,)
+    return TextScore(float(-logp.sum()), len(logp), text_bytes(texts), len(ngram.levels) - 1, 1)
 
 
-def text_bytes(text: str) -> int:
-    """Its length in UTF-8, also where a surrogate stands alone."""
-    return len(text.encode("utf-8", "surrogatepass"))
-
-
-ORDER, LEARNT = 5, 20_000  # of the n-gram model, and the documents it counts at most
+def text_bytes(texts: Sequence[str]) -> int:
+    """Their length in UTF-8."""
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def read_texts(paths: Sequence[str]) -> list[str]:
@@ -105,7 +105,7 @@ def texts_of_training(run: dict) -> list[str]:
 
 
 def score_texts(texts: Sequence[str], models: dict, runs: dict[str, dict], stride: int) -> dict[str, TextScore]:
-    """name -> the sum over all texts, for each model and for an n-gram model of what the first was pretrained on.
+    """name -> what all texts cost each model, and an n-gram model of what the first was pretrained on.
 
     models: name -> (model, tokenizer).  stride: 0 is half of each model's context. Raises UserError.
     """
@@ -114,19 +114,12 @@ def score_texts(texts: Sequence[str], models: dict, runs: dict[str, dict], strid
         context = model.config.context
         if stride > context:
             raise UserError(f"--stride {stride}: {name} has a context of {context} tokens; give at most that")
-        step = stride or max(1, context // 2)
-        scores[name] = total([text_score(model, tokenizer, text, step) for text in texts])
+        scores[name] = text_score(model, tokenizer, texts, stride or max(1, context // 2))
     name, (model, tokenizer) = next(iter(models.items()))
     if learnt := texts_of_training(runs[name])[:LEARNT]:
         ngram = fit([document(text, tokenizer)[1:] for text in learnt], ORDER, tokenizer.vocab_size)
-        scores[f"{ORDER}-gram"] = total([ngram_text_score(ngram, tokenizer, text) for text in texts])
+        scores[f"{ORDER}-gram"] = ngram_text_score(ngram, tokenizer, texts)
     return scores
-
-
-def total(scores: Sequence[TextScore]) -> TextScore:
-    """All texts together: sums of nats, tokens and bytes."""
-    sums = (sum(getattr(s, key) for s in scores) for key in ("nll", "tokens", "bytes"))
-    return TextScore(*sums, window=scores[0].window, stride=scores[0].stride)
 
 
 def lines(scores: dict[str, TextScore]) -> list[str]:

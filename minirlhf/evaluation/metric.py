@@ -6,12 +6,15 @@ Units are prompts; the turns of a conversation are one. Proved by tests/evaluati
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from minirlhf.evaluation.items import TestSet
 from minirlhf.lm.records import prompt_of
 from minirlhf.metrics.scores import divide
+
+Rows = dict[str, list[dict]]  # model -> what it said, or how it predicts what people said
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,36 @@ class View:
 
     records: Sequence[dict]
     unit: np.ndarray  # (prompts,) which unit of analysis each belongs to
-    sampled: dict[str, list[dict]]  # model -> items of `ask.sample_items`
-    greedy: dict[str, list[dict]]
-    texts: dict[str, list[dict]]  # model -> items of `ask.text_items`
-    reward: str = ""  # what the reward measures
-    vocabulary: int = 0
-    temperatures: dict[str, float] = field(default_factory=dict)  # model -> T of `ask.fitted_temperature`
+    sampled: Rows  # items of `ask.sample_items`
+    greedy: Rows
+    texts: Rows  # items of `ask.text_items`
+    reward: str  # what the reward measures
+    vocabulary: int
+    temperatures: dict[str, float]  # model -> T of `ask.fitted_temperature`; {} if unknown
+
+    def sums(self, statistic: Callable[[dict], Sequence[float]], rows: Rows | None = None) -> dict[str, np.ndarray]:
+        """`per_unit` of the sampled responses, unless other rows are given."""
+        return per_unit(rows or self.sampled, self.unit, statistic)
 
     def mean(
-        self, name: str, direction: int, value: Callable[[dict], float], rows: dict[str, list[dict]] | None = None,
+        self, name: str, direction: int, value: Callable[[dict], float], rows: Rows | None = None,
         per: Callable[[dict], float] = lambda x: 1, group: str = "quality", primary: bool = False,
     ) -> Metric:  # fmt: skip
         """Σ value / Σ per, over the sampled responses unless other rows are given."""
-        statistics = per_unit(rows or self.sampled, self.unit, lambda x: (value(x), per(x)))
-        return Metric(name, direction, ratio, statistics, group, primary)
+        return Metric(name, direction, ratio, self.sums(lambda x: (value(x), per(x)), rows), group, primary)
+
+    def mean_of_prompts(
+        self, name: str, direction: int, value: Callable[[list[dict]], float], group: str = "quality"
+    ) -> Metric:
+        """The mean over prompts of a value of all samples of each; where that is undefined, the prompt is left out."""
+        rows = {}
+        for model, responses in self.sampled.items():
+            by_prompt: dict[int, list[dict]] = {}
+            for x in responses:
+                by_prompt.setdefault(x["index"], []).append(x)
+            values = {i: value(xs) for i, xs in by_prompt.items()}
+            rows[model] = [{"index": i, "value": np.nan_to_num(v), "known": v == v} for i, v in values.items()]
+        return self.mean(name, direction, lambda x: x["value"], rows, lambda x: x["known"], group)
 
 
 def units(records: Sequence[dict]) -> np.ndarray:
@@ -56,14 +75,13 @@ def units(records: Sequence[dict]) -> np.ndarray:
     return np.array([known.setdefault(key, len(known)) for key in keys], dtype=int)
 
 
-def view_of(
-    records: Sequence[dict], items: dict[str, list[dict]], texts: dict[str, list[dict]], reward: str = "",
-    vocabulary: int = 0, temperatures: dict[str, float] | None = None,
-) -> View:  # fmt: skip
+def view_of(s: TestSet, vocabulary: int = 0) -> View:
     """The items of one set, sorted by kind."""
-    sampled = {m: [x for x in rows if x["sample"] >= 0] for m, rows in items.items()}
-    greedy = {m: [x for x in rows if x["sample"] < 0] for m, rows in items.items()}
-    return View(records, units(records), sampled, greedy, texts, reward, vocabulary, temperatures or {})
+    sampled, greedy = (
+        {m: [x for x in rows if (x["sample"] < 0) == wanted] for m, rows in s.items.items()} for wanted in (False, True)
+    )
+    reward, temperatures = s.about.get("reward", ""), s.about.get("temperatures") or {}
+    return View(s.records, units(s.records), sampled, greedy, s.texts, reward, vocabulary, temperatures)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -76,9 +94,7 @@ def plain(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def per_unit(
-    rows: dict[str, list[dict]], unit: np.ndarray, statistic: Callable[[dict], Sequence[float]]
-) -> dict[str, np.ndarray]:
+def per_unit(rows: Rows, unit: np.ndarray, statistic: Callable[[dict], Sequence[float]]) -> dict[str, np.ndarray]:
     """model -> (n units, d): the statistics of the rows that belong to each unit, summed."""
     tables = {}
     for model, responses in rows.items():
@@ -86,15 +102,3 @@ def per_unit(
         tables[model] = np.zeros((unit.max() + 1, values.shape[1]))  # (n, d)
         np.add.at(tables[model], unit[[x["index"] for x in responses]], values)
     return tables
-
-
-def together(rows: dict[str, list[dict]], value: Callable[[list[dict]], float]) -> dict[str, list[dict]]:
-    """One row a prompt: a value of all its samples, and whether it is defined."""
-    out: dict[str, list[dict]] = {}
-    for model, responses in rows.items():
-        by_prompt: dict[int, list[dict]] = {}
-        for x in responses:
-            by_prompt.setdefault(x["index"], []).append(x)
-        values = {i: value(xs) for i, xs in by_prompt.items()}
-        out[model] = [{"index": i, "value": np.nan_to_num(v), "known": v == v} for i, v in values.items()]
-    return out

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Metric, per_unit, plain, ratio
+from minirlhf.evaluation.metric import Metric, Rows, per_unit, plain, ratio
 from minirlhf.metrics.intervals import corpus_interval
 from minirlhf.metrics.scores import divide
 from minirlhf.rl.optimum import LEAST, best_of_n, effective_size, mixture_weights, optimal_objective, worth
@@ -42,8 +42,7 @@ def reference_optimum(items: Sequence[dict], beta: float, unit: np.ndarray) -> d
 
 
 def regret_metrics(
-    items: dict[str, list[dict]], reference: str, policy: str, beta: float, unit: np.ndarray,
-    known: dict | None = None,
+    sampled: Rows, reference: str, policy: str, beta: float, unit: np.ndarray, known: dict | None = None
 ) -> tuple[list[Metric], dict]:
     """J = E r − β KL of every model, the share of (J* − J_ref) it reaches, and what is known of the optimum.
 
@@ -51,7 +50,6 @@ def regret_metrics(
     `policy` together, which hold their log_ratio, as best-of-n does. The share is left out where J* rests on
     fewer than LEAST effective samples or leaves less to gain than a tenth of a nat of KL costs.
     """
-    sampled = {m: [x for x in rows if x["sample"] >= 0] for m, rows in items.items()}
     pooled = sampled[reference] + sampled[policy]
     rewards, log_ratio = (np.array(x) for x in zip(*((x["scores"]["reward"], x["log_ratio"]) for x in pooled)))
     weights = mixture_weights(log_ratio, len(sampled[reference]) / len(pooled))  # (N,)
@@ -70,4 +68,5 @@ def regret_metrics(
     own = float(np.mean([x["scores"]["reward"] for x in sampled[policy]]))
     tokens = {m: float(np.mean([x["tokens"] for x in sampled[m]])) for m in (reference, policy)}
     optimum |= {"best_of": {str(k): best_of_n(rewards, weights, k) for k in (1, 2, 4, 8, 16, 32, 64, 128)}}
-    return metrics, optimum | {"beta": beta, "reward": own, "worth": worth(own, rewards, weights), "tokens": tokens}
+    optimum |= {"beta": beta, "reward": own, "worth": plain(worth(own, rewards, weights)), "tokens": tokens}
+    return metrics, optimum

@@ -30,8 +30,7 @@ def rewards_by_prompt(view: View) -> dict[str, np.ndarray]:
 
 def wins(view: View, reference: str, policy: str) -> dict | None:
     """On how many prompts the policy's mean reward is above the reference's, with the win rate."""
-    rewards = rewards_by_prompt(view)
-    if not rewards:
+    if not (rewards := rewards_by_prompt(view)):
         return None
     d = rewards[policy] - rewards[reference]
     w = win_rate(int((d > 1e-9).sum()), int((abs(d) <= 1e-9).sum()), int((d < -1e-9).sum()))
@@ -100,14 +99,14 @@ def samples(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
     out = []
     for rule, i in chosen.items():
         said = {m: rows[i] for m, rows in first.items()}
-        sample = {"rule": rule, "index": i, "prompt": said[policy]["prompt"], "reference": said[policy]["reference"]}
+        own = said[policy]
+        sample = {"rule": rule, "index": i, "prompt": own["prompt"], "reference": own["reference"]}
         sample["answers"] = {
             m: {"response": x["response"], "stop": x["stop"], "reward": x["scores"].get("reward")}
             for m, x in said.items()
         }
-        if "pieces" in said[policy]:
-            x = said[policy]
-            sample["strip"] = {"pieces": x["pieces"], "kl": x["token_kl"], "log_ratio": x["token_log_ratio"]}
+        if "pieces" in own:
+            sample["strip"] = {"pieces": own["pieces"], "kl": own["token_kl"], "log_ratio": own["token_log_ratio"]}
         out.append(sample)
     return out
 
@@ -124,18 +123,13 @@ def curves(folder: str | Path) -> list[dict]:
     found = []
     for name in names:
         points = [[x["step"], x[name]] for x in log if known(x.get("step")) and known(x.get(name))]
+        if len(points) > POINTS:  # means of runs of neighbours
+            points = [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(points, dtype=float), POINTS)]
         if len(points) > 1:
-            found.append({"name": name, "x": "step", "points": thin(points)})
+            found.append({"name": name, "x": "step", "points": points})
     return found
 
 
 def known(*values: object) -> bool:
     """Whether all are finite numbers: a log of another program may hold anything."""
     return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
-
-
-def thin(points: list[list[float]]) -> list[list[float]]:
-    """Means of runs of neighbours, at most POINTS of them; short curves as they are."""
-    if len(points) <= POINTS:
-        return points
-    return [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(points, dtype=float), POINTS)]

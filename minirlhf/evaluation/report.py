@@ -27,14 +27,11 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
     trained_on = {prompt for s in sets for prompt in (s.about.get("trained_on") or ())}
     report["alarms"] = alarms(run["models"], {s.title: s.items for s in sets}, trained_on)
     for s in sets:
-        view = view_of(
-            s.records, s.items, s.texts, s.about.get("reward", ""), run.get("vocabulary", 0), s.about.get("temperatures")
-        )
+        view = view_of(s, run.get("vocabulary", 0))
         metrics, optimum = metric_table(view, names), None
         if s.about.get("beta"):
             known = s.about.get("optimum")
-            more, optimum = regret_metrics(s.items, reference, last, s.about["beta"], view.unit, known)
-            optimum |= {k: plain(optimum[k]) for k in ("worth", "value", "low", "high") if optimum.get(k) is not None}
+            more, optimum = regret_metrics(view.sampled, reference, last, s.about["beta"], view.unit, known)
             metrics += more
         rows = compare(metrics, reference, seed)
         task = {"prompts": len(s.records), "units": int(view.unit.max()) + 1, "metrics": rows}

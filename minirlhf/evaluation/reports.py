@@ -24,6 +24,7 @@ from minirlhf.evaluation.table import SHORT, cell, number, table
 from minirlhf.evaluation.verdicts import adjust, compare, word
 from minirlhf.harness.files import UserError, read_json
 from minirlhf.lm.records import prompt_of
+from minirlhf.metrics.paired_tests import Difference
 from minirlhf.metrics.training_runs import crossed_t, independent_t
 
 ELSEWHERE = ("models", "metrics", "show", "from_", "out")  # settings that change no answer, or are compared
@@ -74,7 +75,7 @@ def which(abouts: Sequence[dict]) -> tuple[bool, str]:
 
 def measures(records: Sequence[dict], items: dict[str, list[dict]]) -> list[Metric]:
     """What is compared, each a mean over answers: the scores, and how far a model has moved."""
-    view = view_of(records, items, {})
+    view = view_of(TestSet("", records, items))
     return [*scores(view), *distance(view), view.mean("entropy, nats/answer", 0, lambda x: x["entropy"]), *shape(view)]
 
 
@@ -182,25 +183,23 @@ def training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[S
         rows = []
         for name, metric in tables[0].items():
             if all(name in table for table in tables):
-                d = [ratio(table[name].statistics[last]) - ratio(table[name].statistics[reference]) for table in tables]
-                rows.append(over_runs(metric, d, same))
+                both = [[ratio(table[name].statistics[m]) for m in (last, reference)] for table in tables]
+                rows.append(over_runs(metric, [a - b for a, b in both], same))
         parts.append({"set": title, "shared_prompts": same, "metrics": rows})
     adjust([row for part in parts for row in part["metrics"] if row["primary"]])
     return {"runs": list(paths), "last": last, "reference": reference, "parts": parts}
 
 
-def over_runs(metric: Metric, d: Sequence[np.ndarray], same_prompts: bool) -> dict:
+def over_runs(metric: Metric, gains: Sequence[np.ndarray], same_prompts: bool) -> dict:
     """One quantity as a plain dict: each run's difference; and their mean with its interval, p and verdict.
 
-    d: (n units,) of each run, last − reference.  same_prompts: whether all runs were put to the same ones.
+    gains: (n units,) of each run, last − reference.  same_prompts: whether all runs were put to the same ones.
     """
-    by_run = [float(x.mean()) for x in d]
+    by_run = [float(x.mean()) for x in gains]
     value = float(np.mean(by_run))
-    (low, high), p = crossed_t(np.stack(d)) if same_prompts and len(d[0]) > 1 else independent_t(by_run)
-    better = "better" if (value > 0) == (metric.direction >= 0) else "worse"
-    verdict = "undefined" if np.isnan(p) else better if p <= 0.05 else "no difference shown"
-    mean = {"value": value, "low": plain(low), "high": plain(high), "p": plain(p)}
-    mean["verdict"] = word(verdict, metric.direction)
+    (low, high), p = crossed_t(np.stack(gains)) if same_prompts and len(gains[0]) > 1 else independent_t(by_run)
+    d = Difference(len(by_run), value, (low, high), p)
+    mean = {"value": value, "low": plain(low), "high": plain(high), "p": plain(p), "verdict": word(d, metric.direction)}
     return {"metric": metric.name, "primary": metric.primary, "by_run": by_run, "differences": {"mean": mean}}
 
 

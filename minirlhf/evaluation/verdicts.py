@@ -36,15 +36,10 @@ def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[di
             d = paired_corpus(statistics, metric.statistics[reference], metric.combine, seed, RESAMPLES)
             low, high = difference_interval(metric, statistics, metric.statistics[reference], d)
             row["differences"][model] = {
-                "value": plain(d.difference),
-                "low": plain(low),
-                "high": plain(high),
-                "p": plain(d.p_value),
-                "n": d.n,
-                "minimum_detectable": plain(d.minimum_detectable_effect),
-                "prompts_needed": plain(d.prompts_needed),
-                "verdict": word(verdict(d, metric.direction >= 0), metric.direction),
-            } | ({"undefined": d.undefined} if d.undefined else {})
+                "value": plain(d.difference), "low": plain(low), "high": plain(high), "p": plain(d.p_value), "n": d.n,
+                "minimum_detectable": plain(d.minimum_detectable_effect), "prompts_needed": plain(d.prompts_needed),
+                "verdict": word(d, metric.direction),
+            } | ({"undefined": d.undefined} if d.undefined else {})  # fmt: skip
         rows.append(row)
     return rows
 
@@ -67,9 +62,7 @@ def interval(metric: Metric, statistics: np.ndarray, seed: int = 0) -> tuple[flo
     return pivot(value, low, high) if metric.group == "calibration" and metric.combine is not ratio else (low, high)
 
 
-def difference_interval(
-    metric: Metric, a: np.ndarray, b: np.ndarray, d: Difference
-) -> tuple[float, float]:
+def difference_interval(metric: Metric, a: np.ndarray, b: np.ndarray, d: Difference) -> tuple[float, float]:
     """95 % interval of metric(a) − metric(b): Student's for a mean over fewer than FEW units, else the bootstrap's."""
     first, second = unit_means(metric, a), unit_means(metric, b)
     if d.undefined or first is None or second is None or len(first) >= FEW:
@@ -95,6 +88,7 @@ def adjust(rows: Sequence[dict], alpha: float = 0.05) -> None:
                 d["verdict"] = "no difference shown"
 
 
-def word(verdict: str, direction: int) -> str:
-    """A verdict on a quantity that is neither good nor bad says higher or lower."""
-    return {"better": "higher", "worse": "lower"}.get(verdict, verdict) if direction == 0 else verdict
+def word(d: Difference, direction: int) -> str:
+    """The verdict on a difference; on that of a quantity that is neither good nor bad it says higher or lower."""
+    said = verdict(d, direction >= 0)
+    return {"better": "higher", "worse": "lower"}.get(said, said) if direction == 0 else said

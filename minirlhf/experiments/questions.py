@@ -15,7 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from minirlhf.evaluation.ask import sample_items, text_items
-from minirlhf.evaluation.catalogue import given_the_prompt, metric_table
+from minirlhf.evaluation.catalogue import diversity, metric_table
+from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
@@ -67,7 +68,7 @@ def judge(
         drawn = max(samples, best_of) if inside else min(OUTSIDE_SAMPLES, samples)
         items = sample_items(model, reference, tokenizer, records, reward_of_task, most, drawn, seed, chat)
         texts = text_items(model, tokenizer, records, chat) if inside else []
-        view = view_of(records, {"": items}, {"": texts}, vocabulary=tokenizer.vocab_size)
+        view = view_of(TestSet(name, records, {"": items}, {"": texts}), tokenizer.vocab_size)
         view = replace(view, unit=np.arange(len(records)))
         metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
         if inside:  # of as many samples of every model, or diversity is not comparable
@@ -80,10 +81,8 @@ def judge(
 def drift(view: View, prose: bool) -> list[Metric]:
     """Diversity, calibration, and the distance from the reference and from the records' own responses."""
     metrics = metric_table(view, ["kl", "length", "entropy", "perplexity", "calibration"])
-    metrics += given_the_prompt(view, "distinct answers", lambda xs: 1 - duplicate_rate([x["response"] for x in xs]))
+    metrics += diversity("distinct answers", lambda ids, texts, V: 1 - duplicate_rate(texts))(view)
     if prose:
         metrics += metric_table(view, ["distinct", "self-bleu"])
-        metrics += given_the_prompt(view, "EAD-2", lambda xs: expectation_adjusted_distinct(
-            [x["ids"] for x in xs], 2, view.vocabulary
-        ))  # fmt: skip
+        metrics += diversity("EAD-2", lambda ids, texts, V: expectation_adjusted_distinct(ids, 2, V))(view)
     return metrics

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.machine import autocast
+from minirlhf.harness.options import option
 from minirlhf.lm.batches import Batch, collate, gather_true, micro_batches
 from minirlhf.lm.chat import Example
 from minirlhf.lm.logits import token_logprobs
@@ -28,16 +29,16 @@ FINAL_LR = 0.1  # the rate at the last step, as a share of the peak
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What `fit` does with a model and batches; the fields are options of train_sft.py."""
+    """Training."""
 
-    steps: int
-    lr: float
-    warmup: int = 50
-    weight_decay: float = 0.01
-    max_norm: float = 1.0
-    micro_rows: int = 32
-    eval_every: int = 100
-    save_every: int = 500
+    steps: int = option(700, "optimizer steps of SFT", least=0)
+    lr: float = option(2e-3, "peak learning rate of SFT; falls to a tenth on half a cosine", least=0)
+    warmup: int = option(50, "steps of rising learning rate, at most", least=0)
+    weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
+    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
+    micro_rows: int = option(32, "rows per forward pass: memory against speed, not the result", least=1)
+    eval_every: int = option(200, "steps between validations", least=1)
+    save_every: int = option(500, "steps between saved states", least=1)
 
 
 def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
@@ -77,11 +78,11 @@ def fit(
     and UserError for a state of other settings.
     """
     stepper = Stepper(make_adamw([model], config.lr, config.weight_decay), config.max_norm)
-    settings = dataclasses.asdict(config) | dataclasses.asdict(model.config)
+    settings, warmup = dataclasses.asdict(config) | dataclasses.asdict(model.config), min(config.warmup, config.steps)
     model.train()
     with Loop(run, config.steps, config.save_every, settings, model=model, stepper=stepper) as loop:
         for step in loop:
-            lr = learning_rate(step, config.lr, config.warmup, config.steps, FINAL_LR)
+            lr = learning_rate(step, config.lr, warmup, config.steps, FINAL_LR)
             loss, tokens, padding = accumulate(model, batch_of(step), config.micro_rows, run.dtype)
             norm = stepper.step(lr)
             figures = {"loss": loss, "lr": lr, "grad_norm": norm, "padding": padding}

@@ -9,12 +9,14 @@ Proved by tests/tasks/test_sources.py.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from minirlhf.harness.files import UserError
+from minirlhf.lm.chat import Example, document_examples, fit_context, render, render_prompt
 from minirlhf.lm.records import messages_of, read_records, split_of
+from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
 
 OWN = "data"  # the name under which a user's own records appear beside the tasks
@@ -83,3 +85,67 @@ def texts_of(sources: Sequence[Source]) -> list[str]:
     """All text a model will read or write, to train a tokenizer on."""
     texts = [text for source in sources for text in source.documents]
     return texts + [m["content"] for source in sources for record in source.train for m in messages_of(record)]
+
+
+def raw_text(
+    sources: Sequence[Source], tokenizer: Tokenizer, context: int, batch: int
+) -> tuple[dict[str, tuple[list[Example], float]], list[Example]]:
+    """What pretraining learns: (name -> examples and rows per step; for validation a fiftieth of each, at most 200)."""
+    sets, validation = {}, []
+    for source in sources:
+        examples = [e for text in source.documents for e in document_examples(text, tokenizer, context)]
+        held_out = max(1, len(examples) // 50)
+        sets[source.name] = (examples[held_out:] or examples, batch * source.weight)
+        validation += examples[:held_out][:200]
+    return sets, validation
+
+
+def answers(
+    sources: Sequence[Source], tokenizer: Tokenizer, context: int, batch: int
+) -> tuple[dict[str, tuple[list[Example], float]], list[Example]]:
+    """What SFT learns, as `raw_text` has it; says what is left out. Raises UserError where nothing fits the context."""
+    sets, validation = {}, []
+    for source in sources:
+        examples, left_out = fit_context((render(r, tokenizer) for r in source.train), context)
+        if left_out:
+            print(f"{source.name}: {left_out} of {len(source.train)} records left out, longer than --context")
+        if examples:
+            sets[source.name] = (examples, batch * source.weight)
+            validation += fit_context((render(r, tokenizer) for r in source.validation), context)[0]
+    n = sum(len(source.train) for source in sources)
+    if n and not sets:
+        raise UserError(f"none of {n} records fits the context of {context} tokens; raise --context")
+    return sets, validation
+
+
+def prompts_of(
+    task: str, files: Sequence[str], n: int, seed: int, trained: Mapping[str, float]
+) -> tuple[dict[str, list[dict]], dict[str, float], int]:
+    """What RL asks: (name -> records, weights of generated tasks, the longest answer that these want, in tokens).
+
+    From files, or of the tasks in `task`, else of those that the model was trained on. Raises UserError.
+    """
+    if files and task:
+        raise UserError("--task and --prompts: give one of them")
+    if files:
+        return {OWN: [record for path in files for record in read_records(path)]}, {}, 64
+    known = {name: TASKS[name].RL_WEIGHT for name in trained if name in TASKS}
+    weights = parse_tasks(task) if task else known if len(known) > 1 else dict.fromkeys(known, 1.0)
+    if not weights:
+        raise UserError("--init was not trained on a generated task: give --task, or --prompts and --reward")
+    records = {name: TASKS[name].records("train", n, seed) for name in weights}
+    return records, weights, max(TASKS[name].MAX_NEW for name in weights)
+
+
+def with_room(records: list[dict], tokenizer: Tokenizer, context: int, name: str) -> list[dict]:
+    """The records whose prompt leaves room for an answer; says what is left out. Raises UserError if none does."""
+    asked = [r for r in records if "prompt" in r or "messages" in r]
+    kept = [r for r in asked if len(render_prompt(r, tokenizer)) < context]
+    if len(asked) < len(records):
+        print(f"{name}: {len(records) - len(asked)} of {len(records)} records left out: text, and no prompt")
+    if len(kept) < len(asked):
+        left_out = f"{len(asked) - len(kept)} of {len(asked)} prompts left out"
+        print(f"{name}: {left_out}, longer than the context of {context} tokens")
+    if not kept:
+        raise UserError(f"{name}: no prompt of {len(records)} records fits the model's context of {context} tokens")
+    return kept

@@ -32,7 +32,7 @@ def both(**ppo) -> dict:
     return {"task": {"sft": rows("sft"), "ppo": rows("ppo", **ppo)}}
 
 
-def heard(items: dict, models: dict = MODELS, train=None) -> list[str]:
+def heard(items: dict, models: dict = MODELS, train=()) -> list[str]:
     """The names of what rang, each with a reason, a remedy and no line break."""
     found = alarms(models, items, train)
     assert all(set(a) == {"what", "why", "remedy"} and all(a.values()) for a in found)
@@ -40,7 +40,7 @@ def heard(items: dict, models: dict = MODELS, train=None) -> list[str]:
     return [a["what"].partition(":")[0] for a in found]
 
 
-def what(items: dict, models: dict = MODELS, train=None) -> str:
+def what(items: dict, models: dict = MODELS, train=()) -> str:
     """The one alarm's fact."""
     (alarm,) = alarms(models, items, train)
     return alarm["what"]
@@ -115,7 +115,7 @@ def test_prompts_that_were_trained_on_are_counted_once_with_an_example():
 
 
 def test_unknown_training_prompts_are_no_overlap():
-    assert heard(both(), train=None) == heard(both(), train=[]) == []
+    assert heard(both(), train=[]) == []
 
 
 # what the samples say of themselves

@@ -9,9 +9,9 @@ import torch
 
 from minirlhf.evaluation import ask
 from minirlhf.evaluation.ask import (
-    answer_logits, fitted_temperature, pieces_of, reference_nll, sample_items, scores_of, text_items, token_statistics,
+    answer_logits, fitted_temperature, pieces_of, sample_items, scores_of, text_items, token_statistics,
 )
-from minirlhf.evaluation.prompts import turns
+from minirlhf.evaluation.collect import turns
 from minirlhf.lm.batches import collate
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.generation import Generation
@@ -58,35 +58,13 @@ def uniform(vocab_size: int, **shape) -> GPT:
 
 @pytest.fixture
 def made(make_policy, tokenizer) -> tuple:
-    """(models, items, nll) of two models, the second the reference."""
+    """(models, items) of two models, the second the reference."""
     models = {"rl": make_policy(0), "sft": make_policy(1)}
     items = {name: sampled(model, models["sft"], tokenizer) for name, model in models.items()}
-    return models, items, {name: reference_nll(model, tokenizer, RECORDS) for name, model in models.items()}
+    return models, items
 
 
-# Conversations
-
-
-def test_each_assistant_turn_is_asked_after_the_true_turns_before_it():
-    """As a record of its own, with all that the conversation's record says besides."""
-    got = turns([RECORDS[0], CONVERSATION])
-    assert got[0] == RECORDS[0]
-    assert [record["messages"] for record in got[1:]] == [CONVERSATION["messages"][:end] for end in (3, 5, 6)]
-    assert {record["hint"] for record in got[1:]} == {7} and "conversation" not in CONVERSATION
-
-
-def test_the_turns_of_a_conversation_say_that_they_belong_together():
-    """And so do equal conversations, but not those that only begin alike."""
-    longer = {"messages": [*CONVERSATION["messages"], {"role": "assistant", "content": "x"}]}
-    got = turns([CONVERSATION, RECORDS[0], CONVERSATION, longer])
-    assert [record.get("conversation") for record in got] == [0, 0, 0, None, 0, 0, 0, 3, 3, 3, 3]
-
-
-@pytest.mark.parametrize("record", [
-    *RECORDS, {"prompt": "a"}, *({"messages": CONVERSATION["messages"][:n]} for n in (2, 3, 4)),
-])
-def test_a_record_of_one_answer_stays_as_it_is(record):
-    assert turns([record]) == [record]
+# Turns of conversations
 
 
 def test_of_each_turn_exactly_the_last_answer_is_scored(make_policy, tokenizer):
@@ -109,7 +87,7 @@ def test_all_turns_together_cost_what_the_conversation_costs(make_policy, tokeni
 
 def test_the_kl_of_a_model_with_itself_is_exactly_0(made):
     """And that with another is not; k1 and k3, which look at the sampled tokens alone, are 0 too."""
-    _, items, _ = made
+    _, items = made
     assert {x[k] for x in items["sft"] for k in ("kl", "k1", "k3")} == {0.0}
     assert all(x["kl"] > 0 and x["k3"] > 0 for x in items["rl"])
 
@@ -150,7 +128,7 @@ def test_padding_has_no_influence_on_the_statistics(make_gpt, every_response):
 
 
 def test_there_is_a_greedy_item_and_as_many_samples_as_asked_for_each_prompt_in_order(made):
-    _, items, _ = made
+    _, items = made
     expected = [(i, k) for i in range(len(RECORDS)) for k in range(-1, SAMPLES)]
     for rows in items.values():
         assert [(x["index"], x["sample"]) for x in rows] == expected
@@ -162,7 +140,7 @@ def test_there_is_a_greedy_item_and_as_many_samples_as_asked_for_each_prompt_in_
 
 def test_items_say_what_was_sampled(made, tokenizer):
     """Both kinds of end occur; tokens count the EOS; the text is that of the ids."""
-    _, items, _ = made
+    _, items = made
     rows = items["rl"] + items["sft"]
     assert {x["stop"] for x in rows} == {"eos", "length"}
     for x in rows:
@@ -172,7 +150,7 @@ def test_items_say_what_was_sampled(made, tokenizer):
 
 
 def test_the_greedy_item_is_the_most_probable_token_at_each_step(made, tokenizer):
-    models, items, _ = made
+    models, items = made
     for x in items["rl"]:
         if x["sample"] < 0:
             ids = render({"messages": [{"role": "user", "content": x["prompt"]}]}, tokenizer).ids
@@ -222,27 +200,27 @@ def test_what_a_model_says_fits_the_context_of_all(make_policy, tokenizer):
 
 
 def test_a_sample_depends_on_neither_its_neighbours_nor_the_number_of_samples(made, tokenizer):
-    models, items, _ = made
+    models, items = made
     few = sampled(models["rl"], models["sft"], tokenizer, RECORDS[:2], samples=1)
     all_of_them = {(x["index"], x["sample"]): x["ids"] for x in items["rl"]}
     assert [x["ids"] for x in few] == [all_of_them[x["index"], x["sample"]] for x in few]
 
 
 def test_another_seed_samples_other_responses(made, tokenizer):
-    models, items, _ = made
+    models, items = made
     others = sampled(models["rl"], models["sft"], tokenizer, seed=1)
     pairs = list(zip(items["rl"], others))
     assert all(x["ids"] == y["ids"] for x, y in pairs if x["sample"] < 0)
     assert sum(x["ids"] != y["ids"] for x, y in pairs if x["sample"] >= 0) > len(RECORDS)
 
 
-def test_a_response_that_did_not_end_scores_missing_eos(make_policy, tokenizer):
+def test_a_response_that_did_not_end_scores_0(make_policy, tokenizer):
     model, asked = make_policy(0), []
     noted = lambda p, r, record: asked.append(r) or reward(p, r, record)
-    items = sampled(model, model, tokenizer, reward_of=lambda record: noted, missing_eos=-9.0)
+    items = sampled(model, model, tokenizer, reward_of=lambda record: noted)
     for x in items:
         own = reward(x["prompt"], x["response"], {})
-        assert x["scores"] == {"reward": own if x["stop"] == "eos" else -9.0}
+        assert x["scores"] == {"reward": own if x["stop"] == "eos" else 0.0}
     assert len(asked) == sum(x["stop"] == "eos" for x in items) < len(items)
 
 
@@ -258,7 +236,7 @@ def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsa
 
 def test_items_can_be_scored_again_without_the_model(made):
     """From what stands in items.jsonl alone."""
-    _, items, _ = made
+    _, items = made
     for x in items["rl"] + items["sft"]:
         record, ended = RECORDS[x["index"]], x["stop"] == "eos"
         said = reward(x["prompt"], x["response"], record) if ended else 0.0
@@ -290,7 +268,7 @@ def test_items_hold_how_much_likelier_the_compared_model_finds_them(make_policy,
 
 
 def test_the_first_sample_of_each_prompt_says_where_its_model_moved_and_no_other_item_does(made):
-    _, items, _ = made
+    _, items = made
     for name, rows in items.items():
         for x in rows:
             told = {key for key in ("pieces", "token_kl", "token_log_ratio") if key in x}
@@ -377,7 +355,8 @@ def test_the_confidence_of_a_uniform_model_is_one_over_the_vocabulary(tokenizer)
 
 
 def test_the_perplexity_of_a_uniform_model_is_the_vocabulary_size(tokenizer):
-    nll, tokens, n_bytes = reference_nll(uniform(tokenizer.vocab_size), tokenizer, RECORDS).sum(0)
+    items = text_items(uniform(tokenizer.vocab_size), tokenizer, RECORDS)
+    nll, tokens, n_bytes = (sum(x[key] for x in items) for key in ("nll", "tokens", "bytes"))
     assert exp(nll / tokens) == pytest.approx(tokenizer.vocab_size, rel=1e-5)
     assert (tokens, n_bytes) == (4 + 7 + 5 + 2 + 4, 4 + 7 + 5 + 2)
 
@@ -386,9 +365,9 @@ def test_a_record_without_response_or_too_long_is_undefined(tokenizer):
     records = [{"prompt": "a", "response": "bc"}, {"prompt": "a"}, {"prompt": "a", "response": "b" * 40}]
     records.append({"messages": CONVERSATION["messages"][:4]})
     model = uniform(tokenizer.vocab_size)
-    assert [isnan(x) for x in reference_nll(model, tokenizer, records)[:, 0]] == [False, True, True, True]
     none = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
-    assert text_items(model, tokenizer, records)[1:] == [{"index": i} | none for i in (1, 2, 3)]
+    first, *others = text_items(model, tokenizer, records)
+    assert first["nll"] > 0 and others == [{"index": i} | none for i in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -10,7 +10,7 @@ from minirlhf.evaluation.ask import text_items
 from minirlhf.evaluation.catalogue import DEFAULT, METRICS, metric_names, metric_table
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
-from minirlhf.evaluation.prompts import turns
+from minirlhf.evaluation.collect import turns
 from minirlhf.harness.files import UserError
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import references_of
@@ -40,12 +40,12 @@ def view(records, said: dict[str, list[str]], texts=None, rewards=None, vocabula
             for i, text in enumerate(answers)
         ]  # fmt: skip
     unknown = [{"index": i, "nll": None, "confidence": []} for i in range(len(records))]
-    return view_of(records, items, texts or {m: unknown for m in said}, vocabulary=vocabulary)
+    return view_of(TestSet("", records, items, texts or {m: unknown for m in said}), vocabulary)
 
 
 def seen(s: TestSet) -> View:
-    """The view of a set of made-up evidence."""
-    return view_of(s.records, s.items, s.texts, vocabulary=260)
+    """The view of a set of made-up evidence, whose reward has no name."""
+    return view_of(replace(s, about={}), 260)
 
 
 def values(metrics: list[Metric]) -> dict[str, dict[str, float]]:
@@ -109,7 +109,7 @@ def labelled() -> View:
     """Five questions with one answer each; the last two are no label, or did not end."""
     records = [{"prompt": str(i), "label": label} for i, label in enumerate(LABELS)]
     rows = [{"index": i, "sample": 0, "response": x, "stop": stop} for i, (x, stop) in enumerate(GIVEN)]
-    return view_of(records, {"m": rows}, {})
+    return view_of(TestSet("", records, {"m": rows}))
 
 
 def test_accuracy_is_the_share_that_is_right_and_what_is_no_label_is_counted():
@@ -160,7 +160,7 @@ def test_the_reward_and_the_tasks_own_quantities_are_means_over_samples_and_over
     """Unparsable answers are better fewer, and shown of samples alone; the sampled reward is the primary one."""
     rows = [{"index": 0, "sample": k, "scores": {"reward": r, "parsed": r > 1, "unparsable": r < 1}}
             for k, r in ((-1, 5.0), (0, 1.0), (1, 0.0))]  # fmt: skip
-    metrics = metric_table(view_of(PAIRS[:1], {"m": rows}, {"m": [NO_TEXT]}, "merit"), ["scores"])
+    metrics = metric_table(view_of(TestSet("", PAIRS[:1], {"m": rows}, {"m": [NO_TEXT]}, {"reward": "merit"})), ["scores"])
     expected = {"reward = merit": 0.5, "reward, greedy": 5, "parsed": 0, "parsed, greedy": 1}
     expected["unparsable"] = 0.5
     assert values(metrics) == {name: {"m": x} for name, x in expected.items()}

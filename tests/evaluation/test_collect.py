@@ -9,10 +9,10 @@ import torch
 
 from minirlhf.evaluation.ask import fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.collect import (
-    gather, load_models, ngram_baseline, optimum_of_training, temperatures, training_records,
+    Evaluation, gather, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit, temperatures,
+    training_records, turns,
 )
 from minirlhf.evaluation.items import read, write
-from minirlhf.evaluation.options import Evaluation
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint
@@ -25,6 +25,8 @@ from minirlhf.tasks.sources import OWN
 
 QA = [("system", "s"), ("user", "q"), ("assistant", "12"), ("user", "r"), ("assistant", "好")]
 CONVERSATION = {"messages": [{"role": role, "content": content} for role, content in QA]}
+SAID = [("system", "s"), ("user", "q"), ("assistant", "12"), ("user", "r"), ("assistant", "345"), ("assistant", "好")]
+TALK = {"messages": [{"role": role, "content": content} for role, content in SAID], "hint": 7}
 PAIRS = [{"prompt": "ab", "response": "x"}, {"prompt": "cd", "response": "yes"}]
 
 
@@ -77,6 +79,57 @@ def test_own_data_are_asked_turn_by_turn_and_texts_are_passed_over(ask):
     _, (s,) = ask(**MINE)
     assert s.title == "data" and s.records[:2] == PAIRS and s.about["reward"] == ""
     assert s.records[2:] == [{"messages": CONVERSATION["messages"][:n], "conversation": 2} for n in (3, 5)]
+
+
+def test_each_assistant_turn_is_asked_after_the_true_turns_before_it():
+    """As a record of its own, with all that the conversation's record says besides."""
+    got = turns([PAIRS[0], TALK])
+    assert got[0] == PAIRS[0]
+    assert [record["messages"] for record in got[1:]] == [TALK["messages"][:end] for end in (3, 5, 6)]
+    assert {record["hint"] for record in got[1:]} == {7} and "conversation" not in TALK
+
+
+def test_the_turns_of_a_conversation_say_that_they_belong_together():
+    """And so do equal conversations, but not those that only begin alike."""
+    longer = {"messages": [*TALK["messages"], {"role": "assistant", "content": "x"}]}
+    got = turns([TALK, PAIRS[0], TALK, longer])
+    assert [record.get("conversation") for record in got] == [0, 0, 0, None, 0, 0, 0, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("record", [
+    *PAIRS, {"prompt": "a"}, *({"messages": TALK["messages"][:n]} for n in (2, 3, 4)),
+])
+def test_a_record_of_one_answer_stays_as_it_is(record):
+    assert turns([record]) == [record]
+
+
+def test_a_question_at_the_end_of_a_conversation_is_asked_too():
+    """It has no answer to be compared with."""
+    messages = [*TALK["messages"], {"role": "user", "content": "and?"}]
+    assert [record["messages"][-1]["role"] for record in turns([{"messages": messages}])] == ["assistant"] * 3 + ["user"]
+
+
+@pytest.mark.parametrize("answers, scored, said", [
+    (["a", "b"], 2, []), ([None, None], 0, []),
+    (["a", None], 1, ["1 of 2 records have no answer to compare with"]),
+    (["a", ""], 2, ["1 of 2 records have no answer to compare with"]),
+    (["a", "b"], 1, ["1 of 2 answers fit no context"]),
+    (["a", "b", None], 0, ["1 of 3 records have no answer", "2 of 2 answers fit no context"]),
+], ids=str)
+def test_records_that_some_metrics_leave_out_are_counted(answers, scored, said):
+    records = [{"prompt": "p"} | ({} if a is None else {"response": a}) for a in answers]
+    lines = left_out(records, scored)
+    assert len(lines) == len(said) and all(line.startswith(start) for line, start in zip(lines, said))
+
+
+def test_prompts_that_leave_a_model_no_room_are_left_out_for_all_and_counted(make_policy, tokenizer, capsys):
+    """The prompt, its two roles, and one token more must fit the shortest context."""
+    models = {"a": (make_policy(0, context=64), tokenizer), "b": (make_policy(0, context=8), tokenizer)}
+    records = [{"prompt": "x" * n} for n in (1, 5, 6, 7, 40)]
+    assert prompts_that_fit(records, models, {"a": True, "b": True}, "mine") == records[:2]
+    assert capsys.readouterr().out == "mine: 3 of 5 prompts left out, longer than the context of 8 tokens\n"
+    with pytest.raises(UserError, match="mine: no prompt of 3 fits the models' context of 8 tokens"):
+        prompts_that_fit(records[2:], models, {"a": True, "b": True}, "mine")
 
 
 def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, make_policy, tokenizer):

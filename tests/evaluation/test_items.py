@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minirlhf.evaluation.items import VERSION, TestSet, lines_of, read, write
+from minirlhf.evaluation.items import VERSION, TestSet, read, write
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 
@@ -42,10 +42,12 @@ def test_the_file_is_json_in_utf_8_one_object_a_line(made):
     """In the order of the sets: what each is, its prompts, its texts, its responses, model by model."""
     path, run, sets = made
     lines = [json.loads(line) for line in path.read_text("utf-8").removesuffix("\n").split("\n")]
-    assert lines == json.loads(json.dumps(list(lines_of(run, sets))))
+    assert lines[0] == {"kind": "run", "version": VERSION} | run and lines[1]["set"] == "made"
+    assert lines[3] == {"kind": "prompt", "set": "made", "index": 1, "record": RECORDS[1]}
+    assert lines[5] == {"kind": "text", "set": "made", "model": "base"} | sets[0].texts["base"][0]
+    assert lines[14] == {"kind": "response", "set": "made", "model": "base"} | sets[0].items["base"][0]
     per_set = [["set"] + ["prompt"] * n + ["text"] * 3 * n + ["response"] * 9 * n for n in (3, 2)]
     assert [line["kind"] for line in lines] == ["run", *per_set[0], *per_set[1]]
-    assert lines[0]["version"] == VERSION
     assert "好" in path.read_text("utf-8")
 
 
@@ -120,7 +122,7 @@ def test_a_file_that_was_cut_off_anywhere_is_refused(made):
     """Behind whichever line, unless that ended a set: models, or their last responses, are missing."""
     path, run, sets = made
     lines = path.read_text("utf-8").split("\n")[:-1]
-    ended = len(list(lines_of(run, sets[:1])))
+    ended = next(n for n, line in enumerate(lines) if json.loads(line).get("set") == sets[1].title)
     for n in range(1, len(lines)):
         if n != ended:
             assert "was it cut off?" in refused(path, lines[:n])

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from minirlhf.evaluation.long_texts import (
-    TextScore, document, lines, ngram_text_score, read_texts, score_texts, text_score, texts_of_training, total,
-    windows,
+    TextScore, document, lines, ngram_text_score, read_texts, score_texts, text_score, texts_of_training, windows,
 )
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import document_examples
@@ -74,16 +73,15 @@ def test_a_stride_that_skips_tokens_or_stands_still_is_an_error(stride):
 @pytest.mark.parametrize("text", ["", "a", "a short text"])
 @pytest.mark.parametrize("stride", [1, 7, 16])
 def test_a_text_within_the_context_scores_as_in_training(gpt, tokenizer, text, stride):
-    score = text_score(gpt, tokenizer, text, stride)
+    score = text_score(gpt, tokenizer, [text], stride)
     nll, tokens = evaluate_loss(gpt, document_examples(text, tokenizer, 16))
     assert (score.nll, score.tokens) == (pytest.approx(nll, rel=1e-6), tokens)
 
 
-@pytest.mark.parametrize("micro_rows", [1, 4, 1000])
-def test_stride_1_is_every_token_behind_its_longest_context(gpt, tokenizer, micro_rows):
+def test_stride_1_is_every_token_behind_its_longest_context(gpt, tokenizer):
     ids = document(TEXT, tokenizer)
     expected = -sum(log_prob(gpt, ids, t, max(0, t - 16)) for t in range(1, len(ids)))
-    score = text_score(gpt, tokenizer, TEXT, 1, micro_rows)
+    score = text_score(gpt, tokenizer, [TEXT], 1)
     assert score.nll == pytest.approx(expected, rel=1e-5)
 
 
@@ -95,24 +93,24 @@ def test_a_window_begins_where_its_stride_says(gpt, tokenizer, stride):
     for t in range(1, n + 1):
         number = max(0, math.ceil((t - 16) / stride))
         expected -= log_prob(gpt, ids, t, min(n, 16 + number * stride) - 16)
-    assert text_score(gpt, tokenizer, TEXT, stride).nll == pytest.approx(expected, rel=1e-5)
+    assert text_score(gpt, tokenizer, [TEXT], stride).nll == pytest.approx(expected, rel=1e-5)
 
 
 def test_windows_side_by_side_see_less_and_stride_matters(gpt, tokenizer):
     """So that a perplexity without its stride means nothing."""
-    nlls = [text_score(gpt, tokenizer, TEXT, stride).nll for stride in (1, 8, 16)]
+    nlls = [text_score(gpt, tokenizer, [TEXT], stride).nll for stride in (1, 8, 16)]
     assert len({round(nll, 3) for nll in nlls}) == 3
 
 
 def test_the_first_token_is_conditioned_on_the_end_of_a_text_and_the_end_is_scored(gpt, tokenizer):
-    score = text_score(gpt, tokenizer, "a", 16)
+    score = text_score(gpt, tokenizer, ["a"], 16)
     first = log_prob(gpt, [tokenizer.eos_id, *tokenizer.encode("a")], 1, 0)
     last = log_prob(gpt, [tokenizer.eos_id, *tokenizer.encode("a"), tokenizer.eos_id], 2, 0)
     assert score.nll == pytest.approx(-first - last, rel=1e-5) and score.tokens == 2
 
 
 def test_a_score_names_its_window_and_stride_and_counts_bytes_without_the_end(gpt, tokenizer):
-    score = text_score(gpt, tokenizer, TEXT, 5)
+    score = text_score(gpt, tokenizer, [TEXT], 5)
     assert (score.window, score.stride) == (16, 5)
     assert score.bytes == BYTES and score.tokens == BYTES + 1  # a token a byte
 
@@ -120,7 +118,7 @@ def test_a_score_names_its_window_and_stride_and_counts_bytes_without_the_end(gp
 def test_a_uniform_model_has_the_vocabulary_size_as_perplexity(gpt, tokenizer):
     with torch.no_grad():
         gpt.wte.weight.zero_()
-    score = text_score(gpt, tokenizer, TEXT, 4)
+    score = text_score(gpt, tokenizer, [TEXT], 4)
     assert perplexity(score.nll, score.tokens) == pytest.approx(tokenizer.vocab_size, rel=1e-5)
     bits = (BYTES + 1) / BYTES * math.log2(tokenizer.vocab_size)
     assert bits_per_byte(score.nll, score.bytes) == pytest.approx(bits, rel=1e-5)
@@ -129,13 +127,13 @@ def test_a_uniform_model_has_the_vocabulary_size_as_perplexity(gpt, tokenizer):
 def test_scoring_leaves_a_model_in_training_as_it_was_and_uses_no_dropout(make_gpt, tokenizer):
     plain, dropping = (make_gpt(vocab_size=tokenizer.vocab_size, context=16, dropout=d) for d in (0.0, 0.9))
     dropping.train()
-    assert text_score(dropping, tokenizer, TEXT, 4) == text_score(plain, tokenizer, TEXT, 4)
+    assert text_score(dropping, tokenizer, [TEXT], 4) == text_score(plain, tokenizer, [TEXT], 4)
     assert dropping.training
 
 
 def test_an_ngram_model_is_scored_on_the_same_tokens_and_bytes(gpt, tokenizer):
     ngram = fit([document("The cat sat. " * 9, tokenizer)[1:]], 3, tokenizer.vocab_size)
-    score, neural = ngram_text_score(ngram, tokenizer, TEXT), text_score(gpt, tokenizer, TEXT, 4)
+    score, neural = ngram_text_score(ngram, tokenizer, [TEXT]), text_score(gpt, tokenizer, [TEXT], 4)
     assert (score.tokens, score.bytes) == (neural.tokens, neural.bytes)
     assert (score.window, score.stride) == (2, 1)
     ids = [*tokenizer.encode(TEXT), tokenizer.eos_id]
@@ -158,10 +156,14 @@ def models(tokenizer) -> dict:
 RUNS = {"long": {}, "short": {}}
 
 
-def test_scores_are_sums_over_the_texts(models):
-    scores = score_texts(TEXTS, models, RUNS, 4)
+def test_scores_are_sums_over_the_texts(models, tmp_path):
+    (tmp_path / "corpus.txt").write_text(TEXTS[0] * 20, encoding="utf-8")
+    scores = score_texts(TEXTS, models, RUNS | {"long": {"data": {"data": [str(tmp_path / "corpus.txt")]}}}, 4)
+    ngram = fit([document(TEXTS[0] * 20, models["long"][1])[1:]], 5, models["long"][1].vocab_size)
+    each = [ngram_text_score(ngram, models["long"][1], [text]).nll for text in TEXTS]
+    assert scores["5-gram"].nll == pytest.approx(sum(each))
     for name, (model, tokenizer) in models.items():
-        parts = [text_score(model, tokenizer, text, 4) for text in TEXTS]
+        parts = [text_score(model, tokenizer, [text], 4) for text in TEXTS]
         assert scores[name].nll == pytest.approx(sum(p.nll for p in parts))
         assert scores[name].tokens == sum(len(tokenizer.encode(text)) + 1 for text in TEXTS)
         assert scores[name].bytes == sum(len(text.encode()) for text in TEXTS)
@@ -210,7 +212,6 @@ def test_files_without_text_are_refused(tmp_path):
 
 
 def test_the_table_names_window_and_stride_and_what_each_figure_is():
-    score = total([TextScore(3 * log(8), 3, 2, 16, 8), TextScore(log(8), 1, 1, 16, 8)])
-    head, line = lines({"sft": score})
+    head, line = lines({"sft": TextScore(4 * log(8), 4, 3, 16, 8)})
     assert head.split() == ["tokens", "perplexity", "bits/byte", "window", "stride"]
     assert line.split() == ["sft", "4", "8", "4.0000", "16", "8"]  # 4 tokens of 3 bits, on 3 bytes

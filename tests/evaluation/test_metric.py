@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.evaluation.metric import Metric, per_unit, plain, ratio, together, units, view_of
+from minirlhf.evaluation.items import TestSet
+from minirlhf.evaluation.metric import Metric, per_unit, plain, ratio, units, view_of
 from minirlhf.evaluation.optimum import reference_optimum, regret_metrics
-from minirlhf.evaluation.prompts import turns
+from minirlhf.evaluation.collect import turns
 from minirlhf.metrics.intervals import corpus_interval
 from minirlhf.theory.oracle import TokenMDP, kl, objective, optimum, response_logprobs
 
@@ -80,14 +81,14 @@ def test_plain_numbers():
 
 def test_a_view_tells_greedy_from_sampled():
     rows = [{"index": 0, "sample": k} for k in (-1, 0, 1)]
-    view = view_of([{"prompt": "a"}], {"m": rows}, {"m": []}, "merit", 9)
+    view = view_of(TestSet("", [{"prompt": "a"}], {"m": rows}, {"m": []}, {"reward": "merit"}), 9)
     assert view.greedy == {"m": rows[:1]} and view.sampled == {"m": rows[1:]}
     assert (view.unit.tolist(), view.reward, view.vocabulary) == ([0], "merit", 9)
 
 
 def test_a_mean_is_over_the_samples_unless_other_rows_or_weights_are_given():
     rows = [{"index": i, "sample": k, "v": 10 * i + k, "w": 1 + i} for i in range(2) for k in (-1, 0, 1)]
-    view = view_of([{"prompt": "a"}, {"prompt": "b"}], {"m": rows}, {})
+    view = view_of(TestSet("", [{"prompt": "a"}, {"prompt": "b"}], {"m": rows}))
     value = lambda x: x["v"]
     assert whole([view.mean("x", 1, value)], "x")["m"] == (0 + 1 + 10 + 11) / 4
     assert whole([view.mean("x", 1, value, view.greedy)], "x")["m"] == (-1 + 9) / 2
@@ -96,10 +97,11 @@ def test_a_mean_is_over_the_samples_unless_other_rows_or_weights_are_given():
 
 
 def test_a_value_of_all_samples_of_a_prompt_is_known_or_not():
-    rows = {"m": [{"index": i, "v": v} for i, v in [(0, 1.0), (3, nan), (0, 4.0)]]}
-    assert together(rows, lambda xs: sum(x["v"] for x in xs)) == {
-        "m": [{"index": 0, "value": 5.0, "known": True}, {"index": 3, "value": 0.0, "known": False}]
-    }
+    rows = {"m": [{"index": i, "sample": 0, "v": v} for i, v in [(0, 1.0), (1, nan), (0, 4.0)]]}
+    metric = view_of(TestSet("", [{"prompt": "a"}, {"prompt": "b"}], rows)).mean_of_prompts(
+        "x", 1, lambda xs: sum(x["v"] for x in xs)
+    )
+    assert metric.statistics["m"].tolist() == [[5, 1], [0, 0]]
 
 
 # What is achievable

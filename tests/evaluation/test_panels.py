@@ -6,6 +6,7 @@ from math import log
 import numpy as np
 import pytest
 
+from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import View, view_of
 from minirlhf.evaluation.panels import (
     CURVES, DOTS, POINTS, best_of_curve, best_of_reference, calibration, choose, curves, lengths, samples, wins,
@@ -28,7 +29,7 @@ def view(rewards: dict[str, list[list[float]]] | None, records=None, kl=None) ->
             for i, xs in enumerate(prompts) for k, x in enumerate([99, *xs], -1)
         ]  # fmt: skip
     n = 1 + max(x["index"] for rows in items.values() for x in rows)
-    return view_of(records or [{"prompt": f"p{i}"} for i in range(n)], items, {})
+    return view_of(TestSet("", records or [{"prompt": f"p{i}"} for i in range(n)], items))
 
 
 # Wins
@@ -171,7 +172,7 @@ def test_a_sample_is_the_first_answer_of_each_model_with_its_reward():
 
 def test_a_sample_shows_where_the_policy_moved_in_its_own_words(make_evidence):
     _, (s,) = make_evidence([{"prompt": "p"}, {"prompt": "q"}], lambda m, i, k: f"{m}{i}{k}", None)
-    (got,) = samples(view_of(s.records, s.items, s.texts), {"worst": 1}, "ppo")
+    (got,) = samples(view_of(s), {"worst": 1}, "ppo")
     assert got["strip"] == {"pieces": [*"ppo10"], "kl": [0.25] * 5, "log_ratio": [-0.5] * 5}
     assert got["answers"]["base"] == {"response": "base10", "stop": "eos", "reward": None}
 

@@ -1,13 +1,21 @@
 """Values, differences, intervals and verdicts."""
 
+from math import nan
+
 import pytest
 
 from minirlhf.evaluation.verdicts import adjust, word
+from minirlhf.metrics.paired_tests import Difference
 
 
-@pytest.mark.parametrize("verdict", ["no difference shown", "undefined"])
-def test_other_verdicts_are_said_as_they_are(verdict):
-    assert word(verdict, 0) == word(verdict, 1) == verdict
+@pytest.mark.parametrize("value, p, direction, said", [
+    (2.0, 0.01, 1, "better"), (-2.0, 0.01, 1, "worse"), (2.0, 0.01, -1, "worse"), (-2.0, 0.01, -1, "better"),
+    (2.0, 0.01, 0, "higher"), (-2.0, 0.01, 0, "lower"),
+    *((2.0, 0.06, direction, "no difference shown") for direction in (-1, 0, 1)),
+    *((nan, nan, direction, "undefined") for direction in (-1, 0, 1)),
+])  # fmt: skip
+def test_a_verdict_says_what_is_good_or_else_which_way(value, p, direction, said):
+    assert word(Difference(9, value, (nan, nan), p), direction) == said
 
 
 def differences(*p: float | None) -> list[dict]:

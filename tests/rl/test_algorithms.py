@@ -2,7 +2,7 @@
 
 Nothing is sampled: a token MDP is so small that all batches can be listed, and what a row's own functions
 make of each of them is averaged by its probability. All is float64, at π = π_old, the first step of a round.
-`bias_table` is what the README quotes.
+`bias_table` is what minirlhf/theory/README.md quotes.
 """
 
 import dataclasses
@@ -561,7 +561,7 @@ def bias_table(K: int = 4) -> list[tuple[str, bool, float, float, float, float, 
 
 
 def markdown(table: list[tuple]) -> str:
-    """`bias_table` for the README."""
+    """`bias_table` for theory/README.md."""
     lines = ["| row | unbiased | cosine to ∇J | at β = 0 | length | regret at rest | KL at rest |"]
     lines.append("|---|---|---|---|---|---|---|")
     for name, unbiased, *rest, lost, drift in table:
