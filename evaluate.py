@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from minirlhf.evaluation import items, reports
+from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.catalogue import metric_names
 from minirlhf.evaluation.collect import Evaluation, gather, load_models, prompts_that_fit
 from minirlhf.evaluation.long_texts import lines, read_texts, score_texts
@@ -21,7 +22,6 @@ from minirlhf.harness.files import write_atomic, write_json
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.html.page import page
-from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Sampling, generate
 
 
@@ -35,12 +35,12 @@ def main() -> None:
     if options.from_:
         run, sets = items.read(options.from_)
     else:
-        models, chat, runs, folders = load_models(options, device)
+        models, runs, folders = load_models(options, device)
         if options.text:
             return print("\n".join(lines(score_texts(read_texts(options.text), models, runs, options.stride))))
         if options.prompt:
-            return answer(options, machine.seed, models, chat)
-        run, sets = gather(options, machine.seed, models, chat, runs, folders)
+            return answer(options, machine.seed, models)
+        run, sets = gather(options, machine.seed, models, runs, folders)
     out = Path(options.out)
     items.write(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
     report = build(run, sets, wanted or metric_names(run["settings"]["metrics"]))
@@ -67,13 +67,14 @@ def main() -> None:
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 
 
-def answer(options: Evaluation, seed: int, models: dict, chat: dict[str, bool]) -> None:
+def answer(options: Evaluation, seed: int, models: dict[str, Policy]) -> None:
     """Print what each model says to --prompt."""
-    prompts_that_fit([{"prompt": options.prompt}], models, chat, "--prompt")
-    for name, (model, tokenizer) in models.items():
-        ids = render_prompt({"prompt": options.prompt}, tokenizer, chat[name])
-        g = generate(model, [ids], Sampling(options.max_new, temperature=0), tokenizer.eos_id, [seed])
-        print(f"{name}: {one_line(tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
+    prompts_that_fit([{"prompt": options.prompt}], models, "--prompt")
+    sampling = Sampling(options.max_new, temperature=0)
+    for name, policy in models.items():
+        ids = policy.prompt({"prompt": options.prompt})
+        g = generate(policy.model, [ids], sampling, policy.tokenizer.eos_id, [seed])
+        print(f"{name}: {one_line(policy.tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 
 import codecs
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,30 @@ from minirlhf.tasks import task_of
 
 ROWS = 256  # responses sampled in one pass
 LOGITS = 2**24  # held at once to fit a temperature
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model and how it is asked."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    chat: bool = True  # with roles, as in `chat.render`
+
+    def prompt(self, record: dict) -> list[int]:
+        """The ids that the model is to continue."""
+        return render_prompt(record, self.tokenizer, self.chat)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is drawn of every policy, and how it is scored."""
+
+    reward_of: Callable[[dict], Reward] | None
+    max_new: int  # tokens of the longest response
+    samples: int  # to each record, at temperature 1, beside the greedy one
+    seed: int
+    gold: bool = False  # the task's own reward, too, where reward_of is another
 
 
 @torch.no_grad()
@@ -58,45 +82,41 @@ def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def sample_items(
-    model: GPT, reference: GPT, tokenizer: Tokenizer, records: Sequence[dict],
-    reward_of: Callable[[dict], Reward] | None, max_new: int, samples: int, seed: int, chat: bool = True,
-    compared: GPT | None = None, gold: bool = False, reference_chat: bool | None = None,
-) -> list[dict]:  # fmt: skip
+    policy: Policy, reference: Policy, records: Sequence[dict], protocol: Protocol, compared: GPT | None = None
+) -> list[dict]:
     """`samples` responses at temperature 1 and a greedy one (sample −1) to each record, with their scores.
 
-    The random numbers are those of (seed, record, sample), the same for every model: a paired
+    The random numbers are those of (seed, record, sample), the same for every policy: a paired
     comparison then has less noise to fight. A response that did not end scores 0.
-    With `gold`, the task's own reward stands beside another that it was replaced with.
-    reference_chat: as `chat`, for the reference; none: the same. A policy is a model and how it is asked, so the KL
-    is to the reference asked in its own way, and responses are as short as that leaves room for.
+    The KL is to the reference asked in its own way, and responses are as short as that leaves room for.
     With `compared`, items also hold log_ratio, log compared − log reference of the response. Sample 0 of a model
-    that is not the reference also says where it moved: `pieces`, and `token_kl`, `token_log_ratio` of each.
+    that is not the reference's also says where it moved: `pieces`, and `token_kl`, `token_log_ratio` of each.
     """
-    items = []
-    wanted = [(i, k) for i in range(len(records)) for k in range(-1, samples)]
-    reference_chat = chat if reference_chat is None else reference_chat
-    prompts, asked = ([render_prompt(r, tokenizer, way) for r in records] for way in (chat, reference_chat))
-    context = min(net.config.context for net in (model, reference, compared) if net is not None)
-    tight = reference_chat != chat or context < model.config.context  # what one model says must fit the others, too
+    items, model, tokenizer = [], policy.model, policy.tokenizer
+    wanted = [(i, k) for i in range(len(records)) for k in range(-1, protocol.samples)]
+    prompts, asked = ([x.prompt(r) for r in records] for x in (policy, reference))
+    context = min(net.config.context for net in (model, reference.model, compared) if net is not None)
+    # What one model says must fit the others, too.
+    tight = reference.chat != policy.chat or context < model.config.context
     for greedy in (True, False):
         rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
-            seeds = [int(np.random.SeedSequence([seed, i, k + 1]).generate_state(1)[0]) for i, k in part]
+            seeds = [int(np.random.SeedSequence([protocol.seed, i, k + 1]).generate_state(1)[0]) for i, k in part]
             longest = max(len(x[i]) for x in (prompts, asked) for i, _ in part)
-            room = min(max_new, context - longest) if tight else max_new
+            room = min(protocol.max_new, context - longest) if tight else protocol.max_new
             sampling = Sampling(room, 0.0 if greedy else 1.0)
             g = generate(model, [prompts[i] for i, _ in part], sampling, tokenizer.eos_id, seeds)
             ids, mask = (x.to(g.ids.device) for x in pad_left([asked[i] for i, _ in part], 0))  # (B, P) each
-            tokens = token_statistics(model, reference, g, replace(g, prompt_ids=ids, prompt_mask=mask))
+            tokens = token_statistics(model, reference.model, g, replace(g, prompt_ids=ids, prompt_mask=mask))
             statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
             if compared is not None:
-                statistics["log_ratio"] = token_statistics(compared, reference, g)["k1"].sum(1).tolist()
+                statistics["log_ratio"] = token_statistics(compared, reference.model, g)["k1"].sum(1).tolist()
             reasons, texts = g.stop_reasons(model.config.context), [tokenizer.decode(ids) for ids in g.responses()]
             rewards: list[float | None] = [None] * len(part)
-            if reward_of is not None:
+            if protocol.reward_of is not None:
                 cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(part, texts)]
-                said = iter(call_rewards(reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
+                said = iter(call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
                 rewards = [next(said) if ended else 0.0 for ended in g.ended.tolist()]
             for row, ((i, k), ids) in enumerate(zip(part, g.responses())):
                 record, text = records[i], texts[row]
@@ -104,12 +124,12 @@ def sample_items(
                 item |= {"reference": reference_of(record), "stop": reasons[row]}
                 item |= {"tokens": len(ids) + (reasons[row] == "eos"), "ids": ids}
                 item |= {name: values[row] for name, values in statistics.items()}
-                if k == 0 and model is not reference:
+                if k == 0 and model is not reference.model:
                     said = g.ids[row, : item["tokens"]].tolist()
                     item["pieces"] = pieces_of(tokenizer, said)
                     for key, name in (("token_kl", "kl"), ("token_log_ratio", "k1")):
                         item[key] = [round(x, 4) for x in tokens[name][row, : len(said)].tolist()]
-                item["scores"] = scores_of(record, text, reasons[row] == "eos", rewards[row], gold)
+                item["scores"] = scores_of(record, text, reasons[row] == "eos", rewards[row], protocol.gold)
                 items.append(item)
     return sorted(items, key=lambda item: (item["index"], item["sample"]))
 
@@ -128,17 +148,16 @@ def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: 
 
 
 def answer_logits(
-    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True
+    policy: Policy, records: Sequence[dict]
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-    """What a model thinks of each token of the records' own last answers, EOS included, some records at a time.
+    """What a policy thinks of each token of the records' own last answers, EOS included, some records at a time.
 
     Yields which records, the mask (B, T) of their tokens, logits (N, V) and targets (N,). Records that have no
     answer, or are longer than the context, are left out.
     """
-    examples = []
+    model, examples = policy.model, []
     for record in records:
-        example = render(record, tokenizer, chat)
-        start = len(render_prompt(record, tokenizer, chat))
+        example, start = render(record, policy.tokenizer, policy.chat), len(policy.prompt(record))
         examples.append(Example(example.ids, [m and t >= start for t, m in enumerate(example.mask)]))
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
     for part in micro_batches([len(examples[i].ids) for i in keep], 32):
@@ -148,13 +167,13 @@ def answer_logits(
 
 
 @torch.no_grad()
-def fitted_temperature(model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True) -> float:
+def fitted_temperature(policy: Policy, records: Sequence[dict]) -> float:
     """T of `calibration.fit_temperature` over the tokens of the records' own answers.
 
     Of a large vocabulary not all logits are held at once, but those of the first LOGITS or so.
     """
-    logits, targets, held = [np.empty((0, model.config.vocab_size))], [np.empty(0, dtype=int)], 0
-    for _, _, z, y in answer_logits(model, tokenizer, records, chat):
+    logits, targets, held = [np.empty((0, policy.model.config.vocab_size))], [np.empty(0, dtype=int)], 0
+    for _, _, z, y in answer_logits(policy, records):
         logits.append(z.double().cpu().numpy())
         targets.append(y.cpu().numpy())
         held += z.numel()
@@ -164,10 +183,8 @@ def fitted_temperature(model: GPT, tokenizer: Tokenizer, records: Sequence[dict]
 
 
 @torch.no_grad()
-def text_items(
-    model: GPT, tokenizer: Tokenizer, records: Sequence[dict], chat: bool = True, temperature: float | None = None
-) -> list[dict]:
-    """How the model predicts each record's own last answer, EOS included, given what stands before it.
+def text_items(policy: Policy, records: Sequence[dict], temperature: float | None = None) -> list[dict]:
+    """How the policy predicts each record's own last answer, EOS included, given what stands before it.
 
     nll: − log p, in nats; tokens; bytes of UTF-8; and of each token the model's `confidence`, the probability of
     what it thinks likeliest, and whether that is `correct`. None and empty where the record has no answer or is
@@ -176,7 +193,7 @@ def text_items(
     empty = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
     empty |= {} if temperature is None else {"tempered": []}
     items = [{"index": i} | empty for i in range(len(records))]
-    for part, mask, logits, targets in answer_logits(model, tokenizer, records, chat):
+    for part, mask, logits, targets in answer_logits(policy, records):
         logp = logits.log_softmax(-1)  # (N, V)
         best, likeliest = logp.max(-1)  # (N,)
         nll = spread(-logp.gather(-1, targets[:, None]).squeeze(-1), mask).double().sum(1)  # (B,)

@@ -6,12 +6,12 @@ what stands before it. Proved by tests/evaluation/test_collect.py and tests/test
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from minirlhf.evaluation.ask import fitted_temperature, sample_items, text_items
+from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.attention import shown_attention
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import units, view_of
@@ -59,22 +59,21 @@ class Evaluation:
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 
 
-def load_models(options: Evaluation, device: torch.device) -> tuple[dict, dict[str, bool], dict[str, dict], dict[str, str]]:
-    """(model and tokenizer, whether it knows roles, run.json, folder) of each name. Raises UserError."""
+def load_models(
+    options: Evaluation, device: torch.device
+) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
+    """The policy, run.json and folder of each name. Raises UserError."""
     folders = dict(pair.partition("=")[::2] for pair in options.models)
     if "" in folders.values() or not 0 < len(options.models) == len(folders):
         raise UserError(f"--models {' '.join(options.models)}: give each as name=folder, each name once")
     if options.models == Evaluation.models:  # whatever of the default three there is
         folders = {k: v for k, v in folders.items() if Path(v).is_dir()} or folders
-    models = {name: checkpoint.load(folder) for name, folder in folders.items()}
-    for model, _ in models.values():
-        model.to(device).eval()
-    runs = {name: checkpoint.read_run(folder) for name, folder in folders.items()}
-    chat = {  # a base model knows no roles
-        name: runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
-        for name, (_, tokenizer) in models.items()
-    }
-    return models, chat, runs, folders
+    models, runs = {}, {name: checkpoint.read_run(folder) for name, folder in folders.items()}
+    for name, folder in folders.items():
+        model, tokenizer = checkpoint.load(folder)
+        roles = runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
+        models[name] = Policy(model.to(device).eval(), tokenizer, chat=roles)
+    return models, runs, folders
 
 
 def turns(records: Sequence[dict]) -> list[dict]:
@@ -117,10 +116,10 @@ def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: tor
     ]  # fmt: skip
 
 
-def prompts_that_fit(records: list[dict], models: dict, chat: dict[str, bool], title: str) -> list[dict]:
+def prompts_that_fit(records: list[dict], models: dict[str, Policy], title: str) -> list[dict]:
     """The records whose prompt leaves every model room for an answer. Raises UserError if none does."""
-    context = min(model.config.context for model, _ in models.values())
-    kept = [r for r in records if all(len(render_prompt(r, t, chat[n])) < context for n, (_, t) in models.items())]
+    context = min(policy.model.config.context for policy in models.values())
+    kept = [r for r in records if all(len(policy.prompt(r)) < context for policy in models.values())]
     if not kept:
         raise UserError(f"{title}: no prompt of {len(records)} fits the models' context of {context} tokens")
     if len(kept) < len(records):
@@ -146,19 +145,24 @@ def left_out(records: list[dict], scored: int) -> list[str]:
     return lines
 
 
-def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict, folders: dict) -> tuple[dict, list]:
+def gather(
+    options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict], folders: dict[str, str]
+) -> tuple[dict, list[TestSet]]:
     """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
     if options.reference not in (*models, Evaluation.reference):
         raise UserError(f"--reference {options.reference}: not one of {', '.join(models)}")
     reference = options.reference if options.reference in models else next(iter(models))
-    tokens = {name: (m.config.vocab_size, t.token_bytes, t.special_ids) for name, (m, t) in models.items()}
+    tokens = {
+        name: (policy.model.config.vocab_size, policy.tokenizer.token_bytes, policy.tokenizer.special_ids)
+        for name, policy in models.items()
+    }
     if others := [name for name in models if tokens[name] != tokens[reference]]:
         raise UserError(f"{others[0]} and {reference} have different tokenizers, so no KL: evaluate them apart")
-    last, vocabulary = list(models)[-1], models[reference][0].config.vocab_size
-    device = models[reference][0].wte.weight.device
+    last, ref = list(models)[-1], models[reference]
+    policy, vocabulary, device = models[last], ref.model.config.vocab_size, ref.model.wte.weight.device
     run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": asdict(options)}
     run |= {"environment": environment(), "models": {
-        name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name][0]), "stage": runs[name].get("stage"),
+        name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name].model), "stage": runs[name].get("stage"),
                "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": curves(folder)}
         for name, folder in folders.items()
     }}  # fmt: skip
@@ -167,47 +171,41 @@ def gather(options: Evaluation, seed: int, models: dict, chat: dict, runs: dict,
     trained = {prompt_of(r) for records in seen.values() for r in records}
     sets, fitted = [], {}  # fitted: task -> model -> temperature
     for title, records, reward_of, reward_name, max_new in test_sets(options, runs, seed, device):
-        s = TestSet(title, prompts_that_fit(records, models, chat, title), about={"reward": reward_name})
+        s = TestSet(title, prompts_that_fit(records, models, title), about={"reward": reward_name})
         generated = "" if options.data else task_of(s.records[0]).NAME
         if generated not in fitted:
-            fitted[generated] = temperatures(generated, models, chat, seed)
+            fitted[generated] = temperatures(generated, models, seed)
         s.about["temperatures"] = fitted[generated]
-        for name, (model, tokenizer) in models.items():
-            s.items[name] = sample_items(
-                model, models[reference][0], tokenizer, s.records, reward_of, max_new, options.samples, seed,
-                chat[name], compared=models[last][0] if name in (reference, last) else None, gold=bool(options.reward),
-                reference_chat=chat[reference],
-            )  # fmt: skip
-            s.texts[name] = text_items(model, tokenizer, s.records, chat[name], s.about["temperatures"].get(name))
+        protocol = Protocol(reward_of, max_new, options.samples, seed, gold=bool(options.reward))
+        for name, asked in models.items():
+            compared = policy.model if name in (reference, last) else None
+            s.items[name] = sample_items(asked, ref, s.records, protocol, compared)
+            s.texts[name] = text_items(asked, s.records, s.about["temperatures"].get(name))
         # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
-        if beta > 0 and reward_of is not None and last != reference and chat[last] == chat[reference]:
+        if beta > 0 and reward_of is not None and last != reference and policy.chat == ref.chat:
             sha = run["models"][reference]["sha256"]
             known = optimum_of_training(runs[last], sha, beta, options.reward, title)
             if known is None and options.reference_samples:
-                model, tokenizer = models[reference]
-                more = sample_items(
-                    model, model, tokenizer, s.records, reward_of, max_new, options.reference_samples, seed,
-                    chat[reference],
-                )  # fmt: skip
+                more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))
                 known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
             s.about |= {"beta": beta, "optimum": known}
         view = view_of(s)
         chosen = choose(view, reference, last, seed)["median"]
         said = next(x for x in view.sampled[last] if x["index"] == chosen)
-        prompt = render_prompt(s.records[chosen], models[last][1], chat[last])
-        s.about["attention"] = {"model": last, "index": chosen} | shown_attention(*models[last], prompt + said["ids"])
+        shown = shown_attention(policy.model, policy.tokenizer, policy.prompt(s.records[chosen]) + said["ids"])
+        s.about["attention"] = {"model": last, "index": chosen} | shown
         scored = [r for i, r in enumerate(s.records) if all(t[i]["nll"] is not None for t in s.texts.values())]
         for line in left_out(s.records, len(scored)):
             print(f"{title}: {line}")
-        if chat[last]:
+        if policy.chat:
             task = task_of(s.records[0])
-            s.about["ngram"] = ngram_baseline(seen.get(task.NAME if task else OWN, []), scored, models[last][1])
+            s.about["ngram"] = ngram_baseline(seen.get(task.NAME if task else OWN, []), scored, policy.tokenizer)
         s.about["trained_on"] = [prompt_text(r) for r in s.records if prompt_of(r) in trained]
         sets.append(s)
     return run, sets
 
 
-def temperatures(task: str, models: dict, chat: dict[str, bool], seed: int) -> dict[str, float]:
+def temperatures(task: str, models: dict[str, Policy], seed: int) -> dict[str, float]:
     """model -> the temperature that calibrates it on validation records of a generated task, none of a test split.
 
     {} of a user's own data, which have no such split, and where for some model no temperature is best.
@@ -215,7 +213,7 @@ def temperatures(task: str, models: dict, chat: dict[str, bool], seed: int) -> d
     if not task:
         return {}
     records = TASKS[task].records("validation", VALIDATION, seed)
-    fitted = {name: fitted_temperature(*pair, records, chat[name]) for name, pair in models.items()}
+    fitted = {name: fitted_temperature(policy, records) for name, policy in models.items()}
     return fitted if all(0 < t < math.inf for t in fitted.values()) else {}
 
 

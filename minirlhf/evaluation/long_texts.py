@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
@@ -104,18 +105,20 @@ def texts_of_training(run: dict) -> list[str]:
     return texts + [record["text"] for path in files for record in read_records(path) if record.get("text")]
 
 
-def score_texts(texts: Sequence[str], models: dict, runs: dict[str, dict], stride: int) -> dict[str, TextScore]:
+def score_texts(
+    texts: Sequence[str], models: dict[str, Policy], runs: dict[str, dict], stride: int
+) -> dict[str, TextScore]:
     """name -> what all texts cost each model, and an n-gram model of what the first was pretrained on.
 
-    models: name -> (model, tokenizer).  stride: 0 is half of each model's context. Raises UserError.
+    stride: 0 is half of each model's context. Raises UserError.
     """
     scores: dict[str, TextScore] = {}
-    for name, (model, tokenizer) in models.items():
-        context = model.config.context
+    for name, policy in models.items():
+        context = policy.model.config.context
         if stride > context:
             raise UserError(f"--stride {stride}: {name} has a context of {context} tokens; give at most that")
-        scores[name] = text_score(model, tokenizer, texts, stride or max(1, context // 2))
-    name, (model, tokenizer) = next(iter(models.items()))
+        scores[name] = text_score(policy.model, policy.tokenizer, texts, stride or max(1, context // 2))
+    name, tokenizer = next((name, policy.tokenizer) for name, policy in models.items())
     if learnt := texts_of_training(runs[name])[:LEARNT]:
         ngram = fit([document(text, tokenizer)[1:] for text in learnt], ORDER, tokenizer.vocab_size)
         scores[f"{ORDER}-gram"] = ngram_text_score(ngram, tokenizer, texts)

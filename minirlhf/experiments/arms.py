@@ -15,13 +15,14 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from math import inf
 from pathlib import Path
 
 import torch
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.questions import PROSE, judge, test_sets
 from minirlhf.experiments.trials import numbers, optimise
 from minirlhf.harness.files import read_json, write_atomic
@@ -114,8 +115,11 @@ REWARDS = {  # name -> record -> reward
 }  # fmt: skip
 
 
-def train_base(task: str, options: Study, run: Run) -> tuple[GPT, Tokenizer, dict]:
-    """A tokenizer and a model of the task's raw text. The tokenizer has seen the prompts, too: they bear no label."""
+def train_base(task: str, options: Study, run: Run) -> tuple[Policy, dict]:
+    """A model of the task's raw text, which knows no roles, and its cost.
+
+    The tokenizer has seen the prompts, too: they bear no label.
+    """
     documents = TASKS[task].documents(20_000, run.seed)
     prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, run.seed)]
     tokenizer = Tokenizer.train(documents + prompts, 1024)
@@ -123,10 +127,11 @@ def train_base(task: str, options: Study, run: Run) -> tuple[GPT, Tokenizer, dic
     model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=4, width=options.width))
     examples = [e for text in documents for e in document_examples(text, tokenizer, 128)]
     config = FitConfig(options.base_steps, options.lr, min(50, options.base_steps // 4), save_every=10**9)
-    return model, tokenizer, fit(model, Mixture({task: (examples, options.rows)}, run.seed).step, [], config, run)
+    cost = fit(model, Mixture({task: (examples, options.rows)}, run.seed).step, [], config, run)
+    return Policy(model, tokenizer, chat=False), cost
 
 
-def train_sft(model: GPT, tokenizer: Tokenizer, task: str, arm: Arm, most_steps: int, options: Study, run: Run) -> dict:
+def train_sft(policy: Policy, task: str, arm: Arm, most_steps: int, options: Study, run: Run) -> dict:
     """SFT on the arm's labelled examples, a fifth of which, 200 at most, are for validation: they are labels, too.
 
     The weights of the lowest validation loss are kept, the start's included, for 100 examples are soon learnt by
@@ -137,11 +142,11 @@ def train_sft(model: GPT, tokenizer: Tokenizer, task: str, arm: Arm, most_steps:
         earned = [TASKS[task].reward(r["prompt"], r["response"], r) for r in records]
         top = max(earned)
         records = [r for r, x in zip(records, earned) if x == top]
-    examples = [render(r, tokenizer) for r in records]
+    examples = [render(r, policy.tokenizer) for r in records]
     n = min(max(len(examples) // 5, 1), 200)
     validation, examples = examples[:n], examples[n:] or examples
     steps = most_steps if arm.match else max(1, min(most_steps, 100 * len(examples) // options.rows))
-    best: dict = {"loss": inf}
+    model, best = policy.model, {"loss": inf}
 
     def keep() -> None:
         nll, count = evaluate_loss(model, validation)
@@ -163,13 +168,13 @@ def train_sft(model: GPT, tokenizer: Tokenizer, task: str, arm: Arm, most_steps:
     return cost
 
 
-def train_ppo(model: GPT, tokenizer: Tokenizer, task: str, arm: Arm, options: Study, run: Run) -> dict:
+def train_ppo(policy: Policy, task: str, arm: Arm, options: Study, run: Run) -> dict:
     """PPO with the task's reward or another."""
     config = PPOConfig(
         iterations=options.iterations, batch=options.batch * share(task), lr=options.ppo_lr * arm.rate,
         warmup=max(1, options.iterations // 9), save_every=10**9,
     )  # fmt: skip
-    return optimise(model, tokenizer, task, REWARDS[arm.reward], config, run.seed, run.dtype, run.out)
+    return optimise(policy, task, REWARDS[arm.reward], config, run.seed, run.dtype, run.out)
 
 
 def labels(options: Study) -> list[int]:
@@ -195,11 +200,11 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
     begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
     with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file):  # bars, and warnings
         if arm.how == "base":
-            model, tokenizer, cost = train_base(task, options, run)
-            start = model
+            policy, cost = train_base(task, options, run)
+            start = policy
         else:
-            model, tokenizer = checkpoint.load(folder / arm.start)
-            start = deepcopy(model).eval()
+            policy = Policy(*checkpoint.load(folder / arm.start))
+            start = replace(policy, model=deepcopy(policy.model).eval())
             torch.manual_seed(seed)
             begin = time.process_time()
             try:
@@ -208,18 +213,17 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
                     if arm.match:  # the fair rival: as many steps as the CPU time of PPO has room for
                         own = before[arm.start]
                         steps = max(1, round(before[arm.match]["cpu"] / own["cpu"] * own["steps"]))
-                    cost = train_sft(model, tokenizer, task, arm, steps, options, run)
+                    cost = train_sft(policy, task, arm, steps, options, run)
                 else:
-                    cost = train_ppo(model, tokenizer, task, arm, options, run)
+                    cost = train_ppo(policy, task, arm, options, run)
             except Diverged as error:
                 failed = str(error)
         cpu = time.process_time() - begin
-        model.eval()
-        reference = start if arm.how == "ppo" or arm.match else model
+        policy.model.eval()
+        reference = start if arm.how == "ppo" or arm.match else policy
         questions = test_sets(task, options.prompts, seed)
         best_of = BEST_OF_SAMPLES if name == f"sft{max(labels(options))}" else 0
-        chat = name != "base"  # which has never seen a role token
-        sets = judge(model, reference, tokenizer, task, questions, options.samples, best_of, seed, chat)
+        sets = judge(policy, reference, task, questions, options.samples, best_of, seed)
     (out / "train_state.pt").unlink(missing_ok=True)
     spent = {"cpu": cpu, "trained": cost["tokens"]}
     if arm.start:  # from scratch on
@@ -227,5 +231,5 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
     spent["us a token"] = 1e6 * cpu / max(cost["tokens"], 1)
     sets["run"] = {key: [[value, 1.0]] for key, value in spent.items()}
     line = {"start": arm.start, "cpu": cpu, "tokens": cost["tokens"], "steps": cost["steps"], "failed": failed}
-    checkpoint.save(out, model, tokenizer, {"settings": settings(options), "arm": asdict(arm)})
+    checkpoint.save(out, policy.model, policy.tokenizer, {"settings": settings(options), "arm": asdict(arm)})
     write_atomic(out / "result.json", json.dumps(line | {"sets": sets}).encode())

@@ -14,12 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from minirlhf.evaluation.ask import sample_items, text_items
+from minirlhf.evaluation.ask import Policy, Protocol, sample_items, text_items
 from minirlhf.evaluation.catalogue import diversity, metric_table
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
-from minirlhf.lm.model import GPT
-from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.scores import duplicate_rate, expectation_adjusted_distinct
 from minirlhf.tasks import TASKS, reviews, reward_of_task
 
@@ -54,21 +52,20 @@ def test_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
 
 
 def judge(
-    model: GPT, reference: GPT, tokenizer: Tokenizer, task: str, sets: dict[str, list[dict]], samples: int,
-    best_of: int, seed: int, chat: bool,
-) -> dict[str, dict[str, list]]:  # fmt: skip
+    policy: Policy, reference: Policy, task: str, sets: dict[str, list[dict]], samples: int, best_of: int, seed: int
+) -> dict[str, dict[str, list]]:
     """Set of prompts -> measure -> its statistics, a row a prompt, as `metric.Metric` has them.
 
     reference: what the KL is to.  best_of: so many samples of the test set where they are more than `samples`.
-    chat: as in `chat.render`.
     """
-    out, most = {}, TASKS[task].MAX_NEW
+    out = {}
     for name, records in sets.items():
         inside = name == "test"
         drawn = max(samples, best_of) if inside else min(OUTSIDE_SAMPLES, samples)
-        items = sample_items(model, reference, tokenizer, records, reward_of_task, most, drawn, seed, chat)
-        texts = text_items(model, tokenizer, records, chat) if inside else []
-        view = view_of(TestSet(name, records, {"": items}, {"": texts}), tokenizer.vocab_size)
+        protocol = Protocol(reward_of_task, TASKS[task].MAX_NEW, drawn, seed)
+        items = sample_items(policy, reference, records, protocol)
+        texts = text_items(policy, records) if inside else []
+        view = view_of(TestSet(name, records, {"": items}, {"": texts}), policy.tokenizer.vocab_size)
         view = replace(view, unit=np.arange(len(records)))
         metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
         if inside:  # of as many samples of every model, or diversity is not comparable

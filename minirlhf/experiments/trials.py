@@ -14,12 +14,10 @@ from pathlib import Path
 
 import torch
 
-from minirlhf.evaluation.ask import sample_items
+from minirlhf.evaluation.ask import Policy, Protocol, sample_items
 from minirlhf.harness.files import UserError, read_json, write_atomic
 from minirlhf.harness.loop import Interrupted, Run
 from minirlhf.lm.batches import Mixture
-from minirlhf.lm.model import GPT
-from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import train
 from minirlhf.rl.rewards import Reward
@@ -70,10 +68,10 @@ def begun_anew() -> Iterator[None]:
 
 
 def optimise(
-    policy: GPT, tokenizer: Tokenizer, task: str, reward_of: Callable[[dict], Reward], config: PPOConfig, seed: int,
-    dtype: torch.dtype, out: Path | None = None,
+    policy: Policy, task: str, reward_of: Callable[[dict], Reward], config: PPOConfig, seed: int, dtype: torch.dtype,
+    out: Path | None = None,
 ) -> dict:  # fmt: skip
-    """Train the policy on the task's training prompts, without their responses; what it cost.
+    """Train the policy's model in place on the task's training prompts, without their responses; what it cost.
 
     `config.batch` responses a round.  out: for the log; none: a folder that is gone afterwards.
     Raises Interrupted, as `begun_anew` has it.
@@ -81,19 +79,18 @@ def optimise(
     prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
     sets = {task: (prompts, config.batch / config.row.group)}
     torch.manual_seed(seed)
+    config, records_of = replace(config, max_new=TASKS[task].MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
-        return train(
-            policy, tokenizer, Mixture(sets, seed).step, reward_of, replace(config, max_new=TASKS[task].MAX_NEW),
-            Run(out or Path(folder), seed, dtype), [Description(config.row)],
-        )[1]  # fmt: skip
+        run, watchers = Run(out or Path(folder), seed, dtype), [Description(config.row)]
+        return train(policy.model, policy.tokenizer, records_of, reward_of, config, run, watchers)[1]
 
 
 def answers(
-    model: GPT, reference: GPT, tokenizer: Tokenizer, task: str, prompts: int, samples: int, seed: int = 0
+    policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0
 ) -> list[dict]:
     """`samples` items of each of the task's held-out prompts, with the task's reward and the KL to the reference."""
-    records = TASKS[task].records("test", prompts, 0)
-    items = sample_items(model, reference, tokenizer, records, reward_of_task, TASKS[task].MAX_NEW, samples, seed)
+    protocol = Protocol(reward_of_task, TASKS[task].MAX_NEW, samples, seed)
+    items = sample_items(policy, reference, TASKS[task].records("test", prompts, 0), protocol)
     return [x for x in items if x["sample"] >= 0]
 
 

@@ -7,11 +7,13 @@ called again, the tool goes on where it stopped. Proved by tests/tools/test_comp
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.optimum import reference_optimum
 from minirlhf.experiments.trials import answers, begun_with, kept, numbers, optimise, table
 from minirlhf.harness.files import UserError, write_atomic
@@ -19,8 +21,6 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.html.svg import strip_plot
 from minirlhf.lm import checkpoint
-from minirlhf.lm.model import GPT
-from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.optimum import LEAST
@@ -52,12 +52,12 @@ class Comparison:
     out: str = option("out/algorithms", "folder for a file a run, TASK/*.json, and algorithms.TASK.svg")
 
 
-def yardstick(start: tuple[GPT, Tokenizer], task: str, options: Comparison) -> dict:
+def yardstick(start: Policy, task: str, options: Comparison) -> dict:
     """J_ref and, as `optimum.reference_optimum` has it, J* of the held-out prompts, from samples of the reference.
 
     Raises UserError where J* is not known well enough, or nothing is better than the reference.
     """
-    items = answers(start[0], *start, task, options.prompts, options.reference_samples)
+    items = answers(start, start, task, options.prompts, options.reference_samples)
     known = reference_optimum(items, options.beta, np.arange(options.prompts))
     known["reference"] = float(np.mean([x["scores"]["reward"] for x in items]))
     if known["value"] is None:
@@ -75,18 +75,22 @@ def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
     return PPOConfig(**VARIANTS[name], **alike, lr=lr)
 
 
-def run(name: str, lr: float, seed: int, task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> dict:
+def run(
+    name: str, lr: float, seed: int, task: str, start: Policy, options: Comparison, dtype: torch.dtype
+) -> dict:
     """One training run and its judgement."""
     print(f"{task}: {name}, lr {lr:g}, seed {seed}")
-    policy = deepcopy(start[0])
-    cost = optimise(policy, start[1], task, reward_of_task, config_of(name, lr, options), seed, dtype)
-    items = answers(policy, *start, task, options.prompts, options.samples)
+    policy = replace(start, model=deepcopy(start.model))
+    cost = optimise(policy, task, reward_of_task, config_of(name, lr, options), seed, dtype)
+    items = answers(policy, start, task, options.prompts, options.samples)
     reward, kl = (float(np.mean(x)) for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items)))
     figures = {"reward": reward, "kl": kl, "objective": reward - options.beta * kl}
     return {"lr": lr, "seconds": cost["seconds"], "tokens": cost["tokens"]} | figures
 
 
-def runs_of(name: str, rates: list[float], task: str, start: tuple[GPT, Tokenizer], options: Comparison, dtype) -> list:
+def runs_of(
+    name: str, rates: list[float], task: str, start: Policy, options: Comparison, dtype: torch.dtype
+) -> list[dict]:
     """The runs of one algorithm, with the learning rate that reached the highest J on a seed of its own."""
     def made(lr: float, seed: int) -> dict:
         path = Path(options.out) / task / f"{name}, lr {lr}, seed {seed}.json"
@@ -120,11 +124,10 @@ def main() -> None:
     rates = numbers(options.lrs, "lrs", float, 1e-9, 1)
     if options.beta <= 0:
         raise UserError(f"--beta {options.beta}: must be above 0, or there is no J* to measure against")
-    reference, tokenizer = checkpoint.load(options.init)
-    reference.to(device).eval()
-    out, start = Path(options.out), (reference, tokenizer)
+    out, start = Path(options.out), Policy(*checkpoint.load(options.init))
+    start.model.to(device).eval()
     settings = {k: getattr(options, k) for k in ("iterations", "batch", "beta", "prompts", "samples")}
-    settings["init"] = checkpoint.fingerprint(reference)
+    settings["init"] = checkpoint.fingerprint(start.model)
     for task in parse_tasks(options.task):
         known = yardstick(start, task, options)
         begun_with(out, settings)  # behind what may ask for another --beta

@@ -7,21 +7,20 @@ as soon as it is done; called again, the tool goes on where it stopped. Proved b
 """
 
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.goodhart import Study, best_of_points, markdown, order, plot, policy_points, with_interval
 from minirlhf.experiments.trials import answers, begun_anew, begun_with, kept, numbers, optimise
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
-from minirlhf.lm.model import GPT
-from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.preferences.simulated import Labeller, respond
 from minirlhf.preferences.train_reward import RewardConfig
 from minirlhf.rl.config import PPOConfig
@@ -67,7 +66,7 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
     return load_reward_model(folder, device)
 
 
-def sampled(reference: tuple[GPT, Tokenizer], options: Overoptimisation, seed: int) -> dict[str, list]:
+def sampled(reference: Policy, options: Overoptimisation, seed: int) -> dict[str, list]:
     """`best_of` answers of the reference to each held-out prompt, None one without an end: index, response, gold."""
     task, index = TASKS[options.task], [i for i in range(options.prompts) for _ in range(options.best_of)]
     records = task.records("test", options.prompts, 0)
@@ -75,7 +74,8 @@ def sampled(reference: tuple[GPT, Tokenizer], options: Overoptimisation, seed: i
     texts: list[str | None] = []
     for start in range(0, len(index), ROWS):
         part = slice(start, start + ROWS)
-        texts += respond(*reference, [records[i] for i in index[part]], task.MAX_NEW, seeds[part])
+        asked = [records[i] for i in index[part]]
+        texts += respond(reference.model, reference.tokenizer, asked, task.MAX_NEW, seeds[part])
     gold = [0.0 if said is None else task.reward(prompt_text(records[i]), said, records[i])
             for i, said in zip(index, texts)]  # fmt: skip
     return {"index": index, "response": texts, "gold": gold}
@@ -91,18 +91,18 @@ def scored(proxy: LearnedReward, records: list[dict], answers: list[tuple[int, s
 
 
 def policy_line(
-    n: int, beta: float, proxy: LearnedReward, reference: tuple[GPT, Tokenizer], options: Overoptimisation, seed: int,
+    n: int, beta: float, proxy: LearnedReward, reference: Policy, options: Overoptimisation, seed: int,
     dtype: torch.dtype,
 ) -> dict:  # fmt: skip
     """Train a policy by PPO on the proxy and measure it on each held-out prompt."""
     print(f"PPO on the reward of {n} comparisons, beta {beta:g}", flush=True)
-    policy, P = deepcopy(reference[0]), options.prompts
+    policy, P = replace(reference, model=deepcopy(reference.model)), options.prompts
     config = PPOConfig(
         iterations=options.iterations, batch=options.batch, beta=beta, missing_eos=UNFINISHED,
         save_every=options.iterations,
     )  # fmt: skip
-    cost = optimise(policy, reference[1], options.task, lambda record: proxy, config, seed, dtype)
-    items = answers(policy, *reference, options.task, P, options.samples, seed)  # in the order of their prompts
+    cost = optimise(policy, options.task, lambda record: proxy, config, seed, dtype)
+    items = answers(policy, reference, options.task, P, options.samples, seed)  # in the order of their prompts
     said = [(x["index"], x["response"] if x["stop"] == "eos" else None) for x in items]
     columns = {"gold": [x["scores"]["reward"] for x in items], "kl": [x["kl"] for x in items]}
     columns["proxy"] = scored(proxy, TASKS[options.task].records("test", P, 0), said)
@@ -117,10 +117,10 @@ def main() -> None:
     sizes, betas = numbers(options.pairs, "pairs", int, 1), numbers(options.betas, "betas", float, 0)
     if options.task not in TASKS:
         raise UserError(f"--task {options.task}: there are {', '.join(TASKS)}")
-    model, tokenizer = checkpoint.load_chat(options.init)
-    reference, out = (model.to(device).eval(), tokenizer), Path(options.out)
+    reference, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)
+    reference.model.to(device).eval()
     settings = {k: v for k, v in asdict(options).items() if k not in ("pairs", "betas", "out")}
-    settings |= {"init": checkpoint.fingerprint(model), "seed": machine.seed}
+    settings |= {"init": checkpoint.fingerprint(reference.model), "seed": machine.seed}
     begun_with(out, settings)
     records = TASKS[options.task].records("test", options.prompts, 0)
     samples = kept(out / "samples.json", lambda: sampled(reference, options, machine.seed))

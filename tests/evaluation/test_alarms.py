@@ -256,8 +256,8 @@ def test_a_model_that_samples_what_it_does_not_score_is_found(
     monkeypatch.setattr(ask, "generate", colder)
     records = [{"prompt": f"{i} says", "response": "x"} for i in range(60)]
     reward_of = lambda record: lambda prompt, response, record: float(len(response))  # noqa: E731
-    policy, reference = make_policy(0), make_policy(1)
-    made = ask.sample_items(policy, reference, tokenizer, records, reward_of, 8, 2, 0, False)
+    asked = [ask.Policy(make_policy(seed), tokenizer, chat=False) for seed in (0, 1)]
+    made = ask.sample_items(*asked, records, ask.Protocol(reward_of, 8, 2, 0))
     assert ("wrong KL" in heard({"task": {"ppo": made}})) == rings
 
 

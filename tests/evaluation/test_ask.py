@@ -9,7 +9,8 @@ import torch
 
 from minirlhf.evaluation import ask
 from minirlhf.evaluation.ask import (
-    answer_logits, fitted_temperature, pieces_of, sample_items, scores_of, text_items, token_statistics,
+    Policy, Protocol, answer_logits, fitted_temperature, pieces_of, sample_items, scores_of, text_items,
+    token_statistics,
 )
 from minirlhf.evaluation.collect import turns
 from minirlhf.lm.batches import collate
@@ -38,9 +39,13 @@ def reward(prompt: str, response: str, record: dict) -> float:
     return len(response) + (prompt == "a") / 4
 
 
-def sampled(model, reference, tokenizer, records=RECORDS, **changes) -> list[dict]:
-    settings = {"reward_of": lambda record: reward, "max_new": MAX_NEW, "samples": SAMPLES, "seed": 0}
-    return sample_items(model, reference, tokenizer, records, **{**settings, **changes})
+def sampled(
+    model, reference, tokenizer, records=RECORDS, chat=True, reference_chat=True, compared=None, **changes
+) -> list[dict]:
+    """`sample_items`. changes: of the protocol."""
+    protocol = {"reward_of": lambda record: reward, "max_new": MAX_NEW, "samples": SAMPLES, "seed": 0} | changes
+    policies = Policy(model, tokenizer, chat), Policy(reference, tokenizer, reference_chat)
+    return sample_items(*policies, records, Protocol(**protocol), compared)
 
 
 def summed(model, reference, g: Generation) -> dict[str, list[float]]:
@@ -69,7 +74,7 @@ def made(make_policy, tokenizer) -> tuple:
 
 def test_of_each_turn_exactly_the_last_answer_is_scored(make_policy, tokenizer):
     """Its bytes and its EOS; the answers before it are given."""
-    got = text_items(make_policy(0), tokenizer, turns([CONVERSATION]))
+    got = text_items(Policy(make_policy(0), tokenizer), turns([CONVERSATION]))
     assert [(x["tokens"], x["bytes"]) for x in got] == [(2 + 1, 2), (3 + 1, 3), (3 + 1, 3)]
 
 
@@ -77,7 +82,7 @@ def test_of_each_turn_exactly_the_last_answer_is_scored(make_policy, tokenizer):
 def test_all_turns_together_cost_what_the_conversation_costs(make_policy, tokenizer):
     model = make_policy(0)
     whole = negative_log_likelihood(model, collate([render(CONVERSATION, tokenizer)]))  # (N,)
-    got = text_items(model, tokenizer, turns([CONVERSATION]))
+    got = text_items(Policy(model, tokenizer), turns([CONVERSATION]))
     assert sum(x["tokens"] for x in got) == len(whole)
     assert sum(x["nll"] for x in got) == pytest.approx(float(whole.double().sum()), abs=1e-4)
 
@@ -167,7 +172,7 @@ def test_every_model_is_given_the_same_random_numbers(tokenizer, monkeypatch):
     monkeypatch.setattr(ask, "ROWS", 5)
     a = uniform(tokenizer.vocab_size)
     b = uniform(tokenizer.vocab_size, width=4, layers=2, context=20)
-    first, second = sampled(a, a, tokenizer), sampled(b, b, tokenizer, chat=False)
+    first, second = sampled(a, a, tokenizer), sampled(b, b, tokenizer, chat=False, reference_chat=False)
     assert [x["ids"] for x in first] == [x["ids"] for x in second]
     random = [tuple(x["ids"]) for x in first if x["sample"] >= 0]
     assert len(set(random)) == len(random)
@@ -177,7 +182,7 @@ def test_every_model_is_given_the_same_random_numbers(tokenizer, monkeypatch):
 def test_the_kl_is_to_the_reference_as_it_is_asked(chat, make_policy, tokenizer):
     """One pass a response and model, each behind its own prompt: a base model's document, or a chat."""
     model, reference = make_policy(0), make_policy(1)
-    for x in sampled(model, reference, tokenizer, chat=chat, reference_chat=True):
+    for x in sampled(model, reference, tokenizer, chat=chat):
         said = x["ids"] + [tokenizer.eos_id] * (x["stop"] == "eos")
         logp = []
         for net, way in ((model, chat), (reference, True)):
@@ -193,7 +198,7 @@ def test_the_kl_is_to_the_reference_as_it_is_asked(chat, make_policy, tokenizer)
 def test_what_a_model_says_fits_the_context_of_all(make_policy, tokenizer):
     """A chat prompt has two ids more than a document has; and a reference may have a shorter context."""
     long, short = make_policy(0, context=32), make_policy(1, context=12)
-    for x in sampled(long, long, tokenizer, max_new=40, chat=False, reference_chat=True):
+    for x in sampled(long, long, tokenizer, max_new=40, chat=False):
         assert len(render_prompt(RECORDS[x["index"]], tokenizer)) + x["tokens"] <= 32
     for x in sampled(long, short, tokenizer, max_new=40):
         assert len(render_prompt(RECORDS[x["index"]], tokenizer)) + x["tokens"] <= 12
@@ -246,7 +251,7 @@ def test_items_can_be_scored_again_without_the_model(made):
 def test_the_tasks_own_reward_stands_beside_another_that_it_was_replaced_with(made, tokenizer):
     """What is optimised, and what was meant."""
     (policy, reference), records = made[0].values(), TASKS["arithmetic"].records("test", 3, 0)
-    items = sample_items(policy, reference, tokenizer, records, lambda r: lambda *x: 7.0, 5, 2, 0, gold=True)
+    items = sampled(policy, reference, tokenizer, records, reward_of=lambda record: lambda *case: 7.0, gold=True)
     for x in items:
         ended = x["stop"] == "eos"
         own = TASKS["arithmetic"].reward(x["prompt"], x["response"], records[x["index"]])
@@ -328,7 +333,7 @@ def test_text_items_equal_one_pass_a_record(chat, made, tokenizer):
     model, right = made[0]["rl"], 0
     assert tokenizer.encode("!") == [0]
     records = RECORDS + turns([CONVERSATION])
-    for i, (record, got) in enumerate(zip(records, text_items(model, tokenizer, records, chat))):
+    for i, (record, got) in enumerate(zip(records, text_items(Policy(model, tokenizer, chat), records))):
         ids, start = render(record, tokenizer, chat).ids, len(render_prompt(record, tokenizer, chat))
         p = model.logits(model(torch.tensor([ids])))[0].double().softmax(-1)  # (T, V)
         p = p[start - 1 : -1]  # (N, V), each place the law of the token after it
@@ -345,17 +350,17 @@ def test_a_model_that_is_sure_has_confidences_of_at_most_1(make_policy, tokenize
     model = make_policy(0)
     with torch.no_grad():
         model.ln_f.weight.mul_(100)
-    found = [p for x in text_items(model, tokenizer, RECORDS) for p in x["confidence"]]
+    found = [p for x in text_items(Policy(model, tokenizer), RECORDS) for p in x["confidence"]]
     assert 0 <= min(found) and max(found) == 1
 
 
 def test_the_confidence_of_a_uniform_model_is_one_over_the_vocabulary(tokenizer):
-    for x in text_items(uniform(tokenizer.vocab_size), tokenizer, RECORDS):
+    for x in text_items(Policy(uniform(tokenizer.vocab_size), tokenizer), RECORDS):
         assert x["confidence"] == pytest.approx([1 / tokenizer.vocab_size] * x["tokens"], abs=1e-6)
 
 
 def test_the_perplexity_of_a_uniform_model_is_the_vocabulary_size(tokenizer):
-    items = text_items(uniform(tokenizer.vocab_size), tokenizer, RECORDS)
+    items = text_items(Policy(uniform(tokenizer.vocab_size), tokenizer), RECORDS)
     nll, tokens, n_bytes = (sum(x[key] for x in items) for key in ("nll", "tokens", "bytes"))
     assert exp(nll / tokens) == pytest.approx(tokenizer.vocab_size, rel=1e-5)
     assert (tokens, n_bytes) == (4 + 7 + 5 + 2 + 4, 4 + 7 + 5 + 2)
@@ -366,17 +371,17 @@ def test_a_record_without_response_or_too_long_is_undefined(tokenizer):
     records.append({"messages": CONVERSATION["messages"][:4]})
     model = uniform(tokenizer.vocab_size)
     none = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
-    first, *others = text_items(model, tokenizer, records)
+    first, *others = text_items(Policy(model, tokenizer), records)
     assert first["nll"] > 0 and others == [{"index": i} | none for i in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_text_depends_on_neither_its_neighbours_nor_its_batch(rows, made, tokenizer):
     """Whose true places stand row by row, the longest text first."""
-    model, several = made[0]["rl"], text_items(made[0]["rl"], tokenizer, RECORDS)
+    model, several = made[0]["rl"], text_items(Policy(made[0]["rl"], tokenizer), RECORDS)
     parts = [RECORDS[start : start + rows] for start in range(0, len(RECORDS), rows)]
     for start, part in zip(accumulate(map(len, parts), initial=0), parts):
-        for x, y in zip(text_items(model, tokenizer, part), several[start:]):
+        for x, y in zip(text_items(Policy(model, tokenizer), part), several[start:]):
             assert x["confidence"] == pytest.approx(y["confidence"], abs=2e-6)
             assert x["correct"] == y["correct"]
             assert x["nll"] == pytest.approx(y["nll"], abs=1e-4)
@@ -416,19 +421,19 @@ def ece(items: list[dict], key: str) -> float:
 
 def test_one_temperature_fitted_on_other_texts_makes_a_boastful_model_honest(tokenizer):
     boastful = louder(letter_model(tokenizer), 8)
-    T = fitted_temperature(boastful, tokenizer, words(1))
-    got = text_items(boastful, tokenizer, words(2), temperature=T)
+    T = fitted_temperature(Policy(boastful, tokenizer), words(1))
+    got = text_items(Policy(boastful, tokenizer), words(2), temperature=T)
     assert T > 2 and ece(got, "confidence") > 0.4 and ece(got, "tempered") < 0.15
-    assert [x["confidence"] for x in got] == [x["confidence"] for x in text_items(boastful, tokenizer, words(2))]
+    assert [x["confidence"] for x in got] == [x["confidence"] for x in text_items(Policy(boastful, tokenizer), words(2))]
 
 
 def test_the_temperature_takes_back_whatever_the_logits_were_multiplied_by(tokenizer):
-    one, four = (fitted_temperature(louder(letter_model(tokenizer), k), tokenizer, words(1)) for k in (1, 4))
+    one, four = (fitted_temperature(Policy(louder(letter_model(tokenizer), k), tokenizer), words(1)) for k in (1, 4))
     assert four == pytest.approx(4 * one, rel=1e-5)
 
 
 def test_at_a_temperature_of_1_confidence_and_error_stay_as_they_are(made, tokenizer):
-    got = text_items(made[0]["rl"], tokenizer, RECORDS, temperature=1.0)
+    got = text_items(Policy(made[0]["rl"], tokenizer), RECORDS, temperature=1.0)
     assert all(x["tempered"] == x["confidence"] for x in got)
     assert ece(got, "tempered") == ece(got, "confidence")
 
@@ -436,7 +441,7 @@ def test_at_a_temperature_of_1_confidence_and_error_stay_as_they_are(made, token
 @torch.no_grad()
 def test_the_tempered_confidence_is_that_of_the_divided_logits(made, tokenizer):
     model = made[0]["rl"]
-    for x, record in zip(text_items(model, tokenizer, RECORDS, temperature=2.5), RECORDS):
+    for x, record in zip(text_items(Policy(model, tokenizer), RECORDS, temperature=2.5), RECORDS):
         ids, start = render(record, tokenizer).ids, len(render_prompt(record, tokenizer))
         p = (model.logits(model(torch.tensor([ids])))[0].double() / 2.5).softmax(-1)[start - 1 : -1]  # (N, V)
         assert x["tempered"] == pytest.approx([float(row.max()) for row in p], abs=2e-6)
@@ -445,12 +450,12 @@ def test_the_tempered_confidence_is_that_of_the_divided_logits(made, tokenizer):
 def test_the_temperature_is_that_of_all_tokens_or_of_the_first_that_may_be_held(made, tokenizer, monkeypatch):
     model, records = made[0]["rl"], words(3)
     with torch.no_grad():
-        parts = [(z.numpy(), y.numpy()) for _, _, z, y in answer_logits(model, tokenizer, records)]
+        parts = [(z.numpy(), y.numpy()) for _, _, z, y in answer_logits(Policy(model, tokenizer), records)]
     z, y = (torch.cat([torch.from_numpy(x) for x in column]).numpy() for column in zip(*parts))
-    assert len(parts) == 2 and fitted_temperature(model, tokenizer, records) == pytest.approx(fit_temperature(z, y))
+    assert len(parts) == 2 and fitted_temperature(Policy(model, tokenizer), records) == pytest.approx(fit_temperature(z, y))
     monkeypatch.setattr(ask, "LOGITS", 1)
-    assert fitted_temperature(model, tokenizer, records) == pytest.approx(fit_temperature(*parts[0]))
+    assert fitted_temperature(Policy(model, tokenizer), records) == pytest.approx(fit_temperature(*parts[0]))
 
 
 def test_records_without_an_answer_have_no_temperature(made, tokenizer):
-    assert isnan(fitted_temperature(made[0]["rl"], tokenizer, [{"prompt": "a"}]))
+    assert isnan(fitted_temperature(Policy(made[0]["rl"], tokenizer), [{"prompt": "a"}]))

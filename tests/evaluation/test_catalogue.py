@@ -6,7 +6,7 @@ from math import comb, isnan, log
 import numpy as np
 import pytest
 
-from minirlhf.evaluation.ask import text_items
+from minirlhf.evaluation.ask import Policy, text_items
 from minirlhf.evaluation.catalogue import DEFAULT, METRICS, metric_names, metric_table
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
@@ -241,7 +241,7 @@ def test_reviews_are_measured_against_their_grammar(context, tokenizer):
     records = TASKS["reviews"].records("test", 12, 0)
     model = GPT(GPTConfig(tokenizer.vocab_size, context=context, layers=1, heads=1, width=8)).eval()
     model.wte.weight.data.zero_()
-    texts = text_items(model, tokenizer, records)
+    texts = text_items(Policy(model, tokenizer), records)
     kept = [r for r, x in zip(records, texts) if x["nll"] is not None]
     assert kept and (kept == records) == (context == 400)
     got = measured(view(records, {"m": ["x"] * 12}, {"m": texts}), "perplexity")

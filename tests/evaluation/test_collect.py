@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.evaluation.ask import fitted_temperature, sample_items, text_items
+from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.collect import (
     Evaluation, gather, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit, temperatures,
     training_records, turns,
@@ -45,11 +45,11 @@ def ask(make_policy, tokenizer, files):
     """A function that gathers evidence from three models: (run, sets). chat and runs: of single ones; make: of each."""
     def ask(runs=None, chat=None, names=("base", "sft", "ppo"), make=None, **options) -> tuple:
         make = make or (lambda i: make_policy(i, context=320))
-        models = {name: (make(i), tokenizer) for i, name in enumerate(names)}
+        roles = dict.fromkeys(names, True) | (chat or {})
+        models = {name: Policy(make(i), tokenizer, roles[name]) for i, name in enumerate(names)}
         options = Evaluation(**{"prompts": 3, "samples": 2, "max_new": 4, **options})
-        chat = dict.fromkeys(models, True) | (chat or {})
         runs = dict.fromkeys(models, {}) | (runs or {})
-        return gather(options, 5, models, chat, runs, {name: str(files / name) for name in models})
+        return gather(options, 5, models, runs, {name: str(files / name) for name in models})
 
     return ask
 
@@ -124,23 +124,22 @@ def test_records_that_some_metrics_leave_out_are_counted(answers, scored, said):
 
 def test_prompts_that_leave_a_model_no_room_are_left_out_for_all_and_counted(make_policy, tokenizer, capsys):
     """The prompt, its two roles, and one token more must fit the shortest context."""
-    models = {"a": (make_policy(0, context=64), tokenizer), "b": (make_policy(0, context=8), tokenizer)}
+    models = {name: Policy(make_policy(0, context=context), tokenizer) for name, context in (("a", 64), ("b", 8))}
     records = [{"prompt": "x" * n} for n in (1, 5, 6, 7, 40)]
-    assert prompts_that_fit(records, models, {"a": True, "b": True}, "mine") == records[:2]
+    assert prompts_that_fit(records, models, "mine") == records[:2]
     assert capsys.readouterr().out == "mine: 3 of 5 prompts left out, longer than the context of 8 tokens\n"
     with pytest.raises(UserError, match="mine: no prompt of 3 fits the models' context of 8 tokens"):
-        prompts_that_fit(records[2:], models, {"a": True, "b": True}, "mine")
+        prompts_that_fit(records[2:], models, "mine")
 
 
 def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, make_policy, tokenizer):
     """A base model as a document, the others with roles; of two it is told what the last thinks of them."""
     _, (s,) = ask(chat={"base": False}, task="sentiment")
-    base, sft, ppo = (make_policy(i, context=320) for i in range(3))
-    for name, model, chat, by in (("base", base, False, None), ("sft", sft, True, ppo), ("ppo", ppo, True, ppo)):
-        asked = model, sft, tokenizer, s.records, reward_of_task, 8, 2, 5, chat
-        assert s.items[name] == sample_items(*asked, compared=by, reference_chat=True)
-        T = s.about["temperatures"].get(name)
-        assert s.texts[name] == text_items(model, tokenizer, s.records, chat, T)
+    base, sft, ppo = (Policy(make_policy(i, context=320), tokenizer, chat=i > 0) for i in range(3))
+    protocol = Protocol(reward_of_task, max_new=8, samples=2, seed=5)
+    for name, policy, by in (("base", base, None), ("sft", sft, ppo.model), ("ppo", ppo, ppo.model)):
+        assert s.items[name] == sample_items(policy, sft, s.records, protocol, compared=by)
+        assert s.texts[name] == text_items(policy, s.records, s.about["temperatures"].get(name))
 
 
 # What is known of the models
@@ -170,9 +169,9 @@ def test_where_there_is_no_sft_the_first_model_is_the_reference(ask):
 
 def test_models_of_different_tokenizers_are_refused_by_name(ask, make_policy, tokenizer):
     with pytest.raises(UserError, match="b and a have different tokenizers"):
-        models = {"a": (make_policy(0), tokenizer), "b": (make_policy(0, layers=1), tokenizer)}
-        models["b"][0].resize_vocabulary(261)
-        gather(Evaluation(), 0, models, {}, {}, {})
+        models = {"a": Policy(make_policy(0), tokenizer), "b": Policy(make_policy(0, layers=1), tokenizer)}
+        models["b"].model.resize_vocabulary(261)
+        gather(Evaluation(), 0, models, {}, {})
 
 
 def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_knows_no_roles(
@@ -180,9 +179,10 @@ def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_
 ):
     for name, stage in (("base", "base"), ("ppo", "ppo")):
         checkpoint.save(files / "out" / name, make_policy(0), tokenizer, {"stage": stage})
-    models, chat, runs, folders = load_models(Evaluation(), "cpu")
+    models, runs, folders = load_models(Evaluation(), "cpu")
     assert list(models) == ["base", "ppo"] and folders == {"base": "out/base", "ppo": "out/ppo"}
-    assert chat == {"base": False, "ppo": True} and not models["ppo"][0].training
+    assert {name: policy.chat for name, policy in models.items()} == {"base": False, "ppo": True}
+    assert not models["ppo"].model.training
     assert runs["ppo"] == {"stage": "ppo"} and checkpoint.read_run("nowhere") == {}
 
 
@@ -282,18 +282,19 @@ def test_each_model_has_one_temperature_a_task_fitted_on_its_validation_split(as
     """In its own way of asking; the three test splits of a task share them."""
     asked = []
 
-    def noted(model, tokenizer, records, chat):
+    def noted(policy, records):
         asked.append(records)
-        return fitted_temperature(model, tokenizer, records, chat)
+        return fitted_temperature(policy, records)
 
     monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", noted)
     _, sets = ask(task="arithmetic", make=letters, chat={"base": False})
     assert len(sets) == len(asked) == 3
     records, fitted = TASKS["arithmetic"].records("validation", 200, 5), {}
     for i, name in enumerate(("base", "sft", "ppo")):
-        fitted[name] = fitted_temperature(letters(i), tokenizer, records, name != "base")
+        policy = Policy(letters(i), tokenizer, chat=name != "base")
+        fitted[name] = fitted_temperature(policy, records)
         for s in sets:
-            assert s.texts[name] == text_items(letters(i), tokenizer, s.records, name != "base", fitted[name])
+            assert s.texts[name] == text_items(policy, s.records, fitted[name])
     assert asked == [records] * 3 and all(s.about["temperatures"] == fitted for s in sets)
     assert fitted["ppo"] == pytest.approx(3 * fitted["base"], rel=0.1)
 
@@ -301,8 +302,9 @@ def test_each_model_has_one_temperature_a_task_fitted_on_its_validation_split(as
 @pytest.mark.parametrize("name", TASKS)
 def test_no_prompt_that_a_temperature_is_fitted_on_is_one_of_a_test(name, monkeypatch):
     seen = []
-    monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", lambda m, t, records, chat: seen.extend(records) or 2.0)
-    assert temperatures(name, {"m": (None, None)}, {"m": True}, 5) == {"m": 2.0} and len(seen) == 200
+    fitted = lambda policy, records: seen.extend(records) or 2.0  # noqa: E731
+    monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", fitted)
+    assert temperatures(name, {"m": Policy(None, None)}, 5) == {"m": 2.0} and len(seen) == 200
     for split in TASKS[name].EVAL_SPLITS:
         if split.startswith("test"):
             tested = {prompt_of(r) for seed in (5, 6) for r in TASKS[name].records(split, 200, seed)}
@@ -314,7 +316,7 @@ def test_no_prompt_that_a_temperature_is_fitted_on_is_one_of_a_test(name, monkey
 ])
 def test_without_a_validation_split_or_a_best_temperature_there_is_none(options, limit, ask, letters, monkeypatch):
     if limit is not None:
-        monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", lambda model, *_: limit)
+        monkeypatch.setattr("minirlhf.evaluation.collect.fitted_temperature", lambda policy, records: limit)
     run, sets = ask(make=letters, **options)
     assert not any(s.about["temperatures"] or "tempered" in s.texts["sft"][0] for s in sets)
     assert "calibration error at T" not in json.dumps(build(run, sets))

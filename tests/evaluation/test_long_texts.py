@@ -6,6 +6,7 @@ from math import log
 import pytest
 import torch
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.long_texts import (
     TextScore, document, lines, ngram_text_score, read_texts, score_texts, text_score, texts_of_training, windows,
 )
@@ -149,7 +150,7 @@ def models(tokenizer) -> dict:
     made = {}
     for seed, (name, context) in enumerate((("long", 16), ("short", 8))):
         torch.manual_seed(seed)
-        made[name] = (GPT(GPTConfig(tokenizer.vocab_size, context, 1, 1, 8)).eval(), tokenizer)
+        made[name] = Policy(GPT(GPTConfig(tokenizer.vocab_size, context, 1, 1, 8)).eval(), tokenizer)
     return made
 
 
@@ -159,11 +160,12 @@ RUNS = {"long": {}, "short": {}}
 def test_scores_are_sums_over_the_texts(models, tmp_path):
     (tmp_path / "corpus.txt").write_text(TEXTS[0] * 20, encoding="utf-8")
     scores = score_texts(TEXTS, models, RUNS | {"long": {"data": {"data": [str(tmp_path / "corpus.txt")]}}}, 4)
-    ngram = fit([document(TEXTS[0] * 20, models["long"][1])[1:]], 5, models["long"][1].vocab_size)
-    each = [ngram_text_score(ngram, models["long"][1], [text]).nll for text in TEXTS]
+    ngram = fit([document(TEXTS[0] * 20, models["long"].tokenizer)[1:]], 5, models["long"].tokenizer.vocab_size)
+    each = [ngram_text_score(ngram, models["long"].tokenizer, [text]).nll for text in TEXTS]
     assert scores["5-gram"].nll == pytest.approx(sum(each))
-    for name, (model, tokenizer) in models.items():
-        parts = [text_score(model, tokenizer, [text], 4) for text in TEXTS]
+    tokenizer = models["long"].tokenizer
+    for name, policy in models.items():
+        parts = [text_score(policy.model, tokenizer, [text], 4) for text in TEXTS]
         assert scores[name].nll == pytest.approx(sum(p.nll for p in parts))
         assert scores[name].tokens == sum(len(tokenizer.encode(text)) + 1 for text in TEXTS)
         assert scores[name].bytes == sum(len(text.encode()) for text in TEXTS)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments import trials
 from minirlhf.experiments.trials import answers, begun_with, kept, numbers, optimise, table
 from minirlhf.harness.files import UserError
@@ -72,7 +73,7 @@ def test_a_policy_is_trained_as_asked_on_as_many_responses(algo, monkeypatch):
 
     monkeypatch.setattr(trials, "train", train)
     config = PPOConfig(algo=algo, batch=24, iterations=9)
-    cost = optimise(None, None, "arithmetic", lambda record: "reward", config, 3, torch.float32)
+    cost = optimise(Policy(None, None), "arithmetic", lambda record: "reward", config, 3, torch.float32)
     torch.manual_seed(3)
     assert cost == {"seconds": 1.5} and seen["config"] == replace(config, max_new=TASKS["arithmetic"].MAX_NEW)
     assert seen["drawn"] == torch.rand(1)
@@ -90,17 +91,17 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(monke
 
     monkeypatch.setattr(trials, "train", train)
     with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
-        optimise(None, None, "arithmetic", lambda record: None, PPOConfig(), 3, torch.float32)
+        optimise(Policy(None, None), "arithmetic", lambda record: None, PPOConfig(), 3, torch.float32)
 
 
 def test_answers_are_sampled_on_prompts_that_no_training_has(make_policy, tokenizer):
     """Two to each of five; the greedy one is left out, and the KL is to the reference."""
-    policy, other = make_policy(0, context=64), make_policy(1, context=64)
-    items = answers(policy, other, tokenizer, "arithmetic", 5, 2)
+    policy, other = (Policy(make_policy(seed, context=64), tokenizer) for seed in (0, 1))
+    items = answers(policy, other, "arithmetic", 5, 2)
     assert [(x["index"], x["sample"]) for x in items] == [(i, k) for i in range(5) for k in range(2)]
     assert [x["prompt"] for x in items[::2]] == [r["prompt"] for r in TASKS["arithmetic"].records("test", 5, 0)]
     assert sum(x["kl"] for x in items) > 0 and all("reward" in x["scores"] for x in items)
-    assert answers(policy, other, tokenizer, "arithmetic", 5, 2, 1) != items
+    assert answers(policy, other, "arithmetic", 5, 2, 1) != items
 
 
 def test_a_table_has_words_on_the_left_and_numbers_on_the_right():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.trials import answers
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import run_script
@@ -62,14 +63,14 @@ def test_what_is_done_is_not_done_again(ran, tmp_path):
 def test_an_optimum_on_few_effective_samples_is_refused(make_policy, tokenizer, monkeypatch):
     monkeypatch.setattr("minirlhf.experiments.trials.reward_of_task", lambda record: lambda p, r, x: float(len(r) > 2))
     with pytest.raises(UserError, match=r"J.* rests on \d+ effective samples, fewer than 200"):
-        yardstick((make_policy(0, context=64), tokenizer), "arithmetic", Comparison(prompts=10, reference_samples=15))
+        yardstick(Policy(make_policy(0, context=64), tokenizer), "arithmetic", Comparison(prompts=10, reference_samples=15))
 
 
 def test_the_yardstick_is_that_of_samples_of_the_reference(make_policy, tokenizer, monkeypatch):
     """Of rewards 1 and 0: J_ref is the share p of ones, J* = β log(1 − p + p exp(1 / β))."""
     monkeypatch.setattr("minirlhf.experiments.trials.reward_of_task", lambda record: lambda p, r, x: float(len(r) > 2))
     options = Comparison(prompts=10, reference_samples=80, beta=0.5)
-    known = yardstick((make_policy(0, context=64), tokenizer), "arithmetic", options)
+    known = yardstick(Policy(make_policy(0, context=64), tokenizer), "arithmetic", options)
     p = known["reference"]
     assert 0 < p < 1 and p * 800 == pytest.approx(round(p * 800))
     assert known["value"] == pytest.approx(0.5 * log(1 - p + p * exp(2)))
@@ -83,7 +84,7 @@ def trained(make_policy, monkeypatch):
 
     def optimise(policy, *rest):
         calls.append((policy, *rest))
-        policy.load_state_dict(make_policy(1, context=64).state_dict())
+        policy.model.load_state_dict(make_policy(1, context=64).state_dict())
         return {"seconds": 3.0, "tokens": 9}
 
     monkeypatch.setattr(compare_algorithms, "optimise", optimise)
@@ -93,10 +94,10 @@ def trained(make_policy, monkeypatch):
 def test_every_algorithm_is_trained_alike(make_policy, tokenizer, trained, monkeypatch):
     """Nothing differs but the choices of the algorithm."""
     monkeypatch.setattr(compare_algorithms, "answers", lambda *_: [{"scores": {"reward": 0.0}, "kl": 0.0}])
-    start, options = (make_policy(0, context=64), tokenizer), Comparison(batch=24, iterations=9)
+    start, options = Policy(make_policy(0, context=64), tokenizer), Comparison(batch=24, iterations=9)
     for name in VARIANTS:
         run(name, 1e-3, 5, "arithmetic", start, options, torch.float32)
-    for name, (_, _, task, _, config, seed, _) in zip(VARIANTS, trained, strict=True):
+    for name, (_, task, _, config, seed, _) in zip(VARIANTS, trained, strict=True):
         assert (task, seed) == ("arithmetic", 5)
         assert config == PPOConfig(
             **VARIANTS[name], iterations=9, batch=24, lr=1e-3, beta=options.beta, minibatches=4, warmup=1, save_every=9
@@ -106,11 +107,11 @@ def test_every_algorithm_is_trained_alike(make_policy, tokenizer, trained, monke
 def test_a_run_is_judged_by_j(make_policy, tokenizer, trained, monkeypatch):
     """Two sampled answers to each of 30: the mean reward minus β times the mean KL, β not 1."""
     monkeypatch.setattr("minirlhf.experiments.trials.reward_of_task", lambda record: lambda p, r, x: float(len(r)))
-    start, options = (make_policy(0, context=64), tokenizer), Comparison(prompts=30, samples=2, batch=64, beta=0.5)
+    start, options = Policy(make_policy(0, context=64), tokenizer), Comparison(prompts=30, samples=2, batch=64, beta=0.5)
     figures = run("rloo", 1e-3, 5, "arithmetic", start, options, torch.float32)
-    items = answers(trained[0][0], *start, "arithmetic", 30, 2)
+    items = answers(trained[0][0], start, "arithmetic", 30, 2)
     reward, kl = (sum(x) / 60 for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items), strict=True))
-    assert len(items) == 60 and reward > 0 and kl > 1 and trained[0][0] is not start[0]
+    assert len(items) == 60 and reward > 0 and kl > 1 and trained[0][0].model is not start.model
     assert figures == pytest.approx(
         {"lr": 1e-3, "seconds": 3.0, "tokens": 9, "reward": reward, "kl": kl, "objective": reward - 0.5 * kl}
     )
@@ -136,7 +137,7 @@ def test_without_a_better_response_there_is_nothing_to_compare(make_policy, toke
         {"index": i, "sample": k, "scores": {"reward": 0.5}} for i in range(10) for k in range(30)
     ])  # fmt: skip
     with pytest.raises(UserError, match="nothing to tell them apart by"):
-        yardstick((make_policy(0, context=64), tokenizer), "arithmetic", Comparison(prompts=10, reference_samples=30))
+        yardstick(Policy(make_policy(0, context=64), tokenizer), "arithmetic", Comparison(prompts=10, reference_samples=30))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.goodhart import with_interval
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Interrupted
@@ -114,7 +115,7 @@ def test_the_reference_answers_held_out_prompts(options, monkeypatch, tmp_path):
         return ["1"] * len(records)
 
     monkeypatch.setattr(overoptimise, "respond", respond)
-    samples = sampled((None, None), options, 0)
+    samples = sampled(Policy(None, None), options, 0)
     assert asked == [record for record in TASKS["arithmetic"].records("test", 3, 0) for _ in range(2)]
     assert samples["index"] == [0, 0, 1, 1, 2, 2] and samples["response"] == ["1"] * 6
 
@@ -123,11 +124,11 @@ def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, 
     """Two answers to each of three prompts; without an end the proxy is low."""
     seen = {}
 
-    def optimise(policy, tokenizer, task, reward_of, config, seed, dtype):
+    def optimise(policy, task, reward_of, config, seed, dtype):
         seen.update(config=config, reward=reward_of(None), trained=task, seed=seed, dtype=dtype)
         return {"seconds": 1.5}
 
-    def answers(policy, model, tokenizer, task, prompts, samples, seed):
+    def answers(policy, reference, task, prompts, samples, seed):
         seen.update(task=task, prompts=prompts, samples=samples)
         return [{"index": i, "response": "12", "stop": "eos" if k else "length", "kl": i + k,
                  "scores": {"reward": 10 * i + k}} for i in range(3) for k in range(2)]  # fmt: skip
@@ -135,7 +136,7 @@ def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, 
     monkeypatch.setattr(overoptimise, "optimise", optimise)
     monkeypatch.setattr(overoptimise, "answers", answers)
     proxy = SimpleNamespace(many=lambda cases: [2.0] * len(cases))
-    line = policy_line(8, 0.25, proxy, (torch.nn.Linear(1, 1), None), options, 3, torch.float32)
+    line = policy_line(8, 0.25, proxy, Policy(torch.nn.Linear(1, 1), None), options, 3, torch.float32)
     assert seen["config"] == PPOConfig(iterations=5, batch=4, beta=0.25, missing_eos=-3.0, save_every=5)
     assert seen["reward"] is proxy and (seen["seed"], seen["dtype"], seen["samples"]) == (3, torch.float32, 2)
     assert seen["task"] == seen["trained"] == "arithmetic" and seen["prompts"] == 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.evaluation.ask import sample_items, text_items
+from minirlhf.evaluation.ask import Policy, Protocol, sample_items, text_items
 from minirlhf.experiments import arms as experiment, questions, trials
 from minirlhf.experiments.arms import BEST_OF_SAMPLES, Arm, Study, arms, longest_reward, random_reward
 from minirlhf.experiments.claims import BEST_OF, drift
@@ -124,7 +124,7 @@ def fitted(monkeypatch):
 
 def sft(model, tokenizer, tmp_path, labels: int, task: str = "arithmetic", most_steps: int = 50, **arm) -> None:
     arm = Arm("base", "sft", labels, **arm)
-    experiment.train_sft(model, tokenizer, task, arm, most_steps, Study(rows=4, lr=1e-3), Run(tmp_path))
+    experiment.train_sft(Policy(model, tokenizer), task, arm, most_steps, Study(rows=4, lr=1e-3), Run(tmp_path))
 
 
 def test_sft_sees_its_labels_and_no_others(fitted, model, tokenizer, tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypa
 
     monkeypatch.setattr(trials, "train", train)
     arm = Arm("sft10", "ppo", reward="random", rate=5.0)
-    experiment.train_ppo(model, tokenizer, "arithmetic", arm, Study(batch=4, ppo_lr=1e-3), Run(tmp_path))
+    experiment.train_ppo(Policy(model, tokenizer), "arithmetic", arm, Study(batch=4, ppo_lr=1e-3), Run(tmp_path))
     assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
     assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3) and seen["out"] == tmp_path
 
@@ -191,11 +191,11 @@ def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypa
 @pytest.mark.parametrize("task", experiment.STUDIED)
 def test_measures_are_those_of_an_evaluation_a_row_a_prompt(make_policy, tokenizer, task):
     """Sums over two samples of each of three prompts, and the greedy answer's; the answers that are told apart."""
-    policy, other = make_policy(0, context=128), make_policy(1, context=128)
+    policy, other = (Policy(make_policy(seed, context=128), tokenizer) for seed in (0, 1))
     sets = questions.test_sets(task, 3, 0)
-    found = questions.judge(policy, other, tokenizer, task, sets, 2, 0, 0, True)
+    found = questions.judge(policy, other, task, sets, 2, 0, 0)
     assert list(found) == list(sets) and all(set(found[name]) <= set(found["test"]) for name in sets)
-    items = sample_items(policy, other, tokenizer, sets["test"], reward_of_task, TASKS[task].MAX_NEW, 2, 0)
+    items = sample_items(policy, other, sets["test"], Protocol(reward_of_task, TASKS[task].MAX_NEW, 2, 0))
     of = {i: [x for x in items if x["index"] == i] for i in range(3)}  # the greedy one first
     rows = {name: np.array(table) for name, table in found["test"].items()}
     assert rows["reward, greedy"].tolist() == [[xs[0]["scores"]["reward"], 1] for xs in of.values()]
@@ -204,7 +204,7 @@ def test_measures_are_those_of_an_evaluation_a_row_a_prompt(make_policy, tokeniz
     assert rows["entropy, nats/token"][:, 1].tolist() == rows["length, tokens"][:, 0].tolist()
     told_apart = [[0.5 + 0.5 * (xs[1]["response"] != xs[2]["response"]), 1] for xs in of.values()]
     assert rows["distinct answers"].tolist() == told_apart
-    texts = text_items(policy, tokenizer, sets["test"])
+    texts = text_items(policy, sets["test"])
     assert rows["reference perplexity"] == pytest.approx(np.array([[x["nll"], x["tokens"], x["bytes"]] for x in texts]))
     if task == "reviews":
         ids = [[x["ids"] for x in xs[1:]] for xs in of.values()]
@@ -215,18 +215,16 @@ def test_measures_are_those_of_an_evaluation_a_row_a_prompt(make_policy, tokeniz
 
 
 def test_equal_prompts_are_rows_of_their_own(make_policy, tokenizer):
-    policy, records = make_policy(0, context=128), TASKS["arithmetic"].records("test", 1, 0) * 2
-    found = questions.judge(policy, policy, tokenizer, "arithmetic", {"reworded": records}, 2, 0, 0, True)
+    policy, records = Policy(make_policy(0, context=128), tokenizer), TASKS["arithmetic"].records("test", 1, 0) * 2
+    found = questions.judge(policy, policy, "arithmetic", {"reworded": records}, 2, 0, 0)
     assert len(found["reworded"]["reward"]) == 2
 
 
 def test_diversity_is_taken_of_equally_many_samples(make_policy, tokenizer):
     """best-of-n draws 6 of one model; of these, diversity and KL look at the first 3, and the reward at all."""
-    policy, other = make_policy(0, context=128), make_policy(1, context=128)
+    policy, other = (Policy(make_policy(seed, context=128), tokenizer) for seed in (0, 1))
     sets = {"test": reviews.records("test", 2, 0)}
-    few, many = (
-        questions.judge(policy, other, tokenizer, "reviews", sets, 3, n, 0, True)["test"] for n in (0, 6)
-    )
+    few, many = (questions.judge(policy, other, "reviews", sets, 3, n, 0)["test"] for n in (0, 6))
     assert [n for _, n in few["reward"]] == [3, 3] and [n for _, n in many["reward"]] == [6, 6]
     assert {k for k in many if k.startswith("reward, best")} == {f"reward, best of {n}" for n in (2, 4, 6)}
     of_all = {"reward", "grammatical"}
