@@ -7,6 +7,7 @@ exception, ends in one line that names the case. Proved by tests/rl/test_rewards
 """
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import messages_of
@@ -16,14 +17,23 @@ Reward = Callable[[str, str, dict], float]
 
 def call_reward(reward: Reward, prompt: str, response: str, record: dict) -> float:
     """The reward as a finite float. Raises UserError naming the prompt where the function raises or returns none."""
-    where = f"for prompt {prompt[-60:]!r} and response {response[:60]!r}"
     try:
         value = float(reward(prompt, response, record))
     except Exception as error:  # a user's function may raise anything
-        raise UserError(f"the reward raised {type(error).__name__}: {error} {where}") from error
-    if value - value != 0:
-        raise UserError(f"the reward is {value} {where}: return a finite number")
+        raise UserError(f"the reward raised {type(error).__name__}: {error} {where(prompt, response)}") from error
+    return finite(value, prompt, response)
+
+
+def finite(value: float, prompt: str, response: str) -> float:
+    """The value. Raises UserError for NaN and infinity."""
+    if not isfinite(value):
+        raise UserError(f"the reward is {value} {where(prompt, response)}: return a finite number")
     return value
+
+
+def where(prompt: str, response: str) -> str:
+    """Which case it was, in words."""
+    return f"for prompt {prompt[-60:]!r} and response {response[:60]!r}"
 
 
 def prompt_text(record: dict) -> str:
@@ -56,6 +66,4 @@ def call_many(reward: Reward, cases: list[tuple[str, str, dict]]) -> list[float]
         raise UserError(f"the reward's many() raised {type(error).__name__}: {error} for {len(cases)} cases") from error
     if len(values) != len(cases):
         raise UserError(f"the reward's many() returned {len(values)} numbers for {len(cases)} cases")
-    for case, value in zip(cases, values):
-        call_reward(lambda *_: value, *case)  # says for which it is not finite
-    return values
+    return [finite(value, prompt, response) for value, (prompt, response, _) in zip(values, cases)]
