@@ -18,7 +18,7 @@ from minirlhf.lm.batches import Mixture
 from minirlhf.lm.safetensors import save_module
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import train
-from minirlhf.rl.rewards import load_reward, reward_hash
+from minirlhf.rl.reward_files import load_reward, reward_hash
 from minirlhf.rl.watch import Description, Gold, Optimum
 from minirlhf.tasks import reward_of_task
 from minirlhf.tasks.sources import data_hash, prompts_of, with_room

@@ -18,10 +18,10 @@ from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, fit
-from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
-from minirlhf.tasks.sources import (
-    answers, data_hash, file_source, parse_tasks, raw_text, task_sources, texts_of,
-)  # fmt: skip
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.tasks.sources import answers, data_hash, file_source, parse_tasks, raw_text, task_sources, texts_of
+
+SHAPE = "context", "layers", "heads", "width", "dropout", "attention"
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,14 @@ class Data:
     data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
     examples: int = option(20_000, "records that are generated for a task", least=1)
     init: str = option("", "start from this checkpoint folder and skip pretraining")
+    batch: int = option(32, "rows of each data set per step, times its weight", least=1)
     out: str = option("out", "folder that receives base/ and sft/")
     resume: bool = option(False, "go on where the run in --out stopped")
 
 
 @dataclass(frozen=True)
-class Model:
-    """Model, where none is given by --init."""
+class Base:
+    """Base model, where none is given by --init."""
 
     layers: int = option(2, "transformer blocks")
     heads: int = option(4, "attention heads")
@@ -47,28 +48,19 @@ class Model:
     vocab: int = option(1024, "size of the tokenizer that is trained: 260 is bytes and the special tokens")
     dropout: float = option(0.0, "in training")
     attention: str = option("manual", "manual (the one to read), or sdpa: torch's kernel, the same numbers")
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """Pretraining."""
-
     base_steps: int = option(250, "optimizer steps of pretraining", least=0)
     base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0)
-    batch: int = option(32, "rows of each data set per step, times its weight; of SFT, too", least=1)
 
 
 def main() -> None:
     """Wire data, tokenizer, model and loop together."""
-    data, shape, pretraining, config, machine = parse(
-        __doc__.splitlines()[0], Data, Model, Pretraining, FitConfig, Machine
-    )
+    data, base, config, machine = parse(__doc__.splitlines()[0], Data, Base, FitConfig, Machine)
     device, dtype = machine.set_up()
     tasks = {} if data.data else parse_tasks(data.task)
     sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data)]
-    run = machine.record(data, pretraining, config) | {"tasks": tasks}
+    run = machine.record(data, base, config) | {"tasks": tasks}
     run |= {"data_hash": data_hash([asdict(source) for source in sources])}
-    out, batch = Path(data.out), pretraining.batch
+    out = Path(data.out)
     if not data.resume:
         for name in ("base", "sft"):  # else a later --resume might find what an earlier run left
             (out / name / "train_state.pt").unlink(missing_ok=True)
@@ -76,27 +68,25 @@ def main() -> None:
     def train(sets: dict, validation: list[Example], config: FitConfig, name: str) -> None:
         folder = out / name
         resume = data.resume and (folder / "train_state.pt").exists()  # a run stopped in pretraining has none of SFT
-        source = f"{batch} rows of {run['data_hash']}"
-        told = Run(folder, machine.seed, dtype, resume, source, checkpoint.fingerprint(model))
+        source, init = f"{data.batch} rows of {run['data_hash']}", checkpoint.fingerprint(model)
+        told = Run(folder, machine.seed, dtype, resume, source, init)
         cost = fit(model, Mixture(sets, machine.seed).step, validation, config, told)
         checkpoint.save(folder, model, tokenizer, run | {"stage": name, "cost": cost})
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:
-        model, tokenizer = checkpoint.load(data.init)
-        tokenizer.add_specials([name for name in SPECIALS if name not in tokenizer.special_ids])
-        model.resize_vocabulary(tokenizer.vocab_size)
+        model, tokenizer = checkpoint.load_with_roles(data.init)
         model.to(device)
     else:
         try:
-            tokenizer = Tokenizer.train(texts_of(sources), shape.vocab)
-            sizes = {name: value for name, value in asdict(shape).items() if name != "vocab"}
-            model = GPT(GPTConfig(tokenizer.vocab_size, **sizes)).to(device)
+            tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
+            shape = {name: getattr(base, name) for name in SHAPE}
+            model = GPT(GPTConfig(tokenizer.vocab_size, **shape)).to(device)
         except ValueError as error:
             raise UserError(str(error)) from None
-        base = replace(config, steps=pretraining.base_steps, lr=pretraining.base_lr)
-        train(*raw_text(sources, tokenizer, model.config.context, batch), base, "base")
-    sets, validation = answers(sources, tokenizer, model.config.context, batch)
+        pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
+        train(*raw_text(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
+    sets, validation = answers(sources, tokenizer, model.config.context, data.batch)
     if sets:
         train(sets, validation, config, "sft")
     elif data.init:

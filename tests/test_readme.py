@@ -17,12 +17,19 @@ from minirlhf.tasks.sources import parse_tasks
 ROOT = Path(__file__).parent.parent
 WINGS = sorted(path.parent for path in ROOT.glob("minirlhf/*/__init__.py"))
 READMES = [ROOT / "README.md", ROOT / "tests" / "README.md", ROOT / "minirlhf" / "README.md",
-           *(wing / "README.md" for wing in WINGS)]  # fmt: skip
+           ROOT / "minirlhf" / "README.zh.md", *(wing / "README.md" for wing in WINGS)]  # fmt: skip
 SET_UP = (
     "    pip install -r requirements.txt && python train_sft.py && python train_ppo.py && python evaluate.py",
     "    pip install -r requirements.txt && pytest",
 )
-each_readme = pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
+
+
+def name_of(path: Path) -> str:
+    """The path from the root: two READMEs may stand in one folder."""
+    return path.relative_to(ROOT).as_posix()
+
+
+each_readme = pytest.mark.parametrize("path", READMES, ids=name_of)
 
 
 class Parsed(Exception):
@@ -129,8 +136,9 @@ def test_every_command_parses(path, monkeypatch, capsys):
 
 
 def test_the_commands_are_found():
-    found = {path.parent.name: len(commands(path.read_text(encoding="utf-8"))) for path in READMES}
-    assert sum(found.values()) > 60 and found["tools"] > 12 and found["experiments"] > 10
+    found = {name_of(path): len(commands(path.read_text(encoding="utf-8"))) for path in READMES}
+    assert sum(found.values()) > 60 and found["minirlhf/README.zh.md"] > 20
+    assert found["minirlhf/tools/README.md"] > 12 and found["minirlhf/experiments/README.md"] > 10
     sample = "    python a.py \\\n        --b c   d\n```\npip x && pytest   y\n```\nor `pytest z`, or `p`, not python"
     assert commands(sample) == ["python a.py --b c", "pip x", "pytest", "pytest z"]
 

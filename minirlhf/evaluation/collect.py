@@ -25,7 +25,8 @@ from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.records import messages_of, prompt_of, read_records, references_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit
-from minirlhf.rl.rewards import load_reward, prompt_text
+from minirlhf.rl.reward_files import load_reward
+from minirlhf.rl.rewards import prompt_text
 from minirlhf.tasks import TASKS, reward_of_task, task_of
 from minirlhf.tasks.sources import OWN, parse_tasks
 

@@ -19,7 +19,7 @@ from minirlhf.harness.files import UserError, read_json, write_atomic, write_jso
 from minirlhf.lm import tokenizer_files
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
-from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
 
 # Hugging Face keeps these as (in, out), torch's Linear as (out, in).
 TRANSPOSED = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
@@ -150,6 +150,14 @@ def read_run(folder: str | Path) -> dict:
     """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
     path = Path(folder) / "run.json"
     return read_json(path) if path.exists() else {}
+
+
+def load_with_roles(folder: str | Path) -> tuple[GPT, Tokenizer]:
+    """`load` of a model to fine-tune: special tokens that it does not know get new rows of the embedding."""
+    model, tokenizer = load(folder)
+    tokenizer.add_specials([name for name in SPECIALS if name not in tokenizer.special_ids])
+    model.resize_vocabulary(tokenizer.vocab_size)
+    return model, tokenizer
 
 
 def load_chat(folder: str | Path) -> tuple[GPT, Tokenizer]:

@@ -4,7 +4,7 @@ Proved by tests/lm/test_optim.py.
 """
 
 from collections.abc import Iterable
-from math import cos, pi
+from math import cos, isfinite, pi
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class Stepper:
         """
         parameters: list[Tensor] = [p for g in self.optimizer.param_groups for p in g["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.max_norm))
-        if norm - norm == 0:  # finite
+        if isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group.get("scale", 1.0)
             self.optimizer.step()

@@ -12,6 +12,7 @@ Source: Rafailov et al. 2023, eq. 5 to 7. Proved by tests/preferences/test_dpo.p
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ class ImplicitReward(nn.Module):
         super().__init__()
         self.trunk = policy
         self.cue, self.beta = cue, beta
-        self.frozen = (deepcopy(policy).eval().requires_grad_(False),)  # a tuple hides it from parameters()
+        reference = deepcopy(policy).eval().requires_grad_(False)
+        self.reference_nll = partial(negative_log_likelihood, reference)  # no submodule: neither trained nor saved
 
     def forward(self, texts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> Tensor:
         """The reward of each text, ids of prompt, response and EOS: (B,) float32.  dtype: of matrix products."""
@@ -51,5 +53,5 @@ class ImplicitReward(nn.Module):
         with autocast(batch.inputs.device, dtype):
             logp = -negative_log_likelihood(self.trunk, batch)  # (N,)
             with torch.no_grad():
-                ref = -negative_log_likelihood(self.frozen[0], batch)  # (N,)
+                ref = -self.reference_nll(batch)  # (N,)
         return implicit_reward(*(spread(x, batch.mask).sum(1) for x in (logp, ref)), self.beta)  # (B,)

@@ -18,7 +18,7 @@ from types import ModuleType
 import numpy as np
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.options import option
+from minirlhf.harness.options import check_options, option
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.model import GPT
@@ -33,14 +33,12 @@ PATIENCE = 50  # pairs left out for each that is wanted, before giving up
 class Labeller:
     """The simulated people."""
 
-    temperature: float = option(0.3, "a gold reward this much higher is chosen with odds of e to 1")
+    temperature: float = option(0.3, "a gold reward this much higher is chosen with odds of e to 1", above=0)
     length_bias: float = option(0.0, "log-odds for each character that a response is longer")
     position_bias: float = option(0.0, "log-odds for the response that is shown first")
     soft: bool = option(False, "write the probability itself, as p, instead of a choice")
 
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise UserError(f"--temperature {self.temperature}: must be above 0")
+    __post_init__ = check_options
 
     def prefers_first(self, gold_a: float, gold_b: float, length_a: int, length_b: int) -> float:
         """P(a is chosen) where a is shown first, as above.  length: in characters."""

@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
-from minirlhf.harness.options import option
+from minirlhf.harness.options import check_options, option
 from minirlhf.lm.batches import Mixture, micro_batches
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.model import GPT
@@ -42,21 +41,17 @@ BINS = 10  # of the calibration error
 class RewardConfig:
     """Training."""
 
-    epochs: float = option(3.0, "passes over the prompts; more learn a thousand comparisons by heart")
+    epochs: float = option(3.0, "passes over the prompts; more learn a thousand comparisons by heart", above=0)
     batch: int = option(32, "prompts in an optimizer step, with all comparisons of each", least=1)
     lr: float = option(5e-4, "peak learning rate; falls to a tenth on half a cosine", least=0)
     warmup: int = option(10, "steps of rising learning rate", least=0)
     weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
-    held_out: int = option(20, "percent of the prompts, on which the result is measured", least=0)
+    held_out: int = option(20, "percent of the prompts, on which the result is measured", least=0, most=99)
     micro_rows: int = option(32, "comparisons a forward pass: memory against speed, not the result", least=1)
     save_every: int = option(200, "steps between saved states", least=1)
 
-    def __post_init__(self) -> None:
-        if self.epochs <= 0:
-            raise UserError(f"--epochs {self.epochs}: must be above 0")
-        if self.held_out >= 100:
-            raise UserError(f"--held-out {self.held_out}: must be below 100, or nothing is left to train on")
+    __post_init__ = check_options
 
 
 def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:

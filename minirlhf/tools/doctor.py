@@ -35,7 +35,8 @@ from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
 from minirlhf.rl.ppo import sample, update
-from minirlhf.rl.rewards import Reward, load_reward
+from minirlhf.rl.reward_files import load_reward
+from minirlhf.rl.rewards import Reward
 from minirlhf.rl.rollout import Models, Rollout, score_tokens
 from minirlhf.tasks import TASKS, reward_of_task
 from minirlhf.tasks.sources import parse_tasks

@@ -18,7 +18,8 @@ from minirlhf.annotation.trust import ATTENTION, Scores
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.rl.rewards import Reward, call_rewards, load_reward, prompt_text
+from minirlhf.rl.reward_files import load_reward
+from minirlhf.rl.rewards import Reward, call_rewards, prompt_text
 from minirlhf.tasks import TASKS
 
 NAME = 26  # columns of a row's name

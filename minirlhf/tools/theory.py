@@ -9,7 +9,7 @@ meets them one token at a time, and by the functions of the training loop. Prove
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import inf, nan
+from math import inf, isnan, nan
 from statistics import median
 
 import torch
@@ -153,7 +153,7 @@ from a reference, in nats. Both are GPTs of random weights here; J and its gradi
    J of the best of 4 answers of the reference: {reward - BETA * nats:.6f}, at a KL of {nats:.6f}
 """
     table = "".join(
-        f"   {name:<22}{n:>8,}   {star:14.1e}" + ("\n" if own != own else f"{own:17.1e}\n")
+        f"   {name:<22}{n:>8,}   {star:14.1e}" + ("\n" if isnan(own) else f"{own:17.1e}\n")
         for name, n, star, own in tabular_errors(options.steps, options.seed)
     )
     yield f"""3. Values, without KL. Q(s, a) is the score to expect after token a in state s; Q* is the best policy's.

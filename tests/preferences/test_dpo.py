@@ -38,10 +38,15 @@ def by_hand(model: GPT, ids: tuple[int, ...]) -> float:
     return sum(logp[t - 1, ids[t]].item() for t in range(start, len(ids)))
 
 
+def reference_of(model: ImplicitReward) -> GPT:
+    """The model that the rewards are against."""
+    return model.reference_nll.args[0]
+
+
 def test_the_reward_is_beta_times_the_log_ratio_of_the_response_to_the_reference():
     """Prompt and cue have none; EOS has."""
     model = moved(beta=0.5)
-    want = [0.5 * (by_hand(model.trunk, ids) - by_hand(model.frozen[0], ids)) for ids in TEXTS]
+    want = [0.5 * (by_hand(model.trunk, ids) - by_hand(reference_of(model), ids)) for ids in TEXTS]
     assert model(TEXTS).tolist() == pytest.approx(want, abs=1e-5)
 
 
@@ -78,7 +83,7 @@ def test_the_reference_is_neither_trained_nor_saved_nor_moved(tmp_path):
     model = ImplicitReward(policy(), CUE, 0.1)
     assert len(list(model.parameters())) == len(list(start.parameters())) == len(model.state_dict())
     fit(model, [[Pair(TEXTS[0], TEXTS[1])]], RewardConfig(epochs=5), Run(tmp_path))
-    frozen, now = model.frozen[0].state_dict(), model.trunk.state_dict()
+    frozen, now = reference_of(model).state_dict(), model.trunk.state_dict()
     assert all(torch.equal(x, frozen[k]) for k, x in start.state_dict().items())
     assert any(not torch.equal(x, now[k]) for k, x in start.state_dict().items())
 

@@ -288,7 +288,7 @@ def test_epochs_must_be_above_0():
 
 @pytest.mark.parametrize("percent", [100, 101])
 def test_not_everything_can_be_held_out(percent):
-    with pytest.raises(UserError, match=f"--held-out {percent}: must be below 100"):
+    with pytest.raises(UserError, match=f"--held-out {percent}: must be at most 99"):
         RewardConfig(held_out=percent)
 
 

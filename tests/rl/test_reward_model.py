@@ -14,7 +14,7 @@ from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.rl.reward_model import (
     LearnedReward, RewardModel, load_reward_model, normalise, rewards_of, save_reward_model, text_ids,
 )
-from minirlhf.rl.rewards import load_reward
+from minirlhf.rl.reward_files import load_reward
 
 TEXTS = [[5, 9, 2], [7], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3], [8, 8], [2, 7, 1, 8, 2, 8, 1, 8, 2]]
 CONVERSATION = {"messages": [

@@ -185,7 +185,7 @@ def test_with_nothing_held_out_nothing_is_measured(call, tmp_path):
     ("--data missing.jsonl --init sft", "missing.jsonl: No such file"),
     ("--data empty.jsonl --init sft", "empty.jsonl: no data"),
     ("--data equal.jsonl --init sft", "equal.jsonl: no comparison to train on: of 1, 1 are of equals"),
-    ("--data prefs.jsonl --init sft --held-out 100", "--held-out 100: must be below 100"),
+    ("--data prefs.jsonl --init sft --held-out 100", "--held-out 100: must be at most 99"),
     ("--data one.jsonl --init sft", "0 are of equals, 0 too long, 1 held out; --held-out 0 trains on all"),
     ("--data plain.jsonl --init sft", "plain.jsonl: record 1 has no 'chosen'"),
     ("--data half.jsonl --init sft", "half.jsonl, line 1: 'rejected' is missing"),
