@@ -70,10 +70,9 @@ def main() -> None:
 def answer(options: Evaluation, seed: int, models: dict[str, Policy]) -> None:
     """Print what each model says to --prompt."""
     prompts_that_fit([{"prompt": options.prompt}], models, "--prompt")
-    sampling = Sampling(options.max_new, temperature=0)
     for name, policy in models.items():
         ids = policy.prompt({"prompt": options.prompt})
-        g = generate(policy.model, [ids], sampling, policy.tokenizer.eos_id, [seed])
+        g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
         print(f"{name}: {one_line(policy.tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
 
 

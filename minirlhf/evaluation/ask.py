@@ -6,7 +6,7 @@
 """
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from minirlhf.lm.records import messages_of, reference_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import fit_temperature
 from minirlhf.rl.losses import kl_estimate
-from minirlhf.rl.rewards import Reward, call_rewards, prompt_text
+from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.rl.rollout import response_hidden
 from minirlhf.tasks import task_of
 
@@ -47,7 +47,7 @@ class Policy:
 class Protocol:
     """What is drawn of every policy, and how it is scored."""
 
-    reward_of: Callable[[dict], Reward] | None
+    reward_of: RewardOf | None
     max_new: int  # tokens of the longest response
     samples: int  # to each record, at temperature 1, beside the greedy one
     seed: int
@@ -96,8 +96,7 @@ def sample_items(
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, protocol.samples)]
     prompts, asked = ([x.prompt(r) for r in records] for x in (policy, reference))
     context = min(net.config.context for net in (model, reference.model, compared) if net is not None)
-    # What one model says must fit the others, too.
-    tight = reference.chat != policy.chat or context < model.config.context
+    tight = reference.chat != policy.chat or context < model.config.context  # what one says must fit the others, too
     for greedy in (True, False):
         rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
         for start in range(0, len(rows), ROWS):
@@ -147,9 +146,7 @@ def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: 
     return scores
 
 
-def answer_logits(
-    policy: Policy, records: Sequence[dict]
-) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """What a policy thinks of each token of the records' own last answers, EOS included, some records at a time.
 
     Yields which records, the mask (B, T) of their tokens, logits (N, V) and targets (N,). Records that have no

@@ -60,9 +60,7 @@ class Evaluation:
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 
 
-def load_models(
-    options: Evaluation, device: torch.device
-) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
+def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
     """The policy, run.json and folder of each name. Raises UserError."""
     folders = dict(pair.partition("=")[::2] for pair in options.models)
     if "" in folders.values() or not 0 < len(options.models) == len(folders):

@@ -105,12 +105,10 @@ def texts_of_training(run: dict) -> list[str]:
     return texts + [record["text"] for path in files for record in read_records(path) if record.get("text")]
 
 
-def score_texts(
-    texts: Sequence[str], models: dict[str, Policy], runs: dict[str, dict], stride: int
-) -> dict[str, TextScore]:
+def score_texts(texts: Sequence[str], models: dict[str, Policy], runs: dict, stride: int) -> dict[str, TextScore]:
     """name -> what all texts cost each model, and an n-gram model of what the first was pretrained on.
 
-    stride: 0 is half of each model's context. Raises UserError.
+    runs: name -> run.json.  stride: 0 is half of each model's context. Raises UserError.
     """
     scores: dict[str, TextScore] = {}
     for name, policy in models.items():

@@ -116,10 +116,7 @@ REWARDS = {  # name -> record -> reward
 
 
 def train_base(task: str, options: Study, run: Run) -> tuple[Policy, dict]:
-    """A model of the task's raw text, which knows no roles, and its cost.
-
-    The tokenizer has seen the prompts, too: they bear no label.
-    """
+    """A model of the task's raw text, and its cost. The tokenizer has seen the prompts, too: they bear no label."""
     documents = TASKS[task].documents(20_000, run.seed)
     prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, run.seed)]
     tokenizer = Tokenizer.train(documents + prompts, 1024)

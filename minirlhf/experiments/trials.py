@@ -20,7 +20,7 @@ from minirlhf.harness.loop import Interrupted, Run
 from minirlhf.lm.batches import Mixture
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import train
-from minirlhf.rl.rewards import Reward
+from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.watch import Description
 from minirlhf.tasks import TASKS, reward_of_task
 
@@ -68,7 +68,7 @@ def begun_anew() -> Iterator[None]:
 
 
 def optimise(
-    policy: Policy, task: str, reward_of: Callable[[dict], Reward], config: PPOConfig, seed: int, dtype: torch.dtype,
+    policy: Policy, task: str, reward_of: RewardOf, config: PPOConfig, seed: int, dtype: torch.dtype,
     out: Path | None = None,
 ) -> dict:  # fmt: skip
     """Train the policy's model in place on the task's training prompts, without their responses; what it cost.
@@ -85,9 +85,7 @@ def optimise(
         return train(policy.model, policy.tokenizer, records_of, reward_of, config, run, watchers)[1]
 
 
-def answers(
-    policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0
-) -> list[dict]:
+def answers(policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0) -> list[dict]:
     """`samples` items of each of the task's held-out prompts, with the task's reward and the KL to the reference."""
     protocol = Protocol(reward_of_task, TASKS[task].MAX_NEW, samples, seed)
     items = sample_items(policy, reference, TASKS[task].records("test", prompts, 0), protocol)

@@ -29,7 +29,7 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import advantages_of, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import adapt_beta, token_weights
-from minirlhf.rl.rewards import Reward
+from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, collect, fit_value_head, score_tokens
 
 LAYER_LR = 0.3  # the rate of the layers, as a share of the embedding's: their noise costs more KL
@@ -64,13 +64,9 @@ class KLCoefficient:
 
 
 def sample(
-    models: Models, records: Sequence[dict], reward_of: Callable[[dict], Reward], config: PPOConfig,
-    rng: np.random.Generator,
-) -> tuple[list[dict], Rollout]:  # fmt: skip
-    """`group` responses to each record, one after the other: the record of each, and the rollout.
-
-    Raises UserError where there is no record.
-    """
+    models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
+) -> tuple[list[dict], Rollout]:
+    """The record of each row, and the rollout: `group` rows to each record. Raises UserError where there is none."""
     group = config.row.group
     if not records:
         each = f"{group} responses to each, times the weight of its data set"
@@ -82,9 +78,8 @@ def sample(
 
 
 def start_critic(
-    models: Models, records: Sequence[dict], reward_of: Callable[[dict], Reward], config: PPOConfig,
-    rng: np.random.Generator,
-) -> None:  # fmt: skip
+    models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
+) -> None:
     """Fit the value head to the Monte Carlo returns of a round of its own: no response is both fitted and judged.
 
     A step that a first reader can skip: without it the critic starts at 0 and learns in the first rounds.
@@ -95,14 +90,9 @@ def start_critic(
 
 
 def update(
-    models: Models,
-    rollout: Rollout,
-    config: PPOConfig,
-    beta: float,
-    stepper: Stepper,
-    lr: float,
+    models: Models, rollout: Rollout, config: PPOConfig, beta: float, stepper: Stepper, lr: float,
     rng: np.random.Generator,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens or steps.
 
     rollout: with advantages and returns.
@@ -133,7 +123,7 @@ def train(
     policy: GPT,
     tokenizer: Tokenizer,
     records_of: Callable[[int], list[dict]],
-    reward_of: Callable[[dict], Reward],
+    reward_of: RewardOf,
     config: PPOConfig,
     run: Run,
     watchers: Sequence[Watcher] = (),

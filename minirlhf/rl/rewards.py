@@ -13,6 +13,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.lm.records import messages_of
 
 Reward = Callable[[str, str, dict], float]
+RewardOf = Callable[[dict], Reward]  # of a record: its reward
 
 
 def call_reward(reward: Reward, prompt: str, response: str, record: dict) -> float:
@@ -41,7 +42,7 @@ def prompt_text(record: dict) -> str:
     return [m["content"] for m in messages_of(record) if m["role"] == "user"][-1]
 
 
-def call_rewards(reward_of: Callable[[dict], Reward], cases: Sequence[tuple[str, str, dict]]) -> list[float]:
+def call_rewards(reward_of: RewardOf, cases: Sequence[tuple[str, str, dict]]) -> list[float]:
     """The reward of each (prompt, response, record). reward_of(record) is the record's reward function.
 
     One with a method `many`, from a list of cases to a list of floats, as a network has it, is asked for all

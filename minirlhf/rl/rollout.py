@@ -10,7 +10,7 @@ Proved by tests/rl/test_rollout.py.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import masked_sum
-from minirlhf.rl.rewards import Reward, call_rewards, prompt_text
+from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,7 @@ def score_tokens(
 
 
 @torch.no_grad()
-def fit_value_head(
-    model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3
-) -> None:
+def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3) -> None:
     """Set the head to the least-squares fit of the rollout's returns on the model's hidden states.
 
     A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one
@@ -136,11 +134,7 @@ def fit_value_head(
 
 
 def score_responses(
-    reward_of: Callable[[dict], Reward],
-    tokenizer: Tokenizer,
-    records: Sequence[dict],
-    rows: Rollout | Generation,
-    missing_eos: float,
+    reward_of: RewardOf, tokenizer: Tokenizer, records: Sequence[dict], rows: Rollout | Generation, missing_eos: float
 ) -> Tensor:
     """The reward of each row's response, (B,) float32.
 
@@ -155,14 +149,9 @@ def score_responses(
 
 
 def collect(
-    models: Models,
-    records: Sequence[dict],
-    reward_of: Callable[[dict], Reward],
-    seeds: Sequence[int],
-    sampling: Sampling,
-    missing_eos: float,
-    micro_rows: int = 32,
-) -> Rollout:
+    models: Models, records: Sequence[dict], reward_of: RewardOf, seeds: Sequence[int], sampling: Sampling,
+    missing_eos: float, micro_rows: int = 32,
+) -> Rollout:  # fmt: skip
     """Sample a response to each record and score it.
 
     reward_of, missing_eos: see `score_responses`.  micro_rows: rows a pass of scoring.
@@ -179,8 +168,7 @@ def collect(
         for index in micro_batches(rollout.lengths(), micro_rows):
             part = rollout.rows(index)
             logprobs, values, _ = score_tokens(models.policy, models.value_head, part, T)  # (b, R) each
-            ref_logprobs, _, _ = score_tokens(models.reference, None, part, T)  # (b, R)
             R = part.ids.shape[1]
             rollout.logprobs[index, :R], rollout.values[index, :R] = logprobs, values
-            rollout.ref_logprobs[index, :R] = ref_logprobs
+            rollout.ref_logprobs[index, :R], _, _ = score_tokens(models.reference, None, part, T)
     return rollout

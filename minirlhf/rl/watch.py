@@ -4,7 +4,6 @@ Each watcher is handed to `ppo.train`, which calls it with (rollout, records, be
 from the round. None of them has an influence on the training. Proved by tests/rl/test_watch.py.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import Algorithm
 from minirlhf.rl.losses import explained_variance, masked_mean, masked_sum
 from minirlhf.rl.optimum import Achieved
-from minirlhf.rl.rewards import Reward
+from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Rollout, score_responses
 
 
@@ -47,7 +46,7 @@ class Description:
 class Gold:
     """gold/TASK: the mean of a reward that is not trained on, 0 for what did not end."""
 
-    gold_of: Callable[[dict], Reward]
+    gold_of: RewardOf
     tokenizer: Tokenizer
 
     def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict[str, float]:

@@ -26,7 +26,7 @@ from minirlhf.lm.logits import exact_kl, token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import kl_estimate, masked_mean, masked_sum, policy_loss, token_weights
-from minirlhf.rl.rewards import Reward, call_reward, prompt_text
+from minirlhf.rl.rewards import RewardOf, call_reward, prompt_text
 from minirlhf.rl.rollout import Rollout, response_hidden
 
 # What rounding may do: the largest |π/π_old − 1|, and the mean |Δ log-prob| of two passes, in nats a token.
@@ -212,7 +212,7 @@ def reward_has_contrast(scores: Tensor, ended: Tensor, group: int, missing_eos: 
     )  # fmt: skip
 
 
-def reward_is_a_function(reward_of: Callable[[dict], Reward], cases: Sequence[tuple[dict, str]]) -> Finding:
+def reward_is_a_function(reward_of: RewardOf, cases: Sequence[tuple[dict, str]]) -> Finding:
     """The reward of each (record, response) twice: the same, finite (`call_reward` raises), and fast."""
     def call() -> list[float]:
         return [call_reward(reward_of(record), prompt_text(record), text, record) for record, text in cases]

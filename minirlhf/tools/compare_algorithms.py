@@ -75,9 +75,7 @@ def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
     return PPOConfig(**VARIANTS[name], **alike, lr=lr)
 
 
-def run(
-    name: str, lr: float, seed: int, task: str, start: Policy, options: Comparison, dtype: torch.dtype
-) -> dict:
+def run(name: str, lr: float, seed: int, task: str, start: Policy, options: Comparison, dtype: torch.dtype) -> dict:
     """One training run and its judgement."""
     print(f"{task}: {name}, lr {lr:g}, seed {seed}")
     policy = replace(start, model=deepcopy(start.model))
@@ -88,9 +86,7 @@ def run(
     return {"lr": lr, "seconds": cost["seconds"], "tokens": cost["tokens"]} | figures
 
 
-def runs_of(
-    name: str, rates: list[float], task: str, start: Policy, options: Comparison, dtype: torch.dtype
-) -> list[dict]:
+def runs_of(name: str, rates: list[float], task: str, start: Policy, options: Comparison, dtype: torch.dtype) -> list:
     """The runs of one algorithm, with the learning rate that reached the highest J on a seed of its own."""
     def made(lr: float, seed: int) -> dict:
         path = Path(options.out) / task / f"{name}, lr {lr}, seed {seed}.json"

@@ -10,7 +10,7 @@ why it matters and what to do. The checks are those of `checks.py`. Proved by te
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
 from minirlhf.rl.ppo import sample, update
 from minirlhf.rl.reward_files import load_reward
-from minirlhf.rl.rewards import Reward
+from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, score_tokens
 from minirlhf.tasks import TASKS, reward_of_task
 from minirlhf.tasks.sources import parse_tasks
@@ -63,10 +63,10 @@ class Patient:
     models: Models  # with a value head of 0 where the checkpoint has none
     reference_name: str
     records: list[dict]
-    reward_of: Callable[[dict], Reward]
+    reward_of: RewardOf
     config: PPOConfig
 
-    def sample(self, seed: int, dtype: torch.dtype, reward_of: Callable[[dict], Reward]) -> Rollout:
+    def sample(self, seed: int, dtype: torch.dtype, reward_of: RewardOf) -> Rollout:
         """GROUP responses to each record, by the rollout of training."""
         models = dataclasses.replace(self.models, dtype=dtype)
         return sample(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]

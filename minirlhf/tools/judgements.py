@@ -7,7 +7,7 @@ models. Proved by tests/tools/test_judgements.py.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.rl.reward_files import load_reward
-from minirlhf.rl.rewards import Reward, call_rewards, prompt_text
+from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.tasks import TASKS
 
 NAME = 26  # columns of a row's name
@@ -41,7 +41,7 @@ class Judged:
 
 def rewards_of(options: Judged, rows: Sequence[dict], sources: Sequence[str]) -> dict[str, Scores]:
     """The scores of every answer by --reward and --gold, as far as they are asked for. Raises UserError."""
-    judges: dict[str, Callable[[dict], Reward]] = {}
+    judges: dict[str, RewardOf] = {}
     if options.reward:
         reward = load_reward(options.reward)
         judges["reward"] = lambda record: reward

@@ -424,7 +424,8 @@ def test_one_temperature_fitted_on_other_texts_makes_a_boastful_model_honest(tok
     T = fitted_temperature(Policy(boastful, tokenizer), words(1))
     got = text_items(Policy(boastful, tokenizer), words(2), temperature=T)
     assert T > 2 and ece(got, "confidence") > 0.4 and ece(got, "tempered") < 0.15
-    assert [x["confidence"] for x in got] == [x["confidence"] for x in text_items(Policy(boastful, tokenizer), words(2))]
+    plain = text_items(Policy(boastful, tokenizer), words(2))
+    assert [x["confidence"] for x in got] == [x["confidence"] for x in plain]
 
 
 def test_the_temperature_takes_back_whatever_the_logits_were_multiplied_by(tokenizer):
@@ -452,7 +453,8 @@ def test_the_temperature_is_that_of_all_tokens_or_of_the_first_that_may_be_held(
     with torch.no_grad():
         parts = [(z.numpy(), y.numpy()) for _, _, z, y in answer_logits(Policy(model, tokenizer), records)]
     z, y = (torch.cat([torch.from_numpy(x) for x in column]).numpy() for column in zip(*parts))
-    assert len(parts) == 2 and fitted_temperature(Policy(model, tokenizer), records) == pytest.approx(fit_temperature(z, y))
+    T = fitted_temperature(Policy(model, tokenizer), records)
+    assert len(parts) == 2 and T == pytest.approx(fit_temperature(z, y))
     monkeypatch.setattr(ask, "LOGITS", 1)
     assert fitted_temperature(Policy(model, tokenizer), records) == pytest.approx(fit_temperature(*parts[0]))
 

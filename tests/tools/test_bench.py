@@ -52,7 +52,7 @@ def test_every_sampled_row_runs_to_its_end(two_seconds, monkeypatch):
 def test_an_iteration_of_ppo_samples_full_rows_and_makes_4_steps(two_seconds, monkeypatch):
     seen, stepped, step = [], [], Stepper.step
     monkeypatch.setattr(Stepper, "step", lambda self, lr: stepped.append(lr) or step(self, lr))
-    monkeypatch.setattr(bench, "update", lambda models, rollout, *rest: seen.append(rollout) or update(models, rollout, *rest))
+    monkeypatch.setattr(bench, "update", lambda models, rollout, *a: seen.append(rollout) or update(models, rollout, *a))
     assert bench.ppo_iteration(TINY, CPU, torch.float32, 1) == 2
     rollout = seen[0]
     assert rollout.prompt_mask.shape == (bench.PROMPTS, bench.PROMPT) and rollout.prompt_mask.all()

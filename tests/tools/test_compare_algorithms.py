@@ -63,7 +63,8 @@ def test_what_is_done_is_not_done_again(ran, tmp_path):
 def test_an_optimum_on_few_effective_samples_is_refused(make_policy, tokenizer, monkeypatch):
     monkeypatch.setattr("minirlhf.experiments.trials.reward_of_task", lambda record: lambda p, r, x: float(len(r) > 2))
     with pytest.raises(UserError, match=r"J.* rests on \d+ effective samples, fewer than 200"):
-        yardstick(Policy(make_policy(0, context=64), tokenizer), "arithmetic", Comparison(prompts=10, reference_samples=15))
+        start = Policy(make_policy(0, context=64), tokenizer)
+        yardstick(start, "arithmetic", Comparison(prompts=10, reference_samples=15))
 
 
 def test_the_yardstick_is_that_of_samples_of_the_reference(make_policy, tokenizer, monkeypatch):
@@ -107,7 +108,8 @@ def test_every_algorithm_is_trained_alike(make_policy, tokenizer, trained, monke
 def test_a_run_is_judged_by_j(make_policy, tokenizer, trained, monkeypatch):
     """Two sampled answers to each of 30: the mean reward minus β times the mean KL, β not 1."""
     monkeypatch.setattr("minirlhf.experiments.trials.reward_of_task", lambda record: lambda p, r, x: float(len(r)))
-    start, options = Policy(make_policy(0, context=64), tokenizer), Comparison(prompts=30, samples=2, batch=64, beta=0.5)
+    start = Policy(make_policy(0, context=64), tokenizer)
+    options = Comparison(prompts=30, samples=2, batch=64, beta=0.5)
     figures = run("rloo", 1e-3, 5, "arithmetic", start, options, torch.float32)
     items = answers(trained[0][0], start, "arithmetic", 30, 2)
     reward, kl = (sum(x) / 60 for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items), strict=True))
@@ -137,7 +139,8 @@ def test_without_a_better_response_there_is_nothing_to_compare(make_policy, toke
         {"index": i, "sample": k, "scores": {"reward": 0.5}} for i in range(10) for k in range(30)
     ])  # fmt: skip
     with pytest.raises(UserError, match="nothing to tell them apart by"):
-        yardstick(Policy(make_policy(0, context=64), tokenizer), "arithmetic", Comparison(prompts=10, reference_samples=30))
+        start = Policy(make_policy(0, context=64), tokenizer)
+        yardstick(start, "arithmetic", Comparison(prompts=10, reference_samples=30))
 
 
 @pytest.fixture
