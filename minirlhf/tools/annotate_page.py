@@ -8,9 +8,9 @@
 repeated event id changes nothing, so the page sends until it hears an answer. 410: the study is closed.
 503: not saved, try again.
 
-Other programs and web sites cannot take part: they do not know the token, and a name that somebody's DNS points
-to 127.0.0.1 fails at Host. What models wrote is shown as text, and the page may load nothing. Each connection
-serves one request. Proved by tests/tools/test_annotate_page.py.
+Other programs and web sites cannot take part: they do not know the token; a name that somebody's DNS points
+to 127.0.0.1 fails at Host, another site's script at Origin. What models wrote is shown as text, and the page may
+load nothing. Each connection serves one request. Proved by tests/tools/test_annotate_page.py.
 """
 
 import hmac
@@ -75,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(size))  # first: a connection closed on unread bytes loses the answer
         if self.admit("judge") is None:
             return None
+        if self.headers.get_all("Origin") != [f"http://{self.headers['Host']}"]:
+            return self.answer(403, "from another origin")
         try:
             event = read_event(body)
         except ValueError as error:
@@ -92,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def admit(self, *names: str) -> str | None:
         """The one of the names that stands behind the token; None for a request that was refused."""
-        if self.headers.get("Host") not in self.server.hosts:
+        if self.headers.get_all("Host") not in [[host] for host in self.server.hosts]:
             return self.answer(403, "not a name of this server")
         for name in names:
             wanted = f"/{self.server.session.token}/{name}"
