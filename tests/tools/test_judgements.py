@@ -176,7 +176,7 @@ def test_a_study_without_judgements_is_refused(study, monkeypatch, capsys):
         report(monkeypatch, capsys, str(folder))
 
 
-@pytest.mark.parametrize("needed, words", [(50.0, "20 more"), (20.0, "enough"), (None, "never enough")])
+@pytest.mark.parametrize("needed, words", [(50.0, "20 more"), (30.0, "enough"), (None, "never enough")])
 def test_what_is_still_needed_is_said(needed, words):
     said = judged.power_line(30, 0.2, {"the rate seen": needed, "60 %": 40.0})
     assert said.startswith("30 prompts show a win rate 20 points from 50 %; ")
