@@ -108,7 +108,8 @@ def outcome_lines(x: dict) -> list[str]:
     lines = [line for contest in x["contests"] for line in contest_lines(contest)]
     lines += table(("strength", "log-odds", ""), *((k, shown(d, "+"), d["note"]) for k, d in x["strengths"].items()))
     lines += ["", f"left answer preferred {shown(x['left'])}; longer {shown(x['longer'])}"]
-    rows = [(who, *(shown(side[who]) for side in x["agreement"].values())) for who in x["agreement"]["with ties"]]
+    sides = x["agreement"].values()  # of two people, one may have said nothing but ties: no kappa without them
+    rows = [(who, *(shown(side[who]) if who in side else "-" for side in sides)) for who in x["agreement"]["with ties"]]
     return lines + table(("who agrees with whom", *x["agreement"]), *rows)
 
 

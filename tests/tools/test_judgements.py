@@ -114,6 +114,16 @@ def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypat
     assert {r["n"] for r in records} == {1} and "\n(bob)" in said and "== without" in said
 
 
+def test_of_two_people_of_whom_one_says_ties_alone_the_kappa_without_ties_is_a_dash(study, monkeypatch, capsys):
+    folder = study(annotators=("ann",), close=False)
+    with log.Session(folder, "bob") as session:
+        while "left" in (item := session.item()):
+            session.act("tie", item["place"], 2.0)
+    log.close(folder)
+    said = report(monkeypatch, capsys, str(folder))
+    assert next(line for line in said.splitlines() if line.startswith("Cohen's kappa")).split()[-1] == "-"
+
+
 def test_ties_alone_leave_nothing_to_train_on(study, tmp_path, monkeypatch, capsys):
     folder = study()
     (tmp_path / "prefs.jsonl").write_text("those of last time")
