@@ -14,30 +14,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minirlhf.annotation.pairs import shown_prompt
-from minirlhf.annotation.trust import decided, grouped
+from minirlhf.annotation.rows import Row, decided, grouped
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.lm.records import split_of
 
 TEST = 20  # % of prompts
 
 
-def preferences(rows: Sequence[dict]) -> list[dict]:
+def preferences(rows: Sequence[Row]) -> list[dict]:
     """One record for each different pair of answers that was decided, in the order of `rows`.
 
-    rows: those of `results.read_studies`, of annotators whose judgements count.
+    rows: of annotators whose judgements count.
     """
     records = []
-    texts = grouped(decided(rows), lambda row: (row["prompt"], row["a"]["response"], row["b"]["response"]))
-    for group in texts.values():
+    for group in grouped(decided(rows), lambda row: (row.prompt, row.answers)).values():
         row, n = group[0], len(group)
-        p = sum(x["choice"] == "a" for x in group) / n
+        p = sum(x.score for x in group) / n
         if p == 0.5:
             continue
-        chosen, rejected = (row["a"], row["b"]) if p > 0.5 else (row["b"], row["a"])
-        asked = next(k for k in ("messages", "prompt") if k in row)
-        records.append({
-            asked: row[asked], "chosen": chosen["response"], "rejected": rejected["response"],
-            "p": max(p, 1 - p), "n": n, "models": [chosen["model"], rejected["model"]], "study": row["study"],
+        chosen = int(p > 0.5)
+        asked = {"messages": row.messages} if row.messages else {"prompt": row.prompt}
+        records.append(asked | {
+            "chosen": row.answers[chosen], "rejected": row.answers[1 - chosen], "p": max(p, 1 - p), "n": n,
+            "models": [row.models[chosen], row.models[1 - chosen]], "study": row.study,
         })  # fmt: skip
     return records
 

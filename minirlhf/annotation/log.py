@@ -3,13 +3,13 @@
     study.json   the question, and at each place a prompt, a left and a right answer: all that a judge sees
     key.json     which model stands on which side, and which places are checks: shut until the study is closed
     NAME.log     what annotator NAME did, a line of JSON each, synced before the next item is shown
-    NAME.torn    what a killed process left of a line: set aside, never parsed
     closed       stands there when no judgement is taken any more
 
 Events are `left`, `right`, `tie`, `bad` and `skip` of a place, and `undo`, which takes back the last of them.
 Everybody judges the places in their order, so what holds after a log is a list: a judgement of place n is the
 next to append where n is its length, an undo pops. key.json and the first line of every log carry the hash of
 study.json: they do not mix with those of another study. A log has one writer, the session that holds its lock.
+What a killed process left of a line was never acknowledged: the page sends that event again.
 Proved by tests/annotation/test_log.py.
 """
 
@@ -22,15 +22,16 @@ import secrets
 import time
 from hashlib import sha256
 from io import FileIO
+from math import inf
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import UserError, read_json, write_atomic
 
-VERSION = 2  # of study.json, key.json and the logs
+VERSION = 2  # of study.json and key.json
 # What each must have, by an example.
 STUDY = {"question": "", "places": [{"prompt": "", "left": "", "right": ""}]}
 KEY = {"study": "", "models": [""], "identical": [""], "places": [{"item": "", "kind": "", "left": ""}]}
-FIRST = {"version": 0, "study": "", "token": ""}
+FIRST = {"study": "", "token": ""}
 EVENT = {"event": "", "do": "", "place": 0, "seconds": 0.0}
 CHOICES = ("left", "right", "tie", "bad", "skip")
 
@@ -66,20 +67,16 @@ def study_hash(data: bytes) -> str:
     return sha256(data).hexdigest()[:16]
 
 
-def read_json(path: Path, like: dict, remedy: str) -> tuple[dict, bytes]:
-    """study.json or key.json, which has all that STUDY or KEY has, and its bytes. Raises UserError."""
-    try:
-        data = path.read_bytes()
-        content = json.loads(data)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {remedy}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("version") != VERSION:
+def read_part(path: Path, like: dict, remedy: str) -> dict:
+    """study.json or key.json, which has all that STUDY or KEY has. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; {remedy}")
+    content = read_json(path)
+    if content.get("version") != VERSION:
         raise UserError(f"{path}: not a study of version {VERSION}, the one that this program knows")
     if not has(content, like):
         raise UserError(f"{path}: damaged, it needs {', '.join(like)}; put back an undamaged copy")
-    return content, data
+    return content
 
 
 def has(x, like) -> bool:
@@ -94,8 +91,20 @@ def has(x, like) -> bool:
 def read_study(folder: Path) -> tuple[dict, str]:
     """study.json and its hash. Raises UserError."""
     remedy = "make a study first (python -m minirlhf.tools.annotate make), or name its folder"
-    study, data = read_json(folder / "study.json", STUDY, remedy)
-    return study, study_hash(data)
+    return read_part(folder / "study.json", STUDY, remedy), study_hash((folder / "study.json").read_bytes())
+
+
+def read_event(data: bytes) -> dict:
+    """The event that a line of a log, or a page, says. Raises ValueError with the reason where it says none."""
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not has(event, EVENT) or not 0 <= event["seconds"] < inf:
+        raise ValueError(f"not an event; it needs {', '.join(EVENT)}")
+    if event["do"] not in (*CHOICES, "undo"):
+        raise ValueError(f"{event['do']!r} is nothing that an annotator does")
+    return event
 
 
 def follow(judged: list[dict], event: dict, total: int) -> list[dict]:
@@ -111,30 +120,24 @@ def replay(path: Path, study: str, total: int) -> tuple[str, list[dict], set[str
 
     Raises UserError with the number of a line that is damaged, is of another study, or cannot come next.
     """
-    token, judged, ids = "", [], set()
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        where = f"{path}, line {number}"
+    lines = path.read_bytes().split(b"\n")[:-1]
+    if not lines:  # who began it died before the first line was whole
+        return "", [], set()
+    try:
+        first = json.loads(lines[0])
+    except ValueError:
+        first = None
+    if not has(first, FIRST) or first["study"] != study:
+        raise UserError(f"{path}, line 1: not of study {study}, which is the one here; they do not mix")
+    judged, ids = [], set()
+    for number, line in enumerate(lines[1:], 2):
         try:
-            entry = json.loads(line)
-        except ValueError:
-            raise UserError(f"{where}: not JSON; put back an undamaged copy of the log") from None
-        if number == 1:
-            if not has(entry, FIRST) or entry["version"] != VERSION:
-                raise UserError(f"{where}: not a log of version {VERSION}, the one that this program knows")
-            if entry["study"] != study:
-                raise UserError(f"{where}: of study {entry['study']}, this is {study}; they do not mix")
-            token = entry["token"]
-            continue
-        if not has(entry, EVENT):
-            raise UserError(f"{where}: not an event; it needs {', '.join(EVENT)}")
-        if entry["do"] not in (*CHOICES, "undo"):
-            raise UserError(f"{where}: {entry['do']!r} is nothing that an annotator does")
-        try:
-            judged = follow(judged, entry, total)
-        except Stale as error:
-            raise UserError(f"{where}: cannot follow the lines before it: {error}") from None
-        ids.add(entry["event"])
-    return token, judged, ids
+            event = read_event(line)
+            judged = follow(judged, event, total)
+        except (ValueError, Stale) as error:
+            raise UserError(f"{path}, line {number}: {error}; put back an undamaged copy of the log") from None
+        ids.add(event["event"])
+    return first["token"], judged, ids
 
 
 def read_logs(folder: Path) -> dict[str, list[dict]]:
@@ -146,7 +149,7 @@ def read_logs(folder: Path) -> dict[str, list[dict]]:
 class Session:
     """One annotator at work on a study: there is one at a time of each name.
 
-    judged: the event that holds at place 0, 1, ...  torn: bytes of a torn line that was set aside.
+    judged: the event that holds at place 0, 1, ...
     token: random, and the same whenever this annotator goes on, so that an open page finds its server again.
     Raises UserError for a name that cannot be one of a file, and while another session has it; Closed.
     """
@@ -167,16 +170,10 @@ class Session:
                             "or give another --annotator") from None
         data = self._file.readall()
         self._size = data.rfind(b"\n") + 1  # of the file
-        self.torn = len(data) - self._size
-        if self.torn:  # who wrote this died before the line was whole
-            with self.path.with_suffix(".torn").open("ab") as torn:
-                torn.write(data[self._size :] + b"\n")
-                torn.flush()
-                os.fsync(torn.fileno())  # in there before it leaves the log
-            self._file.truncate(self._size)
+        self._file.truncate(self._size)  # who wrote more than whole lines died at it
         os.fsync(self._file.fileno())  # or died before it was synced
         if not self._size:
-            self._write({"version": VERSION, "study": name, "token": secrets.token_urlsafe(24)})
+            self._write({"study": name, "token": secrets.token_urlsafe(24)})
         self.token, self.judged, self._ids = replay(self.path, name, self.total)
 
     def __enter__(self) -> "Session":
@@ -258,10 +255,9 @@ def read_key(folder: Path) -> dict:
     """key.json of a study that is closed. Raises UserError."""
     study, name = read_study(folder)
     if not (folder / "closed").exists():
-        why = "names stay hidden until annotate close has ended the study"
-        raise UserError(f"{folder}: not closed; {why}")
+        raise UserError(f"{folder}: not closed; names stay hidden until annotate close has ended the study")
     path = folder / "key.json"
-    key, _ = read_json(path, KEY, "put it back: nothing else knows which answer is whose")
+    key = read_part(path, KEY, "put it back: nothing else knows which answer is whose")
     if key["study"] != name:
         raise UserError(f"{path}: is the key of study {key['study']}, this is {name}")
     sides = {place["left"] for place in key["places"]}

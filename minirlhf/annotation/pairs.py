@@ -15,22 +15,14 @@ Proved by tests/annotation/test_pairs.py.
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import messages_of
 
 LATER = 10  # places between a pair and its duplicate, at least
-
-
-class Answered(Protocol):
-    """A test set and what models said to it, as an evaluation's items.jsonl is read."""
-
-    title: str
-    records: list[dict]
-    items: dict[str, list[dict]]
 
 
 class Pair(NamedTuple):
@@ -73,31 +65,18 @@ def shown_prompt(record: dict) -> str:
     return "\n\n".join(f"{turn['role']}\n{turn['content']}".replace("\n", "\n  ") for turn in turns)
 
 
-def records_by_prompt(sets: Sequence[Answered]) -> dict[str, dict]:
-    """Shown prompt -> the record it comes from."""
+def records_by_prompt(sets: Iterable) -> dict[str, dict]:
+    """Shown prompt -> the record it comes from, of sets that have `records`."""
     return {shown_prompt(record): record for s in sets for record in s.records}
 
 
-def chosen_set(sets: Sequence[Answered], models: Sequence[str], title: str) -> Answered:
-    """The set of that title, or the only one, which both models have answered. Raises UserError."""
-    if len(models) != 2 or models[0] == models[1]:
-        raise UserError(f"--models {' '.join(models)}: give two names of models")
-    found = [s for s in sets if s.title == title or not title]
-    if len(found) != 1:
-        known = ", ".join(sorted(s.title for s in sets))
-        raise UserError(f"--set {title or 'is missing'}: the responses are of {known}")
-    if missing := [name for name in models if name not in found[0].items]:
-        raise UserError(f"--models {missing[0]}: the responses are of {', '.join(sorted(found[0].items))}")
-    return found[0]
+def candidates(records: Sequence[dict], answers: Sequence[tuple[dict, dict]], rng: random.Random) -> list[Pair]:
+    """All different pairs of two models on a test set, in random order: one a prompt, then second samples.
 
-
-def candidates(s: Answered, models: Sequence[str], rng: random.Random) -> list[Pair]:
-    """All different pairs of the two models on a set, in random order: one a prompt, then second samples.
-
-    A pair is of equal index and sample; greedy answers only where there are no sampled ones.
+    records: what was asked.  answers: both models' to one of them, of equal index and sample, as items.jsonl has
+    them. Greedy ones are taken only where there are no sampled ones.
     """
-    prompts = [shown_prompt(record) for record in s.records]
-    answers = list(zip(*(s.items[name] for name in models)))  # of equal index and sample, as items.read has them
+    prompts = [shown_prompt(record) for record in records]
     sampled = any(x["sample"] >= 0 for x, _ in answers)
     of_prompt: list[list[Pair]] = [[] for _ in prompts]
     for x, y in answers:
@@ -156,23 +135,23 @@ def arrange(pairs: Sequence[Pair], spare: Sequence[Pair], rng: random.Random) ->
 
 
 def make(
-    sets: Sequence[Answered], models: Sequence[str], title: str, n: int, question: str, seed: int
-) -> tuple[dict, dict]:
-    """(study, key) of n pairs, or as many as there are, as `log.create` takes them. UserError."""
+    records: Sequence[dict], answers: Sequence[tuple[dict, dict]], n: int, seed: int
+) -> tuple[list[dict], dict]:
+    """The places of a study of n pairs, or as many as there are, and what the key holds of them. Raises UserError.
+
+    records, answers: as for `candidates`.
+    """
     rng = random.Random(seed)
-    s = chosen_set(sets, models, title)
-    found = candidates(s, models, rng)
+    found = candidates(records, answers, rng)
     pairs, spare = found[:n], found[n:]
     shown = [pair for pair in pairs if pair.a != pair.b]
     if not shown:
-        raise UserError(f"{' and '.join(models)}: all of {len(pairs)} pairs are identical: nothing to judge")
-    turns = {prompt: turns_before(record) for prompt, record in records_by_prompt([s]).items()}
+        raise UserError(f"all of {len(pairs)} pairs are identical: nothing to judge")
+    turns = {shown_prompt(record): turns_before(record) for record in records}
     places, secrets = [], []
     for kind, pair, left, good in arrange(shown, spare, rng):
         first, second = (pair.a, pair.b) if left == "a" else (pair.b, pair.a)
         asked = {"messages": turns[pair.prompt]} if len(turns[pair.prompt]) > 1 else {}
         places.append({"prompt": pair.prompt, "left": first, "right": second} | asked)
         secrets.append({"item": item_id(pair), "kind": kind, "left": left, "good": good})
-    key = {"models": list(models), "set": s.title, "seed": seed}
-    key["identical"] = [item_id(pair) for pair in pairs if pair.a == pair.b]
-    return {"question": question, "places": places}, key | {"places": secrets}
+    return places, {"identical": [item_id(pair) for pair in pairs if pair.a == pair.b], "places": secrets}

@@ -1,178 +1,194 @@
-"""What people's judgements say of models: who won, by how much, and what it would take to know better.
+"""What people's judgements say: who won, by how much, how far the judges can be trusted, and what it takes to know.
 
-    win rate    (W + T/2) / N of b against a, each prompt once, by the majority of its judgements: five people
-                who judge one prompt are not five prompts
-    strengths   Bradley-Terry: ties by Davidson, ties as half wins, and with the left side's advantage
-    power       the win rate's least detectable distance from 1/2, and the prompts that less would need
+    win rate       (W + T/2) / N, each prompt once, by the majority of its judgements: five people who judge
+                   one prompt are not five prompts; identical answers, which nobody saw, are ties
+    strengths      Bradley-Terry, of any number of models
+    power          the win rate's least detectable distance from 1/2, and the prompts that less would need
+    attention      an item with one right answer                    awake?
+    consistency    a pair shown again with its sides swapped        sure?
+    left, longer   share of decided pairs won by that answer        biased?
+    triangle       agreement of people, reward model, gold reward   does the reward measure what people want?
 
-`read_studies` opens closed studies, and `analyse` gives plain dicts, None where a number is undefined. A
-pair shown again checks the judge (`trust.py`) and is no second judgement. Annotators below ATTENTION are
-left out by a rule older than the judgements; results stand with and without them. Of each two models a is
-the same everywhere, whatever a study calls it. Proved by tests/annotation/test_results.py.
+A tie and "both bad" are one answer, half a win. A pair shown again checks the judge and is no second judgement.
+Annotators below ATTENTION are left out by a rule older than the judgements; results stand with and without
+them. Proved by tests/annotation/test_results.py.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from itertools import combinations
-from math import nan
-from operator import itemgetter
-from pathlib import Path
+from math import isfinite, nan
 from statistics import median
 
 import numpy as np
 
-from minirlhf.annotation import trust
-from minirlhf.annotation.log import read_key, read_logs, read_study
-from minirlhf.annotation.trust import SCORE, Scores, decided, estimate, grouped, measured, of_kind, plain
-from minirlhf.harness.files import UserError
-from minirlhf.metrics.bradley_terry import Judgement, Strengths, length_controlled, strengths
+from minirlhf.annotation.rows import Row, decided, grouped, of_kind
+from minirlhf.metrics.agreement import Measure, cohen_kappa, krippendorff_alpha, quotient
+from minirlhf.metrics.bradley_terry import length_controlled, places, strengths
+from minirlhf.metrics.intervals import clustered_se, corpus_interval, wilson
 from minirlhf.metrics.paired_tests import minimum_detectable_effect, prompts_needed, win_rate
 
+ATTENTION = 0.8  # the rule, there before the first judgement: who passes fewer of the checks is left out
 EFFECT = 0.1  # a win rate of 60 % against 50 %: what a study should be able to see
-SIDES = {"a": "b", "b": "a"}
+Scores = dict[tuple[str, str], float]  # (prompt, response) -> what a reward gives it
 
 
-def results(folder: str | Path) -> tuple[list[dict], dict]:
-    """The judgements of a study that hold, skipped places left out; and its key. UserError before close.
+def plain(x):
+    """The report as JSON has it: no dataclass, and None for what is not finite."""
+    if is_dataclass(x):
+        x = asdict(x)
+    if isinstance(x, dict):
+        return {key: plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [plain(value) for value in x]
+    return None if isinstance(x, float) and not isfinite(x) else x
 
-    Each is {"item", "prompt", perhaps "messages", "annotator", "kind": "pair", "duplicate" or "attention",
-    "a" and "b": {"model", "response"}, "left": which of them stood there, "choice": "a", "b", "tie" or "bad",
-    "seconds", "good": the right answer to an attention item, else None, "study": its hash}. a and b are the
-    study's models, whatever their side. A duplicate has the item id of its original.
+
+def by_prompt(prompts: Sequence[str], values: Sequence[float]) -> np.ndarray:
+    """The sum of each prompt's values, and their number: (P, 2)."""
+    _, place = places(prompts)
+    return np.stack([np.bincount(place, values), np.bincount(place)], 1)
+
+
+def mean_by_prompt(prompts: Sequence[str], values: Sequence[float], seed: int) -> Measure:
+    """The mean of the values, with its bootstrap interval over prompts."""
+    interval = corpus_interval(by_prompt(prompts, values), lambda s: quotient(s[:, 0], s[:, 1]), seed=seed)
+    return Measure(sum(values) / len(values) if values else nan, *interval, len(values))
+
+
+def share_by_prompt(prompts: Sequence[str], values: Sequence[bool]) -> Measure:
+    """How many of the values are true, with Wilson's interval for as many as they are worth.
+
+        n' = p (1 − p) / SE²        SE of prompts as clusters; at most n; where SE is 0, the prompts
+
+    n' is n where every prompt stands there once. Source: Kish 1965, design effect.
     """
-    folder = Path(folder)
-    key, (study, name) = read_key(folder), read_study(folder)
-    model, rows = dict(zip("ab", key["models"])), []
-    for annotator, events in read_logs(folder).items():
-        for event, shown, secret in zip(events, study["places"], key["places"]):
-            if event["do"] == "skip":
-                continue
-            on = {"left": secret["left"], "right": SIDES[secret["left"]]}
-            asked = {k: shown[k] for k in ("prompt", "messages") if k in shown}
-            row = asked | {"study": name, "annotator": annotator, "seconds": event["seconds"]} | secret
-            row |= {name: {"model": model[name], "response": shown[side]} for side, name in on.items()}
-            rows.append(row | {"choice": on.get(event["do"], event["do"])})
-    return rows, key
+    if not values:
+        return Measure(nan, nan, nan, 0)
+    n, p, se = len(values), sum(values) / len(values), clustered_se(values, prompts)
+    worth = min(p * (1 - p) / se**2, n) if se > 1e-9 else len(set(prompts))
+    return Measure(p, *wilson(p * worth, worth), n)
 
 
-def read_studies(folders: Sequence[str]) -> tuple[list[dict], list[dict]]:
-    """The rows of all studies, the same way round, and what else is known of each study. Raises UserError."""
-    rows, studies, seen = [], [], {}
-    for folder in folders:
-        own, key = results(folder)
-        if key["study"] in seen:
-            raise UserError(f"{folder}: the same study as {seen[key['study']]}")
-        seen[key["study"]] = folder
-        rows += own
-        about = {"folder": str(folder), "models": key["models"], "source": key.get("source", "")}
-        studies.append(about | {"identical": key["identical"]})  # pairs that nobody saw; another study may hold them
-    if not of_kind(rows, "pair"):
-        raise UserError(f"{', '.join(folders)}: no pair was judged")
-    return same_way_round(rows), studies
+def left(rows: Sequence[Row]) -> Measure:
+    """How often the left answer won: 1/2 but for the judge's habit, as sides are drawn."""
+    rows = decided(rows)
+    return share_by_prompt([row.prompt for row in rows], [row.score == row.left for row in rows])
 
 
-def same_way_round(rows: Sequence[dict]) -> list[dict]:
-    """The rows, a and b of each two models as in the first row of them."""
-    first: dict[frozenset, str] = {}
-    turned = []
-    for row in rows:
-        a, b = row["a"]["model"], row["b"]["model"]
-        if first.setdefault(frozenset((a, b)), a) != a:
-            names = {key: SIDES.get(row[key], row[key]) for key in ("left", "choice", "good")}
-            row = row | {"a": row["b"], "b": row["a"]} | names
-        turned.append(row)
-    return turned
+def longer(rows: Sequence[Row]) -> Measure:
+    """How often the answer of more characters won. Not a bias by itself: longer ones may be better."""
+    rows = [row for row in decided(rows) if len(row.answers[0]) != len(row.answers[1])]
+    won = [row.score == (len(row.answers[1]) > len(row.answers[0])) for row in rows]
+    return share_by_prompt([row.prompt for row in rows], won)
+
+
+def checks(rows: Sequence[Row]) -> dict:
+    """One annotator.  attention, consistency: how many were right, and of how many; skipped ones do not count."""
+    attention = [row.score == row.good for row in of_kind(rows, "attention")]
+    first = {row.item: row.score for row in of_kind(rows, "pair")}
+    again = [row.score == first[row.item] for row in of_kind(rows, "duplicate") if row.item in first]
+    return {
+        "judged": len(rows), "seconds": median(row.seconds for row in rows),
+        "attention": [sum(attention), len(attention)], "consistency": [sum(again), len(again)],
+        "left": left(rows), "longer": longer(rows), "excluded": sum(attention) < ATTENTION * len(attention),
+    }  # fmt: skip
 
 
 def wins(scores: Sequence[float]) -> dict:
     """W, T, L, the win rate with Wilson's interval and the sign test, of scores above, at and below 1/2."""
     signs = np.sign(np.asarray(scores) - 0.5)  # (n,)
     w = win_rate(*(int((signs == s).sum()) for s in (1, 0, -1)))
-    counts = {"wins": w.wins, "ties": w.ties, "losses": w.losses}
-    return counts | estimate(w.rate, w.interval, len(signs), p=plain(w.p_value))
+    counts = {"wins": w.wins, "ties": w.ties, "losses": w.losses, "p": w.p_value}
+    return counts | asdict(Measure(w.rate, *w.interval, len(signs)))
 
 
-def contest(rows: Sequence[dict], seed: int) -> dict:
-    """Everything about b against a; `rows` are of kind pair and have the two the same way round."""
-    scores = [1 - SCORE[row["choice"]] for row in rows]
-    prompts = [row["prompt"] for row in rows]
-    of_prompt, of_pair = (trust.sums([(row[key], s) for row, s in zip(rows, scores)]) for key in ("prompt", "item"))
-    means, pairs = of_prompt[:, 0] / of_prompt[:, 1], of_pair[:, 0] / of_pair[:, 1]  # (prompts,), (pairs,)
-    each = grouped(rows, itemgetter("annotator"))
-    delta = [len(row["b"]["response"]) - len(row["a"]["response"]) for row in rows]
-    n, sd, shift = len(means), float(means.std(ddof=1)) if len(means) > 1 else nan, float(means.mean() - 0.5)
+def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
+    """Everything about model 1 against model 0.  rows: of kind pair.  identical: how many pairs nobody saw."""
+    scores, prompts = [row.score for row in rows], [row.prompt for row in rows]
+    of_prompt = by_prompt(prompts, scores)  # (P, 2)
+    means = np.append(of_prompt[:, 0] / of_prompt[:, 1], [0.5] * identical)  # (P + identical,)
+    sd = float(means.std(ddof=1)) if len(means) > 1 else nan
     return {
-        "model": rows[0]["b"]["model"],
-        "against": rows[0]["a"]["model"],
-        "annotators": {name: wins([1 - SCORE[row["choice"]] for row in own]) for name, own in each.items()},
+        "models": rows[0].models,
+        "annotators": {
+            name: wins([row.score for row in own]) for name, own in grouped(rows, lambda row: row.annotator).items()
+        },
         "all": wins(means),
-        "pooled": trust.mean_by_prompt(list(zip(prompts, scores)), seed),
-        "pairs": {"n": len(pairs), "rate": float(pairs.mean())},
-        "length_controlled": measured(length_controlled(delta, scores, prompts, seed=seed)),
+        "pooled": mean_by_prompt(prompts, scores, seed),
+        "length_controlled": length_controlled(
+            [len(row.answers[1]) - len(row.answers[0]) for row in rows], scores, prompts, seed
+        ),
+        "identical": identical,
         "power": {
-            "prompts": n,
-            "minimum_detectable": plain(minimum_detectable_effect(sd, n)),
-            "needed_for_60": plain(prompts_needed(sd, EFFECT)),
-            "needed_for_seen": plain(prompts_needed(sd, shift)),
+            "prompts": len(means),
+            "minimum_detectable": minimum_detectable_effect(sd, len(means)),
+            "needed": {
+                "the rate seen": prompts_needed(sd, float(means.mean() - 0.5)), "60 %": prompts_needed(sd, EFFECT)
+            },
         },
     }  # fmt: skip
 
 
-def differences(s: Strengths) -> dict:
-    """How much stronger one model is than another, for each two."""
-    return {
-        f"{s.models[i]} - {s.models[j]}": estimate(s.theta[i] - s.theta[j], s.differences[i, j], s.judgements)
-        for j, i in combinations(range(len(s.models)), 2)
+def preference(scores: Scores, row: Row) -> float:
+    """What a reward says of a row's pair, as a row's score."""
+    a, b = (scores[row.prompt, answer] for answer in row.answers)
+    return 0.5 + 0.5 * float(np.sign(b - a))
+
+
+def triangle(rows: Sequence[Row], rewards: dict[str, Scores], seed: int) -> dict:
+    """Agreement on pairs of each two among people and rewards: the mean of 1 − |s − t|, s and t being 1, ½ or 0.
+
+    And Krippendorff's alpha, which takes off what people would agree on by chance; of two people Cohen's kappa, too.
+    """
+    items = grouped(rows, lambda row: row.item).values()
+    both = [two for group in items for two in combinations(group, 2)]
+    said = {"people - people": [(x.prompt, x.score, y.score) for x, y in both]}
+    for name, scores in rewards.items():
+        said[f"{name} - people"] = [(row.prompt, preference(scores, row), row.score) for row in rows]
+    for one, other in combinations(rewards, 2):
+        said[f"{one} - {other}"] = [
+            (row.prompt, preference(rewards[one], row), preference(rewards[other], row)) for row, *_ in items
+        ]
+    found = {
+        who: mean_by_prompt([prompt for prompt, _, _ in values], [1 - abs(s - t) for _, s, t in values], seed)
+        for who, values in said.items()
     }
+    found["Krippendorff's alpha"] = krippendorff_alpha([[row.score for row in group] for group in items], seed)
+    if len(people := sorted({row.annotator for row in rows})) == 2:
+        by_annotator = [{row.annotator: row.score for row in group} for group in items]
+        twice = [tuple(scores[name] for name in people) for scores in by_annotator if len(scores) == 2]
+        found["Cohen's kappa"] = cohen_kappa(twice, seed)
+    return found
 
 
-def outcome(rows: Sequence[dict], rewards: dict[str, Scores], seed: int) -> dict:
+def outcome(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Scores], seed: int) -> dict:
     """All that a set of judgements says."""
     pairs = of_kind(rows, "pair")
-    compared = [
-        Judgement(row["a"]["model"], row["b"]["model"], SCORE[row["choice"]], row["prompt"], side)
-        for row in pairs
-        for side in [1 if row["left"] == "a" else -1]
-    ]
-    contests = grouped(pairs, lambda row: (row["a"]["model"], row["b"]["model"]))
-    laws = {"Davidson's ties": ("davidson", False), "ties half": ("half", False), "with the side": ("davidson", True)}
-    fits = {law: strengths(compared, *how, seed=seed) for law, how in laws.items()}
-    sided = fits["with the side"]
-    kept = {"with ties": pairs, "without ties": decided(rows)}
-    triangle = {name: trust.triangle(some, rewards, seed) for name, some in kept.items()}
-    triangle["without ties"]["truth - people"] = trust.ceiling(triangle["without ties"]["people - people"])
+    contests = []
+    for models, own in grouped(pairs, lambda row: row.models).items():
+        unseen = [study["identical"] for study in studies if set(study["models"]) == set(models)]
+        contests.append(contest(own, len(set().union(*unseen)), seed))
     return {
-        "contests": [contest(group, seed) for group in contests.values()],
-        "strengths": {law: differences(fit) for law, fit in fits.items()},
-        "side": estimate(sided.side, sided.side_interval, sided.judgements),
-        "undetermined": list(dict.fromkeys(fit.undefined for fit in fits.values() if fit.undefined)),
-        "regularised": any(fit.regularised for fit in fits.values()),
-        "left": trust.left(rows),
-        "longer": trust.longer(rows),
-        "agreement": {name: trust.annotators(some, seed) for name, some in kept.items()},
-        "triangle": triangle,
-    }
+        "contests": contests,
+        "strengths": strengths(*zip(*[(row.models, row.score, row.prompt) for row in pairs]), seed),
+        "left": left(rows),
+        "longer": longer(rows),
+        "agreement": {
+            "with ties": triangle(pairs, rewards, seed), "without ties": triangle(decided(rows), rewards, seed)
+        },
+    }  # fmt: skip
 
 
-def analyse(rows: Sequence[dict], rewards: dict[str, Scores], seed: int = 0) -> dict:
-    """The report.  rows: as `read_studies` gives them.  rewards: name -> its score of every answer in the rows.
+def analyse(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Scores], seed: int = 0) -> dict:
+    """The report, plain.  rows, studies: of `read_studies`.  rewards: name -> its score of every answer in the rows.
 
-    {"annotators": checks of each, "everybody": `outcome`}, and, where the rule leaves somebody out,
+    {"studies", "annotators": `checks` of each, "everybody": `outcome`}, and, where the rule leaves somebody out,
     "attentive": the outcome without them, None where nobody is left.
     """
-    checks = {
-        name: {
-            "judged": len(own),
-            "seconds": median(row["seconds"] for row in own),
-            "attention": trust.attention(own),
-            "consistency": trust.consistency(own),
-            "left": trust.left(own),
-            "longer": trust.longer(own),
-            "excluded": not trust.attentive(own),
-        }
-        for name, own in grouped(rows, itemgetter("annotator")).items()
-    }
-    report = {"annotators": checks, "everybody": outcome(rows, rewards, seed)}
-    kept = [row for row in rows if not checks[row["annotator"]]["excluded"]]
+    annotators = {name: checks(own) for name, own in grouped(rows, lambda row: row.annotator).items()}
+    report = {"studies": studies, "annotators": annotators, "everybody": outcome(rows, studies, rewards, seed)}
+    kept = [row for row in rows if not annotators[row.annotator]["excluded"]]
     if len(kept) < len(rows):
-        report["attentive"] = outcome(kept, rewards, seed) if of_kind(kept, "pair") else None
-    return report
+        report["attentive"] = outcome(kept, studies, rewards, seed) if of_kind(kept, "pair") else None
+    return plain(report)

@@ -3,17 +3,18 @@
 python -m minirlhf.tools.annotate make --set reviews   pairs of answers in out/eval -> out/judgements
 python -m minirlhf.tools.annotate judge                a page in the browser of this machine
 python -m minirlhf.tools.annotate close                no more judgements
-python -m minirlhf.tools.judgements                        which model is better: it opens a closed study alone
+python -m minirlhf.tools.judgements                    which model is better: it opens a closed study alone
 
 Stop whenever you like, the same command goes on. Several people judge one study at a time, each with a name
 of their own (--annotator). Proved by tests/tools/test_annotate.py.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minirlhf.annotation import log, pairs
-from minirlhf.evaluation.items import read_sets
+from minirlhf.evaluation.items import TestSet, read_sets
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.tools.annotate_page import Page
@@ -23,7 +24,7 @@ from minirlhf.tools.annotate_page import Page
 class Annotation:
     """What to do."""
 
-    action: str = option("judge", "make, judge or close", bare=True)
+    action: str = option("judge", "what to do", choices=("make", "judge", "close"), bare=True)
     study: str = option("out/judgements", "folder of the study")
     annotator: str = option("anonymous", "who judges; letters, digits, - and _")
     port: int = option(8765, "of the page; 0: any that is free", least=0)
@@ -42,15 +43,30 @@ class Making:
     seed: int = option(0, "decides which pairs, their order and their sides", least=0)
 
 
+def chosen_set(sets: Sequence[TestSet], models: Sequence[str], title: str) -> TestSet:
+    """The set of that title, or the only one, which both models have answered. Raises UserError."""
+    if len(models) != 2 or models[0] == models[1]:
+        raise UserError(f"--models {' '.join(models)}: give two names of models")
+    found = [s for s in sets if s.title == title or not title]
+    if len(found) != 1:
+        known = ", ".join(sorted(s.title for s in sets))
+        raise UserError(f"--set {title or 'is missing'}: the responses are of {known}")
+    if missing := [name for name in models if name not in found[0].items]:
+        raise UserError(f"--models {missing[0]}: the responses are of {', '.join(sorted(found[0].items))}")
+    return found[0]
+
+
 def make(options: Annotation, making: Making) -> None:
     """Write the study and say what is in it."""
-    sets = read_sets(making.items)
-    study, key = pairs.make(sets, making.models, making.set, making.pairs, making.question, making.seed)
-    log.create(options.study, study, key | {"source": making.items})
+    s = chosen_set(read_sets(making.items), making.models, making.set)
+    answers = list(zip(*(s.items[name] for name in making.models)))
+    places, key = pairs.make(s.records, answers, making.pairs, making.seed)
+    key |= {"models": making.models, "set": s.title, "seed": making.seed, "source": making.items}
+    log.create(options.study, {"question": making.question, "places": places}, key)
     n, ties = Counter(place["kind"] for place in key["places"]), len(key["identical"])
     print(f"{options.study}: {n['pair'] + ties} pairs of {' and '.join(making.models)}; "
           f"identical and counted as ties: {ties}")
-    print(f"to judge: {len(key['places'])} items: {n['pair']} pairs; of them again, with sides swapped: "
+    print(f"to judge: {len(places)} items: {n['pair']} pairs; of them again, with sides swapped: "
           f"{n['duplicate']}; attention checks: {n['attention']}")
 
 
@@ -58,14 +74,7 @@ def judge(options: Annotation) -> None:
     """Serve the page until Ctrl-C. Says whose list it is, and from where: somebody else's would be spoilt unseen."""
     with log.Session(options.study, options.annotator) as session:
         name, total = session.annotator, session.total
-        if session.torn:
-            print(f"{session.torn} bytes of a line that a kill had cut off are now in "
-                  f"{session.path.with_suffix('.torn')}")
-        if session.place == 0:
-            print(f"{name} begins at place 1 of {total}")
-        elif session.place < total:
-            print(f"{name} goes on at place {session.place + 1} of {total}; "
-                  "somebody else gives another --annotator NAME")
+        print(f"{name}: {session.place} of {total} judged; somebody else gives another --annotator NAME")
         try:
             page = Page(session, options.port)
         except (OSError, OverflowError) as error:
@@ -77,8 +86,7 @@ def judge(options: Annotation) -> None:
             try:
                 page.serve_forever()
             except KeyboardInterrupt:
-                rest = "that was all" if session.place == total else "the same command goes on"
-                print(f"\n{name}: {session.place} of {total} judged, all saved; {rest}")
+                print(f"\n{name}: {session.place} of {total} judged, all saved; the same command goes on")
 
 
 def close(options: Annotation) -> None:
@@ -96,10 +104,8 @@ def main() -> None:
         make(options, making)
     elif options.action == "judge":
         judge(options)
-    elif options.action == "close":
-        close(options)
     else:
-        raise UserError(f"no action {options.action}: make, judge or close")
+        close(options)
 
 
 if __name__ == "__main__":

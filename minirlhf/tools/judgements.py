@@ -13,17 +13,14 @@ from pathlib import Path
 
 from minirlhf.annotation import export
 from minirlhf.annotation.pairs import records_by_prompt
-from minirlhf.annotation.results import analyse, read_studies
-from minirlhf.annotation.trust import ATTENTION, Scores
+from minirlhf.annotation.results import ATTENTION, Scores, analyse
+from minirlhf.annotation.rows import Row, read_studies
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.tasks import TASKS
-
-NAME = 26  # columns of a row's name
-CELL = 25  # and of what follows
 
 
 @dataclass(frozen=True)
@@ -33,120 +30,96 @@ class Judged:
     study: str = option("out/judgements", "folder of a closed study", bare=True)
     more: tuple[str, ...] = option((), "folders of further studies to count in")
     reward: str = option("", "a reward to hold against people: model:FOLDER or FILE.py:FUNCTION")
-    gold: str = option("", "a task whose own reward to hold against people")
+    gold: str = option("", "a task whose own reward to hold against people", choices=tuple(TASKS))
     items: str = option("", "items.jsonl that the studies were made from; none: where it was then")
     export: str = option("", "file for the preferences, .jsonl; test prompts go to NAME.test.jsonl")
     seed: int = option(0, "decides the bootstrap's resamples", least=0)
 
 
-def rewards_of(options: Judged, rows: Sequence[dict], sources: Sequence[str]) -> dict[str, Scores]:
+def rewards_of(options: Judged, rows: Sequence[Row], sources: Sequence[str]) -> dict[str, Scores]:
     """The scores of every answer by --reward and --gold, as far as they are asked for. Raises UserError."""
     judges: dict[str, RewardOf] = {}
     if options.reward:
         reward = load_reward(options.reward)
         judges["reward"] = lambda record: reward
     if options.gold:
-        if options.gold not in TASKS:
-            raise UserError(f"--gold {options.gold}: no such task; there are {', '.join(TASKS)}")
         judges["gold"] = lambda record: TASKS[options.gold].reward
     items = dict.fromkeys([options.items] if options.items else sources) if judges else ()
     records = records_by_prompt([s for path in items if Path(path).is_file() for s in read_sets(path)])
     for row in rows:
-        prompt = row["prompt"]
-        if options.gold and records.get(prompt, {}).get("task") != options.gold:
+        if options.gold and records.get(row.prompt, {}).get("task") != options.gold:
             where = "give --items, the items.jsonl of evaluate.py that the study was made from"
-            raise UserError(f"--gold {options.gold}: no record of it has the prompt {prompt!r:.60}; {where}")
-        asked = {"messages": row["messages"]} if "messages" in row else {"prompt": prompt}
-        records.setdefault(prompt, asked)
-    answers = dict.fromkeys((row["prompt"], row[k]["response"]) for row in rows for k in "ab")
+            raise UserError(f"--gold {options.gold}: no record of it has the prompt {row.prompt!r:.60}; {where}")
+        records.setdefault(row.prompt, {"messages": row.messages} if row.messages else {"prompt": row.prompt})
+    answers = dict.fromkeys((row.prompt, answer) for row in rows for answer in row.answers)
     cases = [(prompt_text(records[prompt]), said, records[prompt]) for prompt, said in answers]
     return {name: dict(zip(answers, call_rewards(reward_of, cases))) for name, reward_of in judges.items()}
 
 
-def shown(x: dict | None, signed: bool = False) -> str:
+def shown(x: dict, sign: str = "") -> str:
     """A value with its interval, or a dash."""
-    if x is None or x["value"] is None:
+    if x["value"] is None:
         return "-"
-    sign = "+" if signed else ""
     interval = "" if x["low"] is None else f" [{x['low']:{sign}.3f}, {x['high']:{sign}.3f}]"
     return f"{x['value']:{sign}.3f}{interval}"
 
 
-def line(name: str, *cells: str, width: int = NAME) -> str:
-    """A row of a table: its name, cut to its column, and cells."""
-    name = name if len(name) < width else f"{name[: width - 2]}…"
-    return f"{name:<{width}}{''.join(f'{cell:<{CELL}}' for cell in cells)}".rstrip()
+def table(*rows: Sequence[str]) -> list[str]:
+    """Rows of cells as lines, behind an empty one; each column is as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["", *("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths)).rstrip() for row in rows)]
 
 
 def annotator_lines(checks: dict[str, dict]) -> list[str]:
     """A line an annotator; those left out stand in brackets."""
-    head = f"{'judged':>6}{'s/item':>7}  {'attention':<10}{'consistent':<11}{'left preferred':<22}longer"
-    lines = [line("annotator", head, width=22)]
+    rows = [("annotator", "judged", "s/item", "attention", "consistent", "left preferred", "longer")]
     for name, x in checks.items():
-        attention, consistent = (f"{x[k]['k']}/{x[k]['n']}" for k in ("attention", "consistency"))
-        cells = f"{x['judged']:>6}{x['seconds']:>7.1f}  {attention:<10}{consistent:<11}"
-        cells += f"{shown(x['left']):<22}{shown(x['longer'])}"
-        lines.append(line(f"({name})" if x["excluded"] else name, cells, width=22))
-    return lines
+        right = ["{}/{}".format(*x[check]) for check in ("attention", "consistency")]
+        name = f"({name})" if x["excluded"] else name
+        rows.append((name, str(x["judged"]), f"{x['seconds']:.1f}", *right, shown(x["left"]), shown(x["longer"])))
+    return table(*rows)
 
 
-def contest_lines(c: dict, studies: Sequence[dict]) -> list[str]:
+def contest_lines(c: dict) -> list[str]:
     """The table of one pair of models."""
-    lines = [line(f"{c['model']} against {c['against']}", f"{'W':>6}{'T':>6}{'L':>6}   {'win rate [95 %]':<24}p")]
-    for name, x in [*c["annotators"].items(), ("all, the majority", c["all"])]:
-        p = "" if x["p"] is None else f"{x['p']:.4f}" if x["p"] >= 1e-4 else "< 0.0001"
-        lines.append(line(name, f"{x['wins']:>6}{x['ties']:>6}{x['losses']:>6}   {shown(x):<24}{p}"))
-    rest = {"all, every judgement": c["pooled"], "at equal length": c["length_controlled"]}
-    lines += [line(name, f"{'':<21}{shown(x)}  {x.get('why', '')}") for name, x in rest.items()]
-    of_these = [x["identical"] for x in studies if set(x["models"]) == {c["model"], c["against"]}]
-    if n := len(set().union(*of_these)):
-        rate = (c["pairs"]["n"] * c["pairs"]["rate"] + n / 2) / (c["pairs"]["n"] + n)
-        lines.append(line("with identical answers", f"{'':<21}{rate:.3f}, {n} pairs that nobody saw"))
-    return [*lines, power_line(c["power"])]
+    rows = [("{1} against {0}".format(*c["models"]), "W", "T", "L", "win rate [95 %]", "p")]
+    everybody = f"all, with {c['identical']} identical" if c["identical"] else "all, the majority"
+    for name, x in [*c["annotators"].items(), (everybody, c["all"])]:
+        p = f"{x['p']:.4f}" if x["p"] >= 1e-4 else "< 0.0001"
+        rows.append((name, *(str(x[k]) for k in ("wins", "ties", "losses")), shown(x), p))
+    for name, x in (("all, every judgement", c["pooled"]), ("at equal length", c["length_controlled"])):
+        rows.append((name, "", "", "", shown(x), x["note"]))
+    return [*table(*rows), power_line(**c["power"])]
 
 
-def power_line(power: dict) -> str:
+def power_line(prompts: int, minimum_detectable: float | None, needed: dict) -> str:
     """What this many prompts can show, and how many it would take."""
-    n, least = power["prompts"], power["minimum_detectable"]
-    if least is None:
-        return f"{n} prompts, too few or all alike: how many it would take cannot be told"
-    words = f"{n} prompts show a win rate {100 * least:.0f} points from 50 %"
-    for what, needed in (("the rate seen", power["needed_for_seen"]), ("60 %", power["needed_for_60"])):
-        more = "never enough" if needed is None else "enough" if needed <= n else f"{needed - n:.0f} more"
+    if minimum_detectable is None:
+        return f"{prompts} prompts, too few or all alike: how many it would take cannot be told"
+    words = f"{prompts} prompts show a win rate {100 * minimum_detectable:.0f} points from 50 %"
+    for what, n in needed.items():
+        more = "never enough" if n is None else "enough" if n <= prompts else f"{n - prompts:.0f} more"
         words += f"; for {what}: {more}"
     return words
 
 
-def table_lines(title: str, columns: dict[str, dict], signed: bool = False) -> list[str]:
-    """A table.  columns: title -> row -> estimate."""
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    cells = {name: [shown(column.get(name), signed) for column in columns.values()] for name in names}
-    return [line(title, *columns), *(line(name, *row) for name, row in cells.items())]
-
-
-def outcome_lines(x: dict, studies: Sequence[dict]) -> list[str]:
+def outcome_lines(x: dict) -> list[str]:
     """The tables of one set of judgements."""
-    lines = []
-    for contest in x["contests"]:
-        lines += ["", *contest_lines(contest, studies)]
-    lines += ["", *table_lines("strength, log-odds", x["strengths"], signed=True)]
-    lines.append(line("the left side", "", "", shown(x["side"], signed=True)))
-    lines += [f"  {why}" for why in x["undetermined"]]
-    if x["regularised"]:
-        lines.append("  a model never lost or never won: half a judgement of each outcome is added to all")
+    lines = [line for contest in x["contests"] for line in contest_lines(contest)]
+    lines += table(("strength", "log-odds", ""), *((k, shown(d, "+"), d["note"]) for k, d in x["strengths"].items()))
     lines += ["", f"left answer preferred {shown(x['left'])}; longer {shown(x['longer'])}"]
-    lines += ["", *table_lines("annotators agree", x["agreement"])]
-    return [*lines, "", *table_lines("who agrees with whom", x["triangle"])]
+    sides = x["agreement"].values()  # of two people, one may have said nothing but ties: no kappa without them
+    rows = [(who, *(shown(side[who]) if who in side else "-" for side in sides)) for who in x["agreement"]["with ties"]]
+    return lines + table(("who agrees with whom", *x["agreement"]), *rows)
 
 
-def table(report: dict) -> str:
-    """The report for the terminal, at most 100 columns."""
-    lines = annotator_lines(report["annotators"]) + outcome_lines(report["everybody"], report["studies"])
+def report_lines(report: dict) -> list[str]:
+    """The report for the terminal."""
+    lines = annotator_lines(report["annotators"])[1:] + outcome_lines(report["everybody"])
     if "attentive" in report:
         lines += ["", f"== without those who passed fewer than {ATTENTION:.0%} of their attention items =="]
-        left = report["attentive"]
-        lines += outcome_lines(left, report["studies"]) if left else ["nobody is left"]
-    return "\n".join(lines)
+        lines += outcome_lines(report["attentive"]) if report["attentive"] else ["nobody is left"]
+    return lines
 
 
 def main() -> None:
@@ -154,13 +127,13 @@ def main() -> None:
     (options,) = parse(__doc__.splitlines()[0], Judged)
     rows, studies = read_studies([options.study, *options.more])
     rewards = rewards_of(options, rows, [study["source"] for study in studies])
-    report = {"version": 1, "studies": studies} | analyse(rows, rewards, options.seed)
-    print(table(report))
+    report = analyse(rows, studies, rewards, options.seed)
+    print(*report_lines(report), sep="\n")
     target = Path(options.study) / "judged.json"
     write_atomic(target, json.dumps(report, indent=1).encode())
-    print(f"\n± and [ ]: 95 %. Written: {target}")
+    print(f"\n[ ]: 95 %. Written: {target}")
     if options.export:
-        kept = [row for row in rows if not report["annotators"][row["annotator"]]["excluded"]]
+        kept = [row for row in rows if not report["annotators"][row.annotator]["excluded"]]
         test, n, n_test = export.write(options.export, export.preferences(kept))
         print(f"{options.export}: {n} preferences; {test}: {n_test}, of other prompts")
         print("judge the models that come of it on prompts that are in neither")

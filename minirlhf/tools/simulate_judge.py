@@ -20,7 +20,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.preferences.simulated import Labeller
 from minirlhf.rl.rewards import call_reward, prompt_text
-from minirlhf.tasks import TASKS
+from minirlhf.tasks import TASKS, reward_of_task
 
 BESIDE = -1.0  # rewards lie in [0, 1]
 Gold = Callable[[str, str], float]  # prompt as it is shown, response -> reward
@@ -41,14 +41,13 @@ class Simulation:
 
 def judge(session: log.Session, gold: Gold, labeller: Labeller, seed: int) -> int:
     """Judge all that is left in the session; returns how many items that were."""
-    rng, done = np.random.default_rng(seed), 0
+    rng, begun = np.random.default_rng(seed), session.place
     while "left" in (item := session.item()):
         left, right = (gold(item["prompt"], item[side]) for side in ("left", "right"))
         p = labeller.prefers_first(left, right, len(item["left"]), len(item["right"]))
         choice = "tie" if left == right else "left" if rng.random() < p else "right"
         session.act(choice, item["place"])
-        done += 1
-    return done
+    return session.place - begun
 
 
 def gold_of(items: str) -> Gold:
@@ -59,17 +58,17 @@ def gold_of(items: str) -> Gold:
     """
     sets = read_sets(items)
     records = records_by_prompt(sets)
-    answers = [(s.records[x["index"]], x["response"]) for s in sets for rows in s.items.values() for x in rows]
-    said = {(shown_prompt(record), response) for record, response in answers}
+    said = {
+        (shown_prompt(s.records[x["index"]]), x["response"]) for s in sets for rows in s.items.values() for x in rows
+    }
 
     def gold(prompt: str, response: str) -> float:
         record = records.get(prompt, {})
         if record.get("task") not in TASKS:
-            why = f"no generated task has the prompt {prompt!r:.60}: no gold reward"
-            raise UserError(f"--items {items}: {why}")
+            raise UserError(f"--items {items}: no generated task has the prompt {prompt!r:.60}: no gold reward")
         if (prompt, response) not in said:
             return BESIDE
-        return call_reward(TASKS[record["task"]].reward, prompt_text(record), response, record)
+        return call_reward(reward_of_task(record), prompt_text(record), response, record)
 
     return gold
 

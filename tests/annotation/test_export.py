@@ -6,18 +6,20 @@ import pytest
 
 from minirlhf.annotation.export import is_test, preferences, write
 from minirlhf.annotation.pairs import shown_prompt
+from minirlhf.annotation.rows import Row
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import read_records, split_of
 from minirlhf.rl.reward_model import text_ids
 
 
-def row(choice: str, prompt: str = "p", who: str = "ann", kind: str = "pair", **more) -> dict:
-    """A row with its study; a says good, b says poor."""
-    return {
-        "item": prompt, "prompt": prompt, "annotator": who, "kind": kind, "left": "a", "choice": choice,
-        "a": {"model": "sft", "response": "good"}, "b": {"model": "ppo", "response": "poor"},
-        "seconds": 1.0, "good": None, "study": "s1",
-    } | more  # fmt: skip
+def row(choice: str, prompt: str = "p", who: str = "ann", kind: str = "pair", **more) -> Row:
+    """What one said of good, which is sft's (a), and of poor, which is ppo's (b); t is a tie."""
+    given = {
+        "study": "s1", "annotator": who, "kind": kind, "item": prompt, "prompt": prompt, "messages": None,
+        "models": ("sft", "ppo"), "answers": ("good", "poor"), "left": 0, "good": None,
+        "score": {"a": 0.0, "b": 1.0, "t": 0.5}[choice], "seconds": 1.0,
+    }  # fmt: skip
+    return Row(**given | more)
 
 
 def said(*choices: str) -> list[dict]:
@@ -30,8 +32,8 @@ def said(*choices: str) -> list[dict]:
     [
         (("a",), "good", 1.0, 1),
         (("b", "b", "a"), "poor", 2 / 3, 3),
-        (("a", "tie", "bad"), "good", 1.0, 1),
-        (("a", "a", "b", "tie"), "good", 2 / 3, 3),
+        (("a", "t", "t"), "good", 1.0, 1),
+        (("a", "a", "b", "t"), "good", 2 / 3, 3),
     ],
 )
 def test_labels_are_the_majority_of_the_decided(choices, chosen, p, n):
@@ -41,13 +43,13 @@ def test_labels_are_the_majority_of_the_decided(choices, chosen, p, n):
     assert record["models"] == {"good": ["sft", "ppo"], "poor": ["ppo", "sft"]}[chosen]
 
 
-@pytest.mark.parametrize("choices", [("tie",), ("bad", "tie"), ("a", "b"), ("a", "b", "tie")])
+@pytest.mark.parametrize("choices", [("t",), ("t", "t"), ("a", "b"), ("a", "b", "t")])
 def test_what_has_no_majority_has_no_label(choices):
     assert preferences(said(*choices)) == []
 
 
 def test_attention_items_and_second_showings_are_not_exported():
-    rows = [row("a"), row("b", kind="duplicate"), row("a", "q", kind="attention", good="a")]
+    rows = [row("a"), row("b", kind="duplicate"), row("a", "q", kind="attention", good=0)]
     assert preferences(rows) == preferences([row("a")])
 
 
@@ -58,8 +60,7 @@ def test_one_pair_judged_in_two_studies_is_one_record():
 
 
 def test_other_answers_to_a_prompt_are_another_record():
-    other = {"a": {"model": "sft", "response": "third"}}
-    assert len(preferences([row("a"), row("a", **other)])) == 2
+    assert len(preferences([row("a"), row("a", answers=("third", "poor"))])) == 2
 
 
 def test_a_conversation_is_exported_whole_and_its_reader_takes_it(tmp_path, tokenizer):
@@ -93,7 +94,7 @@ def test_where_there_is_nothing_to_train_on_old_files_stay(tmp_path):
 def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):
     """Texts may hold what cuts lines elsewhere, or nothing."""
     rows = [row("a", f"prompt {i}\u2028") for i in range(200)]
-    rows += [row("b", f"prompt {i}\u2028", a={"model": "sft", "response": ""}) for i in range(200)]
+    rows += [row("b", f"prompt {i}\u2028", answers=("", "poor")) for i in range(200)]
     records = preferences(rows)
     test, n, n_test = write(tmp_path / "prefs.jsonl", records)
     assert test == tmp_path / "prefs.test.jsonl" and n + n_test == len(records) == 400

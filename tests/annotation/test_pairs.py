@@ -5,22 +5,21 @@ from collections import Counter
 
 import pytest
 
-from minirlhf.annotation.pairs import Pair, arrange, attention, candidates, chosen_set, item_id, make, shown_prompt
+from minirlhf.annotation.pairs import Pair, arrange, attention, candidates, item_id, make, shown_prompt
 from minirlhf.evaluation import items as evidence
-from minirlhf.evaluation.items import TestSet, read_sets
+from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError
 
 
-def a_set(n, samples=(-1, 0, 1), models=("sft", "ppo", "base"), say="{model} {index} {sample}", title="s"):
-    """A set of n prompts, of which each model has said what `say` says."""
-    records = [{"prompt": f"prompt {i}"} for i in range(n)]
+def a_set(n, samples=(-1, 0, 1), models=("sft", "ppo"), say="{model} {index} {sample}"):
+    """n records, and both models' answers to each, which are as `say` says."""
     where = [{"index": i, "sample": k} for i in range(n) for k in samples]
-    items = {model: [x | {"response": say.format(model=model, **x)} for x in where] for model in models}
-    return TestSet(title, records, items)
+    answers = [tuple(x | {"response": say.format(model=model, **x)} for model in models) for x in where]
+    return [{"prompt": f"prompt {i}"} for i in range(n)], answers
 
 
 def study_of(n, seed=0, total=0):
-    return make([a_set(total or 2 * n, (0,))], ("sft", "ppo"), "", n, "better?", seed)
+    return make(*a_set(total or 2 * n, (0,)), n, seed)
 
 
 def test_what_an_evaluation_wrote_is_read(make_evidence, tmp_path):
@@ -59,20 +58,18 @@ def test_a_prompt_of_several_turns_is_shown_whole_and_none_can_pose_as_another(r
 
 def test_conversations_that_end_alike_are_different_prompts():
     """Of two with the same last turn, each has its own pair, the turns with it; a single turn is as ever."""
-    s = a_set(3, (0,))
-    s.records[:] = [talk("one", "x", "and?"), talk("two", "x", "and?", "its own answer"), {"prompt": "and?"}]
-    study, key = make([s], ("sft", "ppo"), "", 9, "?", 0)
-    places = {x["prompt"]: x.get("messages") for x in study["places"]}
-    assert places == {
-        shown_prompt(s.records[0]): talk("one", "x", "and?")["messages"],
-        shown_prompt(s.records[1]): talk("two", "x", "and?")["messages"],
+    records = [talk("one", "x", "and?"), talk("two", "x", "and?", "its own answer"), {"prompt": "and?"}]
+    places, key = make(records, a_set(3, (0,))[1], 9, 0)
+    assert {x["prompt"]: x.get("messages") for x in places} == {
+        shown_prompt(records[0]): talk("one", "x", "and?")["messages"],
+        shown_prompt(records[1]): talk("two", "x", "and?")["messages"],
         "and?": None,
     }
     assert len({x["item"] for x in key["places"]}) == 3
 
 
 def test_a_pair_is_of_one_prompt_and_one_sample():
-    found = candidates(a_set(30), ("sft", "ppo"), random.Random(0))
+    found = candidates(*a_set(30), random.Random(0))
     assert len(found) == 60
     for prompt, a, b in found:
         index, sample = a.split()[1:]
@@ -81,35 +78,18 @@ def test_a_pair_is_of_one_prompt_and_one_sample():
 
 
 def test_every_prompt_has_a_turn_before_any_has_a_second():
-    found = candidates(a_set(30), ("sft", "ppo"), random.Random(0))
+    found = candidates(*a_set(30), random.Random(0))
     assert len({pair.prompt for pair in found[:30]}) == len({pair.prompt for pair in found[30:]}) == 30
     assert {pair.a.split()[2] for pair in found[:30]} == {"0", "1"}  # which sample is first is by chance
     assert [pair.prompt[7:] for pair in found[:30]] != list(map(str, range(30)))
 
 
 def test_greedy_answers_are_compared_where_there_are_no_samples():
-    assert len(candidates(a_set(5, samples=(-1,)), ("ppo", "sft"), random.Random(0))) == 5
+    assert len(candidates(*a_set(5, samples=(-1,)), random.Random(0))) == 5
 
 
 def test_the_same_pair_twice_is_one_pair():
-    assert len(candidates(a_set(6, (0, 1), say="{model} {index}"), ("sft", "ppo"), random.Random(0))) == 6
-
-
-@pytest.mark.parametrize("models, title, more, message", [
-    (("sft",), "", [], "--models sft: give two names"),
-    (("sft", "sft"), "", [], "give two names"),
-    (("sft", "dpo"), "", [], "--models dpo: the responses are of base, ppo, sft"),
-    (("sft", "ppo"), "t", [], "--set t: the responses are of s"),
-    (("sft", "ppo"), "", [a_set(3, title="z")], "--set is missing: the responses are of s, z"),
-])  # fmt: skip
-def test_what_cannot_be_paired_is_refused(models, title, more, message):
-    with pytest.raises(UserError, match=message):
-        chosen_set([a_set(3), *more], models, title)
-
-
-def test_the_set_that_is_named_is_taken():
-    sets = [a_set(3, title="y"), a_set(3, title="z")]
-    assert [chosen_set(sets, ("sft", "ppo"), title) for title in "yz"] == sets
+    assert len(candidates(*a_set(6, (0, 1), say="{model} {index}"), random.Random(0))) == 6
 
 
 def test_the_id_depends_on_the_texts_and_not_on_whose_they_are():
@@ -144,13 +124,13 @@ def test_one_in_ten_is_shown_again_and_one_in_twenty_is_a_check(n, duplicates, c
 @pytest.mark.parametrize("n", [11, 12, 40, 150])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_duplicate_comes_at_least_ten_places_later_with_sides_swapped(n, seed):
-    study, key = study_of(n, seed)
+    places, key = study_of(n, seed)
     first = {x["item"]: i for i, x in enumerate(key["places"]) if x["kind"] == "pair"}
     again = [(i, first[x["item"]]) for i, x in enumerate(key["places"]) if x["kind"] == "duplicate"]
     assert again
     for later, i in again:
         assert later - i >= 10
-        old, new = study["places"][i], study["places"][later]
+        old, new = places[i], places[later]
         assert (old["prompt"], old["left"], old["right"]) == (new["prompt"], new["right"], new["left"])
         assert key["places"][i]["left"] != key["places"][later]["left"]
 
@@ -180,43 +160,39 @@ def test_an_answer_that_is_empty_or_right_by_chance_checks_nobody():
 
 
 def test_attention_items_are_of_prompts_that_are_not_compared_where_there_are_enough():
-    study, key = study_of(100)
-    of = {kind: {p["prompt"] for p, x in zip(study["places"], key["places"]) if x["kind"] == kind}
+    places, key = study_of(100)
+    of = {kind: {p["prompt"] for p, x in zip(places, key["places"]) if x["kind"] == kind}
           for kind in ("pair", "attention")}
     assert of["attention"] and not of["pair"] & of["attention"]
     assert "attention" in {x["kind"] for x in study_of(60, total=60)[1]["places"]}
 
 
-def same_where(s, same):
-    """The set, with identical answers to the prompts of which `same` is true."""
-    for items in s.items.values():
-        items[:] = [x | {"response": "the same"} if same(x["index"]) else x for x in items]
-    return s
+def same_where(n, same):
+    """A set of n, with identical answers to the prompts of which `same` is true."""
+    records, answers = a_set(n, (0,))
+    return records, [[x | {"response": "the same"} if same(x["index"]) else x for x in pair] for pair in answers]
 
 
 def test_identical_answers_are_ties_that_are_counted_and_not_shown():
-    study, key = make([same_where(a_set(20, (0,)), lambda i: i < 6)], ("sft", "ppo"), "", 50, "?", 0)
+    places, key = make(*same_where(20, lambda i: i < 6), 50, 0)
     assert len(set(key["identical"])) == 6
     assert not set(key["identical"]) & {x["item"] for x in key["places"]}
     assert sum(x["kind"] == "pair" for x in key["places"]) == 14
-    assert all(x["left"] != x["right"] for x in study["places"])
+    assert all(x["left"] != x["right"] for x in places)
     with pytest.raises(UserError, match="all of 6 pairs are identical"):
-        make([same_where(a_set(6, (0,)), lambda i: True)], ("sft", "ppo"), "", 50, "?", 0)
+        make(*same_where(6, lambda i: True), 50, 0)
 
 
 def test_pairs_are_drawn_before_ties_are_taken_out():
     """Else the share of ties among n pairs would not be that among all."""
-    sets = [same_where(a_set(200, (0,)), lambda i: i % 2)]
-    ties = [len(make(sets, ("sft", "ppo"), "", 40, "?", seed)[1]["identical"]) for seed in range(20)]
+    ties = [len(make(*same_where(200, lambda i: i % 2), 40, seed)[1]["identical"]) for seed in range(20)]
     assert 16 <= sum(ties) / 20 <= 24 and all(5 <= n <= 35 for n in ties)
 
 
-def test_the_study_says_nothing_about_models_checks_or_the_seed():
-    study, key = make([a_set(100, models=("m1", "m2"))], ("m1", "m2"), "", 60, "?", 77)
-    assert study.keys() == {"question", "places"}
-    assert all(x.keys() == {"prompt", "left", "right"} for x in study["places"])
-    assert key["models"] == ["m1", "m2"] and (key["seed"], key["set"]) == (77, "s")
-    for shown, secret in zip(study["places"], key["places"]):
+def test_the_places_say_nothing_about_models_and_checks():
+    places, key = make(*a_set(100, models=("m1", "m2")), 60, 77)
+    assert all(x.keys() == {"prompt", "left", "right"} for x in places)
+    for shown, secret in zip(places, key["places"]):
         if secret["kind"] != "attention":
             assert shown["left"].split()[0] == {"a": "m1", "b": "m2"}[secret["left"]]
             assert shown["right"].split()[0] == {"b": "m1", "a": "m2"}[secret["left"]]
@@ -226,7 +202,7 @@ def test_the_study_says_nothing_about_models_checks_or_the_seed():
 def test_the_seed_decides_all_and_nothing_else_does():
     assert study_of(50, 3) == study_of(50, 3)
     one, other = study_of(50, 3), study_of(50, 4)
-    assert one[0]["places"] != other[0]["places"]
+    assert one[0] != other[0]
     assert [x["left"] for x in one[1]["places"]] != [x["left"] for x in other[1]["places"]]
 
 

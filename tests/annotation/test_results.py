@@ -1,86 +1,47 @@
-"""What closed studies hold, and what is said of models, against counts by hand."""
+"""What is said of models and of judges, on rows written by hand, against counts by hand."""
 
 import json
+import random
 from math import log
 
 import pytest
 
-from minirlhf.annotation import log as judgements
-from minirlhf.annotation.results import analyse, contest, results, same_way_round
+from minirlhf.annotation.results import analyse, checks, contest, left, longer, triangle
+from minirlhf.annotation.rows import Row, decided
+from minirlhf.metrics.agreement import cohen_kappa
 from minirlhf.metrics.intervals import wilson
 
-LEFTS = "abbaab"
-TURNS = [{"role": "user", "content": "p5"}]
+SCORES = {"a": 0.0, "b": 1.0, "t": 0.5}
 
 
-@pytest.fixture
-def study(tmp_path):
-    """A function that judges a study of 6 places, for each annotator by such words, and closes it."""
-
-    def judged(**said: str):
-        places = [{"prompt": f"p{i}", "left": f"l{i}", "right": f"r{i}"} for i in range(6)]
-        places[5]["messages"] = TURNS
-        secret = [{"item": f"id{i % 5}", "kind": "pair", "left": LEFTS[i], "good": None} for i in range(6)]
-        secret[4] |= {"kind": "attention", "good": "b"}
-        secret[5] |= {"kind": "duplicate"}
-        key = {"models": ["sft", "ppo"], "identical": [], "places": secret}
-        judgements.create(tmp_path, {"question": "?", "places": places}, key)
-        for name, words in said.items():
-            with judgements.Session(tmp_path, name) as session:
-                for word in words.split():
-                    session.act(word, session.place - (word == "undo"), 1.5)
-        judgements.close(tmp_path, early=True)
-        return results(tmp_path)[0]
-
-    return judged
-
-
-def test_results_are_of_models_and_not_of_sides(study):
-    rows = study(ann="left right tie bad right skip", bob="skip left")
-    assert [(r["annotator"], r["item"]) for r in rows] == [
-        ("ann", "id0"), ("ann", "id1"), ("ann", "id2"), ("ann", "id3"), ("ann", "id4"), ("bob", "id1")
-    ]  # fmt: skip
-    # LEFTS a b b a a: left is a; right is a; ...; right is b.
-    assert [r["choice"] for r in rows] == ["a", "a", "tie", "bad", "b", "b"]
-    assert [r["left"] for r in rows] == ["a", "b", "b", "a", "a", "b"]
-    assert len(rows[0].pop("study")) == 16
-    assert rows[0] == {
-        "item": "id0", "prompt": "p0", "annotator": "ann", "kind": "pair",
-        "a": {"model": "sft", "response": "l0"}, "b": {"model": "ppo", "response": "r0"}, "left": "a",
-        "choice": "a", "seconds": 1.5, "good": None,
+def row(score: float, prompt: str = "p", who: str = "ann", kind: str = "pair", item: str = "", **more) -> Row:
+    """What one said of sft (0) and ppo (1), whose answers are equally long."""
+    given = {
+        "study": "s", "annotator": who, "kind": kind, "item": item or prompt, "prompt": prompt, "messages": None,
+        "models": ("sft", "ppo"), "answers": (f"{prompt} x", f"{prompt} y"), "left": 0, "good": None, "score": score,
+        "seconds": 2.0,
     }  # fmt: skip
-    assert rows[1]["a"] == {"model": "sft", "response": "r1"}
-    assert rows[1]["b"] == {"model": "ppo", "response": "l1"}
-    assert (rows[4]["kind"], rows[4]["good"]) == ("attention", "b")
+    return Row(**given | more)
 
 
-def test_results_hold_the_turns_that_were_shown(study):
-    rows = study(ann="left " * 6)
-    assert rows[5]["messages"] == TURNS and "messages" not in rows[0]
+def votes(who: str, words: str, **more) -> list[Row]:
+    """Judgements of prompts 0, 1, ..., from letters a (sft), b (ppo) and t (tie), sides in turn."""
+    return [row(SCORES[word], str(i), who, left=i % 2, **more) for i, word in enumerate(words)]
 
 
-def test_results_hold_what_was_undone_last(study):
-    assert [r["choice"] for r in study(ann="left undo right")] == ["b"]
+def check(passed: bool, who: str = "ann", prompt: str = "check") -> Row:
+    """An attention item, of which ppo's answer is right."""
+    return row(float(passed), prompt, who, "attention", good=1)
 
 
-def row(choice: str, prompt: str = "p", who: str = "ann", **more) -> dict:
-    """A row of `results`, of sft and ppo; equal length."""
-    return {
-        "item": prompt, "prompt": prompt, "annotator": who, "kind": "pair", "left": "a", "choice": choice,
-        "a": {"model": "sft", "response": f"{prompt} x"}, "b": {"model": "ppo", "response": f"{prompt} y"},
-        "seconds": 2.0, "good": None,
-    } | more  # fmt: skip
-
-
-def votes(who: str, choices: str) -> list[dict]:
-    """Judgements of prompts 0, 1, ..., from letters a, b, t (tie) and x (both bad), sides in turn."""
-    words = {"t": "tie", "x": "bad"}
-    return [row(words.get(c, c), str(i), who, left="ab"[i % 2]) for i, c in enumerate(choices)]
+def whole(rows: list[Row], identical: tuple[str, ...] = (), rewards: dict | None = None) -> dict:
+    """The report of one study."""
+    return analyse(rows, [{"models": ["ppo", "sft"], "identical": list(identical)}], rewards or {})
 
 
 def test_the_win_rate_is_of_the_second_model_against_the_first():
-    found = contest(votes("ann", "bbbbbatx"), 0)
-    assert (found["model"], found["against"]) == ("ppo", "sft")
+    found = contest(votes("ann", "bbbbbatt"), 0, 0)
+    assert found["models"] == ("sft", "ppo")
     own = found["annotators"]["ann"]
     assert (own["wins"], own["ties"], own["losses"]) == (5, 2, 1) and own["value"] == pytest.approx(6 / 8)
     assert (own["low"], own["high"]) == pytest.approx(wilson(6, 8))
@@ -89,126 +50,209 @@ def test_the_win_rate_is_of_the_second_model_against_the_first():
 
 def test_all_have_one_vote_a_prompt():
     """Three annotators who say the same are three judgements of as many prompts as one saw."""
-    rows = votes("ann", "bba") + votes("bob", "bba") + votes("cleo", "bbb")
-    found = contest(rows, 0)
+    found = contest(votes("ann", "bba") + votes("bob", "bba") + votes("cleo", "bbb"), 0, 0)
     assert (found["all"]["wins"], found["all"]["losses"], found["all"]["n"]) == (2, 1, 3)
-    assert found["pooled"]["n"] == 9 and found["pooled"]["value"] == pytest.approx(7 / 9)
-    assert found["all"]["p"] == contest(votes("ann", "bba"), 0)["all"]["p"]
+    assert found["pooled"].n == 9 and found["pooled"].value == pytest.approx(7 / 9)
+    assert found["all"]["p"] == contest(votes("ann", "bba"), 0, 0)["all"]["p"]
 
 
 def test_a_majority_can_be_a_tie():
-    found = contest(votes("ann", "b") + votes("bob", "a"), 0)
+    found = contest(votes("ann", "b") + votes("bob", "a"), 0, 0)
     assert found["all"]["ties"] == 1 and found["all"]["value"] == 0.5
 
 
-def test_pairs_and_prompts_are_not_the_same():
-    """Two pairs of one prompt: one prompt, two pairs."""
-    rows = [row("b", "p"), row("b", "p", item="second"), row("a", "q")]
-    found = contest(rows, 0)
-    assert found["all"]["n"] == 2 and found["pairs"] == {"n": 3, "rate": pytest.approx(2 / 3)}
+def test_two_pairs_of_one_prompt_are_one_prompt():
+    rows = [row(1, "p"), row(0, "p", item="second"), row(1, "q")]
+    assert contest(rows, 0, 0)["all"]["n"] == 2 and contest(rows, 0, 0)["pooled"].n == 3
+
+
+def test_identical_answers_are_ties_of_everybody_counted_once():
+    """Two studies of the same models have one of them in common; one of other models has none."""
+    rows = votes("ann", "bbba")
+    studies = [{"models": list(models), "identical": ids} for models, ids in (
+        (("sft", "ppo"), ["x", "y"]), (("ppo", "sft"), ["y", "z"]), (("sft", "dpo"), ["v"]),
+    )]  # fmt: skip
+    (found,) = analyse(rows, studies, {})["everybody"]["contests"]
+    assert found["identical"] == 3 and (found["all"]["wins"], found["all"]["ties"], found["all"]["n"]) == (3, 3, 7)
+    assert found["annotators"]["ann"]["ties"] == 0
 
 
 def test_power_is_of_prompts():
     """Six wins, two losses: sd = √(3/14), MDE 2.8016 sd / √8, (2.8016 sd / 0.25)² = 26.9 for 25 points."""
-    power = contest(votes("ann", "bbbabbba"), 0)["power"]
+    power = contest(votes("ann", "bbbabbba"), 0, 0)["power"]
     assert power["prompts"] == 8 and power["minimum_detectable"] == pytest.approx(0.458516, abs=1e-5)
-    assert power["needed_for_seen"] == 27 and power["needed_for_60"] == 169
-    assert contest(votes("ann", "ab"), 0)["power"]["needed_for_seen"] is None
-
-
-def test_models_the_other_way_round_are_turned():
-    turned = {"a": {"model": "ppo", "response": "1 y"}, "b": {"model": "sft", "response": "1 x"}}
-    check = row("b", "3", kind="attention", good="b", **turned)
-    rows = same_way_round([row("b", "0"), row("a", "1", **turned), row("tie", "2", **turned), check])
-    assert [(r["choice"], r["left"], r["good"], r["a"]["model"]) for r in rows] == [
-        ("b", "a", None, "sft"), ("b", "b", None, "sft"), ("tie", "b", None, "sft"), ("a", "b", "a", "sft")
-    ]  # fmt: skip
-    assert contest(rows[:3], 0)["all"]["wins"] == 2
-
-
-def test_it_does_not_matter_which_way_round_a_study_has_the_models():
-    """The whole report, of two annotators who say the same of the same answers, in two studies."""
-    def turn(x: dict) -> dict:
-        names = {k: {"a": "b", "b": "a"}.get(x[k], x[k]) for k in ("left", "choice", "good")}
-        return x | {"a": x["b"], "b": x["a"]} | names
-
-    ann, bob = votes("ann", "abbatbbabb"), votes("bob", "abbatbbabb")
-    bob.append(row("b", "1", "bob", kind="duplicate", left="a"))
-    bob.append(row("a", "7", "bob", kind="attention", good="a"))
-    rewards = {"reward": {(r["prompt"], r[k]["response"]): float(k == "b") for r in ann for k in "ab"}}
-    report = analyse(same_way_round(ann + [turn(x) for x in bob]), rewards)
-    assert report == analyse(ann + bob, rewards)
-    agreement = report["everybody"]["agreement"]["with ties"]
-    assert agreement["raw"]["value"] == agreement["alpha"]["value"] == 1
-    assert report["everybody"]["triangle"]["with ties"]["people - people"]["value"] == 1
-
-
-def test_a_pair_shown_again_is_held_against_what_the_same_annotator_said():
-    rows = votes("ann", "b") + votes("bob", "a") + [row("a", "0", who, kind="duplicate") for who in ("ann", "bob")]
-    checks = analyse(rows, {})["annotators"]
-    found = [checks[who]["consistency"] for who in ("ann", "bob")]
-    assert [(x["k"], x["n"]) for x in found] == [(0, 1), (1, 1)]
+    assert power["needed"] == {"the rate seen": 27, "60 %": 169}
+    assert whole(votes("ann", "ab"))["everybody"]["contests"][0]["power"]["needed"]["the rate seen"] is None
 
 
 def test_checks_are_no_judgements():
-    rows = votes("ann", "bba")
-    checks = [row("a", "0", kind="duplicate"), row("a", "9", kind="attention", good="a")]
-    plain, checked = (analyse(r, {})["everybody"]["contests"] for r in (rows, rows + checks))
-    assert plain == checked
+    rows, checks = votes("ann", "bba"), [row(0, "0", kind="duplicate"), check(True)]
+    assert whole(rows)["everybody"]["contests"] == whole(rows + checks)["everybody"]["contests"]
 
 
 def test_strengths_are_those_of_the_votes():
-    found = analyse(votes("ann", "b" * 30 + "t" * 10 + "a" * 20), {})["everybody"]["strengths"]
-    davidson, half = (found[k]["ppo - sft"] for k in ("Davidson's ties", "ties half"))
-    assert davidson["value"] == pytest.approx(log(30 / 20)) and half["value"] == pytest.approx(log(35 / 25))
-    assert davidson["n"] == 60
+    found = whole(votes("ann", "b" * 30 + "t" * 10 + "a" * 20))["everybody"]["strengths"]
+    assert found["ppo - sft"]["value"] == pytest.approx(log(35 / 25)) and found["ppo - sft"]["n"] == 60
 
 
-def test_the_side_is_the_left_one():
-    """Who always prefers what stands on the left finds the models equal, and the left better."""
-    found = analyse(votes("ann", "ab" * 10), {})["everybody"]
-    assert found["side"]["value"] > 1 and found["left"]["value"] == 1
+def test_three_models_are_ranked_together():
+    """base-sft, base-rl and sft-rl, ties as half wins: values of an independent optimiser."""
+    rows = []
+    for a, b, won, tied, lost in (("base", "sft", 30, 10, 10), ("base", "rl", 36, 6, 8), ("sft", "rl", 25, 10, 15)):
+        words = "b" * won + "t" * tied + "a" * lost
+        rows += [row(SCORES[word], f"{a}{b}{i}", models=(a, b)) for i, word in enumerate(words)]
+    report = analyse(rows, [], {})["everybody"]
+    assert report["strengths"]["sft - base"]["value"] == pytest.approx(0.8514662, abs=1e-6)
+    assert report["strengths"]["rl - base"]["value"] == pytest.approx(1.2605768, abs=1e-6)
+    assert len(report["contests"]) == 3
 
 
 def test_length_control_takes_the_second_models_side():
     """ppo's answers are longer where it wins: at equal length it is less good."""
-    lengths = {"b": ("x", "x" * 30), "a": ("x" * 9, "x" * 10)}
-    rows = []
-    for i, choice in enumerate("bbbbbbabaa"):
-        a, b = lengths["b" if i < 7 else "a"]
-        texts = {"a": {"model": "sft", "response": a}, "b": {"model": "ppo", "response": b}}
-        rows.append(row(choice, str(i), **texts))
-    found = contest(rows, 0)
-    assert found["length_controlled"]["value"] < found["pooled"]["value"]
-    assert "as much" in contest(votes("ann", "ab"), 0)["length_controlled"]["why"]
+    rows = [
+        row(SCORES[word], str(i), answers=("x", "x" * 30) if i < 7 else ("x" * 9, "x" * 10))
+        for i, word in enumerate("bbbbbbabaa")
+    ]
+    found = contest(rows, 0, 0)
+    assert found["length_controlled"].value < found["pooled"].value
+    assert "differ in length" in contest(votes("ann", "ab"), 0, 0)["length_controlled"].note
+
+
+def test_attention_counts_right_answers_to_attention_items_alone():
+    assert checks([check(True), check(False), row(1)])["attention"] == [1, 2]
+
+
+@pytest.mark.parametrize("passed, excluded", [(5, False), (4, False), (3, True), (0, True)])
+def test_the_rule_is_four_of_five(passed, excluded):
+    rows = [check(i < passed, prompt=str(i)) for i in range(5)]
+    assert checks(rows)["excluded"] == excluded
+
+
+def test_a_tie_fails_a_check_and_who_saw_none_is_not_left_out():
+    assert checks([row(0.5, kind="attention", good=0)])["attention"] == [0, 1]
+    assert not checks([row(1)])["excluded"]
 
 
 def test_who_fails_the_checks_is_left_out_beside_the_whole():
     """bob fails; results stand with him and without him, and the others' are those of a study without him."""
-    good, bad = votes("ann", "bbab"), votes("bob", "aaaa")
-    checks = [row("b", "c", "bob", kind="attention", good="a")]
-    report = analyse(good + bad + checks, {})
+    good, bad = votes("ann", "bbab"), votes("bob", "aaaa") + [check(False, "bob")]
+    report = whole(good + bad)
     assert [report["annotators"][name]["excluded"] for name in ("ann", "bob")] == [False, True]
     assert report["everybody"]["contests"][0]["all"] != report["attentive"]["contests"][0]["all"]
-    assert report["attentive"]["contests"] == analyse(good, {})["everybody"]["contests"]
-    assert "attentive" not in analyse(good, {})
-    assert analyse(bad + checks, {})["attentive"] is None
+    assert report["attentive"]["contests"] == whole(good)["everybody"]["contests"]
+    assert "attentive" not in whole(good) and whole(bad)["attentive"] is None
+
+
+def test_consistency_is_of_answers_not_of_sides():
+    """Same answer on the other side is consistent; the same side again is another. What was skipped does not count."""
+    first = [row(score, str(i)) for i, score in enumerate((0, 0, 0.5, 0.5, 1))]
+    said = ((0, 0), (1, 1), (2, 0), (3, 0.5), (9, 1))
+    again = [row(score, str(i), kind="duplicate", left=1) for i, score in said]
+    assert checks(first + again)["consistency"] == [2, 4]
+
+
+def test_a_pair_shown_again_is_held_against_what_the_same_annotator_said():
+    rows = votes("ann", "b") + votes("bob", "a") + [row(0, "0", who, "duplicate") for who in ("ann", "bob")]
+    found = whole(rows)["annotators"]
+    assert [found[who]["consistency"] for who in ("ann", "bob")] == [[0, 1], [1, 1]]
+
+
+def test_the_left_share_is_of_decided_pairs():
+    """Ties have no side; duplicates, which are shown the other way round, would cancel what is looked for."""
+    rows = [row(0, "1"), row(1, "2", left=1), row(1, "3"), row(0.5, "4"), row(1, "5", kind="duplicate", left=1)]
+    assert (left(rows).value, left(rows).n) == (pytest.approx(2 / 3), 3)
+
+
+def test_the_longer_share_leaves_out_what_is_equally_long():
+    sizes = {"answers": ("long", "x")}
+    rows = [row(0, "1", **sizes), row(1, "2", **sizes), row(0, "3", **sizes), row(0, "4"), row(0.5, "5", **sizes)]
+    assert (longer(rows).value, longer(rows).n) == (pytest.approx(2 / 3), 3)
+
+
+def test_judges_who_saw_the_same_prompts_are_not_more_prompts():
+    """Five who say the same of 40 prompts are worth 40, not 200; one alone has Wilson's interval of 40."""
+    five = [row(float(i >= 25), str(i), who, answers=("long", "x")) for who in "vwxyz" for i in range(40)]
+    for found, times in ((left(five), 5), (left(five[:40]), 1), (longer(five), 5)):
+        assert (found.value, found.n) == (25 / 40, 40 * times)
+        assert (found.low, found.high) == pytest.approx(wilson(25, 40))
+
+
+def test_no_bias_is_found_in_judges_who_have_none():
+    """Five agree on which answer is better; sides are drawn. 5 % of intervals miss 1/2; by Wilson, 30 %."""
+    rng, missed = random.Random(0), 0
+    for _ in range(300):
+        rows = []
+        for i in range(40):
+            best = rng.choice((0, 1))
+            rows += [row(best if rng.random() < 0.8 else 1 - best, str(i), who) for who in "vwxyz"]
+        found = left(rows)
+        missed += not found.low <= 0.5 <= found.high
+    assert missed <= 15 + 4 * 15**0.5
+
+
+def test_who_always_looks_left_has_an_interval():
+    found = left([row(0, str(i), who) for i in range(20) for who in ("ann", "bob")])
+    assert (found.low, found.high) == pytest.approx(wilson(20, 20))
+
+
+def scores_of(rows: list[Row], favoured: str) -> dict:
+    """A reward that gives the answer named by each letter of `favoured` more; t the same to both."""
+    gains = {"a": (1.0, 0.0), "b": (0.0, 1.0), "t": (0.5, 0.5)}
+    return {(r.prompt, answer): gain for r, x in zip(rows, favoured) for answer, gain in zip(r.answers, gains[x])}
+
+
+def test_the_triangle_by_hand():
+    """1 − |s − t| with scores 1, ½, 0. People: a a t; reward a b a; gold t a b."""
+    rows = votes("ann", "aat")
+    rewards = {"reward": scores_of(rows, "aba"), "gold": scores_of(rows, "tab")}
+    found = {who: x.value for who, x in triangle(rows, rewards, 0).items()}
+    assert found["reward - people"] == pytest.approx((1 + 0 + 0.5) / 3)
+    assert found["gold - people"] == pytest.approx((0.5 + 1 + 0.5) / 3)
+    assert found["reward - gold"] == pytest.approx((0.5 + 0 + 0) / 3)
+    assert found["people - people"] != found["people - people"]
+    assert triangle(decided(rows), rewards, 0)["reward - people"].value == pytest.approx(1 / 2)
+
+
+def test_two_people_have_a_kappa_of_what_both_judged_and_three_have_none():
+    rows = votes("ann", "abta") + votes("bob", "aaab")
+    kappa = triangle(rows, {}, 0)["Cohen's kappa"]
+    assert (kappa.value, kappa.n) == (cohen_kappa([(0.0, 0.0), (1.0, 0.0), (0.5, 0.0), (0.0, 1.0)]).value, 4)
+    assert "Cohen's kappa" not in triangle(rows + votes("eve", "a"), {}, 0)
+
+
+def test_people_are_held_against_people_on_the_same_pair():
+    found = triangle(votes("ann", "abt") + votes("bob", "aaa"), {}, 0)["people - people"]
+    assert found.value == pytest.approx((1 + 0 + 0.5) / 3) and found.n == 3
+
+
+def test_alpha_is_that_of_the_labels_with_ties_and_without():
+    """The golden ratings of tests/golden.json; without ties, of aabbaabb and aabaabbb, 6 of 8 agree."""
+    rows = votes("ann", "aabbaabbtt") + votes("bob", "aabaabbbta")
+    found = whole(rows)["everybody"]["agreement"]
+    assert found["with ties"]["Krippendorff's alpha"]["value"] == pytest.approx(0.5365853659, abs=1e-9)
+    assert found["without ties"]["people - people"]["value"] == pytest.approx(6 / 8)
+    assert found["without ties"]["Krippendorff's alpha"]["n"] == 8
+    assert triangle(rows[:10], {}, 0)["Krippendorff's alpha"].note == "no item was labelled twice"
+
+
+def test_the_triangles_interval_is_by_prompt():
+    """Twenty pairs of a prompt that all agree are worth one."""
+    found = []
+    for k in (1, 20):
+        rows = [row(0, f"prompt {i}", item=f"{i} {j}") for i in range(10) for j in range(k)]
+        scores = scores_of(rows, "".join("ab"[i % 2] * k for i in range(10)))
+        x = triangle(rows, {"reward": scores}, 0)["reward - people"]
+        found.append((x.value, x.low, x.high))
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_rewards_meet_once_a_pair_however_many_judged_it():
+    rows = votes("ann", "ab") + votes("bob", "abb")
+    rewards = {"reward": scores_of(rows[2:], "aba"), "gold": scores_of(rows[2:], "abb")}
+    found = triangle(rows, rewards, 0)["reward - gold"]
+    assert found.n == 3 and found.value == pytest.approx(2 / 3)
 
 
 def test_the_report_is_json_without_nan():
-    report = analyse(votes("ann", "b") + votes("bob", "b"), {})
+    report = whole(votes("ann", "b") + votes("bob", "b"))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-
-
-def test_three_models_are_ranked_together():
-    """base-sft, sft-ppo and base-ppo: notes' table of Davidson, θ of base at 0."""
-    rows = []
-    for a, b, w, t, n in (("base", "sft", 10, 10, 30), ("base", "rl", 8, 6, 36), ("sft", "rl", 15, 10, 25)):
-        models = {"a": {"model": a, "response": "1"}, "b": {"model": b, "response": "22"}}
-        choices = ["a"] * w + ["tie"] * t + ["b"] * n
-        rows += [row(choice, f"{a}{b}{i}", **models) for i, choice in enumerate(choices)]
-    report = analyse(rows, {})["everybody"]
-    found = report["strengths"]["Davidson's ties"]
-    assert found["sft - base"]["value"] == pytest.approx(1.068401, abs=1e-6)
-    assert found["rl - base"]["value"] == pytest.approx(1.581122, abs=1e-6)
-    assert len(report["contests"]) == 3

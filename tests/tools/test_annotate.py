@@ -14,9 +14,9 @@ import pytest
 
 from minirlhf.annotation import pairs
 from minirlhf.annotation.log import Session, close, read_logs
-from minirlhf.annotation.results import results
+from minirlhf.annotation.rows import read_rows
 from minirlhf.evaluation import items
-from minirlhf.evaluation.items import read_sets
+from minirlhf.evaluation.items import TestSet, read_sets
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import run_script
 from minirlhf.tools import annotate
@@ -111,18 +111,18 @@ def test_from_make_to_results(call, serve):
             item = served.ask(event)
         status, out, err = served.end()
         assert (status, err) == (0, "") and not re.search("sft|ppo", out)
-        assert out.startswith(f"{name} begins at place 1 of 33\n")
-        assert out.endswith(f"{name}: 33 of 33 judged, all saved; that was all\n")
+        assert out.startswith(f"{name}: 0 of 33 judged; somebody else gives another --annotator NAME\n")
+        assert out.endswith(f"{name}: 33 of 33 judged, all saved; the same command goes on\n")
     with pytest.raises(UserError, match="not closed"):
-        results("study")
+        read_rows("study", [])
     status, out, err = call("close --study study")
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "study: closed; judged: left 33, long 33", "what it says: python -m minirlhf.tools.judgements study"
     ]  # fmt: skip
-    found = [row for row in results("study")[0] if row["kind"] == "pair"]
-    left, long = (Counter(r["choice"] for r in found if r["annotator"] == name) for name in ("left", "long"))
-    assert long == {"b": 29} and sorted(left.values()) == [14, 15]
+    found = [row for row in read_rows("study", [])[0] if row.kind == "pair"]
+    left, long = (Counter(r.score for r in found if r.annotator == name) for name in ("left", "long"))
+    assert long == {1: 29} and sorted(left.values()) == [14, 15]
 
 
 def test_what_make_is_told_decides_what_is_made(call):
@@ -132,32 +132,46 @@ def test_what_make_is_told_decides_what_is_made(call):
     study, key = (json.loads(Path(f"study/{name}.json").read_text()) for name in ("study", "key"))
     other = json.loads(Path("new/study.json").read_text())
     assert (study["question"], other["question"]) == ("funnier?", "Which answer is better?")
-    sets = read_sets("items.jsonl")
-    content, secret = pairs.make(sets, ("ppo", "sft"), "made", 20, "funnier?", 7)
-    assert study["places"] == content["places"] != other["places"]
-    assert key.items() >= secret.items() and key["source"] == "items.jsonl"
+    (s,) = read_sets("items.jsonl")
+    places, secret = pairs.make(s.records, list(zip(s.items["ppo"], s.items["sft"])), 20, 7)
+    assert study["places"] == places != other["places"]
+    about = {"models": ["ppo", "sft"], "set": "made", "seed": 7, "source": "items.jsonl"}
+    assert key.items() >= (secret | about).items()
 
 
-def test_who_goes_on_is_told_whose_list_it_is_and_of_a_torn_line(call, serve):
+def test_who_goes_on_is_told_whose_list_it_is(call, serve):
     """Who forgets --annotator would go on with another's judgements unseen."""
     call(MAKE)
     with Session("study", "ada") as session:
         session.act("left", 0)
         session.act("tie", 1)
-    with open("study/ada.log", "a") as file:
-        file.write("half")
     served = serve("ada")
     assert served.ask()["place"] == 2
     status, out, err = served.end()
-    assert (status, err) == (0, "") and out.splitlines()[:2] == [
-        "4 bytes of a line that a kill had cut off are now in study/ada.torn",
-        "ada goes on at place 3 of 33; somebody else gives another --annotator NAME",
-    ]
+    assert (status, err) == (0, "")
+    assert out.startswith("ada: 2 of 33 judged; somebody else gives another --annotator NAME\n")
     assert out.endswith("\nada: 2 of 33 judged, all saved; the same command goes on\n")
 
 
+@pytest.mark.parametrize("models, title, names, message", [
+    (("sft",), "", "s", "--models sft: give two names"),
+    (("sft", "sft"), "", "s", "give two names"),
+    (("sft", "dpo"), "", "s", "--models dpo: the responses are of ppo, sft"),
+    (("sft", "ppo"), "t", "s", "--set t: the responses are of s"),
+    (("sft", "ppo"), "", "sz", "--set is missing: the responses are of s, z"),
+])  # fmt: skip
+def test_what_cannot_be_paired_is_refused(models, title, names, message):
+    with pytest.raises(UserError, match=message):
+        annotate.chosen_set([TestSet(name, [], {"sft": [], "ppo": []}) for name in names], models, title)
+
+
+def test_the_set_that_is_named_is_taken():
+    sets = [TestSet(name, [], {"sft": [], "ppo": []}) for name in "yz"]
+    assert [annotate.chosen_set(sets, ("sft", "ppo"), title) for title in "yz"] == sets
+
+
 @pytest.mark.parametrize("words, message", [
-    ("judg", "no action judg: make, judge or close"),
+    ("judg", "action judg: not one of make, judge, close"),
     ("--study nowhere", "nowhere/study.json: no such file; make a study first"),
     ("close --study nowhere", "nowhere/study.json: no such file"),
     ("make --items nothing.jsonl", "nothing.jsonl: No such file or directory"),

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from minirlhf.annotation import log, pairs
+from minirlhf.annotation import log, pairs, results
 from minirlhf.annotation.pairs import shown_prompt
+from minirlhf.annotation.rows import Row
 from minirlhf.evaluation import items
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import read_records
@@ -25,8 +26,10 @@ def study(make_evidence, tmp_path):
             records, lambda m, i, k: f"{'same' if i < 3 else WORDS[m]} {i}", models=("sft", "ppo"), samples=1
         )
         items.write(tmp_path / "items.jsonl", run, sets)
-        content, key = pairs.make(sets, ("sft", "ppo"), "", 30, "better?", len(name))
-        log.create(tmp_path / name, content, key | {"source": str(tmp_path / "items.jsonl")})
+        answers = list(zip(sets[0].items["sft"], sets[0].items["ppo"]))
+        places, key = pairs.make(sets[0].records, answers, 30, len(name))
+        key |= {"models": ["sft", "ppo"], "source": str(tmp_path / "items.jsonl")}
+        log.create(tmp_path / name, {"question": "better?", "places": places}, key)
         for who in annotators:
             with log.Session(tmp_path / name, who) as session:
                 while "left" in (item := session.item()):
@@ -56,10 +59,11 @@ def test_a_study_is_reported_in_100_columns(study, tmp_path, monkeypatch, capsys
     lines = said.splitlines()
     assert max(len(x) for x in lines if "Written" not in x) <= 100
     assert any(x.startswith("ppo against sft") for x in lines)
-    assert all(f"{who:<26}    20     0     7   0.741" in said for who in ("ann", "bob", "all, the majority"))
-    assert "with identical answers" in said and f"{(20 + 1.5) / 30:.3f}, 3 pairs that nobody saw" in said
-    assert any(x.split()[:4] == ["ann", "31", "2.0", "1/1"] for x in lines)
-    assert any(x.split()[:2] == ["raw", "1.000"] for x in lines)
+    words = [x.split() for x in lines]
+    assert all([who, "20", "0", "7", "0.741"] in [x[:5] for x in words] for who in ("ann", "bob"))
+    assert ["all,", "with", "3", "identical", "20", "3", "7", f"{(20 + 1.5) / 30:.3f}"] in [x[:8] for x in words]
+    assert ["ann", "31", "2.0", "1/1"] in [x[:4] for x in words]
+    assert ["people", "-", "people", "1.000"] in [x[:4] for x in words]
     kept = json.loads((folder / "judged.json").read_text())
     assert kept["everybody"]["contests"][0]["all"]["wins"] == 20
     assert kept["studies"][0]["models"] == ["sft", "ppo"]
@@ -71,14 +75,14 @@ def test_rewards_are_held_against_people(study, tmp_path, monkeypatch, capsys):
     code = "def fn(prompt, response, record):\n    return len(response) * (record['task'] == 'reviews')\n"
     (tmp_path / "r.py").write_text(code)
     said = report(monkeypatch, capsys, f"{folder} --reward {tmp_path}/r.py:fn")
-    assert "reward - people           0.741" in said and "people - people           1.000" in said
+    assert "reward - people       0.741" in said and "people - people       1.000" in said
 
 
 def test_gold_wants_the_records_of_its_task(study, tmp_path, monkeypatch, capsys):
     folder = study(task="arithmetic")
     with pytest.raises(UserError, match="--gold reviews: no record of it has the prompt"):
         report(monkeypatch, capsys, f"{folder} --gold reviews")
-    with pytest.raises(UserError, match="--gold poems: no such task"):
+    with pytest.raises(UserError, match="--gold poems: not one of reviews"):
         report(monkeypatch, capsys, f"{folder} --gold poems")
     (tmp_path / "items.jsonl").unlink()
     with pytest.raises(UserError, match="give --items"):
@@ -89,7 +93,7 @@ def test_the_gold_reward_of_the_task_is_used(study, monkeypatch, capsys):
     folder = study()
     monkeypatch.setattr(judged.TASKS["reviews"], "reward", lambda p, r, x: float("lovely" in r))
     said = report(monkeypatch, capsys, f"{folder} --gold reviews")
-    assert "gold - people             0.741" in said
+    assert "gold - people         0.741" in said
 
 
 def test_preferences_are_exported_for_those_who_pass(study, tmp_path, monkeypatch, capsys):
@@ -102,10 +106,22 @@ def test_preferences_are_exported_for_those_who_pass(study, tmp_path, monkeypatc
 
 def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypatch, capsys):
     folder = study()
-    monkeypatch.setattr("minirlhf.annotation.trust.attentive", lambda rows: rows[0]["annotator"] == "ann")
+    checks = results.checks
+    bob_fails = lambda rows: checks(rows) | {"excluded": rows[0].annotator == "bob"}  # noqa: E731
+    monkeypatch.setattr(results, "checks", bob_fails)
     said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
     records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
     assert {r["n"] for r in records} == {1} and "\n(bob)" in said and "== without" in said
+
+
+def test_of_two_people_of_whom_one_says_ties_alone_the_kappa_without_ties_is_a_dash(study, monkeypatch, capsys):
+    folder = study(annotators=("ann",), close=False)
+    with log.Session(folder, "bob") as session:
+        while "left" in (item := session.item()):
+            session.act("tie", item["place"], 2.0)
+    log.close(folder)
+    said = report(monkeypatch, capsys, str(folder))
+    assert next(line for line in said.splitlines() if line.startswith("Cohen's kappa")).split()[-1] == "-"
 
 
 def test_ties_alone_leave_nothing_to_train_on(study, tmp_path, monkeypatch, capsys):
@@ -134,7 +150,7 @@ def test_studies_add_up_but_none_counts_twice(study, monkeypatch, capsys):
     with pytest.raises(UserError, match="the same study as"):
         report(monkeypatch, capsys, f"{first} --more {first}")
     said = report(monkeypatch, capsys, f"{first} --more {second}")
-    assert "\ncleo" in said and ", 3 pairs that nobody saw" in said
+    assert "\ncleo" in said and "\nall, with 3 identical" in said
 
 
 def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, capsys):
@@ -142,7 +158,7 @@ def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, caps
     monkeypatch.setattr(judged.TASKS["reviews"], "reward", lambda p, r, x: float("lovely" in r))
     (tmp_path / "items.jsonl").rename(tmp_path / "moved.jsonl")
     said = report(monkeypatch, capsys, f"{folder} --gold reviews --items {tmp_path}/moved.jsonl")
-    assert "gold - people             0.741" in said
+    assert "gold - people         0.741" in said
 
 
 def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_evidence, tmp_path, monkeypatch):
@@ -152,8 +168,8 @@ def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_evid
         return [{"role": role, "content": content} for role, content in turns]
 
     records = [{"task": "reviews", "messages": talk(first)} for first in "pq"]
-    said = {"a": {"response": "1"}, "b": {"response": "2"}}
-    rows = [{"prompt": shown_prompt(r), "messages": r["messages"]} | said for r in records]
+    about = {"models": ("sft", "ppo"), "answers": ("1", "2"), "left": 0, "good": None, "score": 1.0, "seconds": 1.0}
+    rows = [Row("s", "ann", "pair", "i", shown_prompt(r), r["messages"], **about) for r in records]
     items.write(tmp_path / "items.jsonl", *make_evidence(records, lambda m, i, k: "1"))
     heard = []
     monkeypatch.setattr(judged, "load_reward", lambda name: lambda *case: heard.append(case) or 1.0)
@@ -170,9 +186,8 @@ def test_a_study_without_judgements_is_refused(study, monkeypatch, capsys):
         report(monkeypatch, capsys, str(folder))
 
 
-@pytest.mark.parametrize("needed, words", [(50.0, "20 more"), (20.0, "enough"), (None, "never enough")])
+@pytest.mark.parametrize("needed, words", [(50.0, "20 more"), (30.0, "enough"), (None, "never enough")])
 def test_what_is_still_needed_is_said(needed, words):
-    power = {"prompts": 30, "minimum_detectable": 0.2, "needed_for_seen": needed, "needed_for_60": 40.0}
-    said = judged.power_line(power)
+    said = judged.power_line(30, 0.2, {"the rate seen": needed, "60 %": 40.0})
     assert said.startswith("30 prompts show a win rate 20 points from 50 %; ")
     assert said.endswith(f"for the rate seen: {words}; for 60 %: 10 more")

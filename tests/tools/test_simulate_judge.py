@@ -6,9 +6,8 @@ import pytest
 
 from minirlhf.annotation import log, pairs
 from minirlhf.annotation.log import Session, close
-from minirlhf.annotation.results import results
+from minirlhf.annotation.rows import read_rows
 from minirlhf.evaluation import items as evidence
-from minirlhf.evaluation.items import TestSet
 from minirlhf.harness.files import UserError
 from minirlhf.preferences.simulated import Labeller
 from minirlhf.tasks import TASKS
@@ -20,10 +19,9 @@ PROMPTS = [f"p{i}" for i in range(300)]
 
 def made(folder, answer):
     """A study of 300 pairs, of which each model has answered so."""
-    answers = {model: [{"index": i, "sample": 0, "response": answer(model, i)} for i in range(300)]
-               for model in ("sft", "ppo")}  # fmt: skip
-    s = TestSet("s", [{"prompt": prompt} for prompt in PROMPTS], answers)
-    log.create(folder, *pairs.make([s], ("sft", "ppo"), "", 300, "which?", 0))
+    answers = [[{"index": i, "sample": 0, "response": answer(m, i)} for m in ("sft", "ppo")] for i in range(300)]
+    places, key = pairs.make([{"prompt": prompt} for prompt in PROMPTS], answers, 300, 0)
+    log.create(folder, {"question": "which?", "places": places}, key | {"models": ["sft", "ppo"]})
     return folder
 
 
@@ -42,9 +40,9 @@ def wins(folder, **labeller) -> float:
     with Session(folder, "ada") as session:
         judge(session, worth, Labeller(**labeller), 0)
     close(folder)
-    kinds = [row["choice"] for row in results(folder)[0] if row["kind"] == "pair"]
-    assert len(kinds) == 300
-    return kinds.count("b") / 300
+    scores = [row.score for row in read_rows(folder, [])[0] if row.kind == "pair"]
+    assert len(scores) == 300
+    return scores.count(1) / 300
 
 
 def test_the_better_answer_wins_as_often_as_bradley_and_terry_say(study):
@@ -65,7 +63,7 @@ def test_equal_rewards_are_a_tie(study):
     with Session(study, "ada") as session:
         judge(session, lambda prompt, response: 1.0, Labeller(), 0)
     close(study)
-    assert {row["choice"] for row in results(study)[0]} == {"tie"}
+    assert {row.score for row in read_rows(study, [])[0]} == {0.5}
 
 
 def test_it_goes_on_where_another_session_stopped(study):

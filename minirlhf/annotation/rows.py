@@ -1,0 +1,89 @@
+"""Judgements of closed studies, joined with what was shown and with whose answers these were: one row each.
+
+Of each two models 0 and 1 are the same everywhere, whatever side they stood on and whatever a study calls
+them. Proved by tests/annotation/test_rows.py.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.annotation.log import read_key, read_logs, read_study
+from minirlhf.harness.files import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an annotator said of two answers."""
+
+    study: str  # its hash
+    annotator: str
+    kind: str  # "pair", "duplicate" or "attention"
+    item: str  # a duplicate has that of its pair
+    prompt: str
+    messages: list[dict] | None  # of a conversation
+    models: tuple[str, str]
+    answers: tuple[str, str]
+    left: int  # which of the two stood there
+    good: int | None  # which is the right one, of an attention item
+    score: float  # of 1: 1 where it was preferred, 0 where 0 was, 0.5 of a tie and of "both bad"
+    seconds: float
+
+
+def read_rows(folder: str | Path, known: list[str]) -> tuple[list[Row], dict]:
+    """The judgements of a study that hold, skipped places left out; and its key. UserError before it is closed.
+
+    known: the models seen so far, to which its own are added; of two the earlier is 0.
+    """
+    folder = Path(folder)
+    key, (study, name) = read_key(folder), read_study(folder)
+    known += [model for model in key["models"] if model not in known]
+    models = sorted(key["models"], key=known.index)
+    number = {letter: models.index(model) for letter, model in zip("ab", key["models"])}
+    rows = []
+    for annotator, events in read_logs(folder).items():
+        for event, shown, secret in zip(events, study["places"], key["places"]):
+            if event["do"] == "skip":
+                continue
+            left = number[secret["left"]]
+            texts = (shown["left"], shown["right"])
+            rows.append(Row(
+                name, annotator, secret["kind"], secret["item"], shown["prompt"], shown.get("messages"), tuple(models),
+                texts if left == 0 else texts[::-1], left, number.get(secret.get("good")),
+                {"left": float(left), "right": 1.0 - left}.get(event["do"], 0.5), event["seconds"],
+            ))  # fmt: skip
+    return rows, key
+
+
+def read_studies(folders: Sequence[str]) -> tuple[list[Row], list[dict]]:
+    """The rows of all studies, and what else is known of each. Raises UserError."""
+    rows, studies, seen, known = [], [], {}, []
+    for folder in folders:
+        own, key = read_rows(folder, known)
+        if key["study"] in seen:
+            raise UserError(f"{folder}: the same study as {seen[key['study']]}")
+        seen[key["study"]] = folder
+        rows += own
+        about = {"folder": str(folder), "models": key["models"], "source": key.get("source", "")}
+        studies.append(about | {"identical": key["identical"]})  # pairs that nobody saw; another study may hold them
+    if not of_kind(rows, "pair"):
+        raise UserError(f"{', '.join(folders)}: no pair was judged")
+    return rows, studies
+
+
+def grouped(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Hashable, list[Row]]:
+    """The rows of each key, in their order."""
+    groups: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
+    """The rows that are pairs, duplicates or attention items."""
+    return [row for row in rows if row.kind == kind]
+
+
+def decided(rows: Sequence[Row]) -> list[Row]:
+    """The pairs of which one answer was preferred."""
+    return [row for row in of_kind(rows, "pair") if row.score != 0.5]
