@@ -14,10 +14,10 @@ from pathlib import Path
 from minirlhf.evaluation import items, reports
 from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.catalogue import metric_names
-from minirlhf.evaluation.collect import Evaluation, gather, load_models, prompts_that_fit
-from minirlhf.evaluation.long_texts import lines, read_texts, score_texts
+from minirlhf.evaluation.collect import Evaluation, collect_items, load_models, prompts_that_fit
+from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
 from minirlhf.evaluation.report import build
-from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, table
+from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, text_table
 from minirlhf.harness.files import write_atomic, write_json
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
@@ -26,23 +26,23 @@ from minirlhf.lm.generation import Sampling, generate
 
 
 def main() -> None:
-    """Evidence from models or from a file, then everything that follows from it."""
+    """Items from models or from a file, then everything that follows from it."""
     options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
     device, _ = machine.set_up()
     if options.reports:
-        return reports.run(options.reports)
+        return reports.print_comparison(options.reports)
     start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
     if options.from_:
-        run, sets = items.read(options.from_)
+        run, sets = items.read_items(options.from_)
     else:
         models, runs, folders = load_models(options, device)
         if options.text:
-            return print("\n".join(lines(score_texts(read_texts(options.text), models, runs, options.stride))))
+            return print("\n".join(score_lines(score_texts(read_texts(options.text), models, runs, options.stride))))
         if options.prompt:
             return answer(options, machine.seed, models)
-        run, sets = gather(options, machine.seed, models, runs, folders)
+        run, sets = collect_items(options, machine.seed, models, runs, folders)
     out = Path(options.out)
-    items.write(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
+    items.write_items(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
     report = build(run, sets, wanted or metric_names(run["settings"]["metrics"]))
     report["seconds"] = time.perf_counter() - start
     for alarm in report["alarms"]:
@@ -50,7 +50,7 @@ def main() -> None:
     names, reference = list(report["models"]), report["reference"]
     for s in sets:
         task = report["tasks"][s.title]
-        print(f"\n{table(s.title, task['metrics'], names, reference)}")
+        print(f"\n{text_table(s.title, task['metrics'], names, reference)}")
         if task.get("optimum"):
             print(optimum_line(task["optimum"], reference, report["last"]))
         if task.get("ngram"):

@@ -47,7 +47,7 @@ def main() -> None:
     trained = checkpoint.read_run(data.init).get("tasks", {})
     records, weights, longest = prompts_of(data.task, data.prompts, data.examples, machine.seed, trained)
     sets = {name: (with_room(some, tokenizer, policy.config.context, name),
-                   config.batch / config.row.group * weights.get(name, 1.0)) for name, some in records.items()}
+                   config.batch / config.algorithm.group * weights.get(name, 1.0)) for name, some in records.items()}
     reward = load_reward(data.reward, device) if data.reward else None
     if data.reward.startswith("model:") and config.missing_eos >= 0:
         print(f"--missing-eos {config.missing_eos:g} is no less than the mean of a learnt reward, which is 0: an answer"
@@ -57,14 +57,14 @@ def main() -> None:
     policy.to(device)
     reference, source = checkpoint.fingerprint(policy), data_hash([sets, data.reward, reward_hash(data.reward)])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
-    watchers = [Description(config.row)]
+    watchers = [Description(config.algorithm)]
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
     value_head, cost = train(
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
         config, Run(out, machine.seed, dtype, data.resume, source, reference), watchers,
     )  # fmt: skip
-    run = machine.record(data, config, config.row)
+    run = machine.record(data, config, config.algorithm)
     run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "cost": cost}
     run |= {"reference": reference, "optimum": optimum.best()}
     save_module(out / "value_head.safetensors", value_head)

@@ -19,7 +19,9 @@ from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, fit
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.tasks.sources import answers, data_hash, file_source, parse_tasks, raw_text, task_sources, texts_of
+from minirlhf.tasks.sources import (
+    data_hash, file_source, parse_tasks, pretraining_examples, sft_examples, task_sources, texts_of,
+)
 
 SHAPE = "context", "layers", "heads", "width", "dropout", "attention"
 
@@ -85,8 +87,8 @@ def main() -> None:
         except ValueError as error:
             raise UserError(str(error)) from None
         pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
-        train(*raw_text(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
-    sets, validation = answers(sources, tokenizer, model.config.context, data.batch)
+        train(*pretraining_examples(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
+    sets, validation = sft_examples(sources, tokenizer, model.config.context, data.batch)
     if sets:
         train(sets, validation, config, "sft")
     elif data.init:

@@ -118,7 +118,7 @@ def pad_rollout():
 
 
 @pytest.fixture
-def make_evidence():
+def make_evaluation():
     """A function that makes up what an evaluation saw, without models: (run, sets) of `evaluation/items.py`.
 
     say(model, index, sample) is the response, which ends but where it is "…"; reward(response) is its reward.

@@ -266,12 +266,12 @@ MUTANTS = [
         "mean-of-micro-batch-means", "A step does not depend on how it is cut into micro-batches",
         "TRL PPO; trl#3021, #5619, #6024",
         "rl/ppo.py", "weights[part, :R]",
-        "token_weights(rows.mask, row.aggregate, config.max_new) * len(part) / len(chosen)",
+        "token_weights(rows.mask, algorithm.aggregate, config.max_new) * len(part) / len(chosen)",
         "tests/rl/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
     ),
     Mutant(
         "sum-of-micro-batch-means", "A step does not grow with the number of micro-batches", "minRLHF",
-        "rl/ppo.py", "weights[part, :R]", "token_weights(rows.mask, row.aggregate, config.max_new)",
+        "rl/ppo.py", "weights[part, :R]", "token_weights(rows.mask, algorithm.aggregate, config.max_new)",
         "tests/rl/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
     ),
     Mutant(

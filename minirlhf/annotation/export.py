@@ -16,7 +16,7 @@ from pathlib import Path
 from minirlhf.annotation.pairs import shown_prompt
 from minirlhf.annotation.rows import Row, decided, grouped
 from minirlhf.harness.files import UserError, write_atomic
-from minirlhf.lm.records import split_of
+from minirlhf.lm.records import validation_split
 
 TEST = 20  # % of prompts
 
@@ -47,10 +47,10 @@ def is_test(prompt: str) -> bool:
     The hash is not that of the bare prompt, by which a trainer takes validation records from what is left: it
     would find none there.
     """
-    return split_of(f"judged {prompt}", TEST) == "validation"
+    return validation_split(f"judged {prompt}", TEST) == "validation"
 
 
-def write(path: str | Path, records: Sequence[dict]) -> tuple[Path, int, int]:
+def write_train_and_test(path: str | Path, records: Sequence[dict]) -> tuple[Path, int, int]:
     """Training records to `path`, test records beside it to NAME.test.jsonl: that path, and both counts.
 
     Raises UserError, with old files as they were, if there is nothing to train on.

@@ -33,7 +33,7 @@ STUDY = {"question": "", "places": [{"prompt": "", "left": "", "right": ""}]}
 KEY = {"study": "", "models": [""], "identical": [""], "places": [{"item": "", "kind": "", "left": ""}]}
 FIRST = {"study": "", "token": ""}
 EVENT = {"event": "", "do": "", "place": 0, "seconds": 0.0}
-CHOICES = ("left", "right", "tie", "bad", "skip")
+ACTIONS = ("left", "right", "tie", "bad", "skip")
 
 
 class Stale(Exception):
@@ -102,7 +102,7 @@ def read_event(data: bytes) -> dict:
         raise ValueError("not JSON") from None
     if not has(event, EVENT) or not 0 <= event["seconds"] < inf:
         raise ValueError(f"not an event; it needs {', '.join(EVENT)}")
-    if event["do"] not in (*CHOICES, "undo"):
+    if event["do"] not in (*ACTIONS, "undo"):
         raise ValueError(f"{event['do']!r} is nothing that an annotator does")
     return event
 

@@ -25,7 +25,7 @@ from minirlhf.lm.records import messages_of
 LATER = 10  # places between a pair and its duplicate, at least
 
 
-class Pair(NamedTuple):
+class AnswerPair(NamedTuple):
     """A prompt and the two models' answers to it."""
 
     prompt: str
@@ -37,12 +37,12 @@ class Showing(NamedTuple):
     """A pair at its place. left: "a" or "b".  good: the right answer of an attention item, else None."""
 
     kind: str
-    pair: Pair
+    pair: AnswerPair
     left: str
     good: str | None = None
 
 
-def item_id(pair: Pair) -> str:
+def item_id(pair: AnswerPair) -> str:
     """Hash of the prompt and both texts. Sorted, or it would tell which text is the first model's."""
     content = json.dumps([pair.prompt, *sorted(pair[1:])])
     return sha256(content.encode()).hexdigest()[:16]
@@ -70,7 +70,7 @@ def records_by_prompt(sets: Iterable) -> dict[str, dict]:
     return {shown_prompt(record): record for s in sets for record in s.records}
 
 
-def candidates(records: Sequence[dict], answers: Sequence[tuple[dict, dict]], rng: random.Random) -> list[Pair]:
+def candidates(records: Sequence[dict], answers: Sequence[tuple[dict, dict]], rng: random.Random) -> list[AnswerPair]:
     """All different pairs of two models on a test set, in random order: one a prompt, then second samples.
 
     records: what was asked.  answers: both models' to one of them, of equal index and sample, as items.jsonl has
@@ -78,13 +78,13 @@ def candidates(records: Sequence[dict], answers: Sequence[tuple[dict, dict]], rn
     """
     prompts = [shown_prompt(record) for record in records]
     sampled = any(x["sample"] >= 0 for x, _ in answers)
-    of_prompt: list[list[Pair]] = [[] for _ in prompts]
+    of_prompt: list[list[AnswerPair]] = [[] for _ in prompts]
     for x, y in answers:
         if x["sample"] >= 0 or not sampled:
-            of_prompt[x["index"]].append(Pair(prompts[x["index"]], x["response"], y["response"]))
+            of_prompt[x["index"]].append(AnswerPair(prompts[x["index"]], x["response"], y["response"]))
     for pairs in of_prompt:
         rng.shuffle(pairs)
-    different: dict[str, Pair] = {}
+    different: dict[str, AnswerPair] = {}
     for nth in map(list, zip(*of_prompt)):
         rng.shuffle(nth)
         for pair in nth:
@@ -92,7 +92,7 @@ def candidates(records: Sequence[dict], answers: Sequence[tuple[dict, dict]], rn
     return list(different.values())
 
 
-def attention(pool: Sequence[Pair], n: int, rng: random.Random) -> list[Showing]:
+def attention_items(pool: Sequence[AnswerPair], n: int, rng: random.Random) -> list[Showing]:
     """Up to n: an answer to each of the first prompts in `pool`, against the other model's to another prompt.
 
     The right answer is of either model, and on either side, equally often.
@@ -109,21 +109,21 @@ def attention(pool: Sequence[Pair], n: int, rng: random.Random) -> list[Showing]
         wrong = [text for text in others if text.strip() not in ("", own.strip())]
         if own.strip() and wrong:
             texts = (own, rng.choice(wrong)) if good == 0 else (rng.choice(wrong), own)
-            made.append(Showing("attention", Pair(pair.prompt, *texts), "ab"[k % 2], "ab"[good]))
+            made.append(Showing("attention", AnswerPair(pair.prompt, *texts), "ab"[k % 2], "ab"[good]))
     return made
 
 
-def arrange(pairs: Sequence[Pair], spare: Sequence[Pair], rng: random.Random) -> list[Showing]:
+def arrange(pairs: Sequence[AnswerPair], spare: Sequence[AnswerPair], rng: random.Random) -> list[Showing]:
     """Pairs, duplicates and attention items (made of `spare` where that suffices) in the order of showing."""
     n = len(pairs)
-    checks = attention([*spare, *pairs], (n + 10) // 20, rng)
+    checks = attention_items([*spare, *pairs], (n + 10) // 20, rng)
     order: list = [*pairs, *checks]
     rng.shuffle(order)
-    early = [i for i in range(len(order) - LATER + 1) if isinstance(order[i], Pair)]
+    early = [i for i in range(len(order) - LATER + 1) if isinstance(order[i], AnswerPair)]
     again = set(rng.sample(early, min((n + 5) // 10, len(early))))
     # Alternate over those shown twice, then over the others: each part and the whole are balanced.
     flip = rng.randrange(2)
-    rest = [i for i, x in enumerate(order) if isinstance(x, Pair) and i not in again]
+    rest = [i for i, x in enumerate(order) if isinstance(x, AnswerPair) and i not in again]
     rng.shuffle(rest)
     for k, i in enumerate([*rng.sample(sorted(again), len(again)), *rest]):
         order[i] = Showing("pair", order[i], "ab"[(k + flip) % 2])
@@ -134,7 +134,7 @@ def arrange(pairs: Sequence[Pair], spare: Sequence[Pair], rng: random.Random) ->
     return [showing for i in range(len(order) + 1) for showing in [*later.get(i, []), *order[i : i + 1]]]
 
 
-def make(
+def make_places(
     records: Sequence[dict], answers: Sequence[tuple[dict, dict]], n: int, seed: int
 ) -> tuple[list[dict], dict]:
     """The places of a study of n pairs, or as many as there are, and what the key holds of them. Raises UserError.

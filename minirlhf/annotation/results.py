@@ -23,24 +23,25 @@ from statistics import median
 import numpy as np
 
 from minirlhf.annotation.rows import Row, decided, grouped, of_kind
-from minirlhf.metrics.agreement import Measure, cohen_kappa, krippendorff_alpha, quotient
+from minirlhf.metrics.agreement import Measure, cohen_kappa, krippendorff_alpha
 from minirlhf.metrics.bradley_terry import length_controlled, places, strengths
 from minirlhf.metrics.intervals import clustered_se, corpus_interval, wilson
 from minirlhf.metrics.paired_tests import minimum_detectable_effect, prompts_needed, win_rate
+from minirlhf.metrics.scores import divide
 
 ATTENTION = 0.8  # the rule, there before the first judgement: who passes fewer of the checks is left out
 EFFECT = 0.1  # a win rate of 60 % against 50 %: what a study should be able to see
 Scores = dict[tuple[str, str], float]  # (prompt, response) -> what a reward gives it
 
 
-def plain(x):
+def json_ready(x):
     """The report as JSON has it: no dataclass, and None for what is not finite."""
     if is_dataclass(x):
         x = asdict(x)
     if isinstance(x, dict):
-        return {key: plain(value) for key, value in x.items()}
+        return {key: json_ready(value) for key, value in x.items()}
     if isinstance(x, (list, tuple)):
-        return [plain(value) for value in x]
+        return [json_ready(value) for value in x]
     return None if isinstance(x, float) and not isfinite(x) else x
 
 
@@ -52,7 +53,7 @@ def by_prompt(prompts: Sequence[str], values: Sequence[float]) -> np.ndarray:
 
 def mean_by_prompt(prompts: Sequence[str], values: Sequence[float], seed: int) -> Measure:
     """The mean of the values, with its bootstrap interval over prompts."""
-    interval = corpus_interval(by_prompt(prompts, values), lambda s: quotient(s[:, 0], s[:, 1]), seed=seed)
+    interval = corpus_interval(by_prompt(prompts, values), lambda s: divide(s[:, 0], s[:, 1]), seed=seed)
     return Measure(sum(values) / len(values) if values else nan, *interval, len(values))
 
 
@@ -83,7 +84,7 @@ def longer(rows: Sequence[Row]) -> Measure:
     return share_by_prompt([row.prompt for row in rows], won)
 
 
-def checks(rows: Sequence[Row]) -> dict:
+def annotator_checks(rows: Sequence[Row]) -> dict:
     """One annotator.  attention, consistency: how many were right, and of how many; skipped ones do not count."""
     attention = [row.score == row.good for row in of_kind(rows, "attention")]
     first = {row.item: row.score for row in of_kind(rows, "pair")}
@@ -95,7 +96,7 @@ def checks(rows: Sequence[Row]) -> dict:
     }  # fmt: skip
 
 
-def wins(scores: Sequence[float]) -> dict:
+def win_counts(scores: Sequence[float]) -> dict:
     """W, T, L, the win rate with Wilson's interval and the sign test, of scores above, at and below 1/2."""
     signs = np.sign(np.asarray(scores) - 0.5)  # (n,)
     w = win_rate(*(int((signs == s).sum()) for s in (1, 0, -1)))
@@ -112,9 +113,9 @@ def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
     return {
         "models": rows[0].models,
         "annotators": {
-            name: wins([row.score for row in own]) for name, own in grouped(rows, lambda row: row.annotator).items()
+            who: win_counts([row.score for row in own]) for who, own in grouped(rows, lambda row: row.annotator).items()
         },
-        "all": wins(means),
+        "all": win_counts(means),
         "pooled": mean_by_prompt(prompts, scores, seed),
         "length_controlled": length_controlled(
             [len(row.answers[1]) - len(row.answers[0]) for row in rows], scores, prompts, seed
@@ -183,12 +184,12 @@ def outcome(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Sco
 def analyse(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Scores], seed: int = 0) -> dict:
     """The report, plain.  rows, studies: of `read_studies`.  rewards: name -> its score of every answer in the rows.
 
-    {"studies", "annotators": `checks` of each, "everybody": `outcome`}, and, where the rule leaves somebody out,
-    "attentive": the outcome without them, None where nobody is left.
+    {"studies", "annotators": `annotator_checks` of each, "everybody": `outcome`}, and, where the rule leaves somebody
+    out, "attentive": the outcome without them, None where nobody is left.
     """
-    annotators = {name: checks(own) for name, own in grouped(rows, lambda row: row.annotator).items()}
+    annotators = {name: annotator_checks(own) for name, own in grouped(rows, lambda row: row.annotator).items()}
     report = {"studies": studies, "annotators": annotators, "everybody": outcome(rows, studies, rewards, seed)}
     kept = [row for row in rows if not annotators[row.annotator]["excluded"]]
     if len(kept) < len(rows):
         report["attentive"] = outcome(kept, studies, rewards, seed) if of_kind(kept, "pair") else None
-    return plain(report)
+    return json_ready(report)

@@ -1,7 +1,7 @@
 """What makes a comparison of models worthless, to be said before its numbers: nothing, if all is well.
 
-An alarm is one fact with its figures (what), what it spoils (why), and what to do (remedy). The evidence is
-that of `ask.sample_items`, set -> model -> items, and the fingerprints of the weights. Answers that
+An alarm is one fact with its figures (what), what it spoils (why), and what to do (remedy). The items are
+those of `ask.sample_items`, set -> model -> items, and the fingerprints of the weights. Answers that
 agree because both are right, or are alike because the right ones are, raise none.
 Proved by tests/evaluation/test_alarms.py.
 """
@@ -14,7 +14,7 @@ from statistics import fmean
 from minirlhf.metrics.intervals import standard_error, wilson
 
 Alarm = dict[str, str]  # what, why, remedy
-Rows = Sequence[dict]
+ItemList = Sequence[dict]
 
 LEAST = 20  # different prompts; fewer agree, or lean to one side, by luck
 SAME = 0.99  # of greedy answers in common: training that did anything changes more of those that were wrong
@@ -26,7 +26,7 @@ ERRORS = 4  # standard errors: by chance less than once in ten thousand
 
 
 def alarms(
-    models: Mapping[str, Mapping], items: Mapping[str, Mapping[str, Rows]], train_prompts: Collection[str] = ()
+    models: Mapping[str, Mapping], items: Mapping[str, Mapping[str, ItemList]], train_prompts: Collection[str] = ()
 ) -> list[Alarm]:
     """Every alarm: first those of the models, then set by set.
 
@@ -37,7 +37,7 @@ def alarms(
     for title, of in items.items():
         greedy = {m: {x["prompt"]: x for x in rows if x["sample"] < 0} for m, rows in of.items()}
         found += same_answers(title, models, greedy)
-        found += overlap(title, of, train_prompts)
+        found += trained_prompts(title, of, train_prompts)
         found += constant_reward(title, of)
         for m, rows in of.items():
             sampled = [x for x in rows if x["sample"] >= 0]
@@ -75,7 +75,7 @@ def same_answers(title: str, models: Mapping[str, Mapping], greedy: Mapping[str,
                              "training hardly moved the model: a larger learning rate, a smaller beta"}
 
 
-def overlap(title: str, of: Mapping[str, Rows], train_prompts: Collection[str]) -> Iterator[Alarm]:
+def trained_prompts(title: str, of: Mapping[str, ItemList], train_prompts: Collection[str]) -> Iterator[Alarm]:
     """Test prompts that stand among the training prompts."""
     asked = dict.fromkeys(x["prompt"] for rows in of.values() for x in rows)
     if known := [prompt for prompt in asked if prompt in train_prompts]:
@@ -85,7 +85,7 @@ def overlap(title: str, of: Mapping[str, Rows], train_prompts: Collection[str]) 
                "remedy": "leave them out of the test file; or leave them out of training, and train again"}
 
 
-def constant_reward(title: str, of: Mapping[str, Rows]) -> Iterator[Alarm]:
+def constant_reward(title: str, of: Mapping[str, ItemList]) -> Iterator[Alarm]:
     """One reward for all that any model said."""
     rewards = [x["scores"]["reward"] for rows in of.values() for x in rows if "reward" in x["scores"]]
     if len(rewards) > 1 and min(rewards) == max(rewards):
@@ -94,7 +94,7 @@ def constant_reward(title: str, of: Mapping[str, Rows]) -> Iterator[Alarm]:
                "remedy": "put a good and a bad response to the reward by hand; if it is sound, other prompts"}
 
 
-def wrong_kl(title: str, model: str, rows: Rows) -> Iterator[Alarm]:
+def wrong_kl(title: str, model: str, rows: ItemList) -> Iterator[Alarm]:
     """A mean KL below 0, which no two distributions have; or k1 away from the exact KL that it estimates."""
     if not rows:
         return
@@ -113,7 +113,7 @@ def wrong_kl(title: str, model: str, rows: Rows) -> Iterator[Alarm]:
                        f"they differ by {gap:.3f}, with a standard error of {error:.3f}"} | cause
 
 
-def no_end(title: str, model: str, rows: Rows) -> Iterator[Alarm]:
+def no_end(title: str, model: str, rows: ItemList) -> Iterator[Alarm]:
     """Too many responses that did not end by themselves."""
     stops = Counter(x["stop"] for x in rows)
     if stops["eos"] < ENDED * len(rows):
@@ -123,7 +123,7 @@ def no_end(title: str, model: str, rows: Rows) -> Iterator[Alarm]:
                "remedy": "a larger --max-new, or a model with more context; SFT with the EOS in the loss"}
 
 
-def unparsable(title: str, model: str, rows: Rows) -> Iterator[Alarm]:
+def unparsable(title: str, model: str, rows: ItemList) -> Iterator[Alarm]:
     """Too many responses that are no answer at all."""
     bad, n = sum(x["scores"].get("unparsable", 0) == 1 for x in rows), len(rows)
     if bad > UNPARSABLE * n:

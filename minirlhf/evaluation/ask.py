@@ -1,4 +1,4 @@
-"""What a model says to held-out prompts, and how well it predicts what people said: the evidence.
+"""What a model says to held-out prompts, and how well it predicts what people said: the items.
 
 `sample_items` makes one record a response, with its scores and its distance from the reference;
 `text_items` one a text. Every number, verdict and figure of an evaluation follows from these records

@@ -10,12 +10,13 @@ from functools import partial
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Metric, Rows, View, ratio
+from minirlhf.evaluation.metric import Metric, ModelItems, View, ratio
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import references_of
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
 from minirlhf.metrics.overlap import (
-    bleu_from_statistics, bleu_signature, bleu_statistics, chrf_from_statistics, chrf_statistics, default_tokenizer, rouge,
+    bleu_from_statistics, bleu_signature, bleu_statistics, chrf_from_statistics, chrf_statistics, default_tokenizer,
+    rouge,
 )
 from minirlhf.metrics.scores import (
     bits_per_byte, classification_statistics, distinct_n, duplicate_rate, exact_match, expectation_adjusted_distinct,
@@ -31,7 +32,7 @@ def given(what: Callable[[View], object], make: Callable[..., list[Metric]]) -> 
     return lambda view: make(view, found) if (found := what(view)) else []
 
 
-def scores(view: View) -> list[Metric]:
+def score_metrics(view: View) -> list[Metric]:
     """The reward and the task's own quantities, sampled and greedy."""
     metrics = []
     for name in next(iter(view.sampled.values()))[0]["scores"]:
@@ -44,7 +45,7 @@ def scores(view: View) -> list[Metric]:
     return metrics
 
 
-def best(view: View) -> list[Metric]:
+def best_of_metrics(view: View) -> list[Metric]:
     """The best reward among k of a prompt's samples, without bias: of rewards that are 0 or 1, pass@k."""
     if "reward" not in next(iter(view.sampled.values()))[0]["scores"]:
         return []
@@ -78,7 +79,7 @@ def accuracy(view: View, right: list[str]) -> list[Metric]:
     ]
 
 
-def labels(view: View, right: list[str]) -> list[Metric]:
+def f1_metrics(view: View, right: list[str]) -> list[Metric]:
     """F1 over classes, macro and micro, and precision, recall and F1 of each. What is no label is wrong: it lowers
     recall, and has no class to be averaged."""
     names = sorted(set(right))
@@ -91,7 +92,7 @@ def labels(view: View, right: list[str]) -> list[Metric]:
     ]  # fmt: skip
 
 
-def answers(view: View) -> list[list[str]] | None:
+def references_of_all(view: View) -> list[list[str]] | None:
     """What each answer is to be compared with, or None if a record has nothing."""
     references = [references_of(record) for record in view.records]
     return references if all(any(texts) for texts in references) else None
@@ -123,13 +124,13 @@ def rouges(view: View, references: list[list[str]]) -> list[Metric]:
     return [view.mean(f"{name} F", 1, lambda x, name=name: x[name], rows) for name in names]
 
 
-def known_texts(view: View) -> Rows | None:
+def known_texts(view: View) -> ModelItems | None:
     """The texts that fit the context of every model, for each: on others they cannot be compared. None without any."""
     known = [all(rows[i]["nll"] is not None for rows in view.texts.values()) for i in range(len(view.records))]
     return {m: [x for x in items if known[x["index"]]] for m, items in view.texts.items()} if any(known) else None
 
 
-def nll(view: View, rows: Rows) -> list[Metric]:
+def nll(view: View, rows: ModelItems) -> list[Metric]:
     """Perplexity and bits per byte of the records' own answers, and for reviews nats beside the grammar's.
 
     RL raises them by design: they say how far a model has moved from the text it was shown.
@@ -142,14 +143,15 @@ def nll(view: View, rows: Rows) -> list[Metric]:
     if all(task_of(record) is reviews for record in view.records):
         # On the same texts, so that their luck cancels: what is left is the cost of not being the grammar.
         exact = [-reviews.log_probability(r["response"], r["subject"]) for r in view.records]
-        H = float(np.mean([reviews.entropy(view.records[x["index"]]["subject"]) for x in next(iter(rows.values()))]))
+        subjects = [view.records[x["index"]]["subject"] for x in next(iter(rows.values()))]
+        H = float(np.mean([reviews.review_entropy(subject) for subject in subjects]))
         above = view.mean(f"above entropy {H:.2f}, %", -1, lambda x: x["nll"] - exact[x["index"]], rows, group="drift")
         metrics.append(view.mean("nats a text", -1, lambda x: x["nll"], rows, group="drift"))
         metrics.append(Metric(above.name, -1, lambda s: 100 / H * ratio(s), above.statistics, "drift"))
     return metrics
 
 
-def calibration(view: View, rows: Rows) -> list[Metric]:
+def calibration_metrics(view: View, rows: ModelItems) -> list[Metric]:
     """Expected calibration error of the next token, over the records' own answers; and what is left of it at the
     one temperature of each model that was fitted on other texts."""
     def error(name: str, confidence: str, note: str = "") -> Metric:
@@ -163,7 +165,7 @@ def calibration(view: View, rows: Rows) -> list[Metric]:
     return metrics
 
 
-def brier(view: View, rows: Rows) -> list[Metric]:
+def brier(view: View, rows: ModelItems) -> list[Metric]:
     """Brier score of the next token's confidence, over the records' own answers: mean of (confidence − right)²."""
     def squares(x: dict) -> float:
         return sum((p - y) ** 2 for p, y in zip(x["confidence"], x["correct"]))
@@ -171,7 +173,7 @@ def brier(view: View, rows: Rows) -> list[Metric]:
     return [view.mean("Brier score", -1, squares, rows, lambda x: len(x["confidence"]), "calibration")]
 
 
-def distance(view: View) -> list[Metric]:
+def kl_metrics(view: View) -> list[Metric]:
     """KL to the reference, exact at each sampled position (Rao-Blackwell), summed over the response."""
     return [view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift")]
 
@@ -204,7 +206,7 @@ def spread_of_tokens(view: View) -> list[Metric]:
     return [view.mean("entropy, nats/token", 0, lambda x: x["entropy"], None, lambda x: x["tokens"], "diversity")]
 
 
-def shape(view: View) -> list[Metric]:
+def length_metrics(view: View) -> list[Metric]:
     """Length, and how many answers ended by themselves."""
     return [view.mean("length, tokens", 0, lambda x: x["tokens"], group="diversity"),
             view.mean("ended with EOS", 1, lambda x: x["stop"] == "eos")]  # fmt: skip
@@ -212,19 +214,19 @@ def shape(view: View) -> list[Metric]:
 
 # name -> what makes it and what it needs of the data; those of DEFAULT are taken where the data allow.
 METRICS: dict[str, tuple[Made, str]] = {
-    "scores": (scores, "a reward or a generated task"),
-    "best": (best, "a reward"),
+    "scores": (score_metrics, "a reward or a generated task"),
+    "best": (best_of_metrics, "a reward"),
     "accuracy": (given(labels_of, accuracy), "a label in each record"),
-    "f1": (given(labels_of, labels), "a label in each record"),
-    "exact": (given(answers, exact), "a response or reference in each record"),
-    "bleu": (given(answers, bleu), "a response or reference in each record"),
-    "chrf": (given(answers, chrf), "a response or reference in each record"),
-    "chrf++": (given(answers, partial(chrf, word_order=2)), "a response or reference in each record"),
-    "rouge": (given(answers, rouges), "a response or reference in each record"),
+    "f1": (given(labels_of, f1_metrics), "a label in each record"),
+    "exact": (given(references_of_all, exact), "a response or reference in each record"),
+    "bleu": (given(references_of_all, bleu), "a response or reference in each record"),
+    "chrf": (given(references_of_all, chrf), "a response or reference in each record"),
+    "chrf++": (given(references_of_all, partial(chrf, word_order=2)), "a response or reference in each record"),
+    "rouge": (given(references_of_all, rouges), "a response or reference in each record"),
     "perplexity": (given(known_texts, nll), "a response in each record"),
-    "calibration": (given(known_texts, calibration), "a response in each record"),
+    "calibration": (given(known_texts, calibration_metrics), "a response in each record"),
     "brier": (given(known_texts, brier), "a response in each record"),
-    "kl": (distance, "prompts"),
+    "kl": (kl_metrics, "prompts"),
     "estimates": (estimates, "prompts"),
     "entropy": (spread_of_tokens, "prompts"),
     "distinct": (diversity("distinct-2 per prompt", lambda ids, *_: distinct_n(ids, 2)), "prompts"),
@@ -233,7 +235,7 @@ METRICS: dict[str, tuple[Made, str]] = {
     "self-bleu": (diversity("self-BLEU per prompt", lambda _, texts, V: self_bleu(texts)), "prompts"),
     "duplicates": (diversity("duplicates per prompt", lambda _, texts, V: duplicate_rate(texts)), "prompts"),
     "repetition": (repetition, "answers of four tokens or more"),
-    "length": (shape, "prompts"),
+    "length": (length_metrics, "prompts"),
 }
 DEFAULT = ("scores", "f1", "perplexity", "calibration", "kl", "entropy", "distinct", "self-bleu", "length")
 

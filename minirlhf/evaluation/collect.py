@@ -1,7 +1,7 @@
-"""Collect the evidence: load the models, put every test set to each, and add what training knew of it.
+"""Collect the items: load the models, put every test set to each, and add what training knew of it.
 
-`gather` gives what `items.py` stores and `report.py` judges. A conversation is asked turn by turn, each turn with
-what stands before it. Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
+`collect_items` gives what `items.py` stores and `report.py` judges. A conversation is asked turn by turn, each turn
+with what stands before it. Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
 """
 
 import math
@@ -16,7 +16,7 @@ from minirlhf.evaluation.attention import shown_attention
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import units, view_of
 from minirlhf.evaluation.optimum import reference_optimum
-from minirlhf.evaluation.panels import choose, curves
+from minirlhf.evaluation.panels import choose_examples, read_curves
 from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import environment
 from minirlhf.harness.options import option
@@ -24,7 +24,7 @@ from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.records import messages_of, prompt_of, read_records, references_of
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.metrics.ngram import fit
+from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.rewards import prompt_text
 from minirlhf.tasks import TASKS, reward_of_task, task_of
@@ -75,7 +75,7 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Po
     return models, runs, folders
 
 
-def turns(records: Sequence[dict]) -> list[dict]:
+def turn_records(records: Sequence[dict]) -> list[dict]:
     """A record for each assistant turn of a conversation, asked after the true turns before it.
 
     They share a `conversation`, for they are no independent evidence, and so do equal conversations. A question
@@ -100,7 +100,7 @@ def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: tor
     reward = load_reward(options.reward, device) if options.reward else None
     of = (lambda record: reward) if reward else None
     if options.data:
-        records = turns([r for path in options.data for r in read_records(path) if "text" not in r])
+        records = turn_records([r for path in options.data for r in read_records(path) if "text" not in r])
         if not records:
             raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
         return [("data", records, of, "", options.max_new)]
@@ -144,7 +144,7 @@ def left_out(records: list[dict], scored: int) -> list[str]:
     return lines
 
 
-def gather(
+def collect_items(
     options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict], folders: dict[str, str]
 ) -> tuple[dict, list[TestSet]]:
     """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
@@ -162,7 +162,7 @@ def gather(
     run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": asdict(options)}
     run |= {"environment": environment(), "models": {
         name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name].model), "stage": runs[name].get("stage"),
-               "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": curves(folder)}
+               "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": read_curves(folder)}
         for name, folder in folders.items()
     }}  # fmt: skip
     beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)
@@ -189,7 +189,7 @@ def gather(
                 known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
             s.about |= {"beta": beta, "optimum": known}
         view = view_of(s)
-        chosen = choose(view, reference, last, seed)["median"]
+        chosen = choose_examples(view, reference, last, seed)["median"]
         said = next(x for x in view.sampled[last] if x["index"] == chosen)
         shown = shown_attention(policy.model, policy.tokenizer, policy.prompt(s.records[chosen]) + said["ids"])
         s.about["attention"] = {"model": last, "index": chosen} | shown
@@ -247,7 +247,7 @@ def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) 
     asked = [r for r in records if answered(r)]
     if not learnt or not asked:
         return None
-    ngram, nll, tokens = fit(learnt, ORDER, tokenizer.vocab_size), 0.0, 0
+    ngram, nll, tokens = fit_ngram(learnt, ORDER, tokenizer.vocab_size), 0.0, 0
     for record in asked:
         logp = ngram.log_prob(render(record, tokenizer).ids)  # (T,)
         start = len(render_prompt(record, tokenizer))

@@ -37,7 +37,7 @@ class TestSet:
     about: dict = field(default_factory=dict)  # reward (its name), beta, optimum, attention, temperatures
 
 
-def write(path: str | Path, run: dict, sets: Sequence[TestSet]) -> None:
+def write_items(path: str | Path, run: dict, sets: Sequence[TestSet]) -> None:
     """Write items.jsonl, whole or not at all."""
     lines = [{"kind": "run", "version": VERSION} | run]
     for s in sets:
@@ -50,7 +50,7 @@ def write(path: str | Path, run: dict, sets: Sequence[TestSet]) -> None:
 
 
 def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a file that `write` wrote. Raises UserError with the number of the first bad line."""
+    """The objects of a file that `write_items` wrote. Raises UserError with the number of the first bad line."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -72,7 +72,7 @@ def read_lines(path: str | Path) -> list[dict]:
     return lines
 
 
-def read(path: str | Path) -> tuple[dict, list[TestSet]]:
+def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
     """(run, sets) as they were written. Raises UserError."""
     first, *lines = read_lines(path)
     run = {k: v for k, v in first.items() if k not in ("kind", "version")}
@@ -101,12 +101,12 @@ def read(path: str | Path) -> tuple[dict, list[TestSet]]:
     if run.get("reference") not in run["models"]:
         raise UserError(f"{path}: its reference, {run.get('reference')!r:.40}, is none of its models")
     for title, s in sets.items():
-        if not whole(s, run["models"]):
+        if not is_complete(s, run["models"]):
             raise UserError(f"{path}: some model's answers to {title} are missing; was it cut off?")
     return run, list(sets.values())
 
 
-def whole(s: TestSet, models: Iterable[str]) -> bool:
+def is_complete(s: TestSet, models: Iterable[str]) -> bool:
     """Whether there are, of every model, the text and all responses of every prompt."""
     samples = 1 + max((x.get("sample", 0) for rows in s.items.values() for x in rows), default=0)
     asked = [(i, k) for i in range(len(s.records)) for k in range(-1, samples)]
@@ -116,7 +116,7 @@ def whole(s: TestSet, models: Iterable[str]) -> bool:
 
 def read_sets(path: str | Path) -> list[TestSet]:
     """The test sets of an items.jsonl and what the models said to them. Raises UserError."""
-    _, sets = read(path)
+    _, sets = read_items(path)
     for s in sets:
         for number, record in enumerate(s.records):
             check_record(record, f"{path}: prompt {number} of {s.title}")

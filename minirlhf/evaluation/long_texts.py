@@ -23,7 +23,7 @@ from minirlhf.lm.model import GPT
 from minirlhf.lm.records import read_records
 from minirlhf.lm.sft import evaluate_loss
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.metrics.ngram import KneserNey, fit
+from minirlhf.metrics.ngram import KneserNey, fit_ngram
 from minirlhf.metrics.scores import bits_per_byte, perplexity
 from minirlhf.tasks import TASKS
 
@@ -59,7 +59,7 @@ def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, in
     return out
 
 
-def document(text: str, tokenizer: Tokenizer) -> list[int]:
+def document_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     """The ids of a text as pretraining sees it: EOS, which stands for the beginning, the text, EOS."""
     return [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
 
@@ -71,7 +71,7 @@ def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: i
     whatever the stride: then this is sft.evaluate_loss of the document. Raises ValueError as `windows` does.
     """
     examples, context = [], model.config.context
-    for ids in (document(text, tokenizer) for text in texts):
+    for ids in (document_ids(text, tokenizer) for text in texts):
         for start, first, end in windows(len(ids) - 1, context, stride):
             examples.append(Example(ids[start : end + 1], [t >= first for t in range(start, end + 1)]))
     return TextScore(*evaluate_loss(model, examples), text_bytes(texts), context, stride)
@@ -79,7 +79,7 @@ def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: i
 
 def ngram_text_score(ngram: KneserNey, tokenizer: Tokenizer, texts: Sequence[str]) -> TextScore:
     """The same under an n-gram model: a window of n − 1 tokens that moves by one, on the same tokens."""
-    logp = np.concatenate([ngram.log_prob(document(text, tokenizer)[1:]) for text in texts])  # (T,)
+    logp = np.concatenate([ngram.log_prob(document_ids(text, tokenizer)[1:]) for text in texts])  # (T,)
     return TextScore(float(-logp.sum()), len(logp), text_bytes(texts), len(ngram.levels) - 1, 1)
 
 
@@ -118,12 +118,12 @@ def score_texts(texts: Sequence[str], models: dict[str, Policy], runs: dict, str
         scores[name] = text_score(policy.model, policy.tokenizer, texts, stride or max(1, context // 2))
     name, tokenizer = next((name, policy.tokenizer) for name, policy in models.items())
     if learnt := texts_of_training(runs[name])[:LEARNT]:
-        ngram = fit([document(text, tokenizer)[1:] for text in learnt], ORDER, tokenizer.vocab_size)
+        ngram = fit_ngram([document_ids(text, tokenizer)[1:] for text in learnt], ORDER, tokenizer.vocab_size)
         scores[f"{ORDER}-gram"] = ngram_text_score(ngram, tokenizer, texts)
     return scores
 
 
-def lines(scores: dict[str, TextScore]) -> list[str]:
+def score_lines(scores: dict[str, TextScore]) -> list[str]:
     """The table for the terminal. Perplexity compares models of one tokenizer, bits per byte any."""
     width = max(map(len, scores))
     head = f"{'':<{width}}{'tokens':>10}{'perplexity':>13}{'bits/byte':>12}{'window':>9}{'stride':>9}"

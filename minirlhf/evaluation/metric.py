@@ -14,7 +14,7 @@ from minirlhf.evaluation.items import TestSet
 from minirlhf.lm.records import prompt_of
 from minirlhf.metrics.scores import divide
 
-Rows = dict[str, list[dict]]  # model -> what it said, or how it predicts what people said
+ModelItems = dict[str, list[dict]]  # model -> what it said, or how it predicts what people said
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,21 @@ class View:
 
     records: Sequence[dict]
     unit: np.ndarray  # (prompts,) which unit of analysis each belongs to
-    sampled: Rows  # items of `ask.sample_items`
-    greedy: Rows
-    texts: Rows  # items of `ask.text_items`
+    sampled: ModelItems  # items of `ask.sample_items`
+    greedy: ModelItems
+    texts: ModelItems  # items of `ask.text_items`
     reward: str  # what the reward measures
     vocabulary: int
     temperatures: dict[str, float]  # model -> T of `ask.fitted_temperature`; {} if unknown
 
-    def sums(self, statistic: Callable[[dict], Sequence[float]], rows: Rows | None = None) -> dict[str, np.ndarray]:
+    def sums(
+        self, statistic: Callable[[dict], Sequence[float]], rows: ModelItems | None = None
+    ) -> dict[str, np.ndarray]:
         """`per_unit` of the sampled responses, unless other rows are given."""
         return per_unit(rows or self.sampled, self.unit, statistic)
 
     def mean(
-        self, name: str, direction: int, value: Callable[[dict], float], rows: Rows | None = None,
+        self, name: str, direction: int, value: Callable[[dict], float], rows: ModelItems | None = None,
         per: Callable[[dict], float] = lambda x: 1, group: str = "quality", primary: bool = False,
     ) -> Metric:  # fmt: skip
         """Σ value / Σ per, over the sampled responses unless other rows are given."""
@@ -89,12 +91,12 @@ def ratio(sums: np.ndarray) -> np.ndarray:
     return divide(sums[:, 0], sums[:, 1])
 
 
-def plain(x: float) -> float | None:
+def or_none(x: float) -> float | None:
     """The number, or None where it is undefined, for JSON."""
     return float(x) if np.isfinite(x) else None
 
 
-def per_unit(rows: Rows, unit: np.ndarray, statistic: Callable[[dict], Sequence[float]]) -> dict[str, np.ndarray]:
+def per_unit(rows: ModelItems, unit: np.ndarray, statistic: Callable[[dict], Sequence[float]]) -> dict[str, np.ndarray]:
     """model -> (n units, d): the statistics of the rows that belong to each unit, summed."""
     tables = {}
     for model, responses in rows.items():

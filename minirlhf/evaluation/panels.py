@@ -1,6 +1,6 @@
 """What a report shows beside its table: wins, best-of-n, calibration, chosen samples, curves.
 
-Pure functions of the evidence to plain dicts, which `html/page.py` draws. Proved by tests/evaluation/test_panels.py.
+Pure functions of the items to plain dicts, which `html/page.py` draws. Proved by tests/evaluation/test_panels.py.
 """
 
 import json
@@ -13,7 +13,7 @@ from minirlhf.evaluation.metric import View, per_unit, ratio
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.paired_tests import win_rate
 from minirlhf.metrics.scores import best_of_n_kl_bound
-from minirlhf.rl.optimum import best_of_n
+from minirlhf.rl.optimum import weighted_best_of_n
 
 CURVES = ("loss", "validation_loss", "reward", "kl", "entropy", "explained_variance", "ended")
 POINTS = 150  # of a curve
@@ -28,7 +28,7 @@ def rewards_by_prompt(view: View) -> dict[str, np.ndarray]:
     return {model: ratio(s) for model, s in sums.items()}
 
 
-def wins(view: View, reference: str, policy: str) -> dict | None:
+def win_panel(view: View, reference: str, policy: str) -> dict | None:
     """On how many prompts the policy's mean reward is above the reference's, with the win rate."""
     if not (rewards := rewards_by_prompt(view)):
         return None
@@ -47,10 +47,10 @@ def best_of_reference(view: View, reference: str) -> dict[str, float]:
     """Expected best reward of n samples of the reference, over all its samples; n up to a tenth of them."""
     rewards = np.array([x["scores"]["reward"] for x in view.sampled[reference]])
     ones = np.ones(len(rewards))
-    return {str(2**k): best_of_n(rewards, ones, 2**k) for k in range(8) if 2**k <= max(len(rewards) / 10, 1)}
+    return {str(2**k): weighted_best_of_n(rewards, ones, 2**k) for k in range(8) if 2**k <= max(len(rewards) / 10, 1)}
 
 
-def lengths(view: View) -> dict | None:
+def length_panel(view: View) -> dict | None:
     """Length and reward of some sampled responses of each model, evenly taken, and their correlation over all."""
     if not rewards_by_prompt(view):
         return None
@@ -63,7 +63,7 @@ def lengths(view: View) -> dict | None:
     return out
 
 
-def calibration(texts: dict[str, list[dict]], seed: int) -> dict[str, dict]:
+def calibration_panel(texts: dict[str, list[dict]], seed: int) -> dict[str, dict]:
     """model -> ECE of its next-token confidence, what a calibrated model would show, and the bins."""
     out = {}
     for model, items in texts.items():
@@ -78,7 +78,7 @@ def calibration(texts: dict[str, list[dict]], seed: int) -> dict[str, dict]:
     return out
 
 
-def choose(view: View, reference: str, policy: str, seed: int) -> dict[str, int]:
+def choose_examples(view: View, reference: str, policy: str, seed: int) -> dict[str, int]:
     """rule -> prompt, by the policy's mean reward less the reference's: best, median, worst; and one at random.
 
     Without a reward, by KL to the reference.
@@ -93,7 +93,7 @@ def choose(view: View, reference: str, policy: str, seed: int) -> dict[str, int]
     return {rule: int(i) for rule, i in ranks.items()} | {"random": int(np.random.default_rng(seed).integers(n))}
 
 
-def samples(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
+def sample_panel(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
     """The chosen prompts with the first sample of each model, and where the policy moved in its own."""
     first = {m: {x["index"]: x for x in items if x["sample"] == 0} for m, items in view.sampled.items()}
     out = []
@@ -111,7 +111,7 @@ def samples(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
     return out
 
 
-def curves(folder: str | Path) -> list[dict]:
+def read_curves(folder: str | Path) -> list[dict]:
     """What training logged, thinned to at most POINTS points a curve; [] without a log."""
     path = Path(folder) / "log.jsonl"
     try:
@@ -122,7 +122,7 @@ def curves(folder: str | Path) -> list[dict]:
     names += sorted({n for x in log for n in x if n.startswith("share/")})
     found = []
     for name in names:
-        points = [[x["step"], x[name]] for x in log if known(x.get("step")) and known(x.get(name))]
+        points = [[x["step"], x[name]] for x in log if all_finite(x.get("step")) and all_finite(x.get(name))]
         if len(points) > POINTS:  # means of runs of neighbours
             points = [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(points, dtype=float), POINTS)]
         if len(points) > 1:
@@ -130,6 +130,6 @@ def curves(folder: str | Path) -> list[dict]:
     return found
 
 
-def known(*values: object) -> bool:
+def all_finite(*values: object) -> bool:
     """Whether all are finite numbers: a log of another program may hold anything."""
     return all(isinstance(x, (int, float)) and isfinite(x) for x in values)

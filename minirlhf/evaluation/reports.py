@@ -3,9 +3,9 @@
     two evaluations    d_i = new − old over the responses to prompt i that both have      paired test of the d_i
     training runs      d_s = mean over prompts of last − reference, in run s              d̄ ± t · se
 
-`which` tells by the reports what is meant. In two evaluations a model is compared with the one of its name, sample
-by sample: equal seeds draw the k-th sample of both with the same random numbers. Training runs that were put to
-prompts of their own (`--seed` of their own) are independent draws, and se = s/√S; if all were put to the same
+`are_training_runs` tells by the reports what is meant. In two evaluations a model is compared with the one of its
+name, sample by sample: equal seeds draw the k-th sample of both with the same random numbers. Training runs that were
+put to prompts of their own (`--seed` of their own) are independent draws, and se = s/√S; if all were put to the same
 prompts, these are a sample, too: `training_runs.crossed_t`. Three runs have a t of 4.3, two of 12.7: what few runs
 cannot show, more prompts cannot mend. The rewards of all sets and models are one family, and their verdicts go by
 Holm's adjusted p. Proved by tests/evaluation/test_reports.py.
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minirlhf.evaluation.catalogue import distance, scores, shape
-from minirlhf.evaluation.items import VERSION, TestSet, read
-from minirlhf.evaluation.metric import Metric, plain, ratio, view_of
-from minirlhf.evaluation.table import SHORT, cell, number, table
-from minirlhf.evaluation.verdicts import adjust, compare, word
+from minirlhf.evaluation.catalogue import kl_metrics, length_metrics, score_metrics
+from minirlhf.evaluation.items import VERSION, TestSet, read_items
+from minirlhf.evaluation.metric import Metric, or_none, ratio, view_of
+from minirlhf.evaluation.table import SHORT, cell, number, text_table
+from minirlhf.evaluation.verdicts import adjust, compare_models, verdict_word
 from minirlhf.harness.files import UserError, read_json
 from minirlhf.lm.records import prompt_of
 from minirlhf.metrics.paired_tests import Difference
@@ -31,28 +31,28 @@ ELSEWHERE = ("models", "metrics", "show", "from_", "out")  # settings that chang
 Sets = dict[str, TestSet]  # by title
 
 
-def run(paths: Sequence[str]) -> None:
+def print_comparison(paths: Sequence[str]) -> None:
     """Print what the report.json of several evaluations say together. Raises UserError."""
     if len(paths) < 2:
         raise UserError(f"--reports {' '.join(paths)}: give the report.json of two evaluations or more")
     abouts, sets = zip(*(read_report(path) for path in paths))
-    are_runs, why = which(abouts)
+    are_runs, why = are_training_runs(abouts)
     print(why)
     if are_runs:
-        print(lines_of_runs(training_runs(paths, abouts, sets)))
+        print(lines_of_runs(compare_training_runs(paths, abouts, sets)))
     else:
-        print(lines_of_evaluations(two_evaluations(paths, abouts, sets)))
+        print(lines_of_evaluations(compare_evaluations(paths, abouts, sets)))
 
 
 def read_report(path: str) -> tuple[dict, Sets]:
     """What an evaluation was, and its sets from the items.jsonl beside its report.json. Raises UserError."""
     if (version := read_json(Path(path)).get("version")) != VERSION:
         raise UserError(f"{path}: a report of version {version} and not {VERSION}: run evaluate.py again")
-    about, sets = read(Path(path).parent / "items.jsonl")
+    about, sets = read_items(Path(path).parent / "items.jsonl")
     return about, {s.title: s for s in sets}
 
 
-def which(abouts: Sequence[dict]) -> tuple[bool, str]:
+def are_training_runs(abouts: Sequence[dict]) -> tuple[bool, str]:
     """Whether the evaluations are of training runs of one recipe, or else two to be paired by item; and why.
 
     More than two are training runs. So are two that compare the same models, if the last of them was trained
@@ -76,13 +76,14 @@ def which(abouts: Sequence[dict]) -> tuple[bool, str]:
 def measures(records: Sequence[dict], items: dict[str, list[dict]]) -> list[Metric]:
     """What is compared, each a mean over answers: the scores, and how far a model has moved."""
     view = view_of(TestSet("", records, items))
-    return [*scores(view), *distance(view), view.mean("entropy, nats/answer", 0, lambda x: x["entropy"]), *shape(view)]
+    entropy = view.mean("entropy, nats/answer", 0, lambda x: x["entropy"])
+    return [*score_metrics(view), *kl_metrics(view), entropy, *length_metrics(view)]
 
 
 # two evaluations
 
 
-def two_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
+def compare_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
     """What has changed from the first evaluation to the second, for each model of each set.
 
     Raises UserError where no set, model or prompt is in both.
@@ -130,7 +131,7 @@ def changes(old: TestSet, new: TestSet, model: str) -> dict:
         scores_of_both = {name: score for name, score in x["scores"].items() if name in y["scores"]}
         items["old"].append(x | {"index": place[x["index"]], "scores": scores_of_both})
         items["new"].append(y | {"index": place[x["index"]]})
-    return {"answers": answers, "metrics": compare(measures([old.records[i] for i in place], items), "old")}
+    return {"answers": answers, "metrics": compare_models(measures([old.records[i] for i in place], items), "old")}
 
 
 def by_question(records: Sequence[dict], items: Sequence[dict]) -> dict[tuple[str, int, int], dict]:
@@ -144,10 +145,10 @@ def by_question(records: Sequence[dict], items: Sequence[dict]) -> dict[tuple[st
 
 
 def lines_of_evaluations(found: dict) -> str:
-    """What `two_evaluations` found, for the terminal."""
+    """What `compare_evaluations` found, for the terminal."""
     lines = [*found["facts"]]
     for part in found["parts"]:
-        lines += ["", table(f"{part['set']}, {part['model']}", part["metrics"], ["old", "new"], "old")]
+        lines += ["", text_table(f"{part['set']}, {part['model']}", part["metrics"], ["old", "new"], "old")]
         lines.append("prompts: {both} in both runs, {only_old} only in the old, {only_new} only in the new\n"
                      "changed: {greedy[changed]} of {greedy[paired]} greedy answers, {sampled[changed]} of "
                      "{sampled[paired]} samples".format(**part["prompts"], **part["answers"]))  # fmt: skip
@@ -157,7 +158,7 @@ def lines_of_evaluations(found: dict) -> str:
 # training runs
 
 
-def training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
+def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
     """last − reference over all runs, for each set and quantity of all.
 
     Raises UserError where the runs compare other models, are one run twice, or share no set.
@@ -199,12 +200,13 @@ def over_runs(metric: Metric, gains: Sequence[np.ndarray], same_prompts: bool) -
     value = float(np.mean(by_run))
     (low, high), p = crossed_t(np.stack(gains)) if same_prompts and len(gains[0]) > 1 else independent_t(by_run)
     d = Difference(len(by_run), value, (low, high), p)
-    mean = {"value": value, "low": plain(low), "high": plain(high), "p": plain(p), "verdict": word(d, metric.direction)}
+    mean = {"value": value, "low": or_none(low), "high": or_none(high), "p": or_none(p)}
+    mean["verdict"] = verdict_word(d, metric.direction)
     return {"metric": metric.name, "primary": metric.primary, "by_run": by_run, "differences": {"mean": mean}}
 
 
 def lines_of_runs(found: dict) -> str:
-    """What `training_runs` found, for the terminal: each run's difference stands beside the mean."""
+    """What `compare_training_runs` found, for the terminal: each run's difference stands beside the mean."""
     head, count = f"{found['last']} - {found['reference']}", len(found["runs"])
     lines = [f"run {i}: {path}" for i, path in enumerate(found["runs"], 1)]
     for part in found["parts"]:

@@ -22,7 +22,7 @@ def number(x: float | None, signed: bool = False) -> str:
     return f"{x:+.{digits}f}" if signed else f"{x:.{digits}f}"
 
 
-def table(title: str, rows: Sequence[dict], models: Sequence[str], reference: str) -> str:
+def text_table(title: str, rows: Sequence[dict], models: Sequence[str], reference: str) -> str:
     """The rows as text: a column a model, value ± the longer side of its interval, and last − reference with verdict."""
     last = models[-1]
     width = max(len(title), *(len(row["metric"]) for row in rows))

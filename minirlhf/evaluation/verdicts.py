@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Metric, plain, ratio
+from minirlhf.evaluation.metric import Metric, or_none, ratio
 from minirlhf.metrics.intervals import clopper_pearson, corpus_interval, pivot, t_interval
 from minirlhf.metrics.paired_tests import Difference, holm, paired_corpus, verdict
 
@@ -17,7 +17,7 @@ RESAMPLES = 2000
 FEW = 30  # units, below which a mean's bootstrap interval is too narrow: it covers 49 % at 2, 73 % at 3, 87 % at 8
 
 
-def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[dict]:
+def compare_models(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[dict]:
     """Each metric as a plain dict: values and intervals of all models, each one's difference from the reference.
 
     NaN becomes None, so that the JSON is JSON.
@@ -29,22 +29,23 @@ def compare(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[di
         row |= {"note": metric.note} if metric.note else {}
         for model, statistics in metric.statistics.items():
             value = float(metric.combine(statistics.sum(0, keepdims=True))[0])
-            low, high = interval(metric, statistics, seed)
-            row["models"][model] = {"value": plain(value), "low": plain(low), "high": plain(high)}
+            low, high = metric_interval(metric, statistics, seed)
+            row["models"][model] = {"value": or_none(value), "low": or_none(low), "high": or_none(high)}
             if model == reference or reference not in metric.statistics:
                 continue
             d = paired_corpus(statistics, metric.statistics[reference], metric.combine, seed, RESAMPLES)
             low, high = difference_interval(metric, statistics, metric.statistics[reference], d)
             row["differences"][model] = {
-                "value": plain(d.difference), "low": plain(low), "high": plain(high), "p": plain(d.p_value), "n": d.n,
-                "minimum_detectable": plain(d.minimum_detectable_effect), "prompts_needed": plain(d.prompts_needed),
-                "verdict": word(d, metric.direction),
+                "value": or_none(d.difference), "low": or_none(low), "high": or_none(high), "p": or_none(d.p_value),
+                "n": d.n, "minimum_detectable": or_none(d.minimum_detectable_effect),
+                "prompts_needed": or_none(d.prompts_needed),
+                "verdict": verdict_word(d, metric.direction),
             } | ({"undefined": d.undefined} if d.undefined else {})  # fmt: skip
         rows.append(row)
     return rows
 
 
-def interval(metric: Metric, statistics: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def metric_interval(metric: Metric, statistics: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % interval of one model's metric, by the bootstrap over units; but where that is known not to cover:
 
     of a mean over fewer than FEW units Student's, and of a share that is 0 or 1 in all units Clopper and
@@ -83,12 +84,12 @@ def adjust(rows: Sequence[dict], alpha: float = 0.05) -> None:
         family = [row["differences"][model] for row in rows if model in row["differences"]]
         adjusted = holm([math.nan if d["p"] is None else d["p"] for d in family])
         for d, p in zip(family, adjusted):
-            d["p_holm"] = plain(p)
+            d["p_holm"] = or_none(p)
             if p > alpha:
                 d["verdict"] = "no difference shown"
 
 
-def word(d: Difference, direction: int) -> str:
+def verdict_word(d: Difference, direction: int) -> str:
     """The verdict on a difference; on that of a quantity that is neither good nor bad it says higher or lower."""
     said = verdict(d, direction >= 0)
     return {"better": "higher", "worse": "lower"}.get(said, said) if direction == 0 else said

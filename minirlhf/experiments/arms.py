@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from minirlhf.evaluation.ask import Policy
-from minirlhf.experiments.questions import PROSE, judge, test_sets
+from minirlhf.experiments.questions import PROSE, measure_model, question_sets
 from minirlhf.experiments.trials import numbers, optimise
 from minirlhf.harness.files import read_json, write_atomic
 from minirlhf.harness.loop import Diverged, Run
@@ -46,7 +46,7 @@ STUDIED = ("reviews", "arithmetic")
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyOptions:
     """Study."""
 
     task: str = option("reviews,arithmetic", "generated tasks, each studied by itself: a,b")
@@ -94,7 +94,7 @@ def arms(task: str, labels: Sequence[int]) -> dict[str, Arm]:
     return table | {"sft-hot": Arm(sft, "sft", most, match=ppo, rate=HOT), "ppo-hot": Arm(sft, "ppo", rate=HOT)}
 
 
-def share(task: str) -> int:
+def task_scale(task: str) -> int:
     """How much of each option a task gets: short answers are cheap, and say little."""
     return 1 if task in PROSE else 2
 
@@ -115,7 +115,7 @@ REWARDS = {  # name -> record -> reward
 }  # fmt: skip
 
 
-def train_base(task: str, options: Study, run: Run) -> tuple[Policy, dict]:
+def train_base(task: str, options: StudyOptions, run: Run) -> tuple[Policy, dict]:
     """A model of the task's raw text, and its cost. The tokenizer has seen the prompts, too: they bear no label."""
     documents = TASKS[task].documents(20_000, run.seed)
     prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, run.seed)]
@@ -128,7 +128,7 @@ def train_base(task: str, options: Study, run: Run) -> tuple[Policy, dict]:
     return Policy(model, tokenizer, chat=False), cost
 
 
-def train_sft(policy: Policy, task: str, arm: Arm, most_steps: int, options: Study, run: Run) -> dict:
+def train_sft(policy: Policy, task: str, arm: Arm, most_steps: int, options: StudyOptions, run: Run) -> dict:
     """SFT on the arm's labelled examples, a fifth of which, 200 at most, are for validation: they are labels, too.
 
     The weights of the lowest validation loss are kept, the start's included, for 100 examples are soon learnt by
@@ -165,30 +165,30 @@ def train_sft(policy: Policy, task: str, arm: Arm, most_steps: int, options: Stu
     return cost
 
 
-def train_ppo(policy: Policy, task: str, arm: Arm, options: Study, run: Run) -> dict:
+def train_ppo(policy: Policy, task: str, arm: Arm, options: StudyOptions, run: Run) -> dict:
     """PPO with the task's reward or another."""
     config = PPOConfig(
-        iterations=options.iterations, batch=options.batch * share(task), lr=options.ppo_lr * arm.rate,
+        iterations=options.iterations, batch=options.batch * task_scale(task), lr=options.ppo_lr * arm.rate,
         warmup=max(1, options.iterations // 9), save_every=10**9,
     )  # fmt: skip
     return optimise(policy, task, REWARDS[arm.reward], config, run.seed, run.dtype, run.out)
 
 
-def labels(options: Study) -> list[int]:
+def label_counts(options: StudyOptions) -> list[int]:
     """The numbers of labelled examples, rising. Raises UserError."""
     return sorted(numbers(options.labels, "labels", int, 2, 20_000))
 
 
-def settings(options: Study) -> dict:
+def shared_settings(options: StudyOptions) -> dict:
     """What all arms of a folder must be made with: all but how many seeds and tasks, where and how fast."""
     kept = {k: v for k, v in asdict(options).items() if k not in ("task", "seeds", "workers", "out")}
-    return kept | {"labels": labels(options), "dtype": str(choose_dtype("auto", CPU))}
+    return kept | {"labels": label_counts(options), "dtype": str(choose_dtype("auto", CPU))}
 
 
-def run_cell(task: str, seed: int, name: str, options: Study) -> None:
+def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
     """Train and judge one model. Its checkpoint, and last its result.json, behind those of the arms it needs."""
     torch.set_num_threads(1)
-    arm = arms(task, labels(options))[name]
+    arm = arms(task, label_counts(options))[name]
     folder = Path(options.out) / task / str(seed)
     out = folder / name
     out.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
             begin = time.process_time()
             try:
                 if arm.how == "sft":
-                    steps = options.steps * share(task)
+                    steps = options.steps * task_scale(task)
                     if arm.match:  # the fair rival: as many steps as the CPU time of PPO has room for
                         own = before[arm.start]
                         steps = max(1, round(before[arm.match]["cpu"] / own["cpu"] * own["steps"]))
@@ -218,9 +218,9 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
         cpu = time.process_time() - begin
         policy.model.eval()
         reference = start if arm.how == "ppo" or arm.match else policy
-        questions = test_sets(task, options.prompts, seed)
-        best_of = BEST_OF_SAMPLES if name == f"sft{max(labels(options))}" else 0
-        sets = judge(policy, reference, task, questions, options.samples, best_of, seed)
+        questions = question_sets(task, options.prompts, seed)
+        best_of = BEST_OF_SAMPLES if name == f"sft{max(label_counts(options))}" else 0
+        sets = measure_model(policy, reference, task, questions, options.samples, best_of, seed)
     (out / "train_state.pt").unlink(missing_ok=True)
     spent = {"cpu": cpu, "trained": cost["tokens"]}
     if arm.start:  # from scratch on
@@ -228,5 +228,5 @@ def run_cell(task: str, seed: int, name: str, options: Study) -> None:
     spent["us a token"] = 1e6 * cpu / max(cost["tokens"], 1)
     sets["run"] = {key: [[value, 1.0]] for key, value in spent.items()}
     line = {"start": arm.start, "cpu": cpu, "tokens": cost["tokens"], "steps": cost["steps"], "failed": failed}
-    checkpoint.save(out, policy.model, policy.tokenizer, {"settings": settings(options), "arm": asdict(arm)})
+    checkpoint.save(out, policy.model, policy.tokenizer, {"settings": shared_settings(options), "arm": asdict(arm)})
     write_atomic(out / "result.json", json.dumps(line | {"sets": sets}).encode())

@@ -41,7 +41,7 @@ class Term:
     sign: int
     arm: str
     set: str = "test"
-    measure: str = "reward"  # a metric of `questions.judge`
+    measure: str = "reward"  # a metric of `questions.measure_model`
 
     def combine(self, sums: np.ndarray) -> np.ndarray:
         """The measure from sums of its statistics: (B, d) -> (B,)."""
@@ -82,7 +82,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ClaimResult:
     """A claim with what was found."""
 
     claim: Claim
@@ -92,7 +92,7 @@ class Finding:
     verdict: str
 
 
-def drift(prose: bool) -> dict[str, tuple[str, int]]:
+def drift_measures(prose: bool) -> dict[str, tuple[str, int]]:
     """What RL is said to change -> the measure, and the sign of the change. prose: answers are texts."""
     found = {"entropy": ("entropy, nats/token", -1), "distinct answers": ("distinct answers", -1)}
     if prose:
@@ -165,7 +165,7 @@ def claim_p_value(effects: Sequence[Estimate]) -> float:
     return nan if any(isnan(e.p_value) for e in effects) else min(1.0, chances * x.p_value)
 
 
-def verdict(effects: Sequence[Estimate], p_value: float) -> str:
+def claim_verdict(effects: Sequence[Estimate], p_value: float) -> str:
     """The rule of this file's head. p_value: the claim's, adjusted; nan shows nothing."""
     if any(not x.seeds for x in effects):
         return "not run"
@@ -174,14 +174,14 @@ def verdict(effects: Sequence[Estimate], p_value: float) -> str:
     return "does not hold here" if decisive(effects).value < 0 else "holds here"
 
 
-def findings(cells: Cells, task: str, all_claims: Sequence[Claim]) -> list[Finding]:
+def claim_results(cells: Cells, task: str, all_claims: Sequence[Claim]) -> list[ClaimResult]:
     """What the results say to each claim. all_claims: all that are tested on the task, the family of Holm."""
     effects = [tuple(estimate(cells, task, e.terms) for e in claim.effects) for claim in all_claims]
     needed = [[estimate(cells, task, [term]).value for term in claim.need] for claim in all_claims]
     floors = [bool(values) and max(values) < FLOOR for values in needed]
     adjusted = holm([nan if floor else claim_p_value(found) for found, floor in zip(effects, floors)])
     rows = zip(all_claims, effects, floors, adjusted.tolist())
-    return [Finding(claim, found, floor, p, verdict(found, p)) for claim, found, floor, p in rows]
+    return [ClaimResult(claim, found, floor, p, claim_verdict(found, p)) for claim, found, floor, p in rows]
 
 
 def with_divergence(cells: Cells) -> Cells:
@@ -251,5 +251,5 @@ def claims(labels: Sequence[int], sets: Sequence[str], prose: bool) -> list[Clai
                        "share of runs, ppo-hot - sft-hot"),)),
         *(Claim("drift", f"RL {'raises' if sign > 0 else 'lowers'} {name}, more than with a random reward", (
             moved(sft, measure, sign), moved("random", measure, sign)))
-          for name, (measure, sign) in drift(prose).items()),
+          for name, (measure, sign) in drift_measures(prose).items()),
     ]  # fmt: skip

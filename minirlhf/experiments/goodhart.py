@@ -19,8 +19,8 @@ from math import inf, nan, sqrt
 import numpy as np
 
 from minirlhf.evaluation.metric import Metric, ratio
-from minirlhf.evaluation.verdicts import interval
-from minirlhf.experiments.trials import table
+from minirlhf.evaluation.verdicts import metric_interval
+from minirlhf.experiments.trials import markdown_table
 from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
 from minirlhf.metrics.intervals import standard_error
 from minirlhf.metrics.scores import best_of_n_kl_bound, expected_best_of_n
@@ -32,7 +32,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Fit:
+class LawFit:
     """A law with its peak; nan where the points do not determine one."""
 
     kind: str
@@ -71,7 +71,7 @@ def least_squares(kind: str, d: np.ndarray, R: np.ndarray, weights: np.ndarray) 
     return np.linalg.lstsq(A, (R / d * np.sqrt(weights)).T, rcond=None)[0]  # (2, B)
 
 
-def fit(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[float]) -> Fit:
+def fit_law(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[float]) -> LawFit:
     """The law through points (d, R); the reference, d = 0, is on it anyway and left out.
 
     d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard errors of R. Points
@@ -83,11 +83,11 @@ def fit(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[floa
     """
     d, R, sigma = (np.array([x for x, at in zip(values, d) if at != 0]) for values in (d, R, errors))  # (n,) each
     if not np.isfinite([d, R, sigma]).all() or (sigma <= 0).any() or len(np.unique(d)) < 3:
-        return Fit(kind)
+        return LawFit(kind)
     weights = (d / sigma) ** 2  # (n,)
     (alpha,), (beta,) = least_squares(kind, d, R[None], weights)
     (d_peak,) = peak(kind, np.array([alpha]), np.array([beta]))
-    found = Fit(kind, float(alpha), float(beta), float(d_peak), float(d.max()))
+    found = LawFit(kind, float(alpha), float(beta), float(d_peak), float(d.max()))
     misfit = sqrt(float((weights * (R / d - found.value(d) / d) ** 2).sum()) / (len(d) - 2))
     noise = np.random.default_rng(0).standard_normal((RESAMPLES, len(R)))  # (B, n)
     peaks = peak(kind, *least_squares(kind, d, R + max(1.0, misfit) * sigma * noise, weights))  # (B,)
@@ -112,18 +112,18 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Study:
+class ProxyPoints:
     """One reward model. points: "best-of-n" or "PPO" -> policies in the order of their distance."""
 
     comparisons: int
     order: float  # the share of pairs of the reference's samples that it puts in the order of their gold
     points: dict[str, list[Point]]
 
-    def laws(self, way: str) -> list[Fit]:
+    def laws(self, way: str) -> list[LawFit]:
         """Both laws through the gold of one way to optimise, the one that fits better first."""
         points = self.points[way]
         measured = [p.d for p in points], [p.gain.mean() for p in points], [p.error for p in points]
-        return sorted((fit(kind, *measured) for kind in LAWS), key=lambda law: np.nan_to_num(law.misfit))
+        return sorted((fit_law(kind, *measured) for kind in LAWS), key=lambda law: np.nan_to_num(law.misfit))
 
 
 def best_of_points(gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
@@ -147,7 +147,7 @@ def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) ->
     return sorted(points, key=lambda p: p.d)
 
 
-def order(gold: np.ndarray, proxy: np.ndarray) -> float:
+def order_agreement(gold: np.ndarray, proxy: np.ndarray) -> float:
     """How often the proxy orders two samples of a prompt as the gold does, equal proxies half: (P, N) each.
 
     Samples 0 and 1, 2 and 3, ... are compared, those of equal gold left out; nan where that leaves none.
@@ -158,48 +158,49 @@ def order(gold: np.ndarray, proxy: np.ndarray) -> float:
     return float(agreed[g != 0].mean()) if (g != 0).any() else float("nan")
 
 
-def stop_at(law: Fit, points: Sequence[Point]) -> Point | None:
+def stop_at(law: LawFit, points: Sequence[Point]) -> Point | None:
     """The furthest policy before the law's peak; None where that is the reference, or there is no law."""
     before = [p for p in points if p.d <= law.stop * (1 + 1e-9)]
     return max(before, key=lambda p: p.d, default=None)
 
 
-def shown(x: float, digits: int = 3) -> str:
+def shown_number(x: float, digits: int = 3) -> str:
     """A number; ∞, or – where nothing is known."""
     return f"{x:.{digits}f}" if np.isfinite(x) else "∞" if x == np.inf else "–"
 
 
-def markdown(studies: Sequence[Study], reference: np.ndarray) -> str:
+def goodhart_tables(models: Sequence[ProxyPoints], reference: np.ndarray) -> str:
     """What was measured, and what the laws say of it, the better first. reference: (P,), its gold."""
     measured, laws, start = [], [], float(reference.mean())
-    for study in studies:
-        for way, points in study.points.items():
+    for model in models:
+        for way, points in model.points.items():
             best, end = max(points, key=lambda p: p.gold.mean()), points[-1]
             cells = [x for p in (best, end) for x in (p.name, f"{p.d:.2f}", with_interval(p.gold))]
-            measured.append([str(study.comparisons), f"{study.order:.3f}", way, *cells, f"{end.proxy.mean():+.2f}"])
-            for law in study.laws(way):
+            measured.append([str(model.comparisons), f"{model.order:.3f}", way, *cells, f"{end.proxy.mean():+.2f}"])
+            for law in model.laws(way):
                 stop = stop_at(law, points)
-                cells = [shown(law.alpha), shown(law.beta), shown(law.misfit, 1), *peak_of(law, start)]
-                cells += [stop.name if stop else "–", with_interval(stop.gold if stop else reference)]
-                laws.append([str(study.comparisons), way, LAWS[law.kind][0], *cells])
+                cells = [shown_number(law.alpha), shown_number(law.beta), shown_number(law.misfit, 1)]
+                cells += [*peak_of(law, start), stop.name if stop else "–"]
+                cells.append(with_interval(stop.gold if stop else reference))
+                laws.append([str(model.comparisons), way, LAWS[law.kind][0], *cells])
     titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
     more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
-    return f"{table(titles, measured)}\n\n{table(more, laws)}"
+    return f"{markdown_table(titles, measured)}\n\n{markdown_table(more, laws)}"
 
 
-def peak_of(law: Fit, start: float) -> tuple[str, str]:
+def peak_of(law: LawFit, start: float) -> tuple[str, str]:
     """Where the law has its peak and its gold there; of one beyond all points nobody has seen anything."""
-    low, high = (shown(x, 2) for x in law.d_interval)
+    low, high = (shown_number(x, 2) for x in law.d_interval)
     if law.d_peak > law.d_seen:
         return f"beyond {law.d_seen:.2f}", "–"
-    return f"{shown(law.d_peak, 2)} [{low}, {high}]", shown(start + float(law.value(law.d_peak)))
+    return f"{shown_number(law.d_peak, 2)} [{low}, {high}]", shown_number(start + float(law.value(law.d_peak)))
 
 
 def interval_of(gold: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean over prompts, (P,), as an evaluation has it: see `verdicts.interval`."""
+    """95 % interval of the mean over prompts, (P,), as an evaluation has it: see `verdicts.metric_interval`."""
     gold = gold.round(12)  # the weights of best-of-n make 1 of ones but for rounding, and it asks for 1
     sums = np.column_stack([gold, np.ones_like(gold)])  # (P, 2)
-    return interval(Metric("gold", 1, ratio, {}), sums)
+    return metric_interval(Metric("gold", 1, ratio, {}), sums)
 
 
 def with_interval(gold: np.ndarray) -> str:
@@ -208,14 +209,14 @@ def with_interval(gold: np.ndarray) -> str:
     return f"{mean:.3f} ±{max(high - mean, mean - low):.3f}"
 
 
-def column(study: Study, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
+def column(model: ProxyPoints, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
     """The shapes of one reward model: above gold, its laws and where to stop, below the proxy."""
-    shapes = [text(x.start, 22, f"{study.comparisons} comparisons", size=14)]
+    shapes = [text(x.start, 22, f"{model.comparisons} comparisons", size=14)]
     shapes += [*axes(x, gold, "", ""), *axes(x, proxy, "distance √KL, in √nats", "")]
-    titles = {52: f"gold reward (pairs in its order: {study.order:.2f})", 302: "learned reward, deviations"}
+    titles = {52: f"gold reward (pairs in its order: {model.order:.2f})", 302: "learned reward, deviations"}
     shapes += [text(x.start, y, title, colour=MUTED, size=11) for y, title in titles.items()]
-    for way, points in study.points.items():
-        colour, (law, _) = COLOURS[way], study.laws(way)
+    for way, points in model.points.items():
+        colour, (law, _) = COLOURS[way], model.laws(way)
         if np.isfinite(law.alpha):
             along = np.linspace(0, law.d_seen, 60)
             curve = zip(along, np.clip(start + law.value(along), gold.low, gold.high))
@@ -230,17 +231,17 @@ def column(study: Study, start: float, x: Axis, gold: Axis, proxy: Axis) -> list
     return shapes
 
 
-def plot(studies: Sequence[Study], start: float) -> str:
+def goodhart_figure(models: Sequence[ProxyPoints], start: float) -> str:
     """A column a reward model, all on the same axes. start: the reference's gold."""
     width, shapes = 300, []
-    every = [p for study in studies for points in study.points.values() for p in points]
+    every = [p for model in models for points in model.points.values() for p in points]
     ends = [end for p in every for end in interval_of(p.gold)]
     gold = Axis.over([start, *ends], 250, 62)
     proxy = Axis.over([0.0, *(p.proxy.mean() for p in every)], 470, 312)
-    for i, study in enumerate(studies):
+    for i, model in enumerate(models):
         x = Axis(0.0, 1.05 * max(p.d for p in every), i * width + 44, (i + 1) * width - 10)
-        shapes += column(study, start, x, gold, proxy)
+        shapes += column(model, start, x, gold, proxy)
     for i, (way, colour) in enumerate(COLOURS.items()):
         shapes += [dot(50 + 110 * i, 522, colour), text(58 + 110 * i, 526, way)]
     shapes += [text(44, 548 + 16 * i, note, colour=MUTED, size=11) for i, note in enumerate(NOTES)]
-    return figure(width * len(studies), 576, "gold and learned reward against √KL", shapes)
+    return figure(width * len(models), 576, "gold and learned reward against √KL", shapes)

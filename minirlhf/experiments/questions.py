@@ -34,11 +34,11 @@ def held_out_words(record: dict, rng: random.Random) -> dict:
     own = reviews.DOMAINS[reviews.domain_of(noun)].kinds.split()
     others = sorted({kind for domain in reviews.DOMAINS.values() for kind in domain.kinds.split()} - {*own})
     subject = f"{' '.join(rng.sample(others, 2))} {noun}"
-    text = reviews.sample(subject, rng)[0]
+    text = reviews.sample_review(subject, rng)[0]
     return record | {"subject": subject, "prompt": f"review of the {subject}:", "response": text}
 
 
-def test_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
+def question_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
     """name -> records. The prompts of a seed are its own, so that seeds are replications of the whole experiment."""
     sets = {"test": TASKS[task].records("test", n, seed)}
     if task == "arithmetic":
@@ -51,7 +51,7 @@ def test_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
     return sets
 
 
-def judge(
+def measure_model(
     policy: Policy, reference: Policy, task: str, sets: dict[str, list[dict]], samples: int, best_of: int, seed: int
 ) -> dict[str, dict[str, list]]:
     """Set of prompts -> measure -> its statistics, a row a prompt, as `metric.Metric` has them.
@@ -70,12 +70,12 @@ def judge(
         metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
         if inside:  # of as many samples of every model, or diversity is not comparable
             few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < samples]})
-            metrics += drift(few, task in PROSE)
+            metrics += drift_metrics(few, task in PROSE)
         out[name] = {m.name: m.statistics[""].tolist() for m in metrics}
     return out
 
 
-def drift(view: View, prose: bool) -> list[Metric]:
+def drift_metrics(view: View, prose: bool) -> list[Metric]:
     """Diversity, calibration, and the distance from the reference and from the records' own responses."""
     metrics = metric_table(view, ["kl", "length", "entropy", "perplexity", "calibration"])
     metrics += diversity("distinct answers", lambda ids, texts, V: 1 - duplicate_rate(texts))(view)

@@ -1,6 +1,6 @@
 """The study of SFT and RL on paper: a table of verdicts, a line a claim with its numbers, tables, figures.
 
-Every number is an `Estimate` of `claims.py`, every verdict a `Finding`; nothing is judged here.
+Every number is an `Estimate` of `claims.py`, every verdict a `ClaimResult`; nothing is judged here.
 Proved by tests/experiments/test_claims.py.
 """
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from minirlhf.experiments.claims import (
-    FLOOR, Cells, Estimate, Finding, Term, claims, decisive, drift, estimate, findings,
+    FLOOR, Cells, ClaimResult, Estimate, Term, claim_results, claims, decisive, drift_measures, estimate,
 )
-from minirlhf.experiments.trials import table
+from minirlhf.experiments.trials import markdown_table
 from minirlhf.harness.files import write_atomic
 from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, path, strip_plot, text
 
@@ -38,44 +38,44 @@ KNOW = {  # what a reader has to know of a task before its verdicts
 }
 
 
-def number(x: float, digits: int = 3, sign: str = "") -> str:
+def fixed_number(x: float, digits: int = 3, sign: str = "") -> str:
     """Fixed digits, three or more significant ones for large numbers; – where it is undefined."""
     if not isfinite(x):
         return "–"
     return f"{x:{sign}.{digits}f}" if abs(x) < 10 else f"{x:{sign},.{max(digits - 2, 0) if abs(x) < 1000 else 0}f}"
 
 
-def interval(x: Estimate, sign: str = "") -> str:
+def mean_interval(x: Estimate, sign: str = "") -> str:
     """Mean [low, high], without the brackets where there is no interval."""
-    ends = f" [{number(x.low, sign=sign)}, {number(x.high, sign=sign)}]" if isfinite(x.low + x.high) else ""
-    return number(x.value, sign=sign) + ends
+    ends = f" [{fixed_number(x.low, sign=sign)}, {fixed_number(x.high, sign=sign)}]" if isfinite(x.low + x.high) else ""
+    return fixed_number(x.value, sign=sign) + ends
 
 
-def surely(finding: Finding) -> str:
+def surely(finding: ClaimResult) -> str:
     """The adjusted p-value; nothing where there is none."""
     return f", p {finding.p_value:.3f}" if isfinite(finding.p_value) else ""
 
 
-def claim_line(finding: Finding) -> str:
+def claim_line(finding: ClaimResult) -> str:
     """The verdict, the claim, and each of its effects with every seed."""
     said = []
     for effect, x in zip(finding.claim.effects, finding.effects):
         if x.seeds:
-            seeds = " ".join(number(v, sign="+") for v in x.seeds.values())
-            said.append(f"{effect.name}: {interval(x, '+')}, n = {len(x.seeds)}: {seeds}")
+            seeds = " ".join(fixed_number(v, sign="+") for v in x.seeds.values())
+            said.append(f"{effect.name}: {mean_interval(x, '+')}, n = {len(x.seeds)}: {seeds}")
     if said and finding.floor:
         said.append(f"no arm earns {FLOOR} there, so none has much to lose")
     return f"- **{finding.verdict}**{surely(finding)}: {finding.claim.text}. {'; '.join(said)}".rstrip()
 
 
-def verdict_table(found: dict[str, list[Finding]]) -> str:
+def verdict_table(found: dict[str, list[ClaimResult]]) -> str:
     """A row a claim, a column a task: the verdict, the effect that decides it and the claim's p-value."""
     def cell(task: str, text: str) -> str:
         for x in found[task]:
             if x.claim.text == text:
                 word = x.verdict.removesuffix(" here")
                 word = word if word.startswith("not ") else f"**{word}**"
-                decided = f" {interval(decisive(x.effects), '+')}{surely(x)}"
+                decided = f" {mean_interval(decisive(x.effects), '+')}{surely(x)}"
                 return word if x.verdict == "not run" else word + decided
         return ""
 
@@ -86,7 +86,7 @@ def verdict_table(found: dict[str, list[Finding]]) -> str:
         ["" if i else topic, text, *(cell(task, text) for task in found)]
         for topic, texts in topics.items() for i, text in enumerate(texts)
     ]  # fmt: skip
-    return table(["", "claim", *found], rows, left=2 + len(found))
+    return markdown_table(["", "claim", *found], rows, left=2 + len(found))
 
 
 def names_of(cells: Cells, task: str) -> list[str]:
@@ -106,23 +106,23 @@ def arms_table(cells: Cells, task: str, sets: Sequence[str]) -> str:
         x, lost = of("test"), of("run", "diverged").seeds.values()
         each = list(x.seeds.values())
         ended = replace(x, low=max(x.low, 0.0), high=min(x.high, 1.0))  # as t over seeds does not know
-        row = [arm, interval(ended), " ".join(map(number, each))]
-        row += [number(float(np.std(each, ddof=1))) if len(each) > 1 else "–"]
-        row += [number(of("test", "reward, greedy").value), *(number(of(name).value) for name in sets)]
-        row += [number(of("test", "KL to reference, nats").value, 2), f"{of('run', 'cpu').value:.0f}"]
+        row = [arm, mean_interval(ended), " ".join(map(fixed_number, each))]
+        row += [fixed_number(float(np.std(each, ddof=1))) if len(each) > 1 else "–"]
+        row += [fixed_number(of("test", "reward, greedy").value), *(fixed_number(of(name).value) for name in sets)]
+        row += [fixed_number(of("test", "KL to reference, nats").value, 2), f"{of('run', 'cpu').value:.0f}"]
         rows.append([*row, f"{of('run', 'trained').value / 1000:.0f}", f"{sum(lost):.0f} of {len(lost)}"])
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def drift_table(cells: Cells, task: str, prose: bool) -> str:
     """Diversity, calibration and perplexity on the records' own responses."""
-    columns = {name: measure for name, (measure, _) in drift(prose).items()}
+    columns = {name: measure for name, (measure, _) in drift_measures(prose).items()}
     columns = {"entropy, nats/token": columns.pop("entropy")} | columns | {"length, tokens": "length, tokens"}
     rows = [
-        [arm, *(number(estimate(cells, task, [Term(1, arm, "test", x)]).value) for x in columns.values())]
+        [arm, *(fixed_number(estimate(cells, task, [Term(1, arm, "test", x)]).value) for x in columns.values())]
         for arm in names_of(cells, task)
     ]
-    return table(["arm", *columns], rows)
+    return markdown_table(["arm", *columns], rows)
 
 
 def labels_figure(cells: Cells, tasks: Sequence[str], labels: Sequence[int]) -> str:
@@ -144,7 +144,7 @@ def write_report(
     cells: Cells, sets: dict[str, list[str]], labels: Sequence[int], prose: Sequence[str], out: Path
 ) -> str:
     """study.md, which is returned, and the figures. sets: task -> its sets of prompts, "test" first."""
-    found = {task: findings(cells, task, claims(labels, x[1:], task in prose)) for task, x in sets.items()}
+    found = {task: claim_results(cells, task, claims(labels, x[1:], task in prose)) for task, x in sets.items()}
     parts = [BEGINNING, verdict_table(found)]
     for task in sets:
         parts += [f"\n## {task}\n", *([f"{KNOW[task]}\n"] if task in KNOW else [])]

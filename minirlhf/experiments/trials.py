@@ -77,22 +77,24 @@ def optimise(
     Raises Interrupted, as `begun_anew` has it.
     """
     prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
-    sets = {task: (prompts, config.batch / config.row.group)}
+    sets = {task: (prompts, config.batch / config.algorithm.group)}
     torch.manual_seed(seed)
     config, records_of = replace(config, max_new=TASKS[task].MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
-        run, watchers = Run(out or Path(folder), seed, dtype), [Description(config.row)]
+        run, watchers = Run(out or Path(folder), seed, dtype), [Description(config.algorithm)]
         return train(policy.model, policy.tokenizer, records_of, reward_of, config, run, watchers)[1]
 
 
-def answers(policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0) -> list[dict]:
+def held_out_items(
+    policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0
+) -> list[dict]:
     """`samples` items of each of the task's held-out prompts, with the task's reward and the KL to the reference."""
     protocol = Protocol(reward_of_task, TASKS[task].MAX_NEW, samples, seed)
     items = sample_items(policy, reference, TASKS[task].records("test", prompts, 0), protocol)
     return [x for x in items if x["sample"] >= 0]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """A Markdown table, numbers on the right, behind `left` columns of words."""
     rule = ["---"] * left + ["--:"] * (len(head) - left)
     lines = [" | ".join(row) for row in (head, rule, *rows)]

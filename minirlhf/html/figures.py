@@ -9,10 +9,10 @@ Proved by tests/html/test_figures.py, which reads the numbers back from the pixe
 from collections.abc import Sequence
 from math import ceil, floor, log10
 
-from minirlhf.evaluation.panels import known
+from minirlhf.evaluation.panels import all_finite
 from minirlhf.html.svg import (
-    BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION, Axis, axes, box, breadth, dot, figure, fit, label, legend, line,
-    marker, path, text,
+    BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION, Axis, axes, box, breadth, dot, figure, label, legend, line,
+    marker, path, shorten, text,
 )
 
 WIDTH = 340
@@ -27,21 +27,21 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
     """
     shapes, top, left, right = [], 4.0, 14, WIDTH - 14
     for name, d in rows:
-        words, defined = "undefined", d["verdict"] != "undefined" and known(d.get("value"), d.get("low"), d.get("high"))
-        if defined:
+        words, numbers = "undefined", (d.get("value"), d.get("low"), d.get("high"))
+        if defined := d["verdict"] != "undefined" and all_finite(*numbers):
             value = f"{d['value']:{'+' if d['value'] else ''}.3g}".replace("-", "−")
             words = f"{value} {d['verdict'].replace('no difference shown', 'not shown')}"
-        shapes.append(text(left, top + 13, fit(name, right - left)))
+        shapes.append(text(left, top + 13, shorten(name, right - left)))
         top += 16 if breadth(name) + breadth(words) + 12 <= right - left else 32  # one line, or one each
         shapes.append(text(right, top - 3, words, "end"))
         if not defined:
-            why = fit(d.get("undefined") or "no number", right - left, 11)
+            why = shorten(d.get("undefined") or "no number", right - left, 11)
             shapes.append(text(left, top + 14, why, colour=MUTED, size=11))
             top += 26
             continue
         colour = VERDICTS.get(d["verdict"], MUTED)
-        least = abs(d["minimum_detectable"]) if known(d.get("minimum_detectable")) else 0.0
-        reach = round_up(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
+        least = abs(d["minimum_detectable"]) if all_finite(d.get("minimum_detectable")) else 0.0
+        reach = round_reach(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
         axis, y = Axis(-reach, reach, left, right), top + 11
         unseen = axis.place(-least), axis.place(least)
         shapes.append(box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6))
@@ -57,7 +57,7 @@ def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
     return figure(WIDTH, ceil(top), title, shapes)
 
 
-def round_up(x: float) -> float:
+def round_reach(x: float) -> float:
     """The least of 1, 2 or 5 times a power of ten that is not below x; 1 for 0."""
     if x == 0:
         return 1.0
@@ -70,8 +70,8 @@ def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], orde
 
     The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
     """
-    drawn = {name: (kl[name], r) for name, r in reward.items() if known(kl[name].get("value"), r.get("value"))}
-    best = [b for b in best_of_n if known(b.get("kl_bound"), b.get("reward"))]
+    drawn = {name: (kl[name], r) for name, r in reward.items() if all_finite(kl[name].get("value"), r.get("value"))}
+    best = [b for b in best_of_n if all_finite(b.get("kl_bound"), b.get("reward"))]
     shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], WIDTH)
     top += 22
     kls = [v for k, _ in drawn.values() for v in (k["value"], k.get("high"))] + [b["kl_bound"] for b in best]
@@ -91,9 +91,9 @@ def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], orde
     for name, (k, r) in drawn.items():
         px, py, i = x.place(k["value"]), y.place(r["value"]), order.index(name)
         colour = SERIES[i % len(SERIES)]
-        if known(r.get("low"), r.get("high")):
+        if all_finite(r.get("low"), r.get("high")):
             shapes.append(line(px, y.place(r["low"]), px, y.place(r["high"]), colour, 2))
-        if known(k.get("low"), k.get("high")):
+        if all_finite(k.get("low"), k.get("high")):
             shapes.append(line(x.place(k["low"]), py, x.place(k["high"]), py, colour, 2))
         shapes.append(marker(px, py, i))
     return figure(WIDTH, top + 240, title, shapes)
@@ -101,7 +101,7 @@ def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], orde
 
 def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
     """Reward against length, a panel a model on the same axes. Answers that coincide make a larger disc."""
-    points = {name: [p for p in m["points"] if known(*p)] for name, m in models.items()}
+    points = {name: [p for p in m["points"] if all_finite(*p)] for name, m in models.items()}
     all_points = [p for ps in points.values() for p in ps]
     shapes, high = [], 96
     for k, (name, own) in enumerate(points.items()):
@@ -109,9 +109,9 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
         x = Axis.over([p[0] for p in all_points], LEFT, RIGHT)
         y = Axis.over([p[1] for p in all_points], top + high, top)
         r = models[name].get("correlation")
-        words = f"r = {r:.2f}".replace("-", "−") if known(r) else "r undefined"
+        words = f"r = {r:.2f}".replace("-", "−") if all_finite(r) else "r undefined"
         i = order.index(name)
-        shapes += [marker(12, top - 21, i), text(22, top - 17, fit(name, WIDTH - 120))]
+        shapes += [marker(12, top - 21, i), text(22, top - 17, shorten(name, WIDTH - 120))]
         shapes.append(text(RIGHT, top - 17, words, "end"))
         shapes += axes(x, y, "length, tokens", "")
         spots: dict[tuple[int, int], int] = {}
@@ -127,14 +127,14 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
 
 def reliability(title: str, calibration: dict) -> str:
     """Accuracy against confidence with a bar a bin, the diagonal of the calibrated, and the counts below."""
-    bins = [b for b in calibration["bins"] if b["count"] and known(b.get("confidence"), b.get("accuracy"))]
+    bins = [b for b in calibration["bins"] if b["count"] and all_finite(b.get("confidence"), b.get("accuracy"))]
     x, y = Axis(0.0, 1.0, LEFT, RIGHT), Axis(0.0, 1.0, 214, 22)
     shapes = axes(x, y, "", "accuracy") + [line(x.start, y.start, x.end, y.end, MUTED)]
     most = max((b["count"] for b in bins), default=1)
     wide = (x.end - x.start) / max(len(calibration["bins"]), 1)
     for b in bins:
         px = x.place(b["confidence"])
-        if known(b.get("low"), b.get("high")):
+        if all_finite(b.get("low"), b.get("high")):
             shapes.append(line(px, y.place(b["low"]), px, y.place(b["high"]), BLUE, 2))
         shapes.append(dot(px, y.place(b["accuracy"]), BLUE, 4, 1))
         high = 40 * b["count"] / most
@@ -149,13 +149,13 @@ def reliability(title: str, calibration: dict) -> str:
 
 def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], across: str) -> str:
     """Values over training, one line a name."""
-    series = [(name, [p for p in points if known(*p)]) for name, points in lines]
+    series = [(name, [p for p in points if all_finite(*p)]) for name, points in lines]
     values = [y for _, points in series for _, y in points]
     shapes, top = legend([name for name, _ in series], WIDTH, lines=True) if len(series) > 1 else ([], 0)
     top += 8
     x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
     y = Axis.over(values, top + 120, top)
-    shapes += axes(x, y, fit(across, RIGHT - LEFT, 11), "")
+    shapes += axes(x, y, shorten(across, RIGHT - LEFT, 11), "")
     for i, (_, points) in enumerate(series):
         shapes.append(path([(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)], 1.8))
     return figure(WIDTH, ceil(top) + 160, title, shapes)
@@ -172,7 +172,7 @@ def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float
     levels: dict[int, list[str]] = {}
     for i, row in enumerate(weights):
         for j, w in enumerate(row[: i + 1]):
-            if known(w) and (k := round(20 * min(max(w, 0.0), 1.0) ** 0.5)):
+            if all_finite(w) and (k := round(20 * min(max(w, 0.0), 1.0) ** 0.5)):
                 levels.setdefault(k, []).append(f"M{j} {i}h1v1h-1z")
     end = margin + cell * T
     shapes = [f'<g transform="translate({margin} {margin}) scale({cell:.3f})" shape-rendering="crispEdges">']
@@ -183,7 +183,7 @@ def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float
     size = 10 if cell >= 10 else 9
     every = ceil((size + 1) / cell)  # labels that lie on each other say nothing
     for k in range(0, T, every):
-        words = fit(pieces[k].replace(" ", "·"), margin - 8, size)
+        words = shorten(pieces[k].replace(" ", "·"), margin - 8, size)
         middle = margin + cell * (k + 0.5)
         shapes.append(text(margin - 4, middle + 3.5, words, "end", INK, size))
         shapes.append(text(middle + 3.5, margin - 4, words, "start", INK, size, -90))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from minirlhf.evaluation.panels import known
+from minirlhf.evaluation.panels import all_finite
 from minirlhf.evaluation.table import number
 from minirlhf.html.svg import dark_rules, visible
 
@@ -79,18 +79,18 @@ def show(value: object) -> str:
 
 def num(x: float | None, signed: bool = False) -> str:
     """A number with a real minus; a dash where undefined."""
-    return number(x, signed).replace("-", "−") if known(x) else "–"
+    return number(x, signed).replace("-", "−") if all_finite(x) else "–"
 
 
-def interval(estimate: dict) -> str:
+def interval_text(estimate: dict) -> str:
     """[low, high], or nothing where there is none."""
     low, high = estimate.get("low"), estimate.get("high")
-    return f"[{num(low)}, {num(high)}]" if known(low, high) else ""
+    return f"[{num(low)}, {num(high)}]" if all_finite(low, high) else ""
 
 
 def value(estimate: dict) -> str:
     """A model's value with its interval."""
-    return f"{num(estimate.get('value'))} {interval(estimate)}".strip()
+    return f"{num(estimate.get('value'))} {interval_text(estimate)}".strip()
 
 
 def chances(d: dict) -> list[str]:
@@ -98,17 +98,17 @@ def chances(d: dict) -> list[str]:
     def p(name: str, x: float) -> str:
         return f"{name}&nbsp;&lt;&nbsp;0.001" if x < 0.001 else f"{name}&nbsp;=&nbsp;{x:.3f}"
 
-    return [p(name, d[key]) for name, key in (("p", "p"), ("Holm", "p_holm")) if known(d.get(key))]
+    return [p(name, d[key]) for name, key in (("p", "p"), ("Holm", "p_holm")) if all_finite(d.get(key))]
 
 
 def power(d: dict) -> str:
     """What a comparison that showed nothing would have shown."""
     if d["value"] == d.get("low") == d.get("high") == 0:
         return "the two are equal on every prompt"
-    if not known(d.get("minimum_detectable")):
+    if not all_finite(d.get("minimum_detectable")):
         return "what could have been shown is undefined"
     words = f"{d['n']} prompts could have shown a difference of {num(d['minimum_detectable'])}, 4 times in 5"
-    if known(d.get("prompts_needed"), d.get("value")):
+    if all_finite(d.get("prompts_needed"), d.get("value")):
         needed = float(f"{d['prompts_needed']:.2g}")  # two figures of an estimate are enough
         words += f"; the one seen would take about {needed:,.0f}"
     return words
@@ -121,9 +121,9 @@ def reason(d: dict) -> str:
 
 def in_words(d: dict) -> str:
     """A verdict with the numbers behind it, in a sentence."""
-    if d["verdict"] == "undefined" or not known(d.get("value")):
+    if d["verdict"] == "undefined" or not all_finite(d.get("value")):
         return f"<b>undefined</b> ({reason(d)})"
-    numbers = ", ".join([f"difference {num(d['value'], True)} {interval(d)}".strip(), *chances(d)])
+    numbers = ", ".join([f"difference {num(d['value'], True)} {interval_text(d)}".strip(), *chances(d)])
     words = f"<b>{show(d['verdict'])}</b> ({numbers})"
     return words + (f"; {power(d)}" if d["verdict"] == "no difference shown" else "")
 
@@ -131,18 +131,18 @@ def in_words(d: dict) -> str:
 def in_cells(d: dict) -> str:
     """Three cells of a table: the difference, p, and the verdict with what could have been seen."""
     verdict, note = d["verdict"], ""
-    if verdict == "undefined" or not known(d.get("value")):
+    if verdict == "undefined" or not all_finite(d.get("value")):
         verdict, note = "undefined", reason(d)
     elif verdict == "no difference shown":
         verdict, note = "not shown", power(d)
     kind = verdict if verdict in ("better", "worse") else "neither"
     chance = "<br>".join(chances(d)) or "–"
     words = f'<span class="verdict {kind}">{show(verdict)}</span><small>{note}</small>'
-    return (f"<td>{num(d.get('value'), True)}<small>{interval(d)}</small></td><td>{chance}</td>"
+    return (f"<td>{num(d.get('value'), True)}<small>{interval_text(d)}</small></td><td>{chance}</td>"
             f'<td class="words">{words}</td>')
 
 
-def plot(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
+def captioned_figure(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
     """A figure, draw(title, *data), with its words above it, where they wrap."""
     svg = draw(title, *data).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
     return f"<figure><figcaption><b>{show(title)}</b>{show(note)}</figcaption>{svg}</figure>\n"
@@ -154,7 +154,7 @@ def grid(plots: Iterable[str], kind: str = "grid") -> str:
     return f'<div class="{kind}">{inside}</div>' if inside else ""
 
 
-def table(caption: str, head: Sequence[str], body: str) -> str:
+def html_table(caption: str, head: Sequence[str], body: str) -> str:
     """A table in a box of its own, that scrolls where the screen is narrow. body: rows as HTML."""
     columns = "".join(f'<th scope="col">{show(name)}</th>' for name in head)
     inside = f"<caption>{show(caption)}</caption><thead><tr>{columns}</tr></thead>\n<tbody>{body}</tbody>"
@@ -178,13 +178,13 @@ def passage(text: str) -> str:
 
 def kl_strip(strip: dict) -> str:
     """Each token of an answer in the colour of the KL of policy to reference at its place."""
-    top = max([k for k in strip["kl"] if known(k)], default=0.0)
+    top = max([k for k in strip["kl"] if all_finite(k)], default=0.0)
     boxes = ""
     for piece, k, r in zip(strip["pieces"], strip["kl"], strip.get("log_ratio") or [None] * len(strip["kl"])):
-        share = max(k, 0.0) / top if known(k) and top > 0 else 0.0
-        kind = "token less" if known(r) and r < 0 else "token"
+        share = max(k, 0.0) / top if all_finite(k) and top > 0 else 0.0
+        kind = "token less" if all_finite(r) and r < 0 else "token"
         seen = piece.replace("\n", "↵\n") or "◌"  # line breaks, and a token that only begins a character
-        tip = f"KL {num(k)} nats" + (f", log ratio {num(r, True)}" if known(r) else "")
+        tip = f"KL {num(k)} nats" + (f", log ratio {num(r, True)}" if all_finite(r) else "")
         boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(seen)}</span>'
     note = "0 at every token: the two are the same here."
     if top > 0:
@@ -195,7 +195,7 @@ def kl_strip(strip: dict) -> str:
             f'<p class="quiet">KL of the policy to the reference at each token: {note}</p>')
 
 
-def document(title: str, body: str) -> str:
+def html_document(title: str, body: str) -> str:
     """The whole file; its policy forbids scripts and requests of any kind."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">

@@ -10,11 +10,12 @@ Proved by tests/html/test_page.py.
 from collections import Counter
 from collections.abc import Sequence
 
-from minirlhf.evaluation.panels import POINTS, known
+from minirlhf.evaluation.panels import POINTS, all_finite
 from minirlhf.evaluation.table import optimum_line
 from minirlhf.html import figures
 from minirlhf.html.markup import (
-    document, facts, grid, in_cells, in_words, interval, kl_strip, num, passage, plot, show, table, value,
+    captioned_figure, facts, grid, html_document, html_table, in_cells, in_words, interval_text, kl_strip, num, passage,
+    show, value,
 )
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
@@ -47,12 +48,12 @@ def page(report: dict) -> str:
     names, last, reference = list(report["models"]), report["last"], report["reference"]
     compared = reference in names and last != reference
     title = f"{last} against {reference}" if compared else f"Evaluation of {', '.join(names)}"
-    parts = {("answer", "The answer"): answer(report, compared)}
+    parts = {("answer", "The answer"): answer_section(report, compared)}
     for i, (name, task) in enumerate(report["tasks"].items(), 1):
         parts[f"set-{i}", name] = one_set(task, names, last, reference if compared else "")
-    parts["training", "Training"] = training(report["models"])
-    parts["cost", "What training cost"] = costs(report["models"])
-    parts["made", "How this was made"] = made(report)
+    parts["training", "Training"] = training_section(report["models"])
+    parts["cost", "What training cost"] = cost_section(report["models"])
+    parts["made", "How this was made"] = settings_section(report)
     limits = "".join(f"<li>{show(x)}</li>" for x in CANNOT)
     parts["limits", "What this cannot tell you"] = f"<ul>{limits}</ul>"
     contents, body = "", ""
@@ -61,10 +62,10 @@ def page(report: dict) -> str:
             contents += f'<li><a href="#{anchor}">{show(heading)}</a></li>'
             body += f'<section><h2 id="{anchor}">{show(heading)}</h2>\n{html}</section>\n'
     nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
-    return document(title, f"<h1>{show(title)}</h1>\n{alarms(report.get('alarms') or [])}{nav}{body}")
+    return html_document(title, f"<h1>{show(title)}</h1>\n{alarm_boxes(report.get('alarms') or [])}{nav}{body}")
 
 
-def alarms(found: Sequence[dict]) -> str:
+def alarm_boxes(found: Sequence[dict]) -> str:
     """What makes the rest doubtful."""
     return "".join(
         f'<div class="alarm" role="alert"><p><b>Alarm: {show(x["what"])}</b></p><p>{show(x["why"])}</p>'
@@ -72,7 +73,7 @@ def alarms(found: Sequence[dict]) -> str:
     )
 
 
-def answer(report: dict, compared: bool) -> str:
+def answer_section(report: dict, compared: bool) -> str:
     """What is shown of the primary metric of each set, in words; and a figure of all sets."""
     last, reference = report["last"], report["reference"]
     lines, rows = [], []
@@ -84,7 +85,7 @@ def answer(report: dict, compared: bool) -> str:
                 words += f", of {show(reference)} {value(m['models'][reference])}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
                     words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
-                    words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
+                    words += f"a win rate of {num(w['rate'])} {interval_text(w)}, a tie half a win"
             lines.append(f"<li>{words}.</li>")
     if not lines:
         return "<p>No metric is marked as primary: see the tables.</p>"
@@ -93,7 +94,7 @@ def answer(report: dict, compared: bool) -> str:
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
     lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
     lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
-    forest = plot(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
+    forest = captioned_figure(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
     return f"{lead}<ul>{''.join(lines)}</ul>{grid([forest])}"
 
 
@@ -117,9 +118,9 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
     if task.get("examples"):
         rule = RULE.format(last, f" less that of {reference}" if reference else "")
         parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
-        parts += [sample(x, i == 0) for i, x in enumerate(task["examples"])]
+        parts += [sample_box(x, i == 0) for i, x in enumerate(task["examples"])]
     if task.get("attention"):
-        parts.append(attention(task["attention"]))
+        parts.append(attention_maps(task["attention"]))
     return "\n".join(parts)
 
 
@@ -139,10 +140,10 @@ def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], m
         if m.get("primary"):
             name = f"<b>{name}</b><small>primary</small>"
         models = [m["models"][x] for x in names]
-        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval(x)}</small></td>" for x in models)
+        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval_text(x)}</small></td>" for x in models)
         cells += in_cells(m["differences"][model]) if difference else ""
         body += f'<tr><th scope="row">{name}</th>{cells}</tr>\n'
-    return table(caption, head, body)
+    return html_table(caption, head, body)
 
 
 def plots_of(task: dict, names: Sequence[str]) -> list[str]:
@@ -152,23 +153,23 @@ def plots_of(task: dict, names: Sequence[str]) -> list[str]:
     kl = next((m["models"] for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
     if reward and kl:
         best = task.get("best_of_n") or []
-        plots.append(plot("Reward against KL", BEST, figures.frontier, reward, kl, best, names))
+        plots.append(captioned_figure("Reward against KL", BEST, figures.frontier, reward, kl, best, names))
     if task.get("lengths"):
         note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
         note += "r is Pearson’s, over all answers."
-        plots.append(plot("Reward against length", note, figures.lengths, task["lengths"], names))
+        plots.append(captioned_figure("Reward against length", note, figures.lengths, task["lengths"], names))
     for name, c in (task.get("calibration") or {}).items():
         note = f"ECE {num(c.get('ece'))}; a perfectly calibrated model would show {num(c.get('expected'))} with these "
         note += f"{c['n']:,} tokens. Bars: Wilson 95 % intervals."
-        plots.append(plot(f"Calibration of {name}", note, figures.reliability, c))
+        plots.append(captioned_figure(f"Calibration of {name}", note, figures.reliability, c))
     return plots
 
 
-def sample(x: dict, opened: bool) -> str:
+def sample_box(x: dict, opened: bool) -> str:
     """A prompt with every model's answer side by side, and where the last one departs from the reference."""
     answers = ""
     for name, a in x["answers"].items():
-        notes = [f"reward {num(a['reward'])}"] if known(a.get("reward")) else []
+        notes = [f"reward {num(a['reward'])}"] if all_finite(a.get("reward")) else []
         notes += [] if a.get("stop") == "eos" else [f"did not end: {show(a.get('stop'))}"]
         answers += f"<div><b>{show(name)}</b> <small>{', '.join(notes)}</small>{passage(a['response'])}</div>"
     expected = f"<b>Expected</b>{passage(x['reference'])}" if x.get("reference") else ""
@@ -179,12 +180,12 @@ def sample(x: dict, opened: bool) -> str:
             f'<div class="answers">{answers}</div>{strip}</details>')
 
 
-def attention(a: dict) -> str:
+def attention_maps(a: dict) -> str:
     """A map for each layer and head."""
     maps = []
     for m in a["maps"]:
         which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
-        maps.append(plot(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
+        maps.append(captioned_figure(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
     return (f'<h3>Attention of {show(a["model"])}, prompt {a["index"]} and its answer</h3><p class="quiet">'
             "A row is the token that looks, a column the one it looks at; the stronger the colour, the more. A row sums "
             "to 1, but for what goes to tokens before those shown. <b>Attention weights are not explanations by "
@@ -192,7 +193,7 @@ def attention(a: dict) -> str:
             f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 
-def training(models: dict[str, dict]) -> str:
+def training_section(models: dict[str, dict]) -> str:
     """Learning curves of every stage; those of one quantity, or of its parts after a slash, in one figure."""
     plots = []
     for name, m in models.items():
@@ -203,26 +204,26 @@ def training(models: dict[str, dict]) -> str:
             shared.setdefault((quantity, c["x"]), []).append((words, c["points"]))
         for (quantity, across), lines in shared.items():
             head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
-            plots.append(plot(head, "", figures.curves, lines, across))
+            plots.append(captioned_figure(head, "", figures.curves, lines, across))
     note = f'<p class="quiet">More than {POINTS} logged steps are drawn as {POINTS} means of neighbours.</p>'
     return note + grid(plots) if plots else ""
 
 
-def costs(models: dict[str, dict]) -> str:
+def cost_section(models: dict[str, dict]) -> str:
     """Seconds, tokens and steps of each model's training."""
     rows = ""
     for name, m in models.items():
         cost = m.get("cost") or {}
-        cells = "".join(f"<td>{cost[k]:,.0f}</td>" if known(cost.get(k)) else "<td>–</td>" for k in COST)
+        cells = "".join(f"<td>{cost[k]:,.0f}</td>" if all_finite(cost.get(k)) else "<td>–</td>" for k in COST)
         rows += f'<tr><th scope="row">{show(name)}</th><td>{show(m.get("stage") or "–")}</td>{cells}</tr>'
-    return table("Training of each model, from what it started with", ["model", "stage", *COST], rows)
+    return html_table("Training of each model, from what it started with", ["model", "stage", *COST], rows)
 
 
-def made(report: dict) -> str:
+def settings_section(report: dict) -> str:
     """Settings, seeds, fingerprints and versions."""
     prints = {name: f"{m['folder']}, sha256 {m['sha256']}" for name, m in report["models"].items()}
     first = {"reference": report["reference"], "seed": report["seed"]}
-    first |= {"evaluation took": f"{report['seconds']:.1f} s"} if known(report.get("seconds")) else {}
+    first |= {"evaluation took": f"{report['seconds']:.1f} s"} if all_finite(report.get("seconds")) else {}
     first["version of report.json"] = report["version"]
     parts = {"Models": prints, "Settings": first | (report.get("settings") or {}),
              "Environment": report.get("environment") or {}}

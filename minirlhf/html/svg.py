@@ -46,7 +46,7 @@ def breadth(words: str, size: float = 12) -> float:
     return size * sum(map(em, words))
 
 
-def fit(words: str, width: float, size: float = 12) -> str:
+def shorten(words: str, width: float, size: float = 12) -> str:
     """The words on one line, cut with … where they are wider than `width` pixels."""
     words = visible(words.replace("\n", "↵"))
     if breadth(words, size) <= width:
@@ -111,7 +111,7 @@ def legend(names: Sequence[str], right: float, lines: bool = False) -> tuple[lis
     shapes, left, y = [], 8, 0
     x = left
     for i, name in enumerate(names):
-        name = fit(name, right - left - 18)
+        name = shorten(name, right - left - 18)
         if x > left and x + 18 + breadth(name) > right:
             x, y = left, y + 18
         shapes.append(line(x, y + 8, x + 12, y + 8, SERIES[i % len(SERIES)], 2.5) if lines else marker(x + 6, y + 8, i))

@@ -121,7 +121,7 @@ def reference_of(record: dict) -> str:
     return next(iter(references_of(record)), "")
 
 
-def split_of(key: str, validation: int = 5) -> str:
+def validation_split(key: str, validation: int = 5) -> str:
     """'validation' for that percentage of keys, else 'train': by a hash of the key, so for good."""
     bucket = int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") % 100
     return "validation" if bucket < validation else "train"

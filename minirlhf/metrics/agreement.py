@@ -15,6 +15,9 @@ from itertools import permutations
 import numpy as np
 
 from minirlhf.metrics.intervals import corpus_interval
+from minirlhf.metrics.scores import divide
+
+ROUNDING = 1e-12  # what sums of shares leave of a 0
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,6 @@ class Measure:
 def undefined(n: int, note: str) -> Measure:
     """What cannot be had."""
     return Measure(math.nan, math.nan, math.nan, n, note)
-
-
-def quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, nan where below is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 1e-12)
 
 
 def krippendorff_alpha(items: Sequence[Sequence[Hashable]], seed: int = 0) -> Measure:
@@ -56,7 +54,7 @@ def krippendorff_alpha(items: Sequence[Sequence[Hashable]], seed: int = 0) -> Me
         n_c = O.sum(2)  # (B, L)
         n = n_c.sum(1)  # (B,)
         differ, expected = n - np.trace(O, axis1=1, axis2=2), (n_c * (n[:, None] - n_c)).sum(1)  # (B,) each
-        return 1 - quotient((n - 1) * differ, expected)
+        return 1 - divide((n - 1) * differ, expected, ROUNDING)
 
     return measured(seen.reshape(len(items), -1), alpha, seed)
 
@@ -75,7 +73,7 @@ def cohen_kappa(items: Sequence[tuple[Hashable, Hashable]], seed: int = 0) -> Me
         C = sums.reshape(-1, len(labels), len(labels))  # (B, L, L)
         n = C.sum((1, 2))  # (B,)
         agreed, chance = np.trace(C, axis1=1, axis2=2) / n, (C.sum(1) * C.sum(2)).sum(1) / n**2  # (B,) each
-        return quotient(agreed - chance, 1 - chance)
+        return divide(agreed - chance, 1 - chance, ROUNDING)
 
     return measured(seen.reshape(len(items), -1), kappa, seed)
 

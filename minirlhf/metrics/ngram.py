@@ -63,7 +63,7 @@ class KneserNey:
         return np.log(p[order - 1 :])  # (T,)
 
 
-def fit(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -> KneserNey:
+def fit_ngram(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -> KneserNey:
     """Count the n-grams of the sequences, each of which starts anew, and choose the discounts.
 
     sequences: token ids in [0, V), with EOS where one ends. Before each stand n − 1 start symbols, which

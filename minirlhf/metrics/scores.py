@@ -16,11 +16,11 @@ import numpy as np
 from minirlhf.metrics.overlap import ngram_counts, sentence_bleu
 
 
-def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator in float64, nan where the denominator is 0."""
+def divide(numerator: np.ndarray, denominator: np.ndarray, tiny: float = 0.0) -> np.ndarray:
+    """numerator / denominator in float64, nan where the denominator is 0, or no larger than `tiny`."""
     numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(denominator == 0, math.nan, numerator / denominator)[()]
+        return np.where(np.abs(denominator) <= tiny, math.nan, numerator / denominator)[()]
 
 
 def perplexity(nll_sum: float | np.ndarray, n_tokens: int | np.ndarray) -> float | np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from minirlhf.metrics.intervals import beta_cdf, standard_error, t_quantile
 
-Estimate = tuple[tuple[float, float], float]  # 95 % interval, two-sided p-value
+IntervalAndP = tuple[tuple[float, float], float]  # 95 % interval, two-sided p-value
 
 
 def mean_squares(differences: np.ndarray) -> tuple[float, float, float]:
@@ -33,7 +33,7 @@ def mean_squares(differences: np.ndarray) -> tuple[float, float, float]:
     return tuple(float(s / f) for s, f in zip(sums, freedom))
 
 
-def crossed_t(differences: np.ndarray) -> Estimate:
+def crossed_t(differences: np.ndarray) -> IntervalAndP:
     """Interval and p-value for the mean where both runs and prompts are a sample.
 
         d̄ ± t_ν √(V / (S n))        V = MS_A + MS_P − MS_E        ν = V² / Σ_j MS_j² / ν_j
@@ -50,7 +50,7 @@ def crossed_t(differences: np.ndarray) -> Estimate:
     return students(float(differences.mean()), math.sqrt(V / differences.size), freedom)
 
 
-def independent_t(by_run: Sequence[float]) -> Estimate:
+def independent_t(by_run: Sequence[float]) -> IntervalAndP:
     """Student's interval and p-value for the mean of independent runs, each on prompts of its own.
 
     by_run: the difference of each. nan for fewer than two.
@@ -61,13 +61,13 @@ def independent_t(by_run: Sequence[float]) -> Estimate:
     return without_spread(x) or students(float(x.mean()), standard_error(x), len(x) - 1)
 
 
-def students(mean: float, error: float, freedom: float) -> Estimate:
+def students(mean: float, error: float, freedom: float) -> IntervalAndP:
     """Interval and p-value of a mean with a standard error of so many degrees of freedom."""
     half, t = t_quantile(0.975, freedom) * error, mean / error
     return (mean - half, mean + half), beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
-def without_spread(x: np.ndarray) -> Estimate | None:
+def without_spread(x: np.ndarray) -> IntervalAndP | None:
     """Of differences that are all equal but for rounding: nan, but p = 1 for methods that never differ. Else None.
 
     Few runs of a coarse metric often agree by chance, and t knows no noise then.

@@ -46,7 +46,7 @@ class Labeller:
         return (1 + tanh(logit / 2)) / 2  # σ without overflow
 
 
-def compare(record: dict, a: str, b: str, gold_a: float, gold_b: float, labeller: Labeller, u: float) -> dict:
+def comparison_line(record: dict, a: str, b: str, gold_a: float, gold_b: float, labeller: Labeller, u: float) -> dict:
     """The line that says which of two responses, a shown first, is chosen.
 
     u: in [0, 1), decides a hard label; with `soft` the likelier one is chosen, and p says how likely it is.
@@ -90,7 +90,7 @@ def make_pairs(
                     left_out["identical" if a and b else "unfinished or empty"] += 1
                     continue
                 golds = [call_reward(task.reward, prompt_text(record), text, record) for text in (a, b)]
-                lines.append(compare(record, a, b, *golds, labeller, u))
+                lines.append(comparison_line(record, a, b, *golds, labeller, u))
                 if len(lines) == n:
                     return lines, left_out
     why = ", ".join(f"{count} {why}" for why, count in left_out.items())

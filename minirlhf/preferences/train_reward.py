@@ -29,9 +29,9 @@ from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.intervals import wilson
-from minirlhf.preferences.comparisons import Pair
+from minirlhf.preferences.comparisons import TokenPair
 from minirlhf.preferences.simulated import respond
-from minirlhf.rl.reward_model import RewardModel, rewards_of, text_ids
+from minirlhf.rl.reward_model import RewardModel, predict_rewards, text_ids
 
 REFERENCE = 256  # responses over which mean and std are taken
 BINS = 10  # of the calibration error
@@ -64,7 +64,7 @@ def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
     return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
 
 
-def accumulate(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype: torch.dtype) -> float:
+def accumulate_pairs(model: RewardModel, pairs: Sequence[TokenPair], micro_rows: int, dtype: torch.dtype) -> float:
     """Add the gradient of the mean loss of the comparisons to .grad; returns that loss.
 
     The same to rounding for every micro_rows, which counts comparisons. A response that is in several of
@@ -83,7 +83,9 @@ def accumulate(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype
     return loss
 
 
-def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, run: Run, **source) -> dict:
+def fit_reward_model(
+    model: RewardModel, groups: Sequence[list[TokenPair]], config: RewardConfig, run: Run, **source
+) -> dict:
     """Train the model in place on groups, the comparisons of one prompt each; returns the cost.
 
     source: what else a resume must find as it was, by name. Raises Interrupted (state saved), Diverged, and UserError
@@ -98,7 +100,7 @@ def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, 
         for step in loop:
             pairs = [pair for group in batches.step(step) for pair in group]
             lr = learning_rate(step, config.lr, min(config.warmup, steps), steps, 0.1)
-            loss = accumulate(model, pairs, config.micro_rows, run.dtype)
+            loss = accumulate_pairs(model, pairs, config.micro_rows, run.dtype)
             figures = {"loss": loss, "pairs": len(pairs), "lr": lr, "grad_norm": stepper.step(lr)}
             tokens = sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
@@ -106,12 +108,12 @@ def fit(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, 
     return loop.cost() | {"skipped": stepper.skipped}
 
 
-def agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
+def sign_agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
     """How probably the judge of a pair says what the sign of delta says, (N,): p, 1 − p, or 1/2 for a tie."""
     return 0.5 + np.sign(delta) * (p - 0.5)
 
 
-def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
+def measure(delta: np.ndarray, pairs: Sequence[TokenPair]) -> dict:
     """How well differences of rewards, (N,), tell what was chosen: before `normalise` changes their scale.
 
     accuracy: the mean agreement, with Wilson's interval (of pairs: too narrow where a prompt has many).
@@ -121,19 +123,19 @@ def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
     """
     p, gold = np.array([(pair.p, pair.gold) for pair in pairs], dtype=float).T  # (N,) each
     length = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])  # (N,)
-    right = agreement(delta, p)  # (N,)
+    right = sign_agreement(delta, p)  # (N,)
     confidence = 1 / (1 + np.exp(-np.abs(delta)))  # (N,)
     bins = reliability_bins(confidence, right, BINS)
     figures = {
         "pairs": len(pairs), "accuracy": float(right.mean()), "interval": wilson(float(right.sum()), len(pairs)),
-        "longer": float(agreement(length, p).mean()),
+        "longer": float(sign_agreement(length, p).mean()),
         "loss": float(preference_loss(torch.from_numpy(delta), torch.from_numpy(p))),
         "ece": float(expected_calibration_error(confidence, right, BINS)),
         "ece_if_calibrated": float(ece_if_calibrated(confidence, BINS).mean()),
         "calibration": [[b["confidence"], b["accuracy"], float(b["count"])] for b in bins],
     }  # fmt: skip
     if (known := gold != 0).any():
-        figures["gold"] = float(agreement(delta, (1 + np.sign(gold)) / 2)[known].mean())
+        figures["gold"] = float(sign_agreement(delta, (1 + np.sign(gold)) / 2)[known].mean())
     return figures
 
 
@@ -149,15 +151,16 @@ def summary(held_out: dict) -> str:
 
 
 def learn(
-    model: RewardModel, groups: Sequence[list[Pair]], held_out: Sequence[Pair], config: RewardConfig, run: Run, **source
-) -> dict:
-    """`fit`, and measure on the comparisons held out: prints both, and returns what run.json says of them."""
-    cost = fit(model, groups, config, run, **source)
+    model: RewardModel, groups: Sequence[list[TokenPair]], held_out: Sequence[TokenPair], config: RewardConfig,
+    run: Run, **source,
+) -> dict:  # fmt: skip
+    """Fit the model and measure it on the comparisons held out: prints both, and returns what run.json says of them."""
+    cost = fit_reward_model(model, groups, config, run, **source)
     print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
     said = {"cost": cost, "data_hash": run.data}
     if held_out:
-        chosen = rewards_of(model, [pair.chosen for pair in held_out])  # (N,)
-        rejected = rewards_of(model, [pair.rejected for pair in held_out])  # (N,)
+        chosen = predict_rewards(model, [pair.chosen for pair in held_out])  # (N,)
+        rejected = predict_rewards(model, [pair.rejected for pair in held_out])  # (N,)
         said["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
         print(summary(said["held_out"]))
     return said

@@ -11,7 +11,7 @@
     ppo                 value, whiten  .95  token         clipped   k1 in the reward
 
 The papers of Dr. GRPO and DAPO set β to 0, which --beta 0 does; DAPO's dynamic sampling is not here.
-An algorithm is data: two functions read the row, one for the advantages and one for the loss, and every
+An algorithm is data: two functions read its choices, one for the advantages and one for the loss, and every
 mixture of choices runs through the same loop. What is said of an update's expectation holds on-policy, for the
 first optimizer step of a round: of --minibatches 8, the last is seven steps old, which only the ratio knows.
 Which rows are unbiased, and how far off the others are, is computed exactly in tests/rl/test_algorithms.py.
@@ -32,7 +32,7 @@ from minirlhf.rl.rollout import Rollout
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One row: how a reward becomes a gradient."""
+    """The choices of one algorithm: how a reward becomes a gradient."""
 
     baseline: str  # none, value, leave_one_out, group, group_std
     aggregate: str  # sum, token, sequence, constant: `losses.token_weights`
@@ -68,53 +68,54 @@ CHOICES = {
 }
 
 
-def rewards_of(rollout: Rollout, row: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:
+def rewards_and_kl(rollout: Rollout, algorithm: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:
     """(r_t, kl_t, β), (B, R) each: r_t = −β kl_t + score on the last token; β = 0 here where the KL is in the loss."""
-    kl, beta = kl_estimate(rollout.logprobs, rollout.ref_logprobs, row.kl), beta if row.kl_in == "reward" else 0.0
+    kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, algorithm.kl)  # (B, R)
+    beta = beta if algorithm.kl_in == "reward" else 0.0
     return token_rewards(rollout.scores, kl, rollout.mask, beta), kl, beta
 
 
-def advantages_of(rollout: Rollout, row: Algorithm, beta: float, gamma: float = 1.0) -> Rollout:
+def advantages_of(rollout: Rollout, algorithm: Algorithm, beta: float, gamma: float = 1.0) -> Rollout:
     """The rollout with its advantages and returns, (B, R) each.
 
         none, value         GAE of r_t with V = 0, or V of the critic
         leave_one_out, …    a response is one action: R = Σ_t r_t, compared within its group, for every token
 
-    Groups are `row.group` rows one after the other. What the loss takes is detached from the policy.
+    Groups are `algorithm.group` rows one after the other. What the loss takes is detached from the policy.
     """
-    rewards, _, _ = rewards_of(rollout, row, beta)  # (B, R)
-    values = rollout.values if row.baseline == "value" else torch.zeros_like(rollout.values)  # (B, R)
-    advantages, returns = gae(rewards, values, rollout.mask, gamma, row.lam)  # (B, R)
-    if row.baseline not in ("none", "value"):
+    rewards, _, _ = rewards_and_kl(rollout, algorithm, beta)  # (B, R)
+    values = rollout.values if algorithm.baseline == "value" else torch.zeros_like(rollout.values)  # (B, R)
+    advantages, returns = gae(rewards, values, rollout.mask, gamma, algorithm.lam)  # (B, R)
+    if algorithm.baseline not in ("none", "value"):
         totals = masked_sum(rewards, rollout.mask, 1)  # (B,)
-        if row.baseline == "leave_one_out":
-            relative = leave_one_out(totals, row.group)  # (B,)
+        if algorithm.baseline == "leave_one_out":
+            relative = leave_one_out(totals, algorithm.group)  # (B,)
         else:
-            relative = group_relative(totals, row.group, row.baseline == "group_std")  # (B,)
+            relative = group_relative(totals, algorithm.group, algorithm.baseline == "group_std")  # (B,)
         advantages = torch.where(rollout.mask, relative[:, None], 0.0)  # (B, R)
-    advantages = whiten(advantages, rollout.mask) if row.whiten else advantages  # (B, R)
+    advantages = whiten(advantages, rollout.mask) if algorithm.whiten else advantages  # (B, R)
     return dataclasses.replace(rollout, advantages=advantages, returns=returns)
 
 
 def surrogate(
-    logprobs: Tensor, values: Tensor, rows: Rollout, weights: Tensor, row: Algorithm, beta: float
+    logprobs: Tensor, values: Tensor, rows: Rollout, weights: Tensor, algorithm: Algorithm, beta: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss whose gradient is minus the row's policy gradient, and what to log: its parts, and sums over tokens.
+    """The loss whose gradient is minus the policy gradient, and what to log: its parts, and sums over tokens.
 
     logprobs, values: (B, R) of the policy as it is now, with their graph; `rows` knows them as they were, and has
     advantages and returns.
     weights: (B, R) of `losses.token_weights`.  With a critic, its loss is added by the same weights.
     """
-    loss, watch = policy_loss(logprobs, rows.logprobs, rows.advantages, weights, row.clip, row.clip_high)
-    if row.ratio == "none":
+    loss, watch = policy_loss(logprobs, rows.logprobs, rows.advantages, weights, algorithm.clip, algorithm.clip_high)
+    if algorithm.ratio == "none":
         loss, watch["clip_frac"] = reinforce_loss(logprobs, rows.advantages, weights), torch.zeros(())
     watch["policy_loss"] = loss.detach()
-    if row.kl_in == "loss":
-        distance = kl_loss(logprobs, rows.ref_logprobs, weights, row.kl)
+    if algorithm.kl_in == "loss":
+        distance = kl_loss(logprobs, rows.ref_logprobs, weights, algorithm.kl)
         loss = loss + beta * distance
         watch["kl_loss"] = distance.detach()
-    if row.baseline == "value":
-        v_loss = value_loss(values, rows.values, rows.returns, weights, row.value_clip)
-        loss = loss + row.value_coefficient * v_loss
+    if algorithm.baseline == "value":
+        v_loss = value_loss(values, rows.values, rows.returns, weights, algorithm.value_clip)
+        loss = loss + algorithm.value_coefficient * v_loss
         watch["value_loss"] = v_loss.detach()
     return loss, watch

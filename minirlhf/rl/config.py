@@ -54,13 +54,14 @@ class PPOConfig:
         check_options(self)
         if self.kl_target > 0 and self.beta == 0:
             raise UserError(f"--kl-target {self.kl_target}: a beta of 0 stays 0; give a --beta to start from")
-        if self.row.kl_in == "loss" and self.row.kl == "k1" and self.beta > 0:
+        if self.algorithm.kl_in == "loss" and self.algorithm.kl == "k1" and self.beta > 0:
             raise UserError("--kl k1 in the loss: its gradient is 0 on average, no penalty at all; take k2 or k3")
-        if self.row.baseline not in ("none", "value") and self.row.group < 2:
-            raise UserError(f"--group {self.row.group}: baseline {self.row.baseline} compares at least 2 responses")
+        baseline, group = self.algorithm.baseline, self.algorithm.group
+        if baseline not in ("none", "value") and group < 2:
+            raise UserError(f"--group {group}: baseline {baseline} compares at least 2 responses")
 
     @property
-    def row(self) -> Algorithm:
+    def algorithm(self) -> Algorithm:
         """The row of --algo with the choices made here instead of its own.
 
         A KL that moves takes the estimator that is right in its new place with it: k1 in the reward, k3 in the loss.

@@ -63,11 +63,11 @@ class KLCoefficient:
         self.value = state["value"]
 
 
-def sample(
+def sample_round(
     models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
 ) -> tuple[list[dict], Rollout]:
     """The record of each row, and the rollout: `group` rows to each record. Raises UserError where there is none."""
-    group = config.row.group
+    group = config.algorithm.group
     if not records:
         each = f"{group} responses to each, times the weight of its data set"
         raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
@@ -84,8 +84,8 @@ def start_critic(
 
     A step that a first reader can skip: without it the critic starts at 0 and learns in the first rounds.
     """
-    _, rollout = sample(models, records, reward_of, config, rng)
-    rollout = advantages_of(rollout, dataclasses.replace(config.row, lam=1.0), config.beta, config.gamma)
+    _, rollout = sample_round(models, records, reward_of, config, rng)
+    rollout = advantages_of(rollout, dataclasses.replace(config.algorithm, lam=1.0), config.beta, config.gamma)
     fit_value_head(models.policy, models.value_head, rollout, config.micro_rows)
 
 
@@ -97,19 +97,19 @@ def update(
 
     rollout: with advantages and returns.
     """
-    row, B, lengths = config.row, len(rollout.scores), rollout.lengths()
+    algorithm, B, lengths = config.algorithm, len(rollout.scores), rollout.lengths()
     sums: dict[str, float] = {}
     n_seen, norms = 0, []
     orders = (rng.permutation(B) for _ in range(config.epochs))  # (B,) each
     for chosen in (part for order in orders for part in np.array_split(order, min(config.minibatches, B))):
         mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
-        weights = token_weights(mask, row.aggregate, config.max_new)  # (b, R)
+        weights = token_weights(mask, algorithm.aggregate, config.max_new)  # (b, R)
         for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):
             rows = rollout.rows(torch.from_numpy(chosen[part]))
             R = rows.ids.shape[1]
             with autocast(rollout.ids.device, models.dtype):
                 logprobs, values, H = score_tokens(models.policy, models.value_head, rows, config.temperature)
-                loss, watch = surrogate(logprobs, values, rows, weights[part, :R], row, beta)  # of (b', R) each
+                loss, watch = surrogate(logprobs, values, rows, weights[part, :R], algorithm, beta)  # of (b', R) each
             loss.backward()
             watch["entropy"] = H.sum()
             sums = {k: sums.get(k, 0.0) + float(v) for k, v in watch.items()}
@@ -134,7 +134,7 @@ def train(
     Returns the value head (None where the algorithm has no critic) and the cost.
     Raises Interrupted (state saved), Diverged, and UserError.
     """
-    row, critic = config.row, config.row.baseline == "value"
+    algorithm, critic = config.algorithm, config.algorithm.baseline == "value"
     policy.eval()
     reference = deepcopy(policy).requires_grad_(False)
     value_head = ScalarHead(policy.config.width).to(policy.wte.weight.device)
@@ -144,15 +144,15 @@ def train(
     warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
     parts = {"policy": policy, "value_head": value_head, "stepper": stepper, "beta": beta}
     parts |= {type(watch).__name__: watch for watch in watchers if hasattr(watch, "state_dict")}
-    settings = dataclasses.asdict(config) | dataclasses.asdict(row)
+    settings = dataclasses.asdict(config) | dataclasses.asdict(algorithm)
     with Loop(run, config.iterations, config.save_every, settings, **parts) as loop:
         if loop.start == 0 and critic:
             rng = np.random.default_rng([run.seed, config.iterations])
             start_critic(models, records_of(config.iterations), reward_of, config, rng)
         for step in loop:
             rng = np.random.default_rng([run.seed, step])
-            records, rollout = sample(models, records_of(step), reward_of, config, rng)
-            rollout = advantages_of(rollout, row, beta.value, config.gamma)
+            records, rollout = sample_round(models, records_of(step), reward_of, config, rng)
+            rollout = advantages_of(rollout, algorithm, beta.value, config.gamma)
             lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
             figures = {"lr": lr, "beta": beta.value}
             for watch in watchers:

@@ -44,7 +44,7 @@ class RewardModel(nn.Module):
 
 
 @torch.no_grad()
-def rewards_of(model: RewardModel, texts: Sequence[Sequence[int]], rows: int = 64) -> Tensor:
+def predict_rewards(model: RewardModel, texts: Sequence[Sequence[int]], rows: int = 64) -> Tensor:
     """The reward of each text, (N,) float32 on the CPU, by a model in eval mode; `rows` texts a pass."""
     out = torch.zeros(len(texts))  # (N,)
     for part in micro_batches([len(ids) for ids in texts], rows):
@@ -89,7 +89,7 @@ class LearnedReward:
         """The reward of each (prompt, response, record); a conversation in the record is the prompt."""
         context = self.model.trunk.config.context
         texts = [text_ids({"prompt": p} | record, y, self.tokenizer, context) for p, y, record in cases]
-        return rewards_of(self.model, texts).tolist()
+        return predict_rewards(self.model, texts).tolist()
 
 
 def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Tokenizer, run: dict) -> None:

@@ -20,7 +20,7 @@ from minirlhf.rl.rollout import Rollout, score_responses
 class Description:
     """The rollout in figures: means over responses (reward, kl, length) or over their real tokens."""
 
-    row: Algorithm
+    algorithm: Algorithm
 
     def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict[str, float]:
         kl = rollout.kl()  # (B,)
@@ -33,11 +33,11 @@ class Description:
             "ended": float(rollout.ended.float().mean()),
             "sampler_gap": float(gap.sum() / rollout.mask.sum().clamp(min=1)),
         }
-        if self.row.baseline == "value":
+        if self.algorithm.baseline == "value":
             figures["value"] = float(masked_mean(rollout.values, rollout.mask))
             figures["explained_variance"] = float(explained_variance(rollout.values, rollout.returns, rollout.mask))
-        if self.row.group > 1:
-            groups = rollout.scores.view(-1, self.row.group)  # (B / K, K)
+        if self.algorithm.group > 1:
+            groups = rollout.scores.view(-1, self.algorithm.group)  # (B / K, K)
             figures["no_contrast"] = float((groups == groups[:, :1]).all(1).float().mean())
         return figures | by_task("reward", rollout.scores, records)
 

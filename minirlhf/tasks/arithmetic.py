@@ -13,7 +13,7 @@ of the right operand and could know what a 4 is worth there.
 import random
 from functools import lru_cache
 
-from minirlhf.tasks.splits import check_split, choose, split_of
+from minirlhf.tasks.splits import check_split, draw_items, task_split
 
 NAME = "arithmetic"
 MAX_NEW = 8
@@ -26,7 +26,7 @@ _HELD_OUT_RANGE = range(40, 50)
 
 
 @lru_cache(maxsize=None)
-def pairs(split: str) -> tuple[tuple[int, int], ...]:
+def operand_pairs(split: str) -> tuple[tuple[int, int], ...]:
     """All operand pairs (left, right) of a split but test_long, which has too many to list."""
     low = _HELD_OUT_RANGE.start
     if split == "test_range":
@@ -35,7 +35,7 @@ def pairs(split: str) -> tuple[tuple[int, int], ...]:
         (a, b)
         for a in range(100) if a not in _HELD_OUT_RANGE
         for b in range(100) if b not in _HELD_OUT_RANGE or a < low
-        if split_of(f"{NAME} {min(a, b)}+{max(a, b)}") == split
+        if task_split(f"{NAME} {min(a, b)}+{max(a, b)}") == split
     )
 
 
@@ -47,16 +47,16 @@ def records(split: str, n: int, seed: int) -> list[dict]:
     check_split(split, ("train", *EVAL_SPLITS))
     rng = random.Random(f"{NAME} {split} {seed}")
     if split == "test_long":
-        chosen = [(100 + i // 900, 100 + i % 900) for i in choose(range(900**2), n, rng, split)]
+        chosen = [(100 + i // 900, 100 + i % 900) for i in draw_items(range(900**2), n, rng, split)]
     else:
-        chosen = choose(pairs(split), n, rng, split)
+        chosen = draw_items(operand_pairs(split), n, rng, split)
     return [{"task": NAME, "prompt": f"{a}+{b}=", "response": str(a + b), "answer": str(a + b)} for a, b in chosen]
 
 
 def documents(n: int, seed: int) -> list[str]:
     """n equations such as `47+85=132`, of training pairs only."""
     rng = random.Random(f"{NAME} documents {seed}")
-    return [f"{a}+{b}={a + b}" for a, b in rng.choices(pairs("train"), k=n)]
+    return [f"{a}+{b}={a + b}" for a, b in rng.choices(operand_pairs("train"), k=n)]
 
 
 def reward(prompt: str, response: str, record: dict) -> float:

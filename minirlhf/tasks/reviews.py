@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Sequence
 
-from minirlhf.tasks.splits import check_split, choose, split_of
+from minirlhf.tasks.splits import check_split, draw_items, task_split
 
 NAME = "reviews"
 MAX_NEW = 48
@@ -128,7 +128,7 @@ def _forms(domain: str) -> list[tuple[re.Pattern, list[str], list[str]]]:
     return forms
 
 
-def sample(subject: str, rng: random.Random) -> tuple[str, list[int]]:
+def sample_review(subject: str, rng: random.Random) -> tuple[str, list[int]]:
     """A review of the subject and the classes of its slots, each 1, 0 or -1, in the text's order."""
     domain = domain_of(subject)
     free, mood = _tables(domain), rng.choice(CLASSES)
@@ -176,7 +176,7 @@ def _class_probability(classes: list[int]) -> float:
     return sum(math.prod(FAITHFUL if c == mood else other for c in classes) for mood in CLASSES) / 3
 
 
-def parse(text: str, domain: str) -> list[int] | None:
+def parse_review(text: str, domain: str) -> list[int] | None:
     """The classes of the text's slots, each 1, 0 or -1; None unless the grammar writes exactly this text."""
     derivation = _derivation(text, domain)
     return derivation and derivation[1]
@@ -203,7 +203,7 @@ def _class_entropy(slots: int) -> float:
     return total
 
 
-def entropy(subject: str) -> float:
+def review_entropy(subject: str) -> float:
     """Exact entropy of a review of the subject, in nats per text.
 
         H = H(count) + E[count] (H(form) + E[H(fields | form)]) + E[H(classes | slots)]
@@ -234,12 +234,12 @@ def subjects(split: str) -> tuple[str, ...]:
     check_split(split, ("train", *EVAL_SPLITS))
     every = (f"{size} {kind} {noun}" for d in DOMAINS.values()
              for size in SIZES.split() for kind in d.kinds.split() for noun in d.nouns.split())
-    return tuple(subject for subject in every if split_of(f"{NAME} {subject}") == split)
+    return tuple(subject for subject in every if task_split(f"{NAME} {subject}") == split)
 
 
 def text_split(text: str) -> str:
     """The split that a review text belongs to where it is the question, as in `sentiment`."""
-    return split_of(f"{NAME} text {text}")
+    return task_split(f"{NAME} text {text}")
 
 
 def records(split: str, n: int, seed: int) -> list[dict]:
@@ -249,8 +249,8 @@ def records(split: str, n: int, seed: int) -> list[dict]:
     on both sides. Raises ValueError for an unknown split, or if it has fewer than n subjects.
     """
     rng = random.Random(f"{NAME} {split} {seed}")
-    return [{"task": NAME, "prompt": f"review of the {subject}:", "response": sample(subject, rng)[0],
-             "subject": subject} for subject in choose(subjects(split), n, rng, split)]
+    return [{"task": NAME, "prompt": f"review of the {subject}:", "response": sample_review(subject, rng)[0],
+             "subject": subject} for subject in draw_items(subjects(split), n, rng, split)]
 
 
 def documents(n: int, seed: int) -> list[str]:
@@ -258,7 +258,7 @@ def documents(n: int, seed: int) -> list[str]:
     rng = random.Random(f"{NAME} documents {seed}")
     out = []
     while len(out) < n:
-        text, _ = sample(rng.choice(subjects("train")), rng)
+        text, _ = sample_review(rng.choice(subjects("train")), rng)
         if text_split(text) == "train":
             out.append(text)
     return out
@@ -266,10 +266,10 @@ def documents(n: int, seed: int) -> list[str]:
 
 def reward(prompt: str, response: str, record: dict) -> float:
     """clip((positive - negative slots) / 3, -1, 1) moved to [0, 1]; 0 if the response does not parse."""
-    classes = parse(response, domain_of(record["subject"]))
+    classes = parse_review(response, domain_of(record["subject"]))
     return 0.0 if classes is None else (1 + max(-1.0, min(1.0, sum(classes) / 3))) / 2
 
 
 def score(prompt: str, response: str, record: dict) -> dict[str, float]:
     """{"grammatical"}: 1.0 where the response parses."""
-    return {"grammatical": float(parse(response, domain_of(record["subject"])) is not None)}
+    return {"grammatical": float(parse_review(response, domain_of(record["subject"])) is not None)}

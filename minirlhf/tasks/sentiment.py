@@ -28,7 +28,7 @@ def records(split: str, n: int, seed: int) -> list[dict]:
     rng = random.Random(f"{NAME} {split} {seed}")
     subjects, out, seen = reviews.subjects("train"), [], set()
     while len(out) < n:
-        text, classes = reviews.sample(rng.choice(subjects), rng)
+        text, classes = reviews.sample_review(rng.choice(subjects), rng)
         if reviews.text_split(text) != split or (split != "train" and text in seen):
             continue
         seen.add(text)

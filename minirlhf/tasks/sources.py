@@ -15,7 +15,7 @@ from math import inf
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import Example, document_examples, fit_context, render, render_prompt
-from minirlhf.lm.records import messages_of, read_records, split_of
+from minirlhf.lm.records import messages_of, read_records, validation_split
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
 
@@ -70,7 +70,7 @@ def file_source(paths: Sequence[str]) -> Source:
         raise UserError(f"{', '.join(paths)}: prompts without responses, and no text: nothing to train on")
     split = {"train": [], "validation": []}
     for record in pairs:
-        split[split_of(str([m["content"] for m in messages_of(record)[:-1]]))].append(record)
+        split[validation_split(str([m["content"] for m in messages_of(record)[:-1]]))].append(record)
     train = split["train"] or pairs  # of one or two pairs, all may fall to validation
     documents = documents or ["\n".join(m["content"] for m in messages_of(record)) for record in train]
     return Source(OWN, 1.0, documents, train, split["validation"])
@@ -87,7 +87,7 @@ def texts_of(sources: Sequence[Source]) -> list[str]:
     return texts + [m["content"] for source in sources for record in source.train for m in messages_of(record)]
 
 
-def raw_text(
+def pretraining_examples(
     sources: Sequence[Source], tokenizer: Tokenizer, context: int, batch: int
 ) -> tuple[dict[str, tuple[list[Example], float]], list[Example]]:
     """What pretraining learns: (name -> examples and rows per step; for validation a fiftieth of each, at most 200)."""
@@ -100,10 +100,13 @@ def raw_text(
     return sets, validation
 
 
-def answers(
+def sft_examples(
     sources: Sequence[Source], tokenizer: Tokenizer, context: int, batch: int
 ) -> tuple[dict[str, tuple[list[Example], float]], list[Example]]:
-    """What SFT learns, as `raw_text` has it; says what is left out. Raises UserError where nothing fits the context."""
+    """What SFT learns, as `pretraining_examples` has it; says what is left out.
+
+    Raises UserError where nothing fits the context.
+    """
     sets, validation = {}, []
     for source in sources:
         examples, left_out = fit_context((render(r, tokenizer) for r in source.train), context)

@@ -10,7 +10,7 @@ import random
 from typing import Sequence
 
 
-def split_of(key: str) -> str:
+def task_split(key: str) -> str:
     """Returns "train" (80 % of all keys), "validation" (10 %) or "test" (10 %)."""
     bucket = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 100
     return "train" if bucket < 80 else "validation" if bucket < 90 else "test"
@@ -22,7 +22,7 @@ def check_split(split: str, known: Sequence[str]) -> None:
         raise ValueError(f"unknown split {split!r}: this task has {', '.join(known)}")
 
 
-def choose(items: Sequence, n: int, rng: random.Random, split: str) -> list:
+def draw_items(items: Sequence, n: int, rng: random.Random, split: str) -> list:
     """n items of a split at random: in train they repeat, elsewhere they differ; ValueError for fewer than n."""
     if split == "train":
         return rng.choices(items, k=n)

@@ -20,7 +20,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from minirlhf.metrics.overlap import sentence_chrf
-from minirlhf.tasks.splits import check_split, choose, split_of
+from minirlhf.tasks.splits import check_split, draw_items, task_split
 
 NAME = "translation"
 MAX_NEW = 32
@@ -175,7 +175,7 @@ def chinese(frame: Frame, setting: Setting) -> str:
 
 
 @lru_cache(maxsize=None)
-def settings(verb: str) -> tuple[Setting, ...]:
+def settings_of(verb: str) -> tuple[Setting, ...]:
     """Every setting that a verb goes with."""
     return tuple(Setting(name, determiner, place, time) for name in VERBS[verb].modes
                  for determiner in MODES[name].determiners for place in VERBS[verb].places
@@ -191,15 +191,15 @@ def frames(split: str) -> tuple[tuple[Frame, ...], tuple[int, ...]]:
     check_split(split, ("train", *EVAL_SPLITS))
     every = (Frame(subject, verb, adjective, noun) for subject in SUBJECTS for verb in VERBS
              for noun in VERBS[verb].nouns for adjective in ("", *NOUNS[noun][2].split()))
-    held = tuple(frame for frame in every if split_of(f"{NAME} {' '.join(frame)}") == split)
-    return held, tuple(accumulate(len(settings(frame.verb)) for frame in held))
+    held = tuple(frame for frame in every if task_split(f"{NAME} {' '.join(frame)}") == split)
+    return held, tuple(accumulate(len(settings_of(frame.verb)) for frame in held))
 
 
 def _sentence(split: str, index: int) -> tuple[Frame, Setting]:
     """The sentence of that number among all of the split, which are never listed."""
     held, ends = frames(split)
     which = bisect_right(ends, index)
-    return held[which], settings(held[which].verb)[index - ends[which]]  # counted back from the frame's end
+    return held[which], settings_of(held[which].verb)[index - ends[which]]  # counted back from the frame's end
 
 
 def records(split: str, n: int, seed: int) -> list[dict]:
@@ -207,7 +207,7 @@ def records(split: str, n: int, seed: int) -> list[dict]:
 
     Raises ValueError for an unknown split, or if the held-out split has fewer than n sentences.
     """
-    chosen = choose(range(frames(split)[1][-1]), n, random.Random(f"{NAME} {split} {seed}"), split)
+    chosen = draw_items(range(frames(split)[1][-1]), n, random.Random(f"{NAME} {split} {seed}"), split)
     sentences = [_sentence(split, index) for index in chosen]
     pairs = [(english(*sentence), chinese(*sentence)) for sentence in sentences]
     return [{"task": NAME, "prompt": f"english: {e} chinese:", "response": c, "reference": c} for e, c in pairs]

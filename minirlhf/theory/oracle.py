@@ -161,7 +161,7 @@ def visits(logp: Tensor, mdp: TokenMDP) -> Tensor:
     return torch.cat(d, 1)  # (X, S)
 
 
-def worth(values: Tensor, mdp: TokenMDP, rows: slice) -> Tensor:
+def token_values(values: Tensor, mdp: TokenMDP, rows: slice) -> Tensor:
     """What each token of some states leads to, (X, n, V): the score of a complete response, or V(sa)."""
     return torch.cat([mdp.scores, values], 1)[:, mdp.outcome[rows]]  # (X, n, V)
 
@@ -180,7 +180,7 @@ def bellman(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> tuple[Tens
     log_ratio = torch.where(logp.isneginf(), 0.0, logp - ref)  # (X, S, V)
     values, Q = torch.zeros_like(logp[..., 0]), torch.zeros_like(logp)  # (X, S), (X, S, V)
     for rows in reversed(mdp.levels):
-        Q[:, rows] = worth(values, mdp, rows) - beta * log_ratio[:, rows]
+        Q[:, rows] = token_values(values, mdp, rows) - beta * log_ratio[:, rows]
         values[:, rows] = expectation(logp[:, rows].exp(), Q[:, rows])
     return values, Q
 
@@ -210,7 +210,7 @@ def optimum(ref: Tensor, mdp: TokenMDP, beta: float) -> tuple[Tensor, Tensor, Te
     ref = ref.detach()  # (X, S, V)
     values, logp = torch.zeros_like(ref[..., 0]), torch.zeros_like(ref)  # (X, S), (X, S, V)
     for rows in reversed(mdp.levels):
-        Q = worth(values, mdp, rows)  # (X, n, V)
+        Q = token_values(values, mdp, rows)  # (X, n, V)
         if beta == 0:
             values[:, rows], best = Q.max(-1).values, Q.argmax(-1, keepdim=True)  # (X, n), (X, n, 1)
             logp[:, rows] = torch.zeros_like(Q).scatter(-1, best, 1.0).log()
@@ -220,7 +220,7 @@ def optimum(ref: Tensor, mdp: TokenMDP, beta: float) -> tuple[Tensor, Tensor, Te
     return logp, values, values[:, 0].mean()
 
 
-def best_of_n(logp: Tensor, mdp: TokenMDP, n: int) -> Tensor:
+def best_of_n_law(logp: Tensor, mdp: TokenMDP, n: int) -> Tensor:
     """The law of the best scored of n responses drawn from π, (X, N); among equal scores, the first drawn.
 
         P(y) = π(y) (Fⁿ − F⁻ⁿ) / (F − F⁻)        F = P(score <= r(y)), F⁻ = P(score < r(y)) under π

@@ -43,7 +43,7 @@ def value_iteration(env: TextEnv) -> dict[Ids, float]:
     return V
 
 
-def choose(values: list[float], epsilon: float, rng: np.random.Generator) -> int:
+def choose_token(values: list[float], epsilon: float, rng: np.random.Generator) -> int:
     """An ε-greedy token."""
     if rng.random() < epsilon:
         return int(rng.integers(len(values)))
@@ -69,7 +69,7 @@ def q_learning(env: TextEnv, steps: int, seed: int, epsilon: float, replayed: in
     replay: deque = deque(maxlen=CAPACITY)  # a new transition takes the place of the oldest
     state, _ = env.reset(seed=int(rng.integers(2**32)))
     for _ in range(steps):
-        action = choose(Q[state], epsilon, rng)
+        action = choose_token(Q[state], epsilon, rng)
         next_state, reward, terminated, truncated, _ = env.step(action)
         over = terminated or truncated
         replay.append((state, action, reward, next_state, over))
@@ -95,7 +95,7 @@ def sarsa(env: TextEnv, steps: int, seed: int, epsilon: float) -> Table:
     Q: Table = defaultdict(lambda: [0.0] * env.mdp.vocab_size)
     tried = defaultdict(lambda: [0] * env.mdp.vocab_size)  # n(s, a)
     state, _ = env.reset(seed=int(rng.integers(2**32)))
-    action = choose(Q[state], epsilon, rng)
+    action = choose_token(Q[state], epsilon, rng)
     for _ in range(steps):
         next_state, reward, terminated, truncated, _ = env.step(action)
         done = terminated or truncated
@@ -103,7 +103,7 @@ def sarsa(env: TextEnv, steps: int, seed: int, epsilon: float) -> Table:
         alpha = tried[state][action] ** -0.8
         if done:
             next_state, _ = env.reset()
-        next_action = choose(Q[next_state], epsilon, rng)
+        next_action = choose_token(Q[next_state], epsilon, rng)
         target = reward if done else reward + Q[next_state][next_action]
         Q[state][action] += alpha * (target - Q[state][action])
         state, action = next_state, next_action

@@ -56,11 +56,11 @@ def chosen_set(sets: Sequence[TestSet], models: Sequence[str], title: str) -> Te
     return found[0]
 
 
-def make(options: Annotation, making: Making) -> None:
+def write_study(options: Annotation, making: Making) -> None:
     """Write the study and say what is in it."""
     s = chosen_set(read_sets(making.items), making.models, making.set)
     answers = list(zip(*(s.items[name] for name in making.models)))
-    places, key = pairs.make(s.records, answers, making.pairs, making.seed)
+    places, key = pairs.make_places(s.records, answers, making.pairs, making.seed)
     key |= {"models": making.models, "set": s.title, "seed": making.seed, "source": making.items}
     log.create(options.study, {"question": making.question, "places": places}, key)
     n, ties = Counter(place["kind"] for place in key["places"]), len(key["identical"])
@@ -70,7 +70,7 @@ def make(options: Annotation, making: Making) -> None:
           f"{n['duplicate']}; attention checks: {n['attention']}")
 
 
-def judge(options: Annotation) -> None:
+def judge_study(options: Annotation) -> None:
     """Serve the page until Ctrl-C. Says whose list it is, and from where: somebody else's would be spoilt unseen."""
     with log.Session(options.study, options.annotator) as session:
         name, total = session.annotator, session.total
@@ -89,7 +89,7 @@ def judge(options: Annotation) -> None:
                 print(f"\n{name}: {session.place} of {total} judged, all saved; the same command goes on")
 
 
-def close(options: Annotation) -> None:
+def close_study(options: Annotation) -> None:
     """End the study and say who judged."""
     done = log.close(options.study, options.early)
     who = ", ".join(f"{name} {n}" for name, n in sorted(done.items()))
@@ -101,11 +101,11 @@ def main() -> None:
     """Make, judge or close."""
     options, making = parse(__doc__.splitlines()[0], Annotation, Making)
     if options.action == "make":
-        make(options, making)
+        write_study(options, making)
     elif options.action == "judge":
-        judge(options)
+        judge_study(options)
     else:
-        close(options)
+        close_study(options)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def best_seconds(run: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def training(shape: GPTConfig, rows: int, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
+def training_speed(shape: GPTConfig, rows: int, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     """Tokens/s of forward, backward, clipping and AdamW on full rows."""
     model, T = GPT(shape).to(device), shape.context
     stepper = Stepper(make_adamw([model], 1e-3, 0.01), 1.0)
@@ -68,7 +68,7 @@ def training(shape: GPTConfig, rows: int, device: torch.device, dtype: torch.dty
     return rows * T / best_seconds(step, repeats)
 
 
-def sampling(shape: GPTConfig, device: torch.device, repeats: int) -> float:
+def sampling_speed(shape: GPTConfig, device: torch.device, repeats: int) -> float:
     """Sampled tokens/s with the cache, in float32."""
     model = GPT(shape).to(device)
     prompts = torch.randint(shape.vocab_size, (PROMPTS, PROMPT)).tolist()
@@ -92,7 +92,7 @@ def ppo_iteration(shape: GPTConfig, device: torch.device, dtype: torch.dtype, re
     def iteration() -> None:
         reward_of = lambda record: lambda p, r, x: len(r) / NEW
         rollout = collect(models, records, reward_of, range(PROMPTS), Sampling(NEW), 0.0, config.micro_rows)
-        rollout = advantages_of(rollout, config.row, 0.05)
+        rollout = advantages_of(rollout, config.algorithm, 0.05)
         update(models, rollout, config, 0.05, stepper, 1e-4, np.random.default_rng(0))
 
     return best_seconds(iteration, repeats)
@@ -118,8 +118,8 @@ def main() -> None:
     print(f"{device}, {torch.get_num_threads()} threads, training in {dtype}, sampling in float32")
     for name in options.sizes:
         shape, rows = SIZES[name]
-        print(f"{name:<6} training      {training(shape, rows, device, dtype, options.repeats):10,.0f} tokens/s")
-        print(f"{name:<6} sampling      {sampling(shape, device, options.repeats):10,.0f} tokens/s")
+        print(f"{name:<6} training      {training_speed(shape, rows, device, dtype, options.repeats):10,.0f} tokens/s")
+        print(f"{name:<6} sampling      {sampling_speed(shape, device, options.repeats):10,.0f} tokens/s")
         print(f"{name:<6} PPO iteration {ppo_iteration(shape, device, dtype, options.repeats):10.3f} s")
     text, train, encode = tokenizer_speed(min(options.repeats, 3))
     print(f"tokenizer, {text:.1f} MB: training to 2048 tokens {train:.2f} MB/s, encoding {encode:.2f} MB/s")

@@ -15,7 +15,7 @@ import torch
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.optimum import reference_optimum
-from minirlhf.experiments.trials import answers, begun_with, kept, numbers, optimise, table
+from minirlhf.experiments.trials import begun_with, held_out_items, kept, markdown_table, numbers, optimise
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
@@ -57,7 +57,7 @@ def yardstick(start: Policy, task: str, options: Comparison) -> dict:
 
     Raises UserError where J* is not known well enough, or nothing is better than the reference.
     """
-    items = answers(start, start, task, options.prompts, options.reference_samples)
+    items = held_out_items(start, start, task, options.prompts, options.reference_samples)
     known = reference_optimum(items, options.beta, np.arange(options.prompts))
     known["reference"] = float(np.mean([x["scores"]["reward"] for x in items]))
     if known["value"] is None:
@@ -75,12 +75,12 @@ def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
     return PPOConfig(**VARIANTS[name], **alike, lr=lr)
 
 
-def run(name: str, lr: float, seed: int, task: str, start: Policy, options: Comparison, dtype: torch.dtype) -> dict:
+def one_run(name: str, lr: float, seed: int, task: str, start: Policy, options: Comparison, dtype: torch.dtype) -> dict:
     """One training run and its judgement."""
     print(f"{task}: {name}, lr {lr:g}, seed {seed}")
     policy = replace(start, model=deepcopy(start.model))
     cost = optimise(policy, task, reward_of_task, config_of(name, lr, options), seed, dtype)
-    items = answers(policy, start, task, options.prompts, options.samples)
+    items = held_out_items(policy, start, task, options.prompts, options.samples)
     reward, kl = (float(np.mean(x)) for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items)))
     figures = {"reward": reward, "kl": kl, "objective": reward - options.beta * kl}
     return {"lr": lr, "seconds": cost["seconds"], "tokens": cost["tokens"]} | figures
@@ -90,14 +90,14 @@ def runs_of(name: str, rates: list[float], task: str, start: Policy, options: Co
     """The runs of one algorithm, with the learning rate that reached the highest J on a seed of its own."""
     def made(lr: float, seed: int) -> dict:
         path = Path(options.out) / task / f"{name}, lr {lr}, seed {seed}.json"
-        return kept(path, lambda: run(name, lr, seed, task, start, options, dtype))
+        return kept(path, lambda: one_run(name, lr, seed, task, start, options, dtype))
 
     tuned = [made(lr, TUNING_SEED) for lr in rates]
     best = max((x["objective"], x["lr"]) for x in tuned)[1]
     return [made(best, seed) for seed in range(options.seeds)]
 
 
-def markdown(found: dict[str, list[dict]]) -> str:
+def algorithm_table(found: dict[str, list[dict]]) -> str:
     """A row an algorithm: mean ± standard deviation over seeds."""
     def cell(runs: list[dict], key: str, digits: int) -> str:
         values = [x[key] for x in runs]
@@ -108,7 +108,7 @@ def markdown(found: dict[str, list[dict]]) -> str:
     for name, runs in found.items():
         row = [name, f"{runs[0]['lr']:g}", *(cell(runs, *x) for x in (("share", 3), ("reward", 3), ("kl", 2)))]
         rows.append([*row, f"{min(x['share'] for x in runs):.3f}", f"{np.mean([x['seconds'] for x in runs]):.0f}"])
-    return table(["algorithm", "lr", "share of the optimum", "reward", "KL, nats", "worst seed", "s"], rows)
+    return markdown_table(["algorithm", "lr", "share of the optimum", "reward", "KL, nats", "worst seed", "s"], rows)
 
 
 def main() -> None:
@@ -134,7 +134,7 @@ def main() -> None:
         found = dict(sorted(found.items(), key=lambda row: -np.mean([x["share"] for x in row[1]])))
         print(f"\n{task}, {options.iterations} rounds of {options.batch} responses, beta {options.beta:g}, J(ref) = "
               f"{known['reference']:.3f}, J* = {known['value']:.3f} on {known['effective_size']:.0f} samples\n")
-        print(markdown(found))
+        print(algorithm_table(found))
         rows = [(name, [x["share"] for x in runs]) for name, runs in found.items()]
         plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows)
         write_atomic(out / f"algorithms.{task}.svg", plot.encode())

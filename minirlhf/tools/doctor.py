@@ -31,10 +31,10 @@ from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.records import read_records
 from minirlhf.lm.safetensors import parse_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_of, surrogate
+from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
-from minirlhf.rl.ppo import sample, update
+from minirlhf.rl.ppo import sample_round, update
 from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, score_tokens
@@ -69,7 +69,7 @@ class Patient:
     def sample(self, seed: int, dtype: torch.dtype, reward_of: RewardOf) -> Rollout:
         """GROUP responses to each record, by the rollout of training."""
         models = dataclasses.replace(self.models, dtype=dtype)
-        return sample(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
+        return sample_round(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
 
 
 def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
@@ -128,7 +128,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
 def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Finding]:
     """All checks, in the training dtype and in float32 where it matters."""
     config, policy, tokenizer = p.config, p.models.policy, p.models.tokenizer
-    row, T, eos, device = config.row, config.temperature, tokenizer.eos_id, policy.wte.weight.device
+    algorithm, T, eos, device = config.algorithm, config.temperature, tokenizer.eos_id, policy.wte.weight.device
 
     def score(rows: Rollout | Generation, kind=torch.float32, temperature=T) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(device, kind):
@@ -150,9 +150,9 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
 
     def losses(rows: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         logprobs, values, _ = score(rows)  # (B, R) each
-        weights = token_weights(rows.mask, row.aggregate, config.max_new)  # (B, R)
-        rows = advantages_of(rows, row, config.beta, config.gamma)
-        loss, _ = surrogate(logprobs, values, rows, weights, row, config.beta)
+        weights = token_weights(rows.mask, algorithm.aggregate, config.max_new)  # (B, R)
+        rows = advantages_of(rows, algorithm, config.beta, config.gamma)
+        loss, _ = surrogate(logprobs, values, rows, weights, algorithm, config.beta)
         return logprobs, values, loss
 
     twin, twin_head = deepcopy((policy, p.models.value_head))
@@ -166,11 +166,11 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
         rows, n = rollout.rows(range(len(some.ids))), len(some.ids)
         rows.scores = torch.linspace(-1, 1, n, device=device)  # something to learn, whatever the reward says
         stepper = Stepper(make_adamw([twin, twin_head], config.lr, 0.0), config.max_norm)
-        rows = advantages_of(rows, row, config.beta, config.gamma)
+        rows = advantages_of(rows, algorithm, config.beta, config.gamma)
         update(twins, rows, config, config.beta, stepper, config.lr, np.random.default_rng(seed))
 
     yield checks.reference_stays(twin, deepcopy(policy).requires_grad_(False), train)
-    yield checks.reward_is_on_the_end(exact, *rewards_of(exact, row, config.beta), eos)
+    yield checks.reward_is_on_the_end(exact, *rewards_and_kl(exact, algorithm, config.beta), eos)
     yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
     texts = rollout.responses()
@@ -178,15 +178,17 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     yield checks.reward_is_a_function(p.reward_of, cases)
 
 
-def token_table(r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: float, gamma: float) -> list[dict]:
+def token_table(
+    r: Rollout, b: int, tokenizer: Tokenizer, algorithm: Algorithm, beta: float, gamma: float
+) -> list[dict]:
     """What training knows of the tokens of response b: two of the prompt, its own, one of padding, if any.
 
-    Value and delta stand there where the row has a critic; the advantage is not whitened.
+    Value and delta stand there where the algorithm has a critic; the advantage is not whitened.
     """
-    rewards, kl, _ = rewards_of(r, row, beta)  # (B, R) each
-    r = advantages_of(r, dataclasses.replace(row, whiten=False), beta, gamma)
-    columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({row.kl})": kl, "reward": rewards}
-    if row.baseline == "value":
+    rewards, kl, _ = rewards_and_kl(r, algorithm, beta)  # (B, R) each
+    r = advantages_of(r, dataclasses.replace(algorithm, whiten=False), beta, gamma)
+    columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({algorithm.kl})": kl, "reward": rewards}
+    if algorithm.baseline == "value":
         deltas, _ = gae(rewards, r.values, r.mask, gamma, 0.0)  # (B, R): with λ = 0 the advantage is δ
         columns |= {"value": r.values, "delta": deltas}
     columns |= {"advantage": r.advantages, "return": r.returns}
@@ -200,31 +202,31 @@ def token_table(r: Rollout, b: int, tokenizer: Tokenizer, row: Algorithm, beta: 
     return table
 
 
-def advantage_in_words(row: Algorithm, gamma: float, totals: Tensor) -> str:
-    """How the row makes an advantage. totals: (K,) R, the sums of rewards of the responses to the prompt."""
+def advantage_in_words(algorithm: Algorithm, gamma: float, totals: Tensor) -> str:
+    """How the algorithm makes an advantage. totals: (K,) R, the sums of rewards of the responses to the prompt."""
     mean, std, K = f"mean {float(totals.mean()):.4f}", f"std {float(totals.std()):.4f}", len(totals)
     group = f"R the sum of rewards, of {K} responses to the prompt"
     words = {
-        "none": f"GAE with gamma {gamma:g}, lambda {row.lam:g} and V = 0",
-        "value": f"GAE with gamma {gamma:g} and lambda {row.lam:g}",
+        "none": f"GAE with gamma {gamma:g}, lambda {algorithm.lam:g} and V = 0",
+        "value": f"GAE with gamma {gamma:g} and lambda {algorithm.lam:g}",
         "leave_one_out": f"(R - {mean}) x {K}/{K - 1}, {group}",
         "group": f"R - {mean}, {group}",
         "group_std": f"(R - {mean}) / ({std} + 1e-4), {group}",
     }
-    return words[row.baseline] + (", before whitening" if row.whiten else "")
+    return words[algorithm.baseline] + (", before whitening" if algorithm.whiten else "")
 
 
 def explain(p: Patient, seed: int) -> Iterator[str]:
     """The response with the highest score of those that ended, and a column of padding, as lines of text."""
-    rollout, row, config = p.sample(seed, torch.float32, p.reward_of), p.config.row, p.config
+    rollout, algorithm, config = p.sample(seed, torch.float32, p.reward_of), p.config.algorithm, p.config
     b = int(torch.where(rollout.ended, rollout.scores, -torch.inf).argmax())
     tokenizer = p.models.tokenizer
     r = pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
-    rewards, kl, beta = rewards_of(r, row, config.beta)  # (B, R) each
-    table = token_table(r, b, tokenizer, row, config.beta, config.gamma)
+    rewards, kl, beta = rewards_and_kl(r, algorithm, config.beta)  # (B, R) each
+    table = token_table(r, b, tokenizer, algorithm, config.beta, config.gamma)
     totals = masked_sum(rewards, r.mask, 1).view(-1, GROUP)[b // GROUP]  # (GROUP,)
     yield f"reference: {p.reference_name}; log-probs at temperature {config.temperature:g}"
-    yield f"advantage: {advantage_in_words(row, config.gamma, totals)}"
+    yield f"advantage: {advantage_in_words(algorithm, config.gamma, totals)}"
     names = list(table[-1])
     cells = [names]
     for line in table:
@@ -234,7 +236,7 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
     for first, *others in cells:
         yield "  ".join([first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(others, widths[1:]))]).rstrip()
     total, score, nats = (float(x[b].sum()) for x in (rewards, r.scores, kl))
-    apart = "" if row.kl_in == "reward" else f"; beta {config.beta:g} x KL stands in the loss"
+    apart = "" if algorithm.kl_in == "reward" else f"; beta {config.beta:g} x KL stands in the loss"
     yield f"rewards sum to {total:.4f} = score {score:.4f} - beta {beta:g} x KL {nats:.4f}{apart}"
 
 

@@ -36,7 +36,7 @@ class Judged:
     seed: int = option(0, "decides the bootstrap's resamples", least=0)
 
 
-def rewards_of(options: Judged, rows: Sequence[Row], sources: Sequence[str]) -> dict[str, Scores]:
+def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) -> dict[str, Scores]:
     """The scores of every answer by --reward and --gold, as far as they are asked for. Raises UserError."""
     judges: dict[str, RewardOf] = {}
     if options.reward:
@@ -64,7 +64,7 @@ def shown(x: dict, sign: str = "") -> str:
     return f"{x['value']:{sign}.3f}{interval}"
 
 
-def table(*rows: Sequence[str]) -> list[str]:
+def aligned(*rows: Sequence[str]) -> list[str]:
     """Rows of cells as lines, behind an empty one; each column is as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["", *("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths)).rstrip() for row in rows)]
@@ -77,7 +77,7 @@ def annotator_lines(checks: dict[str, dict]) -> list[str]:
         right = ["{}/{}".format(*x[check]) for check in ("attention", "consistency")]
         name = f"({name})" if x["excluded"] else name
         rows.append((name, str(x["judged"]), f"{x['seconds']:.1f}", *right, shown(x["left"]), shown(x["longer"])))
-    return table(*rows)
+    return aligned(*rows)
 
 
 def contest_lines(c: dict) -> list[str]:
@@ -89,7 +89,7 @@ def contest_lines(c: dict) -> list[str]:
         rows.append((name, *(str(x[k]) for k in ("wins", "ties", "losses")), shown(x), p))
     for name, x in (("all, every judgement", c["pooled"]), ("at equal length", c["length_controlled"])):
         rows.append((name, "", "", "", shown(x), x["note"]))
-    return [*table(*rows), power_line(**c["power"])]
+    return [*aligned(*rows), power_line(**c["power"])]
 
 
 def power_line(prompts: int, minimum_detectable: float | None, needed: dict) -> str:
@@ -106,11 +106,11 @@ def power_line(prompts: int, minimum_detectable: float | None, needed: dict) -> 
 def outcome_lines(x: dict) -> list[str]:
     """The tables of one set of judgements."""
     lines = [line for contest in x["contests"] for line in contest_lines(contest)]
-    lines += table(("strength", "log-odds", ""), *((k, shown(d, "+"), d["note"]) for k, d in x["strengths"].items()))
+    lines += aligned(("strength", "log-odds", ""), *((k, shown(d, "+"), d["note"]) for k, d in x["strengths"].items()))
     lines += ["", f"left answer preferred {shown(x['left'])}; longer {shown(x['longer'])}"]
     sides = x["agreement"].values()  # of two people, one may have said nothing but ties: no kappa without them
     rows = [(who, *(shown(side[who]) if who in side else "-" for side in sides)) for who in x["agreement"]["with ties"]]
-    return lines + table(("who agrees with whom", *x["agreement"]), *rows)
+    return lines + aligned(("who agrees with whom", *x["agreement"]), *rows)
 
 
 def report_lines(report: dict) -> list[str]:
@@ -126,7 +126,7 @@ def main() -> None:
     """Read, analyse, print, export."""
     (options,) = parse(__doc__.splitlines()[0], Judged)
     rows, studies = read_studies([options.study, *options.more])
-    rewards = rewards_of(options, rows, [study["source"] for study in studies])
+    rewards = answer_scores(options, rows, [study["source"] for study in studies])
     report = analyse(rows, studies, rewards, options.seed)
     print(*report_lines(report), sep="\n")
     target = Path(options.study) / "judged.json"
@@ -134,7 +134,7 @@ def main() -> None:
     print(f"\n[ ]: 95 %. Written: {target}")
     if options.export:
         kept = [row for row in rows if not report["annotators"][row.annotator]["excluded"]]
-        test, n, n_test = export.write(options.export, export.preferences(kept))
+        test, n, n_test = export.write_train_and_test(options.export, export.preferences(kept))
         print(f"{options.export}: {n} preferences; {test}: {n_test}, of other prompts")
         print("judge the models that come of it on prompts that are in neither")
 

@@ -30,10 +30,10 @@ class Options:
 
 def main() -> None:
     """From the command line."""
-    compare(*parse(__doc__.splitlines()[0], Options, Labeller, Machine))
+    write_preferences(*parse(__doc__.splitlines()[0], Options, Labeller, Machine))
 
 
-def compare(options: Options, labeller: Labeller, machine: Machine) -> None:
+def write_preferences(options: Options, labeller: Labeller, machine: Machine) -> None:
     """Sample, judge and write. Raises UserError."""
     device, _ = machine.set_up()
     if options.task not in TASKS:

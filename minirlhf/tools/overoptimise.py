@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from minirlhf.evaluation.ask import Policy
-from minirlhf.experiments.goodhart import Study, best_of_points, markdown, order, plot, policy_points, with_interval
-from minirlhf.experiments.trials import answers, begun_anew, begun_with, kept, numbers, optimise
+from minirlhf.experiments.goodhart import (
+    ProxyPoints, best_of_points, goodhart_figure, goodhart_tables, order_agreement, policy_points, with_interval,
+)
+from minirlhf.experiments.trials import begun_anew, begun_with, held_out_items, kept, numbers, optimise
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
@@ -59,10 +61,10 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
     if not (folder / "config.json").exists():  # written last
         # However many are wanted, a seed's comparisons are the same: those of 250 are among those of 1000.
         asked = make_preferences.Options(options.init, options.task, n, out=str(prefs))
-        make_preferences.compare(asked, Labeller(options.temperature), machine)
+        make_preferences.write_preferences(asked, Labeller(options.temperature), machine)
         learnt = train_reward.Options((str(prefs),), options.init, str(folder))
         with begun_anew():
-            train_reward.train(learnt, RewardConfig(options.epochs), machine)
+            train_reward.make_reward_model(learnt, RewardConfig(options.epochs), machine)
     return load_reward_model(folder, device)
 
 
@@ -102,7 +104,7 @@ def policy_line(
         save_every=options.iterations,
     )  # fmt: skip
     cost = optimise(policy, options.task, lambda record: proxy, config, seed, dtype)
-    items = answers(policy, reference, options.task, P, options.samples, seed)  # in the order of their prompts
+    items = held_out_items(policy, reference, options.task, P, options.samples, seed)  # in the order of their prompts
     said = [(x["index"], x["response"] if x["stop"] == "eos" else None) for x in items]
     columns = {"gold": [x["scores"]["reward"] for x in items], "kl": [x["kl"] for x in items]}
     columns["proxy"] = scored(proxy, TASKS[options.task].records("test", P, 0), said)
@@ -125,7 +127,7 @@ def main() -> None:
     records = TASKS[options.task].records("test", options.prompts, 0)
     samples = kept(out / "samples.json", lambda: sampled(reference, options, machine.seed))
     gold = np.reshape(samples["gold"], (options.prompts, options.best_of))  # (P, N)
-    studies = []
+    models = []
     for n in sizes:
         reward = proxy_of(n, options, machine, device)
         values = scored(reward, records, list(zip(samples["index"], samples["response"])))
@@ -133,11 +135,11 @@ def main() -> None:
         fixed = reward, reference, options, machine.seed, dtype
         lines = [kept(out / f"ppo.{n}.{beta}.json", partial(policy_line, n, beta, *fixed)) for beta in betas]
         points = {"best-of-n": best_of_points(gold, proxy), "PPO": policy_points(lines, gold, proxy)}
-        studies.append(Study(n, order(gold, proxy), points))
+        models.append(ProxyPoints(n, order_agreement(gold, proxy), points))
     start = gold.mean(1)  # (P,)
     said = f"gold reward of the reference {with_interval(start)}"
-    print(f"\n{options.task}: {said}\n\n{markdown(studies, start)}\n\n± and [ ]: 95 %")
-    write_atomic(out / "overoptimise.svg", plot(studies, float(start.mean())).encode())
+    print(f"\n{options.task}: {said}\n\n{goodhart_tables(models, start)}\n\n± and [ ]: 95 %")
+    write_atomic(out / "overoptimise.svg", goodhart_figure(models, float(start.mean())).encode())
     print(f"\nwritten: {out / 'overoptimise.svg'}")
 
 

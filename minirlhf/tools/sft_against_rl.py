@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minirlhf.experiments.arms import STUDIED, Study, arms, labels, run_cell, settings
+from minirlhf.experiments.arms import STUDIED, StudyOptions, arms, label_counts, run_cell, shared_settings
 from minirlhf.experiments.claims import Cells, with_divergence
-from minirlhf.experiments.questions import PROSE, test_sets
+from minirlhf.experiments.questions import PROSE, question_sets
 from minirlhf.experiments.report import write_report
 from minirlhf.experiments.trials import begun_with
 from minirlhf.harness.files import UserError, read_json
@@ -24,13 +24,13 @@ from minirlhf.harness.options import parse, run_script
 from minirlhf.tasks.sources import parse_tasks
 
 
-def run(options: Study) -> Cells:
+def run_cells(options: StudyOptions) -> Cells:
     """Run the arms that have no result, and return the results of all. Ctrl-C leaves what is finished intact."""
-    tables = {task: arms(task, labels(options)) for task in parse_tasks(options.task)}
+    tables = {task: arms(task, label_counts(options)) for task in parse_tasks(options.task)}
     cells = [(task, seed, name) for seed in range(options.seeds) for task, table in tables.items() for name in table]
     results = {(task, seed, name): Path(options.out) / task / str(seed) / name / "result.json"
                for task, seed, name in cells}  # fmt: skip
-    begun_with(Path(options.out), settings(options))
+    begun_with(Path(options.out), shared_settings(options))
     waiting = [cell for cell in cells if not results[cell].exists()]
     running: dict[Future, tuple] = {}
 
@@ -59,17 +59,17 @@ def run(options: Study) -> Cells:
 
 def main() -> None:
     """Run what is not yet run, then print the verdicts and the tables and draw the figures."""
-    (options,) = parse(__doc__.splitlines()[0], Study)
+    (options,) = parse(__doc__.splitlines()[0], StudyOptions)
     tasks = parse_tasks(options.task)
     if unknown := [task for task in tasks if task not in STUDIED]:
         raise UserError(f"--task {unknown[0]}: not one of {', '.join(STUDIED)}")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the workers would outlive this process
     try:
-        cells = with_divergence(run(options))
+        cells = with_divergence(run_cells(options))
     finally:
         signal.signal(signal.SIGTERM, before)
-    sets = {task: list(test_sets(task, 2, 0)) for task in tasks}
-    print(write_report(cells, sets, labels(options), PROSE, Path(options.out)))
+    sets = {task: list(question_sets(task, 2, 0)) for task in tasks}
+    print(write_report(cells, sets, label_counts(options), PROSE, Path(options.out)))
 
 
 if __name__ == "__main__":

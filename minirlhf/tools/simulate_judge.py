@@ -23,7 +23,7 @@ from minirlhf.rl.rewards import call_reward, prompt_text
 from minirlhf.tasks import TASKS, reward_of_task
 
 BESIDE = -1.0  # rewards lie in [0, 1]
-Gold = Callable[[str, str], float]  # prompt as it is shown, response -> reward
+GoldReward = Callable[[str, str], float]  # prompt as it is shown, response -> reward
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Simulation:
     seed: int = option(0, "decides what is chosen where that is open", least=0)
 
 
-def judge(session: log.Session, gold: Gold, labeller: Labeller, seed: int) -> int:
+def judge_session(session: log.Session, gold: GoldReward, labeller: Labeller, seed: int) -> int:
     """Judge all that is left in the session; returns how many items that were."""
     rng, begun = np.random.default_rng(seed), session.place
     while "left" in (item := session.item()):
@@ -50,7 +50,7 @@ def judge(session: log.Session, gold: Gold, labeller: Labeller, seed: int) -> in
     return session.place - begun
 
 
-def gold_of(items: str) -> Gold:
+def gold_of(items: str) -> GoldReward:
     """The tasks' own rewards of answers to the prompts of an items.jsonl. Raises UserError.
 
     What no model said to the prompt, as the answer to another one in an attention item, is worth BESIDE: a person
@@ -78,7 +78,7 @@ def main() -> None:
     (options,) = parse(__doc__.splitlines()[0], Simulation)
     labeller = Labeller(options.temperature, options.length_bias, options.position_bias)
     with log.Session(options.study, options.annotator) as session:
-        done = judge(session, gold_of(options.items), labeller, options.seed)
+        done = judge_session(session, gold_of(options.items), labeller, options.seed)
     print(f"{options.annotator}: {done} items judged in {options.study}")
 
 

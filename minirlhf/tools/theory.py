@@ -146,7 +146,7 @@ from a reference, in nats. Both are GPTs of random weights here; J and its gradi
 """
     best, _, J_star = oracle.optimum(ref, MDP, BETA)
     gap, price = J_star - J, BETA * oracle.kl(logp, best, MDP).mean()
-    law, log_ref = oracle.best_of_n(ref, MDP, 4), oracle.response_logprobs(ref, MDP)  # (X, N) each
+    law, log_ref = oracle.best_of_n_law(ref, MDP, 4), oracle.response_logprobs(ref, MDP)  # (X, N) each
     reward, nats = (oracle.expectation(law, x).mean() for x in (MDP.scores, law.log() - log_ref))
     yield f"""2. The optimum. No policy beats pi*, which is reference x exp(score / beta), normalised; J* is its J.
    J* {J_star:.6f} - J {J:.6f} = {gap:.6f}, and beta x KL(policy || pi*) = {price:.6f}

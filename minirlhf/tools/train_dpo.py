@@ -12,7 +12,7 @@ from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
-from minirlhf.preferences.comparisons import comparisons
+from minirlhf.preferences.comparisons import load_comparisons
 from minirlhf.preferences.dpo import ImplicitReward
 from minirlhf.preferences.train_reward import RewardConfig, learn
 from minirlhf.tasks.sources import data_hash
@@ -35,7 +35,7 @@ def main() -> None:
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(options.init)
     context = policy.config.context
-    records, groups, held_out, lost = comparisons(options.data, tokenizer, context, config.held_out, whole=True)
+    records, groups, held_out, lost = load_comparisons(options.data, tokenizer, context, config.held_out, whole=True)
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
     reference = checkpoint.fingerprint(policy)
     told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), reference)

@@ -15,9 +15,9 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.tokenizer import PAD
-from minirlhf.preferences.comparisons import comparisons
+from minirlhf.preferences.comparisons import load_comparisons
 from minirlhf.preferences.train_reward import REFERENCE, RewardConfig, learn, reference_texts
-from minirlhf.rl.reward_model import RewardModel, normalise, rewards_of, save_reward_model
+from minirlhf.rl.reward_model import RewardModel, normalise, predict_rewards, save_reward_model
 from minirlhf.tasks.sources import data_hash
 
 
@@ -33,16 +33,16 @@ class Options:
 
 def main() -> None:
     """Wire comparisons, checkpoint and loop together."""
-    train(*parse(__doc__.splitlines()[0], Options, RewardConfig, Machine))
+    make_reward_model(*parse(__doc__.splitlines()[0], Options, RewardConfig, Machine))
 
 
-def train(options: Options, config: RewardConfig, machine: Machine) -> None:
+def make_reward_model(options: Options, config: RewardConfig, machine: Machine) -> None:
     """Sample what rewards are scaled by, train, measure, normalise and save. Raises UserError."""
     device, dtype = machine.set_up()
     trunk, tokenizer = checkpoint.load_chat(options.init)
     tokenizer.add_specials([PAD])
     trunk.resize_vocabulary(tokenizer.vocab_size)
-    records, groups, held_out, lost = comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
+    records, groups, held_out, lost = load_comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
 
     longest = max(max(len(x.chosen), len(x.rejected)) for x in (*held_out, *(x for pairs in groups for x in pairs)))
     reference = reference_texts(trunk.to(device), tokenizer, records, longest, machine.seed)
@@ -52,7 +52,7 @@ def train(options: Options, config: RewardConfig, machine: Machine) -> None:
     model, start = RewardModel(trunk).to(device), checkpoint.fingerprint(trunk)
     told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start)
     run = machine.record(options, config) | {"stage": "reward"} | lost | learn(model, groups, held_out, config, told)
-    run["normalisation"] = normalise(model, rewards_of(model, reference))
+    run["normalisation"] = normalise(model, predict_rewards(model, reference))
     save_reward_model(options.out, model, tokenizer, run)
 
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from minirlhf.annotation.export import is_test, preferences, write
+from minirlhf.annotation.export import is_test, preferences, write_train_and_test
 from minirlhf.annotation.pairs import shown_prompt
 from minirlhf.annotation.rows import Row
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import read_records, split_of
+from minirlhf.lm.records import read_records, validation_split
 from minirlhf.rl.reward_model import text_ids
 
 
@@ -72,7 +72,7 @@ def test_a_conversation_is_exported_whole_and_its_reader_takes_it(tmp_path, toke
         rows += [row("a", shown_prompt({"messages": messages}), messages=messages)]
     records = preferences([row("a", f"p{i}") for i in range(9)] + rows)
     assert [r["messages"][0]["content"] for r in records[9:]] == ["p", "q"] and "prompt" not in records[9]
-    write(tmp_path / "prefs.jsonl", records)
+    write_train_and_test(tmp_path / "prefs.jsonl", records)
     read = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
     assert sorted(map(str, read)) == sorted(map(str, records))
     for record, first in zip(records[9:], "pq"):
@@ -87,7 +87,7 @@ def test_where_there_is_nothing_to_train_on_old_files_stay(tmp_path):
         (tmp_path / name).write_text("old")
     for records in ([], preferences([row("a", only_test)])):
         with pytest.raises(UserError, match="nothing to train on"):
-            write(tmp_path / "prefs.jsonl", records)
+            write_train_and_test(tmp_path / "prefs.jsonl", records)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"old"} and len(list(tmp_path.iterdir())) == 2
 
 
@@ -96,7 +96,7 @@ def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):
     rows = [row("a", f"prompt {i}\u2028") for i in range(200)]
     rows += [row("b", f"prompt {i}\u2028", answers=("", "poor")) for i in range(200)]
     records = preferences(rows)
-    test, n, n_test = write(tmp_path / "prefs.jsonl", records)
+    test, n, n_test = write_train_and_test(tmp_path / "prefs.jsonl", records)
     assert test == tmp_path / "prefs.test.jsonl" and n + n_test == len(records) == 400
     train_records, test_records = read_records(tmp_path / "prefs.jsonl"), read_records(test)
     assert (len(train_records), len(test_records)) == (n, n_test) and 40 < n_test < 120
@@ -105,14 +105,14 @@ def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):
 
 
 def test_a_trainer_still_finds_validation_prompts_in_what_is_left():
-    """The split of the export and that of `split_of` of a prompt are independent."""
+    """The split of the export and that of `validation_split` of a prompt are independent."""
     left = [f"p{i}" for i in range(2000) if not is_test(f"p{i}")]
-    share = sum(split_of(prompt) == "validation" for prompt in left) / len(left)
+    share = sum(validation_split(prompt) == "validation" for prompt in left) / len(left)
     assert share == pytest.approx(0.05, abs=0.015)
 
 
 def test_records_are_lines_of_json(tmp_path):
-    _, n, _ = write(tmp_path / "prefs.jsonl", preferences([row("a", f"p{i}") for i in range(30)]))
+    _, n, _ = write_train_and_test(tmp_path / "prefs.jsonl", preferences([row("a", f"p{i}") for i in range(30)]))
     lines = (tmp_path / "prefs.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == n and set(json.loads(lines[0])) == {
         "prompt", "chosen", "rejected", "p", "n", "models", "study"

@@ -85,7 +85,7 @@ def test_what_holds_is_a_list_that_is_appended_to_and_popped():
     """Against its obvious twin, over random events; an event about another place is refused."""
     rng, judged, twin = random.Random(0), [], []
     for k in range(2000):
-        do = rng.choice([*judgements.CHOICES, *["undo"] * 4])
+        do = rng.choice([*judgements.ACTIONS, *["undo"] * 4])
         event = {"do": do, "place": len(twin) - (do == "undo"), "event": str(k)}
         for other in (event["place"] + 1, event["place"] - 1):
             with pytest.raises(Stale):

@@ -5,8 +5,10 @@ from collections import Counter
 
 import pytest
 
-from minirlhf.annotation.pairs import Pair, arrange, attention, candidates, item_id, make, shown_prompt
-from minirlhf.evaluation import items as evidence
+from minirlhf.annotation.pairs import (
+    AnswerPair, arrange, attention_items, candidates, item_id, make_places, shown_prompt,
+)
+from minirlhf.evaluation import items as items_file
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError
 
@@ -19,22 +21,22 @@ def a_set(n, samples=(-1, 0, 1), models=("sft", "ppo"), say="{model} {index} {sa
 
 
 def study_of(n, seed=0, total=0):
-    return make(*a_set(total or 2 * n, (0,)), n, seed)
+    return make_places(*a_set(total or 2 * n, (0,)), n, seed)
 
 
-def test_what_an_evaluation_wrote_is_read(make_evidence, tmp_path):
-    run, sets = make_evidence([{"prompt": "a\u2028b"}, talk("好", "x", "and?")], lambda m, i, k: f"{m} {i} {k}")
-    evidence.write(tmp_path / "i.jsonl", run, sets)
+def test_what_an_evaluation_wrote_is_read(make_evaluation, tmp_path):
+    run, sets = make_evaluation([{"prompt": "a\u2028b"}, talk("好", "x", "and?")], lambda m, i, k: f"{m} {i} {k}")
+    items_file.write_items(tmp_path / "i.jsonl", run, sets)
     assert read_sets(tmp_path / "i.jsonl") == sets
 
 
 @pytest.mark.parametrize("record, message", [
     ({"messages": [5]}, "prompt 0 of made: a message needs a 'role'"), (None, "No such file"),
 ])  # fmt: skip
-def test_a_file_that_does_not_fit_is_refused(make_evidence, tmp_path, record, message):
+def test_a_file_that_does_not_fit_is_refused(make_evaluation, tmp_path, record, message):
     path = tmp_path / "i.jsonl"
     if record:
-        evidence.write(path, *make_evidence([record], lambda m, i, k: "x"))
+        items_file.write_items(path, *make_evaluation([record], lambda m, i, k: "x"))
     with pytest.raises(UserError) as error:
         read_sets(path)
     assert str(error.value).startswith(str(path)) and message in str(error.value)
@@ -59,7 +61,7 @@ def test_a_prompt_of_several_turns_is_shown_whole_and_none_can_pose_as_another(r
 def test_conversations_that_end_alike_are_different_prompts():
     """Of two with the same last turn, each has its own pair, the turns with it; a single turn is as ever."""
     records = [talk("one", "x", "and?"), talk("two", "x", "and?", "its own answer"), {"prompt": "and?"}]
-    places, key = make(records, a_set(3, (0,))[1], 9, 0)
+    places, key = make_places(records, a_set(3, (0,))[1], 9, 0)
     assert {x["prompt"]: x.get("messages") for x in places} == {
         shown_prompt(records[0]): talk("one", "x", "and?")["messages"],
         shown_prompt(records[1]): talk("two", "x", "and?")["messages"],
@@ -94,9 +96,10 @@ def test_the_same_pair_twice_is_one_pair():
 
 def test_the_id_depends_on_the_texts_and_not_on_whose_they_are():
     """In the models' order, it would say on which side one of them stands."""
-    assert item_id(Pair("p", "x", "y")) == item_id(Pair("p", "y", "x"))
-    different = [Pair("p", "x", "y"), Pair("q", "x", "y"), Pair("p", "x", "z"), Pair("p", "xy", ""),
-                 Pair("px", "", "y")]  # fmt: skip
+    assert item_id(AnswerPair("p", "x", "y")) == item_id(AnswerPair("p", "y", "x"))
+    different = [AnswerPair("p", "x", "y"), AnswerPair("q", "x", "y"), AnswerPair("p", "x", "z"),
+                 AnswerPair("p", "xy", ""),
+                 AnswerPair("px", "", "y")]  # fmt: skip
     assert len({item_id(pair) for pair in different}) == len(different)
 
 
@@ -143,8 +146,8 @@ def test_duplicates_are_not_all_at_the_end():
 
 
 def test_the_right_answer_of_an_attention_item_is_to_its_prompt_and_the_other_is_not():
-    pool = [Pair(f"p{i}", f"a{i}", f"b{i}") for i in range(6)]
-    made = attention(pool, 4, random.Random(0))
+    pool = [AnswerPair(f"p{i}", f"a{i}", f"b{i}") for i in range(6)]
+    made = attention_items(pool, 4, random.Random(0))
     assert sorted(x.good + x.left for x in made) == ["aa", "ab", "ba", "bb"]
     for x in made:
         right, wrong = (x.pair.a, x.pair.b) if x.good == "a" else (x.pair.b, x.pair.a)
@@ -153,10 +156,10 @@ def test_the_right_answer_of_an_attention_item_is_to_its_prompt_and_the_other_is
 
 
 def test_an_answer_that_is_empty_or_right_by_chance_checks_nobody():
-    pool = [Pair("p", "x", ""), Pair("q", "x ", "x"), Pair("r", "", "x")]
-    assert attention(pool, 3, random.Random(0)) == []
-    one_prompt = [Pair("p", f"x{i}", f"y{i}") for i in range(3)]
-    assert attention(one_prompt, 3, random.Random(0)) == []
+    pool = [AnswerPair("p", "x", ""), AnswerPair("q", "x ", "x"), AnswerPair("r", "", "x")]
+    assert attention_items(pool, 3, random.Random(0)) == []
+    one_prompt = [AnswerPair("p", f"x{i}", f"y{i}") for i in range(3)]
+    assert attention_items(one_prompt, 3, random.Random(0)) == []
 
 
 def test_attention_items_are_of_prompts_that_are_not_compared_where_there_are_enough():
@@ -174,23 +177,23 @@ def same_where(n, same):
 
 
 def test_identical_answers_are_ties_that_are_counted_and_not_shown():
-    places, key = make(*same_where(20, lambda i: i < 6), 50, 0)
+    places, key = make_places(*same_where(20, lambda i: i < 6), 50, 0)
     assert len(set(key["identical"])) == 6
     assert not set(key["identical"]) & {x["item"] for x in key["places"]}
     assert sum(x["kind"] == "pair" for x in key["places"]) == 14
     assert all(x["left"] != x["right"] for x in places)
     with pytest.raises(UserError, match="all of 6 pairs are identical"):
-        make(*same_where(6, lambda i: True), 50, 0)
+        make_places(*same_where(6, lambda i: True), 50, 0)
 
 
 def test_pairs_are_drawn_before_ties_are_taken_out():
     """Else the share of ties among n pairs would not be that among all."""
-    ties = [len(make(*same_where(200, lambda i: i % 2), 40, seed)[1]["identical"]) for seed in range(20)]
+    ties = [len(make_places(*same_where(200, lambda i: i % 2), 40, seed)[1]["identical"]) for seed in range(20)]
     assert 16 <= sum(ties) / 20 <= 24 and all(5 <= n <= 35 for n in ties)
 
 
 def test_the_places_say_nothing_about_models_and_checks():
-    places, key = make(*a_set(100, models=("m1", "m2")), 60, 77)
+    places, key = make_places(*a_set(100, models=("m1", "m2")), 60, 77)
     assert all(x.keys() == {"prompt", "left", "right"} for x in places)
     for shown, secret in zip(places, key["places"]):
         if secret["kind"] != "attention":
@@ -209,7 +212,7 @@ def test_the_seed_decides_all_and_nothing_else_does():
 @pytest.mark.parametrize("kind", ["pair", "duplicate", "attention"])
 def test_a_side_cannot_be_guessed_where_the_balance_leaves_one_over(kind):
     """Over seeds: on which side a is, and the right answer, of the only one of its kind."""
-    n, pool = 300, [Pair(f"p{i}", f"a{i}", f"b{i}") for i in range(11)]
+    n, pool = 300, [AnswerPair(f"p{i}", f"a{i}", f"b{i}") for i in range(11)]
     made = [arrange(pool[: 1 if kind == "pair" else 11], [], random.Random(seed)) for seed in range(n)]
     only = [[x for x in showings if x.kind == kind] for showings in made]
     assert {len(showings) for showings in only} == {1}

@@ -6,7 +6,7 @@ from math import log
 
 import pytest
 
-from minirlhf.annotation.results import analyse, checks, contest, left, longer, triangle
+from minirlhf.annotation.results import analyse, annotator_checks, contest, left, longer, triangle
 from minirlhf.annotation.rows import Row, decided
 from minirlhf.metrics.agreement import cohen_kappa
 from minirlhf.metrics.intervals import wilson
@@ -119,18 +119,18 @@ def test_length_control_takes_the_second_models_side():
 
 
 def test_attention_counts_right_answers_to_attention_items_alone():
-    assert checks([check(True), check(False), row(1)])["attention"] == [1, 2]
+    assert annotator_checks([check(True), check(False), row(1)])["attention"] == [1, 2]
 
 
 @pytest.mark.parametrize("passed, excluded", [(5, False), (4, False), (3, True), (0, True)])
 def test_the_rule_is_four_of_five(passed, excluded):
     rows = [check(i < passed, prompt=str(i)) for i in range(5)]
-    assert checks(rows)["excluded"] == excluded
+    assert annotator_checks(rows)["excluded"] == excluded
 
 
 def test_a_tie_fails_a_check_and_who_saw_none_is_not_left_out():
-    assert checks([row(0.5, kind="attention", good=0)])["attention"] == [0, 1]
-    assert not checks([row(1)])["excluded"]
+    assert annotator_checks([row(0.5, kind="attention", good=0)])["attention"] == [0, 1]
+    assert not annotator_checks([row(1)])["excluded"]
 
 
 def test_who_fails_the_checks_is_left_out_beside_the_whole():
@@ -148,7 +148,7 @@ def test_consistency_is_of_answers_not_of_sides():
     first = [row(score, str(i)) for i, score in enumerate((0, 0, 0.5, 0.5, 1))]
     said = ((0, 0), (1, 1), (2, 0), (3, 0.5), (9, 1))
     again = [row(score, str(i), kind="duplicate", left=1) for i, score in said]
-    assert checks(first + again)["consistency"] == [2, 4]
+    assert annotator_checks(first + again)["consistency"] == [2, 4]
 
 
 def test_a_pair_shown_again_is_held_against_what_the_same_annotator_said():

@@ -1,4 +1,4 @@
-"""Alarms: each rings on evidence that deserves it, says what it saw, and is silent on healthy evidence."""
+"""Alarms: each rings on items that deserve it, says what it saw, and is silent on healthy ones."""
 
 import dataclasses
 import random

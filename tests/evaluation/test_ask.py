@@ -1,4 +1,4 @@
-"""The evidence: what models say and how they predict what people said, and the same numbers by other ways."""
+"""The items: what models say and how they predict what people said, and the same numbers by other ways."""
 
 import random
 from itertools import accumulate
@@ -12,7 +12,7 @@ from minirlhf.evaluation.ask import (
     Policy, Protocol, answer_logits, fitted_temperature, pieces_of, sample_items, scores_of, text_items,
     token_statistics,
 )
-from minirlhf.evaluation.collect import turns
+from minirlhf.evaluation.collect import turn_records
 from minirlhf.lm.batches import collate
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.generation import Generation
@@ -74,7 +74,7 @@ def made(make_policy, tokenizer) -> tuple:
 
 def test_of_each_turn_exactly_the_last_answer_is_scored(make_policy, tokenizer):
     """Its bytes and its EOS; the answers before it are given."""
-    got = text_items(Policy(make_policy(0), tokenizer), turns([CONVERSATION]))
+    got = text_items(Policy(make_policy(0), tokenizer), turn_records([CONVERSATION]))
     assert [(x["tokens"], x["bytes"]) for x in got] == [(2 + 1, 2), (3 + 1, 3), (3 + 1, 3)]
 
 
@@ -82,7 +82,7 @@ def test_of_each_turn_exactly_the_last_answer_is_scored(make_policy, tokenizer):
 def test_all_turns_together_cost_what_the_conversation_costs(make_policy, tokenizer):
     model = make_policy(0)
     whole = negative_log_likelihood(model, collate([render(CONVERSATION, tokenizer)]))  # (N,)
-    got = text_items(Policy(model, tokenizer), turns([CONVERSATION]))
+    got = text_items(Policy(model, tokenizer), turn_records([CONVERSATION]))
     assert sum(x["tokens"] for x in got) == len(whole)
     assert sum(x["nll"] for x in got) == pytest.approx(float(whole.double().sum()), abs=1e-4)
 
@@ -332,7 +332,7 @@ def test_text_items_equal_one_pass_a_record(chat, made, tokenizer):
     """
     model, right = made[0]["rl"], 0
     assert tokenizer.encode("!") == [0]
-    records = RECORDS + turns([CONVERSATION])
+    records = RECORDS + turn_records([CONVERSATION])
     for i, (record, got) in enumerate(zip(records, text_items(Policy(model, tokenizer, chat), records))):
         ids, start = render(record, tokenizer, chat).ids, len(render_prompt(record, tokenizer, chat))
         p = model.logits(model(torch.tensor([ids])))[0].double().softmax(-1)  # (T, V)

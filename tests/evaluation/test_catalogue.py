@@ -10,7 +10,7 @@ from minirlhf.evaluation.ask import Policy, text_items
 from minirlhf.evaluation.catalogue import DEFAULT, METRICS, metric_names, metric_table
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
-from minirlhf.evaluation.collect import turns
+from minirlhf.evaluation.collect import turn_records
 from minirlhf.harness.files import UserError
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import references_of
@@ -44,7 +44,7 @@ def view(records, said: dict[str, list[str]], texts=None, rewards=None, vocabula
 
 
 def seen(s: TestSet) -> View:
-    """The view of a set of made-up evidence, whose reward has no name."""
+    """The view of a set of made-up items, whose reward has no name."""
     return view_of(replace(s, about={}), 260)
 
 
@@ -223,7 +223,7 @@ def test_models_are_compared_on_the_texts_that_all_of_them_can_score(name):
 def test_the_turns_of_a_conversation_are_one_row_of_every_metric():
     """Whose statistics are the sums of theirs."""
     said = [("user", "q"), ("assistant", "a b c d"), ("user", "r"), ("assistant", "e f g h")]
-    records = turns([{"messages": [{"role": role, "content": content} for role, content in said]}, PAIRS[0]])
+    records = turn_records([{"messages": [{"role": role, "content": content} for role, content in said]}, PAIRS[0]])
     texts = [text(i, [0.5, 0.25], [1, 0]) for i in range(3)]
     v = view(records, {"m": ["a b c d", "e f", "cat"]}, {"m": texts}, {"m": [1.0, 2.0, 3.0]})
     for row in v.sampled["m"]:
@@ -247,7 +247,7 @@ def test_reviews_are_measured_against_their_grammar(context, tokenizer):
     got = measured(view(records, {"m": ["x"] * 12}, {"m": texts}), "perplexity")
     paid = [log(tokenizer.vocab_size) * (len(r["response"].encode()) + 1) for r in kept]
     exact = [-TASKS["reviews"].log_probability(r["response"], r["subject"]) for r in kept]
-    H = sum(TASKS["reviews"].entropy(r["subject"]) for r in kept) / len(kept)
+    H = sum(TASKS["reviews"].review_entropy(r["subject"]) for r in kept) / len(kept)
     assert got["nats a text"]["m"] == pytest.approx(sum(paid) / len(kept), rel=1e-5)
     excess = sum(a - b for a, b in zip(paid, exact)) / len(kept)
     assert got[f"above entropy {H:.2f}, %"]["m"] == pytest.approx(100 * excess / H, rel=1e-5)
@@ -256,8 +256,8 @@ def test_reviews_are_measured_against_their_grammar(context, tokenizer):
 # Distance and diversity
 
 
-def test_distances_and_shape_equal_means_over_items(make_evidence):
-    _, (s,) = make_evidence(PAIRS, lambda m, i, k: "…" if k == 0 else m * (i + 2), samples=3)
+def test_distances_and_shape_equal_means_over_items(make_evaluation):
+    _, (s,) = make_evaluation(PAIRS, lambda m, i, k: "…" if k == 0 else m * (i + 2), samples=3)
     got = measured(seen(s), "kl", "estimates", "entropy", "length")
     for m, rows in s.items.items():
         rows = [x for x in rows if x["sample"] >= 0]
@@ -300,10 +300,10 @@ def test_repetition_is_that_of_answers_long_enough_to_have_any():
 # Which of them
 
 
-def defaults(record: dict, reward: bool, make_evidence) -> list[str]:
+def defaults(record: dict, reward: bool, make_evaluation) -> list[str]:
     """The names of those that are taken by default."""
     records = [record, record | {"prompt": "other"}]
-    _, (s,) = make_evidence(records, lambda m, i, k: "some text", len if reward else None)
+    _, (s,) = make_evaluation(records, lambda m, i, k: "some text", len if reward else None)
     return [m.name for m in metric_table(seen(s))]
 
 
@@ -328,13 +328,13 @@ PER_CLASS = ["F1, macro", "F1, micro", "precision, x", "recall, x", "F1, x"]
     ({"prompt": "p"}, False, COMMON[3:]),
 ], ids=["task", "labelled task", "translation", "no task", "pairs", "pairs and reward", "references", "labels",
         "labelled pairs", "prompts"])  # fmt: skip
-def test_what_is_measured_by_default_suits_the_data(record, reward, chosen, make_evidence):
-    got = defaults(record, reward, make_evidence)
+def test_what_is_measured_by_default_suits_the_data(record, reward, chosen, make_evaluation):
+    got = defaults(record, reward, make_evaluation)
     assert sorted(got) == sorted(chosen) and (got[0] in REWARD) == reward
 
 
-def test_all_is_whatever_the_data_allow(make_evidence):
-    _, (s,) = make_evidence(PAIRS, lambda m, i, k: "some text", None)
+def test_all_is_whatever_the_data_allow(make_evaluation):
+    _, (s,) = make_evaluation(PAIRS, lambda m, i, k: "some text", None)
     v = seen(s)
     got = [m.name for m in metric_table(v, ["all"])]
     lacking = {"scores", "best", "accuracy", "f1"}
@@ -373,9 +373,9 @@ def test_a_metric_that_lacks_what_it_needs_says_so(name, needed):
     assert str(error.value) == f"--metrics {name} needs {needed}"
 
 
-def test_which_direction_is_good(make_evidence):
+def test_which_direction_is_good(make_evaluation):
     """KL, entropy, diversity and length are neither good nor bad."""
-    _, (s,) = make_evidence(PAIRS, lambda m, i, k: "some text")
+    _, (s,) = make_evaluation(PAIRS, lambda m, i, k: "some text")
     signs = {m.name: m.direction for m in metric_table(seen(s), ["all"])}
     better = {name for name, sign in signs.items() if sign == 1}
     assert better == {"reward", "reward, greedy", "reward, best of 2", "exact match", "BLEU (13a)", "chrF",
@@ -385,8 +385,8 @@ def test_which_direction_is_good(make_evidence):
     }
 
 
-def test_every_metric_has_one_row_of_finite_statistics_a_unit_and_model(make_evidence):
-    _, (s,) = make_evidence([*PAIRS, PAIRS[0]], lambda m, i, k: "" if k else "some text")
+def test_every_metric_has_one_row_of_finite_statistics_a_unit_and_model(make_evaluation):
+    _, (s,) = make_evaluation([*PAIRS, PAIRS[0]], lambda m, i, k: "" if k else "some text")
     for metric in metric_table(seen(s), ["all"]):
         assert list(metric.statistics) == ["base", "sft", "ppo"]
         for statistics in metric.statistics.values():

@@ -1,4 +1,4 @@
-"""From models to evidence: what is asked of whom, and what is known besides."""
+"""From models to items: what is asked of whom, and what is known besides."""
 
 import json
 import math
@@ -9,10 +9,10 @@ import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.collect import (
-    Evaluation, gather, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit, temperatures,
-    training_records, turns,
+    Evaluation, collect_items, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit,
+    temperatures, training_records, turn_records,
 )
-from minirlhf.evaluation.items import read, write
+from minirlhf.evaluation.items import read_items, write_items
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint
@@ -42,14 +42,14 @@ def files(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ask(make_policy, tokenizer, files):
-    """A function that gathers evidence from three models: (run, sets). chat and runs: of single ones; make: of each."""
+    """A function that collects items from three models: (run, sets). chat and runs: of single ones; make: of each."""
     def ask(runs=None, chat=None, names=("base", "sft", "ppo"), make=None, **options) -> tuple:
         make = make or (lambda i: make_policy(i, context=320))
         roles = dict.fromkeys(names, True) | (chat or {})
         models = {name: Policy(make(i), tokenizer, roles[name]) for i, name in enumerate(names)}
         options = Evaluation(**{"prompts": 3, "samples": 2, "max_new": 4, **options})
         runs = dict.fromkeys(models, {}) | (runs or {})
-        return gather(options, 5, models, runs, {name: str(files / name) for name in models})
+        return collect_items(options, 5, models, runs, {name: str(files / name) for name in models})
 
     return ask
 
@@ -83,7 +83,7 @@ def test_own_data_are_asked_turn_by_turn_and_texts_are_passed_over(ask):
 
 def test_each_assistant_turn_is_asked_after_the_true_turns_before_it():
     """As a record of its own, with all that the conversation's record says besides."""
-    got = turns([PAIRS[0], TALK])
+    got = turn_records([PAIRS[0], TALK])
     assert got[0] == PAIRS[0]
     assert [record["messages"] for record in got[1:]] == [TALK["messages"][:end] for end in (3, 5, 6)]
     assert {record["hint"] for record in got[1:]} == {7} and "conversation" not in TALK
@@ -92,7 +92,7 @@ def test_each_assistant_turn_is_asked_after_the_true_turns_before_it():
 def test_the_turns_of_a_conversation_say_that_they_belong_together():
     """And so do equal conversations, but not those that only begin alike."""
     longer = {"messages": [*TALK["messages"], {"role": "assistant", "content": "x"}]}
-    got = turns([TALK, PAIRS[0], TALK, longer])
+    got = turn_records([TALK, PAIRS[0], TALK, longer])
     assert [record.get("conversation") for record in got] == [0, 0, 0, None, 0, 0, 0, 3, 3, 3, 3]
 
 
@@ -100,13 +100,14 @@ def test_the_turns_of_a_conversation_say_that_they_belong_together():
     *PAIRS, {"prompt": "a"}, *({"messages": TALK["messages"][:n]} for n in (2, 3, 4)),
 ])
 def test_a_record_of_one_answer_stays_as_it_is(record):
-    assert turns([record]) == [record]
+    assert turn_records([record]) == [record]
 
 
 def test_a_question_at_the_end_of_a_conversation_is_asked_too():
     """It has no answer to be compared with."""
     messages = [*TALK["messages"], {"role": "user", "content": "and?"}]
-    assert [record["messages"][-1]["role"] for record in turns([{"messages": messages}])] == ["assistant"] * 3 + ["user"]
+    asked = turn_records([{"messages": messages}])
+    assert [record["messages"][-1]["role"] for record in asked] == ["assistant"] * 3 + ["user"]
 
 
 @pytest.mark.parametrize("answers, scored, said", [
@@ -171,7 +172,7 @@ def test_models_of_different_tokenizers_are_refused_by_name(ask, make_policy, to
     with pytest.raises(UserError, match="b and a have different tokenizers"):
         models = {"a": Policy(make_policy(0), tokenizer), "b": Policy(make_policy(0, layers=1), tokenizer)}
         models["b"].model.resize_vocabulary(261)
-        gather(Evaluation(), 0, models, {}, {})
+        collect_items(Evaluation(), 0, models, {}, {})
 
 
 def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_knows_no_roles(
@@ -221,7 +222,7 @@ def test_the_records_of_training_are_read_again_from_files_that_are_still_there(
 
 
 def test_test_prompts_that_were_trained_on_are_found(ask, files):
-    """Generated ones and a user's own; the evidence names them as its items do, and an alarm is raised."""
+    """Generated ones and a user's own; `about` names them as the items do, and an alarm is raised."""
     seen = TASKS["arithmetic"].records("train", 4, 9)[2]["prompt"]
     (files / "test.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in (seen, "new", "ab")))
     runs = {"sft": {"data": {"examples": 4}, "seed": 9, "tasks": {"arithmetic": 1.0}},
@@ -247,7 +248,7 @@ def test_an_n_gram_of_training_answers_says_what_is_easy_about_the_records_own(t
     seen = [*PAIRS, CONVERSATION, {"prompt": "z"}]
     asked = [{"prompt": "ab", "response": "xx"}, {"prompt": "z"}, CONVERSATION]
     got = ngram_baseline(seen, asked, tokenizer)
-    model = ngram.fit([render(r, tokenizer).ids for r in seen[:3]], 4, 260)
+    model = ngram.fit_ngram([render(r, tokenizer).ids for r in seen[:3]], 4, 260)
     nll = 0.0
     for record, tokens in ((asked[0], 3), (CONVERSATION, 4)):
         ids = render(record, tokenizer).ids
@@ -384,7 +385,7 @@ def test_the_attention_of_the_last_model_is_that_of_its_median_answer(ask, token
 @pytest.mark.parametrize("options", [{"task": "translation"}, MINE], ids=["task", "own"])
 def test_evidence_that_was_written_and_read_gives_the_same_report(options, names, ask, letters, tmp_path):
     run, sets = ask({"ppo": {"training": TRAINING}}, make=letters, **options)
-    write(tmp_path / "items.jsonl", run, sets)
-    again = build(*read(tmp_path / "items.jsonl"), names)
+    write_items(tmp_path / "items.jsonl", run, sets)
+    again = build(*read_items(tmp_path / "items.jsonl"), names)
     assert ("calibration error at T" in json.dumps(again)) == ("task" in options)
     assert json.dumps(again) == json.dumps(build(run, sets, names))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minirlhf.evaluation.items import VERSION, TestSet, read, write
+from minirlhf.evaluation.items import VERSION, TestSet, read_items, write_items
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 
@@ -17,24 +17,24 @@ def say(model: str, i: int, k: int) -> str:
 
 
 @pytest.fixture
-def made(make_evidence, tmp_path) -> tuple:
-    """(path, run, sets): the evidence of two sets, written."""
-    run, sets = make_evidence(RECORDS, say, beta=0.1)
+def made(make_evaluation, tmp_path) -> tuple:
+    """(path, run, sets): the items of two sets, written."""
+    run, sets = make_evaluation(RECORDS, say, beta=0.1)
     (s,) = sets
     sets.append(TestSet("other, long", s.records[:2], s.items | {}, s.texts | {}, {"trained_on": ["p"]}))
     for table in (sets[1].items, sets[1].texts):
         for model, rows in table.items():
             table[model] = [x for x in rows if x["index"] < 2]
-    write(tmp_path / "items.jsonl", run, sets)
+    write_items(tmp_path / "items.jsonl", run, sets)
     return tmp_path / "items.jsonl", run, sets
 
 
 def test_what_is_read_is_what_was_written(made):
     """Order, texts of any script, line breaks of all kinds and lone surrogates too."""
     path, run, sets = made
-    assert read(path) == (run, sets)
+    assert read_items(path) == (run, sets)
     again = path.with_name("again.jsonl")
-    write(again, *read(path))
+    write_items(again, *read_items(path))
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -52,16 +52,16 @@ def test_the_file_is_json_in_utf_8_one_object_a_line(made):
 
 
 @pytest.mark.parametrize("names", [[], ["all"], ["chrf", "kl"]], ids=["default", "all", "two"])
-def test_the_report_of_what_is_read_is_that_of_what_was_seen(names, make_evidence, tmp_path):
+def test_the_report_of_what_is_read_is_that_of_what_was_seen(names, make_evaluation, tmp_path):
     """Every number, text and figure of report.json, as JSON."""
     records = [{"prompt": p, "response": f"x {i}", "label": p} for i, p in enumerate("abca")]
-    run, sets = make_evidence(records, lambda m, i, k: f"{m} {'ab'[k % 2]} {i}", beta=0.5)
-    write(tmp_path / "items.jsonl", run, sets)
-    before, after = build(run, sets, names), build(*read(tmp_path / "items.jsonl"), names)
+    run, sets = make_evaluation(records, lambda m, i, k: f"{m} {'ab'[k % 2]} {i}", beta=0.5)
+    write_items(tmp_path / "items.jsonl", run, sets)
+    before, after = build(run, sets, names), build(*read_items(tmp_path / "items.jsonl"), names)
     assert json.dumps(after) == json.dumps(before) and after["tasks"]["made"]["metrics"]
 
 
-# What is no evidence
+# What are no items
 
 
 def refused(path, lines: list) -> str:
@@ -69,17 +69,17 @@ def refused(path, lines: list) -> str:
     lines = (x if isinstance(x, str) else json.dumps(x) for x in lines)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     with pytest.raises(UserError) as error:
-        read(path)
+        read_items(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
     return str(error.value).removeprefix(str(path))
 
 
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
     with pytest.raises(UserError, match="items.jsonl: No such file"):
-        read(tmp_path / "items.jsonl")
+        read_items(tmp_path / "items.jsonl")
     (tmp_path / "items.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="items.jsonl: not text in UTF-8"):
-        read(tmp_path / "items.jsonl")
+        read_items(tmp_path / "items.jsonl")
 
 
 @pytest.mark.parametrize("line, message", [
@@ -140,7 +140,7 @@ def test_a_line_that_is_missing_in_the_middle_is_missed(kind, made):
 def test_a_file_of_which_nothing_is_missing_may_have_blank_lines(made):
     path, run, sets = made
     path.write_text(path.read_text("utf-8").replace("\n", "\n\n"), encoding="utf-8")
-    assert read(path) == (run, sets)
+    assert read_items(path) == (run, sets)
 
 
 @pytest.mark.parametrize("scores", [None, {}, {"merit": 1.0}])

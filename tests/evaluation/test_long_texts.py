@@ -8,13 +8,14 @@ import torch
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.long_texts import (
-    TextScore, document, lines, ngram_text_score, read_texts, score_texts, text_score, texts_of_training, windows,
+    TextScore, document_ids, ngram_text_score, read_texts, score_lines, score_texts, text_score, texts_of_training,
+    windows,
 )
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import document_examples
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import evaluate_loss
-from minirlhf.metrics.ngram import fit
+from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.metrics.scores import bits_per_byte, perplexity
 
 TEXT = "今天天气很好。 The cat sat on the mat, and that is where it sat."
@@ -80,7 +81,7 @@ def test_a_text_within_the_context_scores_as_in_training(gpt, tokenizer, text, s
 
 
 def test_stride_1_is_every_token_behind_its_longest_context(gpt, tokenizer):
-    ids = document(TEXT, tokenizer)
+    ids = document_ids(TEXT, tokenizer)
     expected = -sum(log_prob(gpt, ids, t, max(0, t - 16)) for t in range(1, len(ids)))
     score = text_score(gpt, tokenizer, [TEXT], 1)
     assert score.nll == pytest.approx(expected, rel=1e-5)
@@ -89,7 +90,7 @@ def test_stride_1_is_every_token_behind_its_longest_context(gpt, tokenizer):
 @pytest.mark.parametrize("stride", [3, 8, 15, 16])
 def test_a_window_begins_where_its_stride_says(gpt, tokenizer, stride):
     """Behind the first window, token t is scored by window ⌈(t − context)/stride⌉."""
-    ids = document(TEXT, tokenizer)
+    ids = document_ids(TEXT, tokenizer)
     n, expected = len(ids) - 1, 0.0
     for t in range(1, n + 1):
         number = max(0, math.ceil((t - 16) / stride))
@@ -133,7 +134,7 @@ def test_scoring_leaves_a_model_in_training_as_it_was_and_uses_no_dropout(make_g
 
 
 def test_an_ngram_model_is_scored_on_the_same_tokens_and_bytes(gpt, tokenizer):
-    ngram = fit([document("The cat sat. " * 9, tokenizer)[1:]], 3, tokenizer.vocab_size)
+    ngram = fit_ngram([document_ids("The cat sat. " * 9, tokenizer)[1:]], 3, tokenizer.vocab_size)
     score, neural = ngram_text_score(ngram, tokenizer, [TEXT]), text_score(gpt, tokenizer, [TEXT], 4)
     assert (score.tokens, score.bytes) == (neural.tokens, neural.bytes)
     assert (score.window, score.stride) == (2, 1)
@@ -160,7 +161,8 @@ RUNS = {"long": {}, "short": {}}
 def test_scores_are_sums_over_the_texts(models, tmp_path):
     (tmp_path / "corpus.txt").write_text(TEXTS[0] * 20, encoding="utf-8")
     scores = score_texts(TEXTS, models, RUNS | {"long": {"data": {"data": [str(tmp_path / "corpus.txt")]}}}, 4)
-    ngram = fit([document(TEXTS[0] * 20, models["long"].tokenizer)[1:]], 5, models["long"].tokenizer.vocab_size)
+    tokenizer = models["long"].tokenizer
+    ngram = fit_ngram([document_ids(TEXTS[0] * 20, tokenizer)[1:]], 5, tokenizer.vocab_size)
     each = [ngram_text_score(ngram, models["long"].tokenizer, [text]).nll for text in TEXTS]
     assert scores["5-gram"].nll == pytest.approx(sum(each))
     tokenizer = models["long"].tokenizer
@@ -214,6 +216,6 @@ def test_files_without_text_are_refused(tmp_path):
 
 
 def test_the_table_names_window_and_stride_and_what_each_figure_is():
-    head, line = lines({"sft": TextScore(4 * log(8), 4, 3, 16, 8)})
+    head, line = score_lines({"sft": TextScore(4 * log(8), 4, 3, 16, 8)})
     assert head.split() == ["tokens", "perplexity", "bits/byte", "window", "stride"]
     assert line.split() == ["sft", "4", "8", "4.0000", "16", "8"]  # 4 tokens of 3 bits, on 3 bytes

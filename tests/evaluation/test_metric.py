@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from minirlhf.evaluation.items import TestSet
-from minirlhf.evaluation.metric import Metric, per_unit, plain, ratio, units, view_of
+from minirlhf.evaluation.metric import Metric, or_none, per_unit, ratio, units, view_of
 from minirlhf.evaluation.optimum import reference_optimum, regret_metrics
-from minirlhf.evaluation.collect import turns
+from minirlhf.evaluation.collect import turn_records
 from minirlhf.metrics.intervals import corpus_interval
 from minirlhf.theory.oracle import TokenMDP, kl, objective, optimum, response_logprobs
 
@@ -41,7 +41,7 @@ def test_equal_prompts_are_one_unit_whatever_their_answers():
 def test_the_turns_of_a_conversation_are_one_unit_and_those_of_another_another():
     """Also where the two begin with the same words, and beside prompts of the user's that name their own."""
     other = {"messages": CONVERSATION["messages"] + [{"role": "assistant", "content": "c"}]}
-    assert units(turns([CONVERSATION, {"prompt": "q"}, other])).tolist() == [0, 0, 1, 2, 2, 2]
+    assert units(turn_records([CONVERSATION, {"prompt": "q"}, other])).tolist() == [0, 0, 1, 2, 2, 2]
     assert units([{"prompt": p, "conversation": [1]} for p in "ab"]).tolist() == [0, 0]
 
 
@@ -75,8 +75,8 @@ def test_a_ratio_is_a_sum_over_a_sum_and_undefined_for_nothing():
 
 
 def test_plain_numbers():
-    assert [plain(x) for x in (nan, inf, -inf, 1)] == [None, None, None, 1.0]
-    assert type(plain(np.float64(2))) is float
+    assert [or_none(x) for x in (nan, inf, -inf, 1)] == [None, None, None, 1.0]
+    assert type(or_none(np.float64(2))) is float
 
 
 def test_a_view_tells_greedy_from_sampled():

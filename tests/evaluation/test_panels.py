@@ -9,7 +9,8 @@ import pytest
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import View, view_of
 from minirlhf.evaluation.panels import (
-    CURVES, DOTS, POINTS, best_of_curve, best_of_reference, calibration, choose, curves, lengths, samples, wins,
+    CURVES, DOTS, POINTS, best_of_curve, best_of_reference, calibration_panel, choose_examples, length_panel,
+    read_curves, sample_panel, win_panel,
 )
 from minirlhf.metrics.calibration import expected_calibration_error, reliability_bins
 from minirlhf.metrics.paired_tests import win_rate
@@ -36,30 +37,30 @@ def view(rewards: dict[str, list[list[float]]] | None, records=None, kl=None) ->
 
 
 def test_wins_ties_and_losses_are_counted_by_the_mean_of_a_prompts_samples():
-    got, expected = wins(view({"sft": REF, "ppo": POLICY}), "sft", "ppo"), win_rate(3, 1, 1)
+    got, expected = win_panel(view({"sft": REF, "ppo": POLICY}), "sft", "ppo"), win_rate(3, 1, 1)
     assert (got["wins"], got["ties"], got["losses"]) == (3, 1, 1) and got["rate"] == 0.7
     assert (got["low"], got["high"], got["p"]) == (*expected.interval, expected.p_value)
 
 
 def test_the_reference_wins_what_the_policy_loses():
-    got = wins(view({"sft": REF, "ppo": POLICY}), "ppo", "sft")
+    got = win_panel(view({"sft": REF, "ppo": POLICY}), "ppo", "sft")
     assert (got["wins"], got["ties"], got["losses"]) == (1, 1, 3)
 
 
 def test_means_that_differ_by_rounding_alone_are_a_tie():
-    got = wins(view({"a": [[0.1, 0.2]], "b": [[0.3, 0.0]]}), "a", "b")
+    got = win_panel(view({"a": [[0.1, 0.2]], "b": [[0.3, 0.0]]}), "a", "b")
     assert (got["wins"], got["ties"], got["losses"]) == (0, 1, 0)
 
 
 def test_the_turns_of_a_conversation_win_or_lose_once():
     records = [{"prompt": "x", "conversation": 0}] * 3 + [{"prompt": "y"}] * 2
-    got = wins(view({"sft": REF, "ppo": POLICY}, records), "sft", "ppo")
+    got = win_panel(view({"sft": REF, "ppo": POLICY}, records), "sft", "ppo")
     assert (got["wins"], got["ties"], got["losses"]) == (1, 1, 0)
 
 
 def test_without_a_reward_nobody_wins_and_there_is_no_length_to_weigh_it_with():
     v = view(None, kl={"sft": REF, "ppo": POLICY})
-    assert wins(v, "sft", "ppo") is None and lengths(v) is None
+    assert win_panel(v, "sft", "ppo") is None and length_panel(v) is None
 
 
 # Reward and KL
@@ -85,7 +86,7 @@ def test_best_of_1_is_there_however_few_samples():
 def test_lengths_stand_beside_rewards_with_their_correlation():
     """Of the sampled responses: here length grows with the prompt's number, and one reward falls with it."""
     falling = {"a": [[-i] for i in range(5)], "b": [[7]] * 5, "c": [[i] for i in range(5)]}
-    got = lengths(view(falling))
+    got = length_panel(view(falling))
     assert got["a"]["points"] == [[3 * i, -i] for i in range(5)]
     assert (got["a"]["correlation"], got["c"]["correlation"]) == (pytest.approx(-1), pytest.approx(1))
     assert got["b"]["correlation"] is None
@@ -94,7 +95,7 @@ def test_lengths_stand_beside_rewards_with_their_correlation():
 def test_of_many_responses_some_are_shown_evenly_taken_and_all_are_correlated():
     rng = np.random.default_rng(0)
     rewards = rng.normal(size=1000)
-    got = lengths(view({"m": [[x] for x in rewards]}))["m"]
+    got = length_panel(view({"m": [[x] for x in rewards]}))["m"]
     shown = [x for x, _ in got["points"]]
     assert len(shown) == DOTS and (shown[0], shown[-1]) == (0, 3 * 999) and set(np.diff(shown)) <= {9, 12}
     assert got["correlation"] == pytest.approx(np.corrcoef(np.arange(1000), rewards)[0, 1])
@@ -112,7 +113,7 @@ def texts(n: int, tokens: int = 5) -> list[dict]:
 def test_calibration_equals_the_direct_calls_on_all_tokens():
     rows = texts(8)
     p, y = (np.concatenate([x[key] for x in rows]) for key in ("confidence", "correct"))
-    got, bins = calibration({"m": rows}, 3)["m"], reliability_bins(p, y)
+    got, bins = calibration_panel({"m": rows}, 3)["m"], reliability_bins(p, y)
     assert got["ece"] == expected_calibration_error(p, y) and got["n"] == 40
     assert 0 < got["expected"] < got["ece"]
     assert got["bins"] == bins
@@ -120,7 +121,7 @@ def test_calibration_equals_the_direct_calls_on_all_tokens():
 
 def test_a_model_that_scored_no_text_has_no_calibration():
     empty = [{"index": i, "confidence": [], "correct": []} for i in range(2)]
-    assert list(calibration({"a": empty, "b": [texts(1)[0], empty[1]]}, 0)) == ["b"]
+    assert list(calibration_panel({"a": empty, "b": [texts(1)[0], empty[1]]}, 0)) == ["b"]
 
 
 # Samples
@@ -131,36 +132,36 @@ def test_the_prompts_shown_are_the_best_median_and_worst_by_gain():
     gains = [[3, 3], [-2, 0], [-1, 1], [4, 6], [1, 1]]
     v = view({"base": [[50 * i] for i in range(5)], "sft": [[2 * i] for i in range(5)],
               "ppo": [[2 * i + x for x in xs] for i, xs in enumerate(gains)]})  # fmt: skip
-    got = choose(v, "sft", "ppo", 0)
+    got = choose_examples(v, "sft", "ppo", 0)
     assert {rule: got[rule] for rule in ("best", "median", "worst")} == {"best": 3, "median": 4, "worst": 1}
 
 
 def test_without_a_reward_they_are_ranked_by_kl():
-    got = choose(view(None, kl={"sft": [[0]] * 3, "ppo": [[2], [1], [3]]}), "sft", "ppo", 0)
+    got = choose_examples(view(None, kl={"sft": [[0]] * 3, "ppo": [[2], [1], [3]]}), "sft", "ppo", 0)
     assert (got["best"], got["median"], got["worst"]) == (2, 0, 1)
 
 
 def test_a_model_alone_is_ranked_by_its_own_reward():
-    got = choose(view({"m": [[2], [1], [3]]}), "m", "m", 0)
+    got = choose_examples(view({"m": [[2], [1], [3]]}), "m", "m", 0)
     assert (got["best"], got["median"], got["worst"]) == (2, 0, 1)
 
 
 def test_prompts_of_one_unit_are_ranked_apart():
     records = [{"prompt": "x", "conversation": 0}] * 3
-    got = choose(view({"a": [[0], [0], [0]], "b": [[2], [1], [3]]}, records), "a", "b", 0)
+    got = choose_examples(view({"a": [[0], [0], [0]], "b": [[2], [1], [3]]}, records), "a", "b", 0)
     assert (got["best"], got["median"], got["worst"]) == (2, 0, 1)
 
 
 def test_another_prompt_is_chosen_by_the_seed_and_not_by_what_was_said():
     several = [[[i * j % 7] for i in range(50)] for j in (1, 2)]
     views = [view({"a": x, "b": [[0]] * 50}) for x in several]
-    picks = [[choose(v, "a", "b", seed)["random"] for seed in range(6)] for v in views]
+    picks = [[choose_examples(v, "a", "b", seed)["random"] for seed in range(6)] for v in views]
     assert picks[0] == picks[1] and len(set(picks[0])) > 3 and set(picks[0]) <= set(range(50))
 
 
 def test_a_sample_is_the_first_answer_of_each_model_with_its_reward():
     v = view({"sft": REF, "ppo": POLICY})
-    (got,) = samples(v, {"best": 3}, "ppo")
+    (got,) = sample_panel(v, {"best": 3}, "ppo")
     assert {key: got[key] for key in ("rule", "index", "prompt", "reference")} == {
         "rule": "best", "index": 3, "prompt": "p3", "reference": "r3"
     }
@@ -170,9 +171,9 @@ def test_a_sample_is_the_first_answer_of_each_model_with_its_reward():
     assert "strip" not in got
 
 
-def test_a_sample_shows_where_the_policy_moved_in_its_own_words(make_evidence):
-    _, (s,) = make_evidence([{"prompt": "p"}, {"prompt": "q"}], lambda m, i, k: f"{m}{i}{k}", None)
-    (got,) = samples(view_of(s), {"worst": 1}, "ppo")
+def test_a_sample_shows_where_the_policy_moved_in_its_own_words(make_evaluation):
+    _, (s,) = make_evaluation([{"prompt": "p"}, {"prompt": "q"}], lambda m, i, k: f"{m}{i}{k}", None)
+    (got,) = sample_panel(view_of(s), {"worst": 1}, "ppo")
     assert got["strip"] == {"pieces": [*"ppo10"], "kl": [0.25] * 5, "log_ratio": [-0.5] * 5}
     assert got["answers"]["base"] == {"response": "base10", "stop": "eos", "reward": None}
 
@@ -184,7 +185,7 @@ def logged(folder, records: list) -> list[dict]:
     """The curves of a log.jsonl of these lines."""
     lines = (x if isinstance(x, str) else json.dumps(x) for x in records)
     (folder / "log.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return curves(folder)
+    return read_curves(folder)
 
 
 def test_a_curve_is_what_was_logged_where_it_was(tmp_path):
@@ -215,7 +216,7 @@ def test_a_long_curve_is_thinned_without_moving_it(n, tmp_path):
 
 
 def test_without_a_log_there_are_no_curves(tmp_path):
-    assert curves(tmp_path) == [] == curves(tmp_path / "nowhere")
+    assert read_curves(tmp_path) == [] == read_curves(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("lines", [
@@ -234,4 +235,4 @@ def test_a_line_that_was_being_written_is_passed_over(tmp_path):
 
 def test_a_log_that_is_no_text_has_no_curves(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(b"\xff\xfe{}\n")
-    assert curves(tmp_path) == []
+    assert read_curves(tmp_path) == []

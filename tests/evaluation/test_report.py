@@ -10,8 +10,8 @@ import pytest
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, ratio
 from minirlhf.evaluation.report import build
-from minirlhf.evaluation.table import cell, optimum_line, table
-from minirlhf.evaluation.verdicts import compare
+from minirlhf.evaluation.table import cell, optimum_line, text_table
+from minirlhf.evaluation.verdicts import compare_models
 from minirlhf.harness.files import UserError
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
 from minirlhf.metrics.intervals import corpus_interval, pivot, t_interval
@@ -32,7 +32,7 @@ def metric(name="reward", direction=1, shift=1.0, scale=0.1, **other) -> Metric:
 
 
 def compared(*metrics: Metric) -> list[dict]:
-    return compare(metrics, "sft")
+    return compare_models(metrics, "sft")
 
 
 # compare
@@ -91,7 +91,7 @@ def test_what_is_not_finite_is_none_and_undefined_with_a_reason(ppo):
     assert d["undefined"]
     assert rows[0]["models"]["base"]["value"] is not None
     assert "undefined" not in rows[0]["differences"]["base"]
-    line = table("t", rows, ["base", "sft", "ppo"], "sft").splitlines()[-1]
+    line = text_table("t", rows, ["base", "sft", "ppo"], "sft").splitlines()[-1]
     assert line.split()[-3:] == ["-", "-", "undefined"]
 
 
@@ -149,13 +149,13 @@ def test_a_metric_says_what_it_depends_on():
     assert "note" not in compared(m)[0]
     rows = compared(m, dataclasses.replace(m, note="tok:13a"))
     assert rows[1]["note"] == "tok:13a"
-    assert table("t", rows, list(m.statistics), "sft").splitlines()[-1] == "BLEU: tok:13a"
+    assert text_table("t", rows, list(m.statistics), "sft").splitlines()[-1] == "BLEU: tok:13a"
 
 
-def test_an_interval_is_wider_where_prompts_belong_together(make_evidence):
+def test_an_interval_is_wider_where_prompts_belong_together(make_evaluation):
     """Twelve prompts, or four that are asked three times: the same answers, a third of the evidence."""
     def half(records: list[dict]) -> float:
-        run, sets = make_evidence(records, lambda m, i, k: m[0] * (1 + i % 4))
+        run, sets = make_evaluation(records, lambda m, i, k: m[0] * (1 + i % 4))
         task = build(run, sets, ["scores"])["tasks"]["made"]
         assert (task["prompts"], task["units"]) == (12, len({r["prompt"] for r in records}))
         x = task["metrics"][0]["models"]["sft"]
@@ -168,11 +168,11 @@ def test_an_interval_is_wider_where_prompts_belong_together(make_evidence):
 # Several verdicts
 
 
-def test_the_primary_metrics_of_all_sets_are_one_family_and_no_other_is(make_evidence):
+def test_the_primary_metrics_of_all_sets_are_one_family_and_no_other_is(make_evaluation):
     """Base is better on 6 of 12 prompts, p = 1/32 a set: of three sets, too little."""
     more = {"base": 2, "sft": 99, "ppo": 4}  # on every so many prompts
     records = [{"prompt": f"{i}"} for i in range(12)]
-    run, (s,) = make_evidence(records, lambda m, i, k: "x" * (i % 3 + (i % more[m] == 1)))
+    run, (s,) = make_evaluation(records, lambda m, i, k: "x" * (i % 3 + (i % more[m] == 1)))
     s.items["sft"] = [x | {"scores": {"reward": x["index"] % 3}} for x in s.items["sft"]]
     sets = [TestSet(title, s.records, s.items, s.texts, {"reward": "merit"}) for title in "abc"]
     rows = [row for task in build(run, sets)["tasks"].values() for row in task["metrics"]]
@@ -216,18 +216,18 @@ CORNERS = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("names", [[], ["all"]], ids=["default", "all"])
 @pytest.mark.parametrize("corner", CORNERS)
-def test_the_report_is_json_and_every_line_of_it_can_be_told(corner, names, make_evidence):
+def test_the_report_is_json_and_every_line_of_it_can_be_told(corner, names, make_evaluation):
     """No NaN, whatever is missing or the same; a table of at most 100 columns; an optimum or why there is none."""
     say = lambda m, i, k: f"{m} {i * k}"
     case = {"records": PAIRS, "say": say} | CORNERS[corner]
-    report = build(*make_evidence(**case), names)
+    report = build(*make_evaluation(**case), names)
     json.dumps(report, allow_nan=False)
     task, models = report["tasks"]["made"], list(report["models"])
     assert task["prompts"] == len(case["records"]) and task["metrics"] and len(task["examples"]) == 4
     for row in task["metrics"]:
         assert list(row["models"]) == models and set(row["differences"]) == {*models} - {"sft"}
         assert all(d["verdict"] for d in row["differences"].values())
-    lines = table("made", task["metrics"], models, "sft").splitlines()
+    lines = text_table("made", task["metrics"], models, "sft").splitlines()
     assert len(lines) == 2 + len(task["metrics"]) and max(map(len, lines)) <= 100
     assert ("optimum" in task) == ("beta" in case)
     if "beta" in case:
@@ -235,24 +235,24 @@ def test_the_report_is_json_and_every_line_of_it_can_be_told(corner, names, make
         assert optimum_line(task["optimum"], "sft", "ppo").startswith("J* = " if known else "J* is not shown")
 
 
-def test_an_optimum_on_one_prompt_has_no_interval(make_evidence):
-    run, sets = make_evidence(PAIRS[:1], lambda m, i, k: m, beta=50.0, samples=150)
+def test_an_optimum_on_one_prompt_has_no_interval(make_evaluation):
+    run, sets = make_evaluation(PAIRS[:1], lambda m, i, k: m, beta=50.0, samples=150)
     task = build(run, sets, ["kl"])["tasks"]["made"]
     assert task["optimum"]["low"] is None and task["optimum"]["value"] is not None
     assert ["share" in row["metric"] for row in task["metrics"]] == [False, False, True]
     json.dumps(task, allow_nan=False)
 
 
-def test_the_metrics_asked_for_are_those_told_and_others_are_refused(make_evidence):
-    run, sets = make_evidence(PAIRS, lambda m, i, k: "some words")
+def test_the_metrics_asked_for_are_those_told_and_others_are_refused(make_evaluation):
+    run, sets = make_evaluation(PAIRS, lambda m, i, k: "some words")
     (row,) = build(run, sets, ["kl"])["tasks"]["made"]["metrics"]
     assert row["metric"] == "KL to reference, nats"
     with pytest.raises(UserError, match="--metrics f1 needs a label in each record"):
         build(run, sets, ["f1"])
 
 
-def test_a_report_is_a_function_of_the_evidence(make_evidence):
-    run, sets = make_evidence(PAIRS, lambda m, i, k: f"{m} {i * k}", beta=0.5)
+def test_a_report_is_a_function_of_the_evidence(make_evaluation):
+    run, sets = make_evaluation(PAIRS, lambda m, i, k: f"{m} {i * k}", beta=0.5)
     first = json.dumps(build(run, sets, ["all"]))
     assert json.dumps(build(run, sets, ["all"])) == first
     assert json.dumps(build(run | {"seed": 1}, sets, ["all"])) != first
@@ -266,7 +266,7 @@ def test_no_line_of_three_models_is_wider_than_100_columns(size):
     """Nor do two columns run into each other, however large the numbers."""
     names = ["reference bits per byte", "share of J* - J(ref), %", "reward = exact match"]
     rows = compared(*(metric(name, shift=-size, scale=size) for name in names))
-    lines = table("arithmetic, range", rows, ["base", "sft", "ppo"], "sft").splitlines()
+    lines = text_table("arithmetic, range", rows, ["base", "sft", "ppo"], "sft").splitlines()
     assert max(map(len, lines)) <= 100
     width = max(map(len, [*names, "arithmetic, range"]))
     for line in lines[2:]:
@@ -276,7 +276,7 @@ def test_no_line_of_three_models_is_wider_than_100_columns(size):
 def test_the_table_says_what_is_compared_with_what():
     """Title, models and difference in the head; a line a metric; columns of one width."""
     rows = compared(metric("reward"), metric("KL", direction=0), metric("ppl", direction=-1, shift=0.0))
-    head, rule, *body = table("reviews", rows, ["base", "sft", "ppo"], "sft").splitlines()
+    head, rule, *body = text_table("reviews", rows, ["base", "sft", "ppo"], "sft").splitlines()
     assert head.split() == ["reviews", "base", "sft", "ppo", "ppo", "-", "sft", "verdict"]
     assert set(rule) == {"-"} and len(rule) == max(len(line) for line in [head, *body])
     assert [line.split()[0] for line in body] == ["reward", "KL", "ppl"]
@@ -292,7 +292,7 @@ def test_prompts_needed_stand_beside_a_difference_that_is_not_shown_and_nowhere_
 
     def last(**changes) -> str:
         rows = [row | {"differences": {"ppo": d | changes}}]
-        return table("t", rows, ["base", "sft", "ppo"], "sft").splitlines()[-1]
+        return text_table("t", rows, ["base", "sft", "ppo"], "sft").splitlines()[-1]
 
     assert last().endswith(f"  not shown, n {d['prompts_needed']:.0f}")
     assert last(prompts_needed=9876.0).endswith("  not shown, n 9876")
@@ -301,11 +301,11 @@ def test_prompts_needed_stand_beside_a_difference_that_is_not_shown_and_nowhere_
     assert last(prompts_needed=None).endswith("  not shown") and last(verdict="better").endswith("  better")
 
 
-def test_all_that_is_measured_of_generated_tasks_fits_the_first_column(make_evidence):
+def test_all_that_is_measured_of_generated_tasks_fits_the_first_column(make_evaluation):
     """23 characters, beside the widest cells, verdict and prompts needed."""
     for name, task in TASKS.items():
         records = task.records("test", 2, 0)
-        run, (s,) = make_evidence(records, lambda m, i, k: records[i]["response"], beta=0.025)
+        run, (s,) = make_evaluation(records, lambda m, i, k: records[i]["response"], beta=0.025)
         s.about["reward"] = task.REWARD
         for rows in s.items.values():
             for x in rows:
@@ -320,4 +320,4 @@ def test_all_that_is_measured_of_generated_tasks_fits_the_first_column(make_evid
 @pytest.mark.parametrize("models", [["sft"], ["base", "sft"]])
 def test_without_a_last_model_other_than_the_reference_there_is_no_difference(models):
     rows = compared(metric())
-    assert "verdict" not in table("t", rows, models, "sft")
+    assert "verdict" not in text_table("t", rows, models, "sft")

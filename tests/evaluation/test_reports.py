@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minirlhf.evaluation import items as evidence
+from minirlhf.evaluation import items as items_file
 from minirlhf.evaluation.items import VERSION, TestSet
 from minirlhf.evaluation.reports import (
-    lines_of_evaluations, lines_of_runs, read_report, run, training_runs, two_evaluations, which,
+    are_training_runs, lines_of_evaluations, lines_of_runs, print_comparison, read_report, compare_training_runs,
+    compare_evaluations,
 )
 from minirlhf.harness.files import UserError
 from minirlhf.metrics.paired_tests import holm, paired_corpus
@@ -52,7 +53,7 @@ def write(folder: Path, sets: dict[str, dict[str, list[dict]]], records=None, **
         made.append(TestSet(title, records or list(asked.values()), items, texts))
     models = {m: {"sha256": f"{folder.name} {m}"} for of in sets.values() for m in of}
     about = {"settings": {}, "seed": 0, "models": models, "reference": next(iter(models))} | about
-    evidence.write(folder / "items.jsonl", about, made)
+    items_file.write_items(folder / "items.jsonl", about, made)
     (folder / "report.json").write_text(json.dumps({"version": VERSION} | about))
     return str(folder / "report.json")
 
@@ -79,25 +80,25 @@ def about(last="ppo", reference="sft", seed: int | None = 0) -> dict:
     ([about(seed=0)] * 3, True, "3 reports, more than two: training runs"),
 ])  # fmt: skip
 def test_the_reports_say_which_is_meant_and_a_line_says_why(abouts, runs, why):
-    assert which(abouts)[0] is runs and which(abouts)[1].startswith(why)
+    assert are_training_runs(abouts)[0] is runs and are_training_runs(abouts)[1].startswith(why)
 
 
 @pytest.mark.parametrize("seeds, function, lines", [
-    ((0, 0), two_evaluations, lines_of_evaluations), ((0, 1), training_runs, lines_of_runs),
+    ((0, 0), compare_evaluations, lines_of_evaluations), ((0, 1), compare_training_runs, lines_of_runs),
 ])
 def test_the_command_prints_why_and_what_was_found(seeds, function, lines, tmp_path, capsys):
     sides = {"sft": answers(), "ppo": answers(shift=1.0)}
     models = [{"sft": {"sha256": "s"}, "ppo": {"sha256": str(i), "seed": seed}} for i, seed in enumerate(seeds)]
     paths = [write(tmp_path / str(i), {"task": sides}, models=m) for i, m in enumerate(models)]
-    run(paths)
+    print_comparison(paths)
     why, _, rest = capsys.readouterr().out.partition("\n")
-    assert why == which([{"models": m, "reference": "sft"} for m in models])[1]
+    assert why == are_training_runs([{"models": m, "reference": "sft"} for m in models])[1]
     assert rest == lines(of(function, *paths)) + "\n"
 
 
 def test_one_report_is_not_enough(tmp_path):
     with pytest.raises(UserError, match="--reports one/report.json: give the report.json of two evaluations or more"):
-        run(["one/report.json"])
+        print_comparison(["one/report.json"])
 
 
 # two evaluations
@@ -110,7 +111,7 @@ def compare(tmp_path):
         sides = [x if isinstance(x, dict) else {"task": {"ppo": x}} for x in (old, new)]
         paths = [write(tmp_path / name, side, **(run or {}))
                  for name, side, run in zip(("old", "new"), sides, (old_run, new_run))]  # fmt: skip
-        return of(two_evaluations, *paths)
+        return of(compare_evaluations, *paths)
 
     return compare
 
@@ -312,7 +313,7 @@ def test_a_set_without_a_common_prompt_is_named_and_the_others_are_compared(comp
 
 def refused(old: str, new: str) -> str:
     with pytest.raises(UserError) as error:
-        of(two_evaluations, old, new)
+        of(compare_evaluations, old, new)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -383,7 +384,7 @@ def of_runs(tmp_path):
                 asked = PROMPTS if shared else prompts_of(s)
                 sets[title] = {"sft": answers(asked), "ppo": answers(asked, shift=g, noise=(s + 1) * noise)}
             paths.append(write(tmp_path / str(s), sets, reference="sft", **more))
-        return of(training_runs, *paths)
+        return of(compare_training_runs, *paths)
 
     return of_runs
 
@@ -465,7 +466,7 @@ def test_other_quantities_go_by_their_own_p(steps, verdict, tmp_path):
         for x in sets["ppo"]:
             x["kl"] += step
         paths.append(write(tmp_path / str(s), {"task": sets}, reference="sft"))
-    assert row(of(training_runs, *paths), "KL to reference, nats")["verdict"] == verdict
+    assert row(of(compare_training_runs, *paths), "KL to reference, nats")["verdict"] == verdict
 
 
 def test_a_lower_share_of_unparsable_answers_is_better_and_a_lower_kl_is_lower(tmp_path):
@@ -478,7 +479,7 @@ def test_a_lower_share_of_unparsable_answers_is_better_and_a_lower_kl_is_lower(t
         for x in sets["sft"]:
             x["scores"] = x["scores"] | {"unparsable": 1 - s / 100}
         paths.append(write(tmp_path / str(s), {"task": sets}, reference="sft"))
-    found = of(training_runs, *paths)
+    found = of(compare_training_runs, *paths)
     assert (row(found, "unparsable")["value"], row(found, "unparsable")["verdict"]) == (pytest.approx(-0.99), "better")
     kl = row(found, "KL to reference, nats")
     assert (kl["value"], kl["verdict"]) == (pytest.approx(-1.01), "lower")
@@ -512,6 +513,6 @@ def test_what_are_no_runs_of_one_recipe_is_refused(of_runs, tmp_path):
         ([first, str(tmp_path / "gone.json")], "gone.json"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            of(training_runs, *paths)
+            of(compare_training_runs, *paths)
         assert "\n" not in str(error.value)
-    assert of(training_runs, first, second)["last"] == "ppo"
+    assert of(compare_training_runs, first, second)["last"] == "ppo"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from minirlhf.experiments.claims import (
-    BEST_OF, Claim, Estimate, Term, claim_p_value, claims, decisive, difference, estimate, findings, nested_bootstrap,
-    verdict, with_divergence,
+    BEST_OF, Claim, Estimate, Term, claim_p_value, claim_results, claim_verdict, claims, decisive, difference, estimate,
+    nested_bootstrap, with_divergence,
 )
 from minirlhf.experiments.report import claim_line, verdict_table, write_report
 from minirlhf.metrics.calibration import calibration_statistics, expected_calibration_error
@@ -72,7 +72,7 @@ A_BEATS_B = Claim("topic", "a beats b", (difference("a", "b"),))
 
 def line_of(claim: Claim, cells: dict) -> str:
     """What is said of a claim when nothing else is tested."""
-    return claim_line(findings(cells, "t", [claim])[0])
+    return claim_line(claim_results(cells, "t", [claim])[0])
 
 
 def said(*differences: float, **kwargs) -> str:
@@ -145,15 +145,15 @@ def test_a_claim_of_several_effects_needs_all_of_them():
     """It holds as surely as its least sure effect."""
     up, weak = effect(0.5, 0.01), effect(0.1, 0.04)
     assert claim_p_value([up, weak]) == 0.04 and decisive([up, weak]) == weak
-    assert verdict([up, weak], 0.05) == "holds here" and verdict([up, weak], 0.06) == "not shown"
+    assert claim_verdict([up, weak], 0.05) == "holds here" and claim_verdict([up, weak], 0.06) == "not shown"
 
 
 def test_a_claim_of_several_effects_falls_with_one_and_each_has_its_chance():
     up, down, flat = effect(0.5, 0.001), effect(-0.5, 0.02), effect(-0.01, 0.9)
     assert decisive([up, down, flat]) == down and claim_p_value([up, down, flat]) == pytest.approx(0.06)
     assert claim_p_value([flat, flat]) == 1.0
-    assert verdict([up, down], 0.04) == "does not hold here"
-    assert verdict([up, down, flat], 0.06) == "not shown"
+    assert claim_verdict([up, down], 0.04) == "does not hold here"
+    assert claim_verdict([up, down, flat], 0.06) == "not shown"
 
 
 def test_of_effects_as_sure_the_smallest_is_said():
@@ -164,7 +164,7 @@ def test_of_effects_as_sure_the_smallest_is_said():
 def test_what_holds_alone_may_not_hold_among_many():
     """Holm: p = 0.013 three times is 0.039, four times 0.052. The interval shown stays the plain one."""
     cells = pair(0.2, 0.25, 0.3)
-    three, four = (findings(cells, "t", [A_BEATS_B] * m) for m in (3, 4))
+    three, four = (claim_results(cells, "t", [A_BEATS_B] * m) for m in (3, 4))
     assert [x.verdict for x in three] == ["holds here"] * 3 and [x.verdict for x in four] == ["not shown"] * 4
     assert [x.p_value for x in four] == pytest.approx([4 * three[0].p_value / 3] * 4)
     assert four[0].effects == three[0].effects and four[0].effects[0].low > 0
@@ -175,7 +175,7 @@ def test_a_claim_that_was_not_run_or_is_at_the_floor_counts_among_the_many():
     absent, floor = Claim("", "c", (difference("c", "b"),)), Term(1, "low")
     cells = pair(0.2, 0.25, 0.3) | {("t", s, "low"): made(s, "low", 0.05) for s in range(3)}
     at_floor = Claim("", "d", A_BEATS_B.effects, need=(floor,))
-    found = findings(cells, "t", [A_BEATS_B, absent, at_floor, at_floor])
+    found = claim_results(cells, "t", [A_BEATS_B, absent, at_floor, at_floor])
     assert [x.verdict for x in found] == ["not shown", "not run", "not shown", "not shown"]
     assert found[0].p_value == pytest.approx(4 * found[0].effects[0].p_value)
     assert all(math.isnan(x.p_value) for x in found[1:])
@@ -196,7 +196,7 @@ def test_what_is_undefined_is_not_shown():
     nan = float("nan")
     undefined = Estimate(nan, nan, nan, nan, {0: nan, 1: nan})
     for effects in ([undefined], [effect(0.5, 0.01), undefined], [undefined, effect(-0.5, 0.01)]):
-        assert math.isnan(claim_p_value(effects)) and verdict(effects, nan) == "not shown"
+        assert math.isnan(claim_p_value(effects)) and claim_verdict(effects, nan) == "not shown"
 
 
 def test_a_measure_undefined_on_some_resample_shows_nothing():
@@ -261,7 +261,7 @@ EXPECTED = {  # beginning of a claim -> whether it holds in the first world; in 
 def both_worlds() -> list[dict[str, str]]:
     """Claim -> verdict, in each world. Of 12 seeds: fewer cannot show a share of runs, whatever it is."""
     all_claims = claims(LABELS, OUTSIDE, True)
-    found = (findings(world(arms, 12), "t", all_claims) for arms in (WORLD, OPPOSITE))
+    found = (claim_results(world(arms, 12), "t", all_claims) for arms in (WORLD, OPPOSITE))
     return [{x.claim.text: x.verdict for x in each} for each in found]
 
 
@@ -408,7 +408,7 @@ def test_the_table_of_verdicts_has_what_decides_each():
     cells |= {("u", s, arm): line for (_, s, arm), line in pair(-0.2, -0.3, 0.25).items()}
     back = Claim("topic", "b beats a", (difference("a", "b"), difference("b", "a")))
     absent = Claim("other", "c beats b", (difference("c", "b"),))
-    found = {"t": findings(cells, "t", [A_BEATS_B, back]), "u": findings(cells, "u", [A_BEATS_B, absent])}
+    found = {"t": claim_results(cells, "t", [A_BEATS_B, back]), "u": claim_results(cells, "u", [A_BEATS_B, absent])}
     rows = [row.strip("| ") for row in verdict_table(found).splitlines()]
     assert rows[0] == "claim | t | u" and rows[1] == "--- | --- | --- | ---"
     first, second = (f"[{x.low:+.3f}, {x.high:+.3f}]" for x in (found[k][0].effects[0] for k in "tu"))

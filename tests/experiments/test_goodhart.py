@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minirlhf.experiments.goodhart import (
-    COLOURS, Point, Study, best_of_points, column, fit, interval_of, markdown, order, peak, plot, policy_points,
-    stop_at, with_interval,
+    COLOURS, Point, ProxyPoints, best_of_points, column, fit_law, goodhart_figure, goodhart_tables, interval_of,
+    order_agreement, peak, policy_points, stop_at, with_interval,
 )
 from minirlhf.html.svg import Axis, dot, line
 from minirlhf.metrics.intervals import clopper_pearson, t_interval
@@ -22,11 +22,11 @@ def point(name: str, d: float, gain: float, proxy: float = 1.0) -> Point:
     return Point(name, d, START + gain + noise, gain + noise, proxy + noise)
 
 
-def study(comparisons: int = 100, alpha: float = 1.0, beta: float = 0.5) -> Study:
+def study(comparisons: int = 100, alpha: float = 1.0, beta: float = 0.5) -> ProxyPoints:
     """PPO that obeys the law of RL, with its peak at e^(α/β − 1), and best-of-n that only gains."""
     ppo = [point(f"β = {i}", d, d * (alpha - beta * np.log(d)), d) for i, d in enumerate(D)]
     best = [point(f"n = {i}", d, d) for i, d in enumerate(D[:3])]
-    return Study(comparisons, 0.8, {"best-of-n": best, "PPO": ppo})
+    return ProxyPoints(comparisons, 0.8, {"best-of-n": best, "PPO": ppo})
 
 
 def test_best_of_n_starts_at_the_reference():
@@ -60,8 +60,8 @@ def test_the_order_is_of_pairs_that_gold_tells_apart():
     """Pairs (0, 1) and (2, 3) of each prompt; the fifth sample has no partner."""
     gold = np.array([[0, 1, 1, 1, 9], [0, 1, 0.0, 1, 9]])
     proxy = np.array([[0, 5, 3, 1, 0], [0, 5, 2.0, 2, 0]])
-    assert order(gold, proxy) == pytest.approx((1 + 1 + 0.5) / 3)
-    assert np.isnan(order(np.ones((2, 4)), proxy[:, :4]))
+    assert order_agreement(gold, proxy) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert np.isnan(order_agreement(np.ones((2, 4)), proxy[:, :4]))
 
 
 def test_one_stops_at_the_last_policy_before_the_peak():
@@ -83,23 +83,23 @@ def test_a_lucky_policy_on_the_way_is_not_where_to_stop():
 def test_the_law_that_fits_better_comes_first():
     """Points of the other law, and points that determine none."""
     points = [point(str(d), d, d * (1 - 0.2 * d)) for d in D]
-    first, second = Study(1, 0.5, {"PPO": points}).laws("PPO")
+    first, second = ProxyPoints(1, 0.5, {"PPO": points}).laws("PPO")
     assert first.kind == "best-of-n" and first.misfit < 1 < second.misfit
-    assert [math.isnan(law.alpha) for law in Study(1, 0.5, {"PPO": points[:2]}).laws("PPO")] == [True, True]
+    assert [math.isnan(law.alpha) for law in ProxyPoints(1, 0.5, {"PPO": points[:2]}).laws("PPO")] == [True, True]
 
 
 def test_where_every_step_loses_one_stops_at_the_reference():
     points = [point(str(d), d, -d) for d in D]
-    law = fit("best-of-n", D, [p.gain.mean() for p in points], [p.error for p in points])
+    law = fit_law("best-of-n", D, [p.gain.mean() for p in points], [p.error for p in points])
     assert stop_at(law, points) is None
-    assert stop_at(fit("rl", [1], [1], [1]), points) is None
+    assert stop_at(fit_law("rl", [1], [1], [1]), points) is None
 
 
 def test_the_table_has_stop_best_and_end():
     """The best seen is that of the most gold, found without the law; gold is counted from 0."""
     measured, laws = (
         [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
-        for part in markdown([study()], START).split("\n\n")
+        for part in goodhart_tables([study()], START).split("\n\n")
     )
     assert len(measured) == 2 + 2 and len(laws) == 2 + 4
     assert {len(row) for row in measured} == {len(row) for row in laws} == {10}
@@ -119,9 +119,10 @@ def test_the_table_has_stop_best_and_end():
 def test_a_policy_without_noise_leaves_the_law_unknown_and_the_table_whole():
     """Equal gold on all prompts has no error to weigh it by."""
     points = [Point(str(d), d, START + d, np.full(4, d), np.zeros(4)) for d in D]
-    s = Study(9, float("nan"), {"PPO": points})
-    assert markdown([s], START).splitlines()[-1].endswith(f"| – | – | – | – [–, –] | – | – | {with_interval(START)} |")
-    assert "<svg" in plot([s], 0.3)
+    s = ProxyPoints(9, float("nan"), {"PPO": points})
+    last = goodhart_tables([s], START).splitlines()[-1]
+    assert last.endswith(f"| – | – | – | – [–, –] | – | – | {with_interval(START)} |")
+    assert "<svg" in goodhart_figure([s], 0.3)
 
 
 def test_the_interval_is_of_the_gold_itself_over_prompts():
@@ -160,7 +161,7 @@ def test_a_point_stands_at_its_gold_with_the_interval_as_a_bar_and_at_its_proxy(
 
 def test_the_figure_has_every_point_twice_and_a_line_at_the_peak():
     s = study()
-    picture = plot([s, study(200, 1.0, 0.05)], 0.3)
+    picture = goodhart_figure([s, study(200, 1.0, 0.05)], 0.3)
     n = sum(len(points) for points in s.points.values())
     assert picture.count("<circle") == 2 * 2 * n + 2
     assert picture.count('stroke-width="0.7"') == 1  # the peak of the second lies beyond what was seen
@@ -181,7 +182,7 @@ LAWS = {"best-of-n": lambda d, a, b: d * (a - b * d), "rl": lambda d, a, b: d * 
 )
 def test_the_peak_has_a_closed_form(kind, alpha, beta, d, R):
     """Known values; and no point nearby is higher."""
-    found = fit(kind, X, LAWS[kind](X, alpha, beta), E)
+    found = fit_law(kind, X, LAWS[kind](X, alpha, beta), E)
     assert (found.alpha, found.beta) == (pytest.approx(alpha, abs=1e-9), pytest.approx(beta, abs=1e-9))
     assert (found.d_peak, found.value(found.d_peak)) == (pytest.approx(d, abs=1e-8), pytest.approx(R, abs=1e-8))
     nearby = np.linspace(0.5 * d, 1.5 * d, 101)
@@ -192,7 +193,7 @@ def test_the_peak_has_a_closed_form(kind, alpha, beta, d, R):
 @pytest.mark.parametrize("kind", LAWS)
 def test_the_reference_itself_is_on_every_law(kind):
     R = LAWS[kind](X, 1, 0.3)
-    with_zero = fit(kind, [0.0, *X], [0.0, *R], [0.0, *E])  # nor has it an error
+    with_zero = fit_law(kind, [0.0, *X], [0.0, *R], [0.0, *E])  # nor has it an error
     assert with_zero.alpha == pytest.approx(1) and with_zero.beta == pytest.approx(0.3) 
 
 
@@ -201,9 +202,9 @@ def test_points_with_errors_count_by_their_precision():
     rng = np.random.default_rng(1)
     R, errors = LAWS["rl"](X, 1, 0.4) + 0.05 * rng.standard_normal(len(X)), np.linspace(0.02, 0.2, len(X))
     slope, intercept = np.polyfit(np.log(X), R / X, 1, w=X / errors)
-    found = fit("rl", X, R, errors)
+    found = fit_law("rl", X, R, errors)
     assert (found.alpha, found.beta) == (pytest.approx(intercept), pytest.approx(-slope))
-    useless = fit("rl", [*X, 2.5], [*R, 99.0], [*errors, 1e6])
+    useless = fit_law("rl", [*X, 2.5], [*R, 99.0], [*errors, 1e6])
     assert useless.alpha == pytest.approx(found.alpha, abs=1e-3)
 
 
@@ -212,7 +213,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     rng, errors, inside = np.random.default_rng(2), np.full(len(X), 0.05), 0
     for _ in range(200):
         R = LAWS["best-of-n"](X, 1, 0.2) + errors * rng.standard_normal(len(X))
-        low, high = fit("best-of-n", X, R, errors).d_interval
+        low, high = fit_law("best-of-n", X, R, errors).d_interval
         inside += low <= 2.5 <= high
     assert inside >= 185
 
@@ -220,33 +221,33 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 def test_a_law_that_the_points_do_not_obey_is_said_and_not_known_well():
     """Points of the other law, ten times as precise: no narrower interval, and a misfit far above 1."""
     R = LAWS["rl"](X, 1, 0.9)
-    rough, fine = (fit("best-of-n", X, R, np.full(len(X), error)) for error in (0.01, 0.001))
+    rough, fine = (fit_law("best-of-n", X, R, np.full(len(X), error)) for error in (0.01, 0.001))
     assert fine.misfit == pytest.approx(10 * rough.misfit) and fine.misfit > 50
     widths = [f.d_interval[1] - f.d_interval[0] for f in (rough, fine)]
     assert widths[1] == pytest.approx(widths[0], rel=1e-6)
-    assert fit("rl", X, R, np.full(len(X), 0.01)).misfit == pytest.approx(0, abs=1e-9)
+    assert fit_law("rl", X, R, np.full(len(X), 0.01)).misfit == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", LAWS)
 def test_a_law_that_only_rises_has_no_peak(kind):
-    found = fit(kind, X, LAWS[kind](X, 1, -0.1), np.full(len(X), 1e-3))
+    found = fit_law(kind, X, LAWS[kind](X, 1, -0.1), np.full(len(X), 1e-3))
     assert found.d_peak == found.value(found.d_peak) == math.inf and found.stop == X.max()
     assert found.d_interval == (math.inf, math.inf)
 
 
 def test_a_peak_beyond_the_last_point_is_no_place_to_stop():
-    assert fit("best-of-n", X, LAWS["best-of-n"](X, 1, 0.1), E).stop == 3.0
-    assert fit("best-of-n", X, LAWS["best-of-n"](X, 1, 0.5), E).stop == pytest.approx(1.0)
+    assert fit_law("best-of-n", X, LAWS["best-of-n"](X, 1, 0.1), E).stop == 3.0
+    assert fit_law("best-of-n", X, LAWS["best-of-n"](X, 1, 0.5), E).stop == pytest.approx(1.0)
 
 
 def test_where_every_step_loses_the_peak_is_at_the_start():
     assert peak("best-of-n", np.array([-1.0]), np.array([0.2])) == 0
-    assert fit("best-of-n", X, LAWS["best-of-n"](X, -1, 0.2), E).stop == 0
+    assert fit_law("best-of-n", X, LAWS["best-of-n"](X, -1, 0.2), E).stop == 0
 
 
 def test_a_law_that_would_gain_far_out_is_not_followed_there():
     """With α and β below 0 it falls before it rises; at the last point it still loses."""
-    found = fit("best-of-n", X, LAWS["best-of-n"](X, -1, -0.2), E)
+    found = fit_law("best-of-n", X, LAWS["best-of-n"](X, -1, -0.2), E)
     assert found.d_peak == math.inf and found.stop == 0
 
 
@@ -265,5 +266,5 @@ def test_a_peak_out_of_floats_is_not_nan():
     ([1, 2, 3], [1, 1, 1], [0.1, 0.0, 0.1]),
 ])  # fmt: skip
 def test_what_determines_no_law_is_undefined(d, R, errors):
-    found = fit("rl", d, R, errors)
+    found = fit_law("rl", d, R, errors)
     assert all(math.isnan(x) for x in (found.alpha, found.beta, found.d_peak, found.misfit)) and found.stop == 0

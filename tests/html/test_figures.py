@@ -123,7 +123,7 @@ def test_a_long_name_has_a_line_of_its_own_and_every_row_its_place():
 
 @pytest.mark.parametrize("x, up", [(0, 1), (1, 1), (1.01, 2), (0.2, 0.2), (0.0021, 0.005), (7e11, 1e12), (51, 100)])
 def test_a_scale_ends_at_1_2_or_5_times_a_power_of_ten(x, up):
-    assert figures.round_up(x) == up
+    assert figures.round_reach(x) == up
 
 
 # frontier

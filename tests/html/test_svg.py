@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from minirlhf.html.svg import (
-    DARK, GROUND, INK, MUTED, SERIES, Axis, axes, breadth, dark_rules, fit, label, legend, marker, strip_plot, text,
+    DARK, GROUND, INK, MUTED, SERIES, Axis, axes, breadth, dark_rules, label, legend, marker, shorten, strip_plot, text,
     ticks, visible,
 )
 
@@ -56,15 +56,15 @@ def test_what_cannot_be_seen_is_spelled_out_and_the_rest_is_left_alone():
 
 
 def test_a_text_that_fits_is_kept_and_a_longer_one_ends_in_an_ellipsis_within_the_width():
-    assert fit("short", 100) == "short"
+    assert shorten("short", 100) == "short"
     for words in ("W" * 80, "a rather long name of a metric", "翻译" * 30):
-        cut = fit(words, 100)
+        cut = shorten(words, 100)
         assert cut.endswith("…") and words.startswith(cut[:-1]) and len(cut) > 4 and breadth(cut) <= 100
     assert breadth("翻译", 10) == 20
 
 
 def test_a_text_is_one_line_and_one_element():
-    assert fit("a\nb", 100) == "a↵b"
+    assert shorten("a\nb", 100) == "a↵b"
     element = ElementTree.fromstring(text(1, 2, '</text><script>"', turn=-90))
     assert element.text == '</text><script>"' and element.get("transform") == "rotate(-90 1.0 2.0)"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import check_record, messages_of, read_records, split_of
+from minirlhf.lm.records import check_record, messages_of, read_records, validation_split
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.JSON", "x.ndjson", "x.csv", "x.tsv", "x.parquet"])
@@ -46,14 +46,14 @@ def test_prompt_and_response_are_a_conversation_of_two_turns():
 
 def test_a_key_stays_in_its_split_and_five_in_a_hundred_are_validation():
     keys = [f"prompt {i}" for i in range(4000)]
-    splits = [split_of(key) for key in keys]
+    splits = [validation_split(key) for key in keys]
     first = [i for i in range(100) if splits[i] == "validation"]
     assert first == [17, 23, 27, 28, 33, 43, 54, 60, 66, 71, 87]
     assert set(splits) == {"train", "validation"}
     assert 140 <= splits.count("validation") <= 260  # 200 expected, standard deviation 14
-    assert {split_of(key, 0) for key in keys} == {"train"}
-    assert {split_of(key, 100) for key in keys} == {"validation"}
-    assert split_of("\ud800") in ("train", "validation")
+    assert {validation_split(key, 0) for key in keys} == {"train"}
+    assert {validation_split(key, 100) for key in keys} == {"validation"}
+    assert validation_split("\ud800") in ("train", "validation")
 
 
 def test_a_byte_order_mark_is_no_data(tmp_path):

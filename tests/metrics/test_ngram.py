@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from minirlhf.metrics.ngram import FALLBACK, KneserNey, chen_goodman, fit
+from minirlhf.metrics.ngram import FALLBACK, KneserNey, chen_goodman, fit_ngram
 from minirlhf.metrics.scores import perplexity
 
 START = "<s>"
@@ -67,20 +67,20 @@ class Twin:
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_probabilities_equal_the_recursive_definition(order):
     sequences = random_sequences(order, 7, [40, 3, 0, 90, 1])
-    model, twin = fit(sequences, order, 7), Twin(sequences, order, 7)
+    model, twin = fit_ngram(sequences, order, 7), Twin(sequences, order, 7)
     assert model.discounts == pytest.approx(np.array([twin.discounts[k][1:] for k in range(1, order + 1)]))
     for tokens in [*random_sequences(9, 7, [0, 1, 2, 60]), [6, 6, 6, 6, 6, 0]]:
         assert list(model.log_prob(tokens)) == pytest.approx(twin.log_prob(tokens), abs=1e-12)
 
 
 def test_discounts_of_enough_data_are_estimated_and_not_the_fallback():
-    model = fit(random_sequences(0, 30, [3000]), 3, 30)
+    model = fit_ngram(random_sequences(0, 30, [3000]), 3, 30)
     assert (model.discounts[1:] != FALLBACK).any(axis=1).all()
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_probabilities_sum_to_1_behind_every_context_seen_or_not(order):
-    model = fit(random_sequences(1, 4, [30, 7]), order, 5)  # token 4 never occurs
+    model = fit_ngram(random_sequences(1, 4, [30, 7]), order, 5)  # token 4 never occurs
     for length in range(4):
         for context in product(range(5), repeat=length):
             p = distribution(model, list(context))
@@ -94,7 +94,7 @@ def test_a_case_worked_by_hand():
     p(0) = (2 − 1)/3 + γ/3 with γ = (1/2 + 1)/3 = 1/2; p(1) = (1 − 1/2)/3 + γ/3; p(2) = γ/3.
     p(1 | 0) = (2 − 1)/2 + 1/2 · p(1), since 0 was followed by 1 alone, twice.
     """
-    model = fit([[0, 1, 0, 1]], 2, 3)
+    model = fit_ngram([[0, 1, 0, 1]], 2, 3)
     F = Fraction
     unigram = [F(1, 2), F(1, 3), F(1, 6)]
     expected = {
@@ -122,7 +122,7 @@ def test_discounts_that_cannot_be_estimated_are_the_fallback(n):
 @pytest.mark.parametrize("sequences", [[[3]], [[0, 1, 2, 3, 4]], [[0] * 50], [[0], [0], [1]]])
 @pytest.mark.parametrize("order", [1, 2, 5])
 def test_data_without_the_usual_counts_of_counts_stay_finite_and_normalised(sequences, order):
-    model = fit(sequences, order, 5)
+    model = fit_ngram(sequences, order, 5)
     for context in ([], [0], [4, 3, 2], sequences[0]):
         p = distribution(model, context)
         assert np.isfinite(np.log(p)).all() and p.sum() == pytest.approx(1)
@@ -133,7 +133,7 @@ def test_francisco_follows_san_and_hardly_anything_else():
     words = "san francisco glasses my your her new old unseen".split()
     ids = {word: i for i, word in enumerate(words)}
     text = "san francisco " * 9 + "my glasses your glasses her glasses new glasses old glasses"
-    model = fit([[ids[word] for word in text.split()]], 2, len(words))
+    model = fit_ngram([[ids[word] for word in text.split()]], 2, len(words))
     unseen = distribution(model, [ids["unseen"]])
     assert text.count("francisco") > text.count("glasses")
     assert unseen[ids["glasses"]] > 2 * unseen[ids["francisco"]]
@@ -142,7 +142,7 @@ def test_francisco_follows_san_and_hardly_anything_else():
 
 def test_perplexity_of_what_is_uniform_is_the_vocabulary_size():
     """Every token once: (1 − D)/V + D/V."""
-    logp = fit([range(50)], 1, 50).log_prob([3, 3, 49])
+    logp = fit_ngram([range(50)], 1, 50).log_prob([3, 3, 49])
     assert perplexity(-logp.sum(), len(logp)) == pytest.approx(50)
 
 
@@ -152,45 +152,45 @@ def test_perplexity_of_a_markov_chain_is_near_its_entropy_rate():
     moves = rng.choice(3, 40_000, p=[0.8, 0.1, 0.1])
     chain = np.cumsum(moves) % 3
     H = -(0.8 * math.log(0.8) + 0.2 * math.log(0.1))
-    nll = {n: -fit([chain[:20_000]], n, 3).log_prob(chain[20_000:]).mean() for n in (1, 2, 3)}
+    nll = {n: -fit_ngram([chain[:20_000]], n, 3).log_prob(chain[20_000:]).mean() for n in (1, 2, 3)}
     assert nll[2] == pytest.approx(H, abs=0.02) and nll[3] == pytest.approx(H, abs=0.02)
     assert nll[1] == pytest.approx(math.log(3), abs=0.02)
 
 
 def test_each_sequence_starts_anew_and_the_start_is_no_token():
     sequences = [[0, 1], [0, 1], [0, 2]]
-    model = fit(sequences, 3, 4)
+    model = fit_ngram(sequences, 3, 4)
     assert np.exp(model.log_prob([0]))[0] > 0.6  # all begin with 0
-    shuffled = fit(sequences[::-1], 3, 4)
+    shuffled = fit_ngram(sequences[::-1], 3, 4)
     assert list(model.log_prob([0, 1, 2])) == pytest.approx(list(shuffled.log_prob([0, 1, 2])))
-    joined = fit([sum(sequences, [])], 3, 4)
+    joined = fit_ngram([sum(sequences, [])], 3, 4)
     assert joined.log_prob([0, 1, 0])[2] > model.log_prob([0, 1, 0])[2]
 
 
 def test_end_of_sequence_is_a_token_like_any_other():
     """EOS = 3 ends each sequence: behind 1 it is all but certain, and it is scored."""
-    model = fit([[0, 1, 3]] * 4, 2, 4)
+    model = fit_ngram([[0, 1, 3]] * 4, 2, 4)
     assert len(model.log_prob([0, 1, 3])) == 3
     assert np.exp(model.log_prob([0, 1, 3]))[2] > 0.6
 
 
 def test_nothing_scored_is_nothing_and_arrays_serve_as_lists():
-    model = fit([np.array([0, 1, 1], dtype=np.uint8)], 3, 2)
+    model = fit_ngram([np.array([0, 1, 1], dtype=np.uint8)], 3, 2)
     assert len(model.log_prob([])) == 0
     assert list(model.log_prob(np.array([1, 0], dtype=np.uint8))) == list(model.log_prob([1, 0]))
 
 
 def test_wrong_use_is_an_error():
     with pytest.raises(ValueError, match="at least 1 token"):
-        fit([[0]], 0, 2)
+        fit_ngram([[0]], 0, 2)
     for nothing in ([], [[]]):
         with pytest.raises(ValueError, match="no tokens"):
-            fit(nothing, 2, 2)
+            fit_ngram(nothing, 2, 2)
     for bad in ([2], [-1]):
         with pytest.raises(ValueError, match="token ids"):
-            fit([bad], 2, 2)
+            fit_ngram([bad], 2, 2)
         with pytest.raises(ValueError, match="token ids"):
-            fit([[0, 1]], 2, 2).log_prob(bad)
+            fit_ngram([[0, 1]], 2, 2).log_prob(bad)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -206,7 +206,7 @@ def test_plain_kneser_ney_equals_nltks(order, discount):
         grams.append([tuple(line[t - k : t]) for t in ends for k in range(1, order + 1)])
     theirs = nltk_lm.KneserNeyInterpolated(order, discount)
     theirs.fit(grams, vocabulary_text=[str(w) for w in range(6)])
-    model = fit(sequences, order, 6)
+    model = fit_ngram(sequences, order, 6)
     ours = replace(model, discounts=np.array([[0.0] * 3] + [[discount] * 3] * (order - 1)))
     seen = sorted(set(sum(sequences, [])))
     for context in product(range(6), repeat=order - 1):

@@ -8,7 +8,7 @@ import pytest
 
 from minirlhf.harness.files import UserError
 from minirlhf.preferences import simulated
-from minirlhf.preferences.simulated import Labeller, compare, make_pairs, respond
+from minirlhf.preferences.simulated import Labeller, comparison_line, make_pairs, respond
 
 RECORD = {"task": "x", "prompt": "p", "response": "model answer", "subject": "s"}
 PROMPTS = [{"prompt": prompt} for prompt in ("a", "more words", "bc", "d")]
@@ -21,7 +21,7 @@ def logit(p: float) -> float:
 
 def share_of_a(gold_a: float, gold_b: float, labeller: Labeller, n: int = 2000) -> float:
     """How often "aa" is chosen over "b", over n equally spaced u: the integral over u, to 1/n."""
-    lines = [compare(RECORD, "aa", "b", gold_a, gold_b, labeller, (i + 0.5) / n) for i in range(n)]
+    lines = [comparison_line(RECORD, "aa", "b", gold_a, gold_b, labeller, (i + 0.5) / n) for i in range(n)]
     return sum(line["chosen"] == "aa" for line in lines) / n
 
 
@@ -80,7 +80,7 @@ def test_a_temperature_of_0_is_refused():
 
 
 def test_a_line_holds_the_prompt_the_choice_and_both_golds():
-    assert compare(RECORD, "aa", "b", 0.25, 0.75, Labeller(0.1), 0.5) == {
+    assert comparison_line(RECORD, "aa", "b", 0.25, 0.75, Labeller(0.1), 0.5) == {
         "task": "x", "prompt": "p", "subject": "s",
         "chosen": "b", "rejected": "aa", "gold_chosen": 0.75, "gold_rejected": 0.25,
     }  # fmt: skip
@@ -88,8 +88,8 @@ def test_a_line_holds_the_prompt_the_choice_and_both_golds():
 
 @pytest.mark.parametrize("u", [0.0, 0.999])
 def test_a_soft_label_is_the_probability_of_the_likelier_one(u):
-    better = compare(RECORD, "aa", "b", 1.0, 0.0, Labeller(1.0, soft=True), u)
-    worse = compare(RECORD, "aa", "b", 0.0, 1.0, Labeller(1.0, soft=True), u)
+    better = comparison_line(RECORD, "aa", "b", 1.0, 0.0, Labeller(1.0, soft=True), u)
+    worse = comparison_line(RECORD, "aa", "b", 0.0, 1.0, Labeller(1.0, soft=True), u)
     assert (better["chosen"], worse["chosen"]) == ("aa", "b")
     assert better["p"] == worse["p"] == pytest.approx(1 / (1 + exp(-1)), abs=1e-12)
 

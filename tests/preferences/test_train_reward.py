@@ -17,9 +17,11 @@ from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.comparisons import Pair
-from minirlhf.preferences.train_reward import RewardConfig, accumulate, agreement, fit, measure, preference_loss
-from minirlhf.rl.reward_model import RewardModel, rewards_of
+from minirlhf.preferences.comparisons import TokenPair
+from minirlhf.preferences.train_reward import (
+    RewardConfig, accumulate_pairs, sign_agreement, fit_reward_model, measure, preference_loss,
+)
+from minirlhf.rl.reward_model import RewardModel, predict_rewards
 
 CONFIG = RewardConfig(epochs=3, batch=2, lr=1e-2, warmup=2, save_every=2, micro_rows=2)
 MARGINS = [2.0, -1.0, 0.0, 0.5, 3.0, -0.2]  # differences of rewards of published figures
@@ -34,7 +36,7 @@ def texts_of(n, seed=0):
 def groups_of(sizes):
     """Prompts with so many comparisons each, all of texts of their own."""
     texts = iter(texts_of(2 * sum(sizes)))
-    return [[Pair(next(texts), next(texts)) for _ in range(n)] for n in sizes]
+    return [[TokenPair(next(texts), next(texts)) for _ in range(n)] for n in sizes]
 
 
 def fresh(seed=0, dropout=0.0):
@@ -46,15 +48,15 @@ def fresh(seed=0, dropout=0.0):
 
 
 def run(model, out, config=CONFIG, groups=None, **told):
-    """`fit` on the CPU."""
+    """`fit_reward_model` on the CPU."""
     groups = groups or groups_of([1, 3, 2, 1, 1])
-    return fit(model, groups, config, Run(out, init=checkpoint.fingerprint(model.trunk), **told))
+    return fit_reward_model(model, groups, config, Run(out, init=checkpoint.fingerprint(model.trunk), **told))
 
 
 def gradients(model, pairs, micro_rows):
     """(loss, gradients) of one step."""
     model.zero_grad(set_to_none=True)
-    loss = accumulate(model, pairs, micro_rows, torch.float32)
+    loss = accumulate_pairs(model, pairs, micro_rows, torch.float32)
     return loss, [p.grad.clone() for p in model.parameters() if p.requires_grad]
 
 
@@ -86,8 +88,8 @@ def test_the_preference_loss_is_minus_the_log_probability_of_the_choice():
 def loss_of(delta, p=1.0, rejected=0.0):
     """The loss of one comparison, by a model that gives these rewards."""
     rewards = torch.tensor([rejected + delta, rejected], dtype=torch.float64, requires_grad=True)
-    pair = Pair((1,), (2,), p)
-    return accumulate(lambda texts, dtype: rewards, [pair], 1, torch.float32)
+    pair = TokenPair((1,), (2,), p)
+    return accumulate_pairs(lambda texts, dtype: rewards, [pair], 1, torch.float32)
 
 
 def test_equal_rewards_cost_log_2():
@@ -125,7 +127,7 @@ def test_a_fresh_model_has_a_loss_of_log_2_and_no_preference(make_gpt):
 def test_loss_and_gradient_are_the_mean_over_comparisons_however_they_are_cut(micro_rows):
     """Soft labels; some responses are in several comparisons."""
     a, b, c, d = texts_of(4)
-    pairs = [Pair(a, b), Pair(a, c, 0.8), Pair(c, b), Pair(d, a, 0.2), Pair(a, b, 0.6)]
+    pairs = [TokenPair(a, b), TokenPair(a, c, 0.8), TokenPair(c, b), TokenPair(d, a, 0.2), TokenPair(a, b, 0.6)]
     model = fresh()
     loss, grads = gradients(model, pairs, micro_rows)
     model.zero_grad(set_to_none=True)
@@ -148,7 +150,7 @@ def test_a_response_in_several_comparisons_goes_through_the_network_once(monkeyp
         RewardModel, "forward", lambda self, texts, dtype: seen.extend(map(tuple, texts)) or forward(self, texts, dtype)
     )
     texts = texts_of(4)
-    accumulate(fresh(), [Pair(x, y) for x, y in combinations(texts, 2)], 64, torch.float32)
+    accumulate_pairs(fresh(), [TokenPair(x, y) for x, y in combinations(texts, 2)], 64, torch.float32)
     assert sorted(seen) == sorted(texts)
 
 
@@ -157,11 +159,11 @@ def test_it_recovers_known_rewards_up_to_a_constant(make_gpt, tmp_path):
     true = torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0, -0.5])
     texts = texts_of(6)
     sure = torch.sigmoid(true[:, None] - true[None])
-    pairs = [Pair(texts[i], texts[j], float(sure[i, j])) for i, j in combinations(range(6), 2)]
+    pairs = [TokenPair(texts[i], texts[j], float(sure[i, j])) for i, j in combinations(range(6), 2)]
     model = fresh()
     config = RewardConfig(epochs=400, batch=1, lr=1e-2, warmup=0, weight_decay=0.0, save_every=1000)
     run(model, tmp_path, config, [pairs])
-    rewards = rewards_of(model, texts)
+    rewards = predict_rewards(model, texts)
     torch.testing.assert_close(rewards - rewards.mean(), true - true.mean(), atol=0.05, rtol=0)
 
 
@@ -171,7 +173,8 @@ def test_it_recovers_known_rewards_up_to_a_constant(make_gpt, tmp_path):
 def test_a_step_holds_all_comparisons_of_its_prompts_and_an_epoch_each_once(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(
-        train_reward, "accumulate", lambda model, pairs, *rest: steps.append(pairs) or accumulate(model, pairs, *rest)
+        train_reward, "accumulate_pairs",
+        lambda model, pairs, *rest: steps.append(pairs) or accumulate_pairs(model, pairs, *rest),
     )
     groups = groups_of([1, 3, 2, 1, 1, 4])
     cost = run(fresh(), tmp_path, dataclasses.replace(CONFIG, epochs=2), groups)
@@ -193,10 +196,10 @@ def test_it_learns_to_tell_the_chosen_from_the_rejected(tmp_path):
     for i in range(150):
         a, b = rng.integers(10, 50, size=(2, 6)).tolist()
         a[3], b[2] = 1, 2
-        pairs.append(Pair((*a, 0), (*b, 0)))
+        pairs.append(TokenPair((*a, 0), (*b, 0)))
     model = fresh()
     run(model, tmp_path, dataclasses.replace(CONFIG, epochs=3, batch=10), [[pair] for pair in pairs[:100]])
-    chosen, rejected = (rewards_of(model, [getattr(x, k) for x in pairs[100:]]) for k in ("chosen", "rejected"))
+    chosen, rejected = (predict_rewards(model, [getattr(x, k) for x in pairs[100:]]) for k in ("chosen", "rejected"))
     assert (chosen > rejected).float().mean() > 0.9
     losses = [record["loss"] for record in logged(tmp_path)]
     assert losses[-1] < losses[0] - 0.3
@@ -222,9 +225,9 @@ def test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits(tmp_path, mon
         calls.append(1)
         if len(calls) == stop_in:
             os.kill(os.getpid(), signal.SIGTERM)
-        return accumulate(*arguments)
+        return accumulate_pairs(*arguments)
 
-    monkeypatch.setattr(train_reward, "accumulate", stopping)
+    monkeypatch.setattr(train_reward, "accumulate_pairs", stopping)
     torch.manual_seed(5)
     with pytest.raises(Interrupted, match=f"after step {stop_in} of 8; .*--resume"):
         run(stopped, tmp_path / "b")
@@ -252,7 +255,7 @@ def test_there_must_be_something_to_resume_and_a_new_run_forgets_an_old_one(tmp_
         run(fresh(), tmp_path, resume=True)
     run(fresh(), tmp_path)
     with pytest.raises(IndexError):
-        run(fresh(), tmp_path, groups=[[Pair((1, 60), (2,))]])  # no such id
+        run(fresh(), tmp_path, groups=[[TokenPair((1, 60), (2,))]])  # no such id
     assert not (tmp_path / "train_state.pt").exists()
 
 
@@ -260,13 +263,13 @@ def test_a_run_that_diverges_leaves_the_last_good_state(tmp_path, monkeypatch):
     calls = []
 
     def poisoned(model, *arguments):
-        loss = accumulate(model, *arguments)
+        loss = accumulate_pairs(model, *arguments)
         calls.append(1)
         if len(calls) > 2:
             model.score.weight.grad.fill_(nan)
         return loss
 
-    monkeypatch.setattr(train_reward, "accumulate", poisoned)
+    monkeypatch.setattr(train_reward, "accumulate_pairs", poisoned)
     with pytest.raises(Diverged, match="step 7: .*5 steps in a row.*train_state.pt"):
         run(fresh(), tmp_path)
     state = load_state(tmp_path / "train_state.pt")
@@ -275,10 +278,10 @@ def test_a_run_that_diverges_leaves_the_last_good_state(tmp_path, monkeypatch):
 
 
 def test_once_trained_it_has_no_dropout(tmp_path):
-    """Accuracy, scale and whatever else is measured after `fit` is of the whole network."""
+    """Accuracy, scale and whatever else is measured after `fit_reward_model` is of the whole network."""
     model, texts = fresh(dropout=0.5), texts_of(5)
     run(model, tmp_path)
-    assert rewards_of(model, texts).tolist() == rewards_of(model, texts).tolist()
+    assert predict_rewards(model, texts).tolist() == predict_rewards(model, texts).tolist()
 
 
 def test_epochs_must_be_above_0():
@@ -300,7 +303,7 @@ def pairs_with(**lists):
     n = len(next(iter(lists.values())))
     lengths = lists.pop("lengths", [(3, 2)] * n)
     rows = [dict(zip(lists, values)) for values in zip(*lists.values())] or [{}] * n
-    return [Pair((1,) * a, (2,) * b, **row) for (a, b), row in zip(lengths, rows)]
+    return [TokenPair((1,) * a, (2,) * b, **row) for (a, b), row in zip(lengths, rows)]
 
 
 def test_accuracy_counts_a_tie_as_a_half_and_has_wilsons_interval():
@@ -318,7 +321,7 @@ def test_the_measured_loss_is_the_one_that_is_trained():
 
 
 def test_agreement_with_a_soft_label_is_the_probability_of_the_side_taken():
-    got = agreement(np.array([2.0, -2.0, 0.0, -1.0]), np.array([0.8, 0.8, 0.8, 0.0]))
+    got = sign_agreement(np.array([2.0, -2.0, 0.0, -1.0]), np.array([0.8, 0.8, 0.8, 0.0]))
     assert got.tolist() == pytest.approx([0.8, 0.2, 0.5, 1.0])
 
 

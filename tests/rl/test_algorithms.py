@@ -77,11 +77,11 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def loss_of(
-    logprobs: Tensor, values: Tensor, rollout: Rollout, row: Algorithm, beta: float, longest: int
+    logprobs: Tensor, values: Tensor, rollout: Rollout, algorithm: Algorithm, beta: float, longest: int
 ) -> Tensor:
     """What the loop descends on the rows of one optimizer step, with the row's own functions."""
-    weights = token_weights(rollout.mask, row.aggregate, longest)  # (B, L)
-    return surrogate(logprobs, values, advantages_of(rollout, row, beta), weights, row, beta)[0]
+    weights = token_weights(rollout.mask, algorithm.aggregate, longest)  # (B, L)
+    return surrogate(logprobs, values, advantages_of(rollout, algorithm, beta), weights, algorithm, beta)[0]
 
 
 def multisets(items: Sequence, n: int) -> Iterator[tuple[list, int]]:
@@ -106,7 +106,7 @@ def batches(mdp: TokenMDP, group: int, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def expected_update(
-    logits: Tensor, ref: Tensor, mdp: TokenMDP, row: Algorithm, beta: float, values: Tensor | None = None,
+    logits: Tensor, ref: Tensor, mdp: TokenMDP, algorithm: Algorithm, beta: float, values: Tensor | None = None,
     groups: int = 1, listed: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """E of −∇ loss by the logits at π = π_old, (X, S, V), over all batches of `groups` groups of row.group.
@@ -114,7 +114,7 @@ def expected_update(
     values: V, (X, S), or None for 0.  listed: the result of `batches`, if it is known.
     """
     X, N = mdp.scores.shape
-    rows, orders = listed or batches(mdp, row.group, groups)  # (M, B), (M,)
+    rows, orders = listed or batches(mdp, algorithm.group, groups)  # (M, B), (M,)
     leaf = logits.detach().requires_grad_()  # (X, S, V)
     logp = leaf.log_softmax(-1)  # (X, S, V)
     n, x = torch.arange(N).repeat(X), torch.arange(X).repeat_interleave(N)  # (X N,) each
@@ -126,25 +126,25 @@ def expected_update(
 
     def loss(logprobs: Tensor, *fields: Tensor) -> Tensor:
         rollout = Rollout(*fields)
-        return loss_of(logprobs, rollout.values, rollout, row, beta, mdp.max_new)
+        return loss_of(logprobs, rollout.values, rollout, algorithm, beta, mdp.max_new)
 
     losses = torch.vmap(loss)(logprobs, *fields)  # (M,): batch by batch, none sees another
     return -torch.autograd.grad((chance * losses).sum(), leaf)[0]
 
 
-def one_batch(ref: Tensor, mdp: TokenMDP, row: Algorithm, beta: float, values: Tensor | None = None):
+def one_batch(ref: Tensor, mdp: TokenMDP, algorithm: Algorithm, beta: float, values: Tensor | None = None):
     """`loss_of` as `oracle.moments` asks for it: of the responses of indices (K,) to prompt x."""
     def loss(indices: Tensor, x: int, logp: Tensor) -> Tensor:
         rollout = rollout_of(indices, x, logp, ref, mdp, values)
         logprobs = token_logprobs_of(logp, mdp)[x, indices]  # (K, L)
-        return loss_of(logprobs, rollout.values, rollout, row, beta, mdp.max_new)
+        return loss_of(logprobs, rollout.values, rollout, algorithm, beta, mdp.max_new)
 
     return loss
 
 
-def small(row: Algorithm, K: int) -> Algorithm:
+def small(algorithm: Algorithm, K: int) -> Algorithm:
     """The row with groups of K, if it has groups."""
-    return but(row, group=K if row.group > 1 else 1)
+    return but(algorithm, group=K if algorithm.group > 1 else 1)
 
 
 def problem(mdp: TokenMDP, beta: float = BETA) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -157,10 +157,10 @@ def problem(mdp: TokenMDP, beta: float = BETA) -> tuple[Tensor, Tensor, Tensor, 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_expected_update_is_the_mean_over_all_tuples(name):
     """The slow twin: every ordered pair of responses, a batch at a time."""
-    mdp, row = world(prompts=((0, 0),)), small(ALGORITHMS[name], 2)
+    mdp, algorithm = world(prompts=((0, 0),)), small(ALGORITHMS[name], 2)
     logits, ref, values, _ = problem(mdp)
-    want, _ = moments(one_batch(ref, mdp, row, BETA, values), logits, mdp, 2)
-    close(expected_update(logits, ref, mdp, row, BETA, values, 2 // row.group).flatten(), want)
+    want, _ = moments(one_batch(ref, mdp, algorithm, BETA, values), logits, mdp, 2)
+    close(expected_update(logits, ref, mdp, algorithm, BETA, values, 2 // algorithm.group).flatten(), want)
 
 
 # Each row is its paper's formula
@@ -282,7 +282,7 @@ class Slow:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_row_is_the_formula_of_its_paper(name):
     """Loss and gradients by policy and critic, both some steps from where the batch was sampled."""
-    mdp, row, K = world(max_new=3), small(ALGORITHMS[name], 4), 4
+    mdp, algorithm, K = world(max_new=3), small(ALGORITHMS[name], 4), 4
     old, ref, V_old = (random_logits(s, mdp) for s in range(3))
     old, ref, V_old = old.log_softmax(-1), ref.log_softmax(-1), V_old[..., 0]
     leaf, V = old + 0.3 * random_logits(3, mdp), V_old + 0.3 * random_logits(4, mdp)[..., 0]
@@ -294,13 +294,13 @@ def test_a_row_is_the_formula_of_its_paper(name):
     rollout = rollout_of(y, x, old, ref, mdp, V_old)
     logprobs = torch.where(rollout.mask, now[x[:, None], mdp.states[y], mdp.ids[y]], 0.0)  # (B, L)
     values = torch.where(rollout.mask, V[x[:, None], mdp.states[y]], 0.0)  # (B, L)
-    loss = loss_of(logprobs, values, rollout, row, BETA, mdp.max_new)
+    loss = loss_of(logprobs, values, rollout, algorithm, BETA, mdp.max_new)
     said = [(i, mdp.responses[n]) for i, n in zip(x.tolist(), y.tolist())]
     want = getattr(Slow(mdp, said, K, now, old, ref, V, V_old), name.replace("-", "_"))()
     ratio = (logprobs - rollout.logprobs).exp()[rollout.mask]
     assert ratio.min() < 0.8 and ratio.max() > 1.28 and set(rollout.mask.sum(1).tolist()) == {1, 2, 3}
     close(loss, want)
-    inputs = (leaf, V) if row.baseline == "value" else (leaf,)
+    inputs = (leaf, V) if algorithm.baseline == "value" else (leaf,)
     got, wanted = (torch.autograd.grad(f, inputs, retain_graph=True) for f in (loss, want))
     for a, b in zip(got, wanted):
         close(a, b)
@@ -309,30 +309,30 @@ def test_a_row_is_the_formula_of_its_paper(name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_what_is_logged_is_what_is_in_the_loss(name):
     """The parts of a loss sum to it, by their weights; and what nothing clips has no share that is clipped."""
-    mdp, row = world(max_new=3), small(ALGORITHMS[name], 4)
+    mdp, algorithm = world(max_new=3), small(ALGORITHMS[name], 4)
     old, ref = (random_logits(s, mdp).log_softmax(-1) for s in range(2))
     y, x = torch.arange(8), torch.tensor([0, 1]).repeat_interleave(4)  # (B,)
     rollout = rollout_of(y, x, old, ref, mdp, random_logits(2, mdp)[..., 0])
     now = (old + random_logits(3, mdp)).log_softmax(-1)
     logprobs = torch.where(rollout.mask, now[x[:, None], mdp.states[y], mdp.ids[y]], 0.0)  # (B, L)
-    rollout = advantages_of(rollout, row, BETA)
-    weights = token_weights(rollout.mask, row.aggregate, mdp.max_new)
-    loss, watch = surrogate(logprobs, rollout.values, rollout, weights, row, BETA)
+    rollout = advantages_of(rollout, algorithm, BETA)
+    weights = token_weights(rollout.mask, algorithm.aggregate, mdp.max_new)
+    loss, watch = surrogate(logprobs, rollout.values, rollout, weights, algorithm, BETA)
     parts = watch["policy_loss"] + BETA * watch.get("kl_loss", 0) + 0.5 * watch.get("value_loss", 0)
     close(loss, parts)
-    assert ("kl_loss" in watch, "value_loss" in watch) == (row.kl_in == "loss", row.baseline == "value")
-    assert (watch["clip_frac"] > 0) == (row.ratio == "clipped")
+    assert ("kl_loss" in watch, "value_loss" in watch) == (algorithm.kl_in == "loss", algorithm.baseline == "value")
+    assert (watch["clip_frac"] > 0) == (algorithm.ratio == "clipped")
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_at_ratio_1_clipping_changes_no_gradient(name):
     """The surrogate's gradient is REINFORCE's there, whatever ε."""
-    mdp, row = world(), small(ALGORITHMS[name], 2)
+    mdp, algorithm = world(), small(ALGORITHMS[name], 2)
     logits, ref, values, _ = problem(mdp)
-    plain = expected_update(logits, ref, mdp, but(row, ratio="none"), BETA, values, 2 // row.group)
+    plain = expected_update(logits, ref, mdp, but(algorithm, ratio="none"), BETA, values, 2 // algorithm.group)
     for clip, high in ((0.2, 0.28), (1e-6, 1e-6)):
-        clipped = but(row, ratio="clipped", clip=clip, clip_high=high)
-        close(expected_update(logits, ref, mdp, clipped, BETA, values, 2 // row.group), plain)
+        clipped = but(algorithm, ratio="clipped", clip=clip, clip_high=high)
+        close(expected_update(logits, ref, mdp, clipped, BETA, values, 2 // algorithm.group), plain)
 
 
 # What is unbiased
@@ -343,9 +343,9 @@ def test_at_ratio_1_clipping_changes_no_gradient(name):
 def test_reinforce_is_unbiased_with_any_baseline(critic, groups):
     mdp = world(max_new=3)
     logits, ref, true, exact = problem(mdp)
-    row = REINFORCE if critic == "none" else ALGORITHMS["reinforce-baseline"]
+    algorithm = REINFORCE if critic == "none" else ALGORITHMS["reinforce-baseline"]
     values = {"none": None, "wrong": random_logits(2, mdp)[..., 0], "true": true}[critic]
-    close(expected_update(logits, ref, mdp, row, BETA, values, groups), exact)
+    close(expected_update(logits, ref, mdp, algorithm, BETA, values, groups), exact)
 
 
 @pytest.mark.parametrize("K, groups", [(2, 1), (3, 1), (2, 2)])
@@ -373,19 +373,19 @@ def test_a_critic_biases_only_where_it_is_wrong_and_lambda_below_1():
     summed = but(ALGORITHMS["a2c"], aggregate="sum")
     bias = {}
     for lam in (0.0, 0.5, 0.95, 1.0):
-        row = but(summed, lam=lam)
-        close(expected_update(logits, ref, mdp, row, BETA, true), exact)
-        bias[lam] = float((expected_update(logits, ref, mdp, row, BETA, wrong) - exact).norm() / exact.norm())
+        algorithm = but(summed, lam=lam)
+        close(expected_update(logits, ref, mdp, algorithm, BETA, true), exact)
+        bias[lam] = float((expected_update(logits, ref, mdp, algorithm, BETA, wrong) - exact).norm() / exact.norm())
     assert bias[1.0] < 1e-12 and 0.01 < bias[0.95] < bias[0.5] < bias[0.0]
 
 
 # What turns the gradient
 
 
-def turned(row: Algorithm, mdp: TokenMDP, beta: float, groups: int = 1) -> float:
+def turned(algorithm: Algorithm, mdp: TokenMDP, beta: float, groups: int = 1) -> float:
     """The sine of the angle between the expected update and ∇J, with the true V."""
     logits, ref, values, exact = problem(mdp, beta)
-    return (1 - cosine(expected_update(logits, ref, mdp, row, beta, values, groups), exact) ** 2) ** 0.5
+    return (1 - cosine(expected_update(logits, ref, mdp, algorithm, beta, values, groups), exact) ** 2) ** 0.5
 
 
 @pytest.mark.parametrize("name", ["a2c", "ppo"])
@@ -400,20 +400,20 @@ def test_a_mean_over_tokens_and_whitening_bias_less_in_larger_batches(name):
 @pytest.mark.parametrize("name", ["rloo", "grpo", "dr-grpo"])
 def test_more_groups_in_a_batch_change_no_expectation(name):
     """GRPO's bias is of each response and each group: no batch is large enough to lose it."""
-    mdp, row = world(), small(ALGORITHMS[name], 2)
+    mdp, algorithm = world(), small(ALGORITHMS[name], 2)
     logits, ref, _, _ = problem(mdp)
-    one, two = (expected_update(logits, ref, mdp, row, BETA, None, groups) for groups in (1, 2))
+    one, two = (expected_update(logits, ref, mdp, algorithm, BETA, None, groups) for groups in (1, 2))
     close(two, one)
 
 
 def test_the_length_of_the_response_and_the_std_of_the_group_each_turn_the_gradient():
     """Without a KL term. Dr. GRPO leaves out both; 1 / |y_i| is harmless where all are of one length."""
-    row = small(DR_GRPO, 3)
-    assert turned(row, world(), 0.0) < 1e-6
+    algorithm = small(DR_GRPO, 3)
+    assert turned(algorithm, world(), 0.0) < 1e-6
     for change in ({"aggregate": "sequence"}, {"aggregate": "token"}, {"baseline": "group_std"}):
-        assert turned(but(row, **change), world(), 0.0) > 0.05
+        assert turned(but(algorithm, **change), world(), 0.0) > 0.05
     for aggregate in ("sequence", "token"):
-        assert turned(but(row, aggregate=aggregate), world(max_new=1), 0.0) < 1e-6
+        assert turned(but(algorithm, aggregate=aggregate), world(max_new=1), 0.0) < 1e-6
     for name in ("grpo", "dapo"):
         assert turned(small(ALGORITHMS[name], 3), world(), 0.0) > 0.3
 
@@ -423,8 +423,8 @@ def test_dividing_by_the_std_makes_every_prompt_count_the_same():
     one, ten = scaled(1.0), scaled(1.0, second=10.0)
     logits, ref, _, exact = problem(one, beta=0.0)
     close(problem(ten, beta=0.0)[3][1], 10 * exact[1])
-    for row, factor in ((GRPO, 1), (DR_GRPO, 10)):
-        before, after = (expected_update(logits, ref, mdp, small(row, 3), 0.0) for mdp in (one, ten))
+    for algorithm, factor in ((GRPO, 1), (DR_GRPO, 10)):
+        before, after = (expected_update(logits, ref, mdp, small(algorithm, 3), 0.0) for mdp in (one, ten))
         close(after[0], before[0])
         close(after[1], factor * before[1], atol=0.01 * float(before[1].norm()))  # eps stands beside σ
 
@@ -502,7 +502,7 @@ def test_k3_in_the_loss_pulls_back_by_at_most_beta_and_k1_in_the_reward_without_
 
 
 def follow(
-    ref: Tensor, mdp: TokenMDP, row: Algorithm, beta: float, groups: int = 1, critic: bool = True
+    ref: Tensor, mdp: TokenMDP, algorithm: Algorithm, beta: float, groups: int = 1, critic: bool = True
 ) -> Tensor:
     """log π where the expected update, followed from the reference, has come to rest, (X, S, V).
 
@@ -512,11 +512,11 @@ def follow(
     standardised advantage is no smaller near the end than far from it.
     critic: V is the true one at every step, or else 0.  Source: Kakade 2001.
     """
-    logits, listed = ref.clone(), batches(mdp, row.group, groups)
+    logits, listed = ref.clone(), batches(mdp, algorithm.group, groups)
     for step in range(160):
         logp = logits.log_softmax(-1)
         values = bellman(logp, ref, mdp, beta)[0] if critic else None
-        update = expected_update(logits, ref, mdp, row, beta, values, groups, listed)
+        update = expected_update(logits, ref, mdp, algorithm, beta, values, groups, listed)
         scale = visits(logp, mdp)[..., None] * logp.exp() / len(mdp.prompts)  # (X, S, V)
         logits = logits + min(1.0, 0.8 ** (step - 80)) * update / scale
     return logits.log_softmax(-1)
@@ -545,16 +545,16 @@ def bias_table(K: int = 4) -> list[tuple[str, bool, float, float, float, float, 
     mdp, table = world(), []
     ref = problem(mdp)[1]
     best = kl(optimum(ref, mdp, BETA)[0], ref, mdp).mean()
-    for name, row in (ALGORITHMS | VARIANTS).items():
-        row, critic = small(row, K), "V = 0" not in name
-        groups, means = K // row.group, {}
+    for name, algorithm in (ALGORITHMS | VARIANTS).items():
+        algorithm, critic = small(algorithm, K), "V = 0" not in name
+        groups, means = K // algorithm.group, {}
         for beta in (BETA, 0.0):
             logits, _, values, exact = problem(mdp, beta)
-            got = expected_update(logits, ref, mdp, row, beta, values if critic else None, groups)
+            got = expected_update(logits, ref, mdp, algorithm, beta, values if critic else None, groups)
             means[beta] = (got, exact, cosine(got, exact))
         got, exact, turn = means[BETA]
         unbiased = bool((got - exact).norm() < 1e-6 * exact.norm())
-        rest = follow(ref, mdp, row, BETA, groups, critic)
+        rest = follow(ref, mdp, algorithm, BETA, groups, critic)
         size, drift = float(got.norm() / exact.norm()), float(kl(rest, ref, mdp).mean() / best)
         table.append((name, unbiased, turn, means[0.0][2], size, regret(rest, ref, mdp, BETA), drift))
     return table
@@ -589,11 +589,11 @@ def test_kl_in_the_reward_leads_to_the_optimum_and_kl_in_the_loss_does_not(table
 
     What is left is at least a twentieth of all there was to gain. A critic that is 0 leads astray too.
     """
-    for name, row in (ALGORITHMS | VARIANTS).items():
-        if row.kl_in == "reward" and "V = 0" not in name:
+    for name, algorithm in (ALGORITHMS | VARIANTS).items():
+        if algorithm.kl_in == "reward" and "V = 0" not in name:
             assert abs(table[name][4]) < 1e-6, name
         else:
-            assert table[name][4] > (0.05 if row.kl_in == "loss" else 1e-3), name
+            assert table[name][4] > (0.05 if algorithm.kl_in == "loss" else 1e-3), name
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS, "grpo, k1 in the reward"])
@@ -602,15 +602,15 @@ def test_at_the_optimum_nothing_moves_where_kl_is_in_the_reward(name):
 
     Without a baseline they are not, but cancel. With the KL in the loss the update leads away from π*.
     """
-    mdp, row = world(max_new=3), small((ALGORITHMS | VARIANTS)[name], 2)
+    mdp, algorithm = world(max_new=3), small((ALGORITHMS | VARIANTS)[name], 2)
     ref = problem(mdp)[1]
     best, values, _ = optimum(ref, mdp, BETA)
     n = torch.arange(len(mdp.responses))  # (N,)
     pairs = rollout_of(torch.cartesian_prod(n, n).flatten(), 0, best, ref, mdp, values)  # all groups of two
-    advantages = advantages_of(pairs, row, BETA).advantages  # (2 N², L)
-    assert (float(advantages.abs().max()) < 1e-6) == (row.kl_in == "reward" and row.baseline != "none")
-    update = expected_update(best, ref, mdp, row, BETA, values)
-    assert (float(update.norm()) < 1e-9) == (row.kl_in == "reward")
+    advantages = advantages_of(pairs, algorithm, BETA).advantages  # (2 N², L)
+    assert (float(advantages.abs().max()) < 1e-6) == (algorithm.kl_in == "reward" and algorithm.baseline != "none")
+    update = expected_update(best, ref, mdp, algorithm, BETA, values)
+    assert (float(update.norm()) < 1e-9) == (algorithm.kl_in == "reward")
 
 
 @pytest.mark.parametrize("K", [2, 3])
@@ -656,10 +656,10 @@ def test_grpo_strays_further_the_smaller_the_rewards_are():
 # Noise
 
 
-def noise(row: Algorithm, mdp: TokenMDP, logits: Tensor, ref: Tensor) -> float:
+def noise(algorithm: Algorithm, mdp: TokenMDP, logits: Tensor, ref: Tensor) -> float:
     """Trace of the exact covariance of the update by two responses to a prompt, with the true V."""
     values, _ = bellman(logits.log_softmax(-1), ref, mdp, BETA)
-    return float(moments(one_batch(ref, mdp, row, BETA, values), logits, mdp, 2)[1].trace())
+    return float(moments(one_batch(ref, mdp, algorithm, BETA, values), logits, mdp, 2)[1].trace())
 
 
 def test_a_true_baseline_and_leave_one_out_are_quieter_than_reinforce():

@@ -11,8 +11,9 @@ from minirlhf.rl.config import PPOConfig
 
 def test_a_rows_choices_are_replaced_one_by_one():
     config = PPOConfig("grpo", kl_in="reward", kl="k1", whiten=True)
-    assert config.row == dataclasses.replace(ALGORITHMS["grpo"], kl_in="reward", kl="k1", whiten=True)
-    assert PPOConfig("grpo").row == ALGORITHMS["grpo"] and dataclasses.replace(config, algo="ppo").row.group == 1
+    assert config.algorithm == dataclasses.replace(ALGORITHMS["grpo"], kl_in="reward", kl="k1", whiten=True)
+    assert PPOConfig("grpo").algorithm == ALGORITHMS["grpo"]
+    assert dataclasses.replace(config, algo="ppo").algorithm.group == 1
 
 
 @pytest.mark.parametrize("bad", [
@@ -30,7 +31,7 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
     ("grpo", "reward", None, "k1"), ("grpo", "reward", "k3", "k3"), ("grpo", "loss", None, "k3"),
 ])
 def test_a_kl_that_moves_takes_the_estimator_that_is_right_there(algo, kl_in, kl, row):
-    assert PPOConfig(algo, kl_in=kl_in, kl=kl).row.kl == row
+    assert PPOConfig(algo, kl_in=kl_in, kl=kl).algorithm.kl == row
 
 
 @pytest.mark.parametrize("bad, message", [
@@ -41,7 +42,7 @@ def test_a_kl_that_moves_takes_the_estimator_that_is_right_there(algo, kl_in, kl
 def test_a_penalty_that_is_none_and_a_discount_that_grows_are_refused(bad, message):
     with pytest.raises(UserError, match=message):
         PPOConfig(**bad)
-    assert PPOConfig(kl_in="loss", kl="k1", beta=0.0).row.kl == "k1"
+    assert PPOConfig(kl_in="loss", kl="k1", beta=0.0).algorithm.kl == "k1"
 
 
 def test_a_beta_that_cannot_adapt_is_refused():

@@ -29,7 +29,7 @@ from minirlhf.rl.watch import Description, Optimum
 CONFIG = PPOConfig(
     iterations=4, batch=8, minibatches=3, epochs=2, lr=1e-2, warmup=0, save_every=1, temperature=0.7, max_new=8
 )
-GROUPED = {name: {"group": 2} for name, row in ALGORITHMS.items() if row.group > 1}  # of 8 responses
+GROUPED = {name: {"group": 2} for name, algorithm in ALGORITHMS.items() if algorithm.group > 1}  # of 8 responses
 PROMPTS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2
 
 
@@ -47,7 +47,7 @@ def run(policy, tokenizer, out, config=CONFIG, records_of=lambda step: PROMPTS, 
     """`train` for `ascii_for_a`; the rollouts are described in the log."""
     reward_of = lambda record: ascii_for_a
     config = dataclasses.replace(config, max_new=config.max_new or 8)
-    watchers = [Description(config.row), *watchers]
+    watchers = [Description(config.algorithm), *watchers]
     return train(policy, tokenizer, records_of, reward_of, config, Run(out, **told), watchers)
 
 
@@ -115,7 +115,7 @@ def one_round(made, config=CONFIG, lr=0.0):
     By plain gradient descent: Adam would blow up the rounding of a gradient that is 0.
     """
     policy, head, r = deepcopy(made)
-    r = advantages_of(r, config.row, 0.1)
+    r = advantages_of(r, config.algorithm, 0.1)
     stepper = Stepper(torch.optim.SGD([*policy.parameters(), *head.parameters()]), config.max_norm)
     metrics = update(models_of(policy, head), r, config, 0.1, stepper, lr, np.random.default_rng(3))
     return metrics, state(policy) + state(head)
@@ -124,13 +124,13 @@ def one_round(made, config=CONFIG, lr=0.0):
 def one_gradient(made, config, parts):
     """The gradient of one optimizer step on the rollout, in the given parts, and the watched sums."""
     policy, head, r = deepcopy(made)
-    r = advantages_of(r, config.row, 0.1)
-    weights = token_weights(r.mask, config.row.aggregate, config.max_new)
+    r = advantages_of(r, config.algorithm, 0.1)
+    weights = token_weights(r.mask, config.algorithm.aggregate, config.max_new)
     total: dict[str, float] = {}
     for index in parts:
         rows = r.rows(index) if len(parts) > 1 else r
         logprobs, values, _ = score_tokens(policy, head, rows, config.temperature)
-        loss, watch = surrogate(logprobs, values, rows, weights[index, : rows.ids.shape[1]], config.row, 0.1)
+        loss, watch = surrogate(logprobs, values, rows, weights[index, : rows.ids.shape[1]], config.algorithm, 0.1)
         loss.backward()
         total = {k: total.get(k, 0.0) + float(v) for k, v in watch.items()}
     return [p.grad for p in [*policy.parameters(), *head.parameters()]], total
@@ -163,7 +163,7 @@ def test_no_metric_and_no_gradient_depends_on_padding(made, pad_rollout, algo):
     wide = pad_rollout(r, 5, 3)
     wider = policy, head, wide
     described, wide_described = (
-        Description(config.row)(advantages_of(rows, config.row, 0.1), PROMPTS, 0.1) for rows in (r, wide)
+        Description(config.algorithm)(advantages_of(rows, config.algorithm, 0.1), PROMPTS, 0.1) for rows in (r, wide)
     )
     assert wide_described == pytest.approx(described, rel=1e-5)
     clean, weights = one_round(made, config, lr=0.1)
@@ -209,7 +209,7 @@ def test_every_response_is_used_once_an_epoch_in_a_new_order(made, calls_of, alg
 
 def test_rows_keep_their_own_advantages_and_returns(made, calls_of):
     """Through shuffling, minibatches, sorting by length and trimming."""
-    whole, calls = advantages_of(made[2], CONFIG.row, 0.1), calls_of("surrogate")
+    whole, calls = advantages_of(made[2], CONFIG.algorithm, 0.1), calls_of("surrogate")
     one_round(made)
     for rows in (call.rows for call in calls):
         for b, score in enumerate(rows.scores.long().tolist()):
@@ -221,7 +221,7 @@ def test_rows_keep_their_own_advantages_and_returns(made, calls_of):
 def test_advantages_are_whitened_over_the_batch_and_returns_are_not(made):
     """Whitening a row at a time would erase which response was better; whitened returns teach no value."""
     _, _, r = made
-    r = advantages_of(r, dataclasses.replace(CONFIG, lam=1.0).row, 0.0)
+    r = advantages_of(r, dataclasses.replace(CONFIG, lam=1.0).algorithm, 0.0)
     advantages = r.advantages
     assert float(advantages[r.mask].mean()) == pytest.approx(0, abs=1e-5)
     assert float(advantages[r.mask].var(correction=0)) == pytest.approx(1, abs=1e-4)
@@ -233,14 +233,14 @@ def test_advantages_are_whitened_over_the_batch_and_returns_are_not(made):
 def test_every_setting_of_ppos_loss_is_used(made):
     """Advantages, returns and loss are those of losses.py with β, γ, λ, the three clips and the coefficient."""
     policy, head, r = made
-    row = PPOConfig(lam=0.8, clip=0.01, clip_high=0.03, value_clip=0.02, value_coefficient=0.3).row
+    algorithm = PPOConfig(lam=0.8, clip=0.01, clip_high=0.03, value_clip=0.02, value_coefficient=0.3).algorithm
     raw, returns = gae(token_rewards(r.scores, r.logprobs - r.ref_logprobs, r.mask, 0.4), r.values, r.mask, 0.9, 0.8)
-    r = advantages_of(r, row, 0.4, 0.9)
+    r = advantages_of(r, algorithm, 0.4, 0.9)
     assert torch.equal(r.advantages, whiten(raw, r.mask)) and torch.equal(r.returns, returns)
     r.logprobs, r.values = r.logprobs + 0.1 * r.mask, r.values + 0.1 * r.mask  # so that the clips bind
     weights = token_weights(r.mask, "token", 8)
     logprobs, values, _ = score_tokens(policy, head, r, 0.7)
-    loss, _ = surrogate(logprobs, values, r, weights, row, 0.4)
+    loss, _ = surrogate(logprobs, values, r, weights, algorithm, 0.4)
     wanted = policy_loss(logprobs, r.logprobs, r.advantages, weights, 0.01, 0.03)[0]
     wanted = wanted + 0.3 * value_loss(values, r.values, returns, weights, 0.02)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
@@ -313,7 +313,7 @@ def test_entropy_lies_between_0_and_log_v_and_is_that_of_real_tokens(made, token
 def test_a_step_moves_towards_what_was_better_than_expected(made):
     """After small steps the tokens of positive advantage are likelier, those of negative less."""
     policy, head, r = made
-    r = advantages_of(r, CONFIG.row, 0.0)
+    r = advantages_of(r, CONFIG.algorithm, 0.0)
     stepper = Stepper(make_adamw([policy, head], 1.0, 0.0), 1.0)
     update(models_of(policy, head), r, CONFIG, 0.0, stepper, 1e-4, np.random.default_rng(0))
     with torch.no_grad():
@@ -332,7 +332,7 @@ def test_a_step_moves_towards_what_was_better_than_expected(made):
 ], ids=["ppo", "reinforce-baseline", "rloo", "grpo"])
 def test_it_learns(make_policy, tokenizer, tmp_path, config, seed):
     """To end, and to answer in ASCII to "a" and not to "b": blind to the prompt it would earn 0.5."""
-    prompts = [{"prompt": "a"}, {"prompt": "b"}] * (32 // config.row.group)
+    prompts = [{"prompt": "a"}, {"prompt": "b"}] * (32 // config.algorithm.group)
     run(make_policy(seed), tokenizer, tmp_path, config, lambda step: prompts, seed=seed)
     rewards = [record["reward"] for record in logged(tmp_path)]
     assert rewards[0] < 0.2 and np.mean(rewards[-5:]) > 0.85

@@ -12,7 +12,7 @@ from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.safetensors import parse_safetensors
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.rl.reward_model import (
-    LearnedReward, RewardModel, load_reward_model, normalise, rewards_of, save_reward_model, text_ids,
+    LearnedReward, RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model, text_ids,
 )
 from minirlhf.rl.reward_files import load_reward
 
@@ -58,12 +58,12 @@ def test_the_reward_stands_on_the_last_real_token_whatever_the_padding(judge):
 
 @pytest.mark.parametrize("rows", [1, 2, 64])
 def test_rewards_come_in_the_order_of_the_texts(judge, rows):
-    assert rewards_of(judge, TEXTS, rows).tolist() == pytest.approx([slow(judge, x) for x in TEXTS], abs=1e-5)
+    assert predict_rewards(judge, TEXTS, rows).tolist() == pytest.approx([slow(judge, x) for x in TEXTS], abs=1e-5)
 
 
 def test_a_fresh_head_says_0_and_its_bias_is_not_trained(make_gpt):
     model = RewardModel(make_gpt())
-    assert rewards_of(model, TEXTS).tolist() == [0.0] * len(TEXTS)
+    assert predict_rewards(model, TEXTS).tolist() == [0.0] * len(TEXTS)
     assert not model.score.bias.requires_grad and model.score.weight.requires_grad
 
 
@@ -90,22 +90,22 @@ def test_a_text_that_is_too_long_loses_its_beginning(tokenizer):
 def test_normalised_rewards_have_mean_0_and_std_1_in_the_same_order(judge):
     texts = [[i, (7 * i) % 50, 3] for i in range(40)]
     others = TEXTS
-    before, outside = rewards_of(judge, texts), rewards_of(judge, others)
+    before, outside = predict_rewards(judge, texts), predict_rewards(judge, others)
     scale = normalise(judge, before)
-    after = rewards_of(judge, texts)
+    after = predict_rewards(judge, texts)
     assert float(after.mean()) == pytest.approx(0, abs=1e-5)
     assert float(after.std(correction=0)) == pytest.approx(1, abs=1e-5)
     assert before.argsort().tolist() == after.argsort().tolist()
     assert scale == {"mean": pytest.approx(float(before.mean())), "std": pytest.approx(float(before.std(correction=0)))}
     expected = (outside - scale["mean"]) / scale["std"]
-    torch.testing.assert_close(rewards_of(judge, others), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predict_rewards(judge, others), expected, atol=1e-5, rtol=1e-5)
     assert judge.score.bias.tolist() == [0.0]  # which a file has no place for
 
 
 def test_rewards_that_are_all_one_cannot_be_normalised(make_gpt):
     model = RewardModel(make_gpt())
     with pytest.raises(UserError, match="all 5 reference responses have one reward"):
-        normalise(model, rewards_of(model, TEXTS))
+        normalise(model, predict_rewards(model, TEXTS))
 
 
 # As a reward function
@@ -139,7 +139,7 @@ def test_it_has_no_dropout(make_gpt, padded_tokenizer):
 
 def test_a_folder_is_read_back(folder, judge, padded_tokenizer):
     loaded = load_reward_model(folder)
-    assert rewards_of(loaded.model, TEXTS).tolist() == rewards_of(judge, TEXTS).tolist()
+    assert predict_rewards(loaded.model, TEXTS).tolist() == predict_rewards(judge, TEXTS).tolist()
     assert load_reward(f"model:{folder}")("p", "r", {}) == LearnedReward(judge, padded_tokenizer)("p", "r", {})
 
 
@@ -157,8 +157,8 @@ def test_hugging_face_gives_the_same_normalised_rewards(judge, padded_tokenizer,
     transformers = pytest.importorskip("transformers")
     records = [("a", "b"), ("a longer prompt", "and more"), ("c", "")]
     texts = [text_ids({"prompt": p}, y, padded_tokenizer, 32) for p, y in records]
-    normalise(judge, rewards_of(judge, texts))
-    ours = rewards_of(judge, texts).tolist()
+    normalise(judge, predict_rewards(judge, texts))
+    ours = predict_rewards(judge, texts).tolist()
     save_reward_model(tmp_path, judge, padded_tokenizer, {})
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     theirs_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)

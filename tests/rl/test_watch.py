@@ -15,7 +15,7 @@ from minirlhf.rl.ppo import train
 from minirlhf.rl.rollout import Models, collect
 from minirlhf.rl.watch import Description, Gold, Optimum
 
-ROW = PPOConfig().row
+ALGORITHM = PPOConfig().algorithm
 RECORDS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2
 TASKS = [record | {"task": "xy"[i % 2]} for i, record in enumerate(RECORDS)]
 SHORT = lambda prompt, response, record: -float(len(response))
@@ -36,14 +36,14 @@ def rollout(make_policy, tokenizer):
 def test_groups_without_contrast_are_counted(rollout):
     r = rollout
     r.scores = torch.tensor([1.0, 1, 0, 1, 0, 0, 2, 2])
-    assert Description(PPOConfig("rloo", group=2).row)(r, RECORDS, 0.1)["no_contrast"] == 0.75
+    assert Description(PPOConfig("rloo", group=2).algorithm)(r, RECORDS, 0.1)["no_contrast"] == 0.75
 
 
 def test_what_is_described_equals_loops_over_responses(rollout):
     r = rollout
     records = [{"prompt": "p", "task": "x" if b < 2 else "y"} for b in range(8)]
     r.returns = 2 * r.values
-    got = Description(ROW)(r, records, 0.5)
+    got = Description(ALGORITHM)(r, records, 0.5)
     kl = [float((r.logprobs - r.ref_logprobs)[b, r.mask[b]].sum()) for b in range(8)]
     assert got["reward"] == 3.5 and got["reward/x"] == 0.5 and got["reward/y"] == 4.5
     assert got["kl"] == pytest.approx(sum(kl) / 8, rel=1e-5)
@@ -52,7 +52,7 @@ def test_what_is_described_equals_loops_over_responses(rollout):
     assert got["ended"] == sum(r.ended.tolist()) / 8
     assert got["value"] == pytest.approx(float(r.values[r.mask].mean()), rel=1e-5)
     assert got["explained_variance"] == pytest.approx(0.75, abs=1e-5)  # G = 2 V: Var(V) / Var(2 V) is left
-    grpo = Description(PPOConfig("grpo").row)(r, records, 0.5)  # k3 in its loss, k1 in the log
+    grpo = Description(PPOConfig("grpo").algorithm)(r, records, 0.5)  # k3 in its loss, k1 in the log
     assert grpo["kl"] == got["kl"] and grpo["objective"] == got["objective"]
     assert 0 < got["sampler_gap"] < 1e-5
 
@@ -81,7 +81,7 @@ def test_what_is_said_of_the_optimum_equals_loops_over_responses(rollout, pad_ro
 def test_the_sampler_gap_is_the_mean_over_tokens(rollout):
     r = rollout
     r.sampled_logprobs = r.logprobs + torch.where(torch.arange(r.ids.shape[1]) % 2 == 0, 0.25, -0.25)
-    assert Description(ROW)(r, RECORDS, 0.0)["sampler_gap"] == pytest.approx(0.25, rel=1e-5)
+    assert Description(ALGORITHM)(r, RECORDS, 0.0)["sampler_gap"] == pytest.approx(0.25, rel=1e-5)
 
 
 def test_a_gold_reward_is_a_mean_for_each_task_of_what_ended(rollout, tokenizer):
@@ -100,7 +100,7 @@ def test_watching_changes_nothing(make_policy, tokenizer, tmp_path):
     for name, more in (("a", []), ("b", [Gold(lambda record: lambda *case: 1.0, tokenizer), Optimum(0.1)])):
         config = PPOConfig(iterations=2, batch=8, minibatches=3, lr=1e-2, beta=0.1, max_new=8)
         policies.append(make_policy(0))
-        watchers = [Description(config.row), *more]
+        watchers = [Description(config.algorithm), *more]
         train(policies[-1], tokenizer, lambda step: TASKS, lambda record: SHORT, config, Run(tmp_path / name), watchers)
         lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
         logs.append([json.loads(line) for line in lines])

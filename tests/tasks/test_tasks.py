@@ -14,7 +14,7 @@ from itertools import product
 import pytest
 
 from minirlhf.tasks import TASKS, arithmetic, reviews, reward_of_task, sentiment, task_of, translation
-from minirlhf.tasks.splits import split_of
+from minirlhf.tasks.splits import task_split
 
 EVERY = [(task, split) for task in TASKS.values() for split in ("train", *task.EVAL_SPLITS)]
 IDS = [f"{task.NAME}-{split}" for task, split in EVERY]
@@ -135,11 +135,11 @@ def test_an_unknown_split_is_an_error_that_lists_the_known_ones(task):
 
 
 def test_the_held_out_shares_are_near_a_tenth():
-    shares = Counter(split_of(str(i)) for i in range(20000))
+    shares = Counter(task_split(str(i)) for i in range(20000))
     for counts in (
         shares,
         {s: len(reviews.subjects(s)) for s in shares},
-        {s: len(arithmetic.pairs(s)) for s in shares},
+        {s: len(arithmetic.operand_pairs(s)) for s in shares},
         {s: translation.frames(s)[1][-1] for s in shares},
         Counter(reviews.text_split(r["response"]) for r in reviews.records("train", 5000, 0)),
     ):
@@ -154,7 +154,7 @@ def test_the_held_out_shares_are_near_a_tenth():
 
 def test_no_unordered_operand_pair_is_in_two_splits():
     splits = ("train", *arithmetic.EVAL_SPLITS[:3])
-    seen = {s: {tuple(sorted(p)) for p in arithmetic.pairs(s)} for s in splits}
+    seen = {s: {tuple(sorted(p)) for p in arithmetic.operand_pairs(s)} for s in splits}
     for one, other in product(seen, repeat=2):
         assert one == other or seen[one].isdisjoint(seen[other])
     assert all(operands(r) in seen["train"] for r in arithmetic.records("train", 3000, 0))
@@ -167,13 +167,13 @@ def test_the_held_out_range_and_length_are_never_trained_on():
     assert held == {str(a) for a in range(40, 50)}
     assert all(min(operands(r)) >= 100 for r in arithmetic.records("test_long", 1000, 0))
     # A 4 in the tens is not new: training shows it on the right.
-    assert {b for _, b in arithmetic.pairs("train")} == set(range(100))
+    assert {b for _, b in arithmetic.operand_pairs("train")} == set(range(100))
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_the_split_says_nothing_about_a_digit_of_the_sum(split):
     """A linear hash once decided the split by (a + b) mod 10: no held-out answer was ever trained on."""
-    pairs = arithmetic.pairs(split)
+    pairs = arithmetic.operand_pairs(split)
     for digit in (lambda a, b: a + b, lambda a, b: a, lambda a, b: b, lambda a, b: a - b):
         counts = Counter(digit(a, b) % 10 for a, b in pairs)
         expected = len(pairs) / 10
@@ -189,7 +189,7 @@ def test_the_label_is_the_sign_of_the_review_and_no_class_is_rare():
     records = sentiment.records("train", 5000, 0)
     for record in records[:500]:
         text = record["prompt"].removesuffix(" sentiment:")
-        total = next(sum(c) for d in reviews.DOMAINS if (c := reviews.parse(text, d)) is not None)
+        total = next(sum(c) for d in reviews.DOMAINS if (c := reviews.parse_review(text, d)) is not None)
         assert record["label"] == ("positive" if total > 0 else "negative" if total < 0 else "neutral")
     counts = Counter(r["label"] for r in records)
     assert set(counts) == set(sentiment.LABELS) and min(counts.values()) > 0.2 * len(records)
@@ -224,7 +224,7 @@ def test_the_translation_is_one_to_one():
 ])
 def test_chinese_word_order_measure_words_and_aspect(english, chinese):
     frame, setting = translation.Frame(*english[:4]), translation.Setting(*english[4:])
-    assert setting in translation.settings(frame.verb)
+    assert setting in translation.settings_of(frame.verb)
     assert translation.chinese(frame, setting) == chinese
 
 
@@ -314,12 +314,12 @@ def test_log_probability_and_entropy_equal_enumeration_on_a_tiny_grammar(tiny):
         log_p = reviews.log_probability(text, "new kind thing")
         assert log_p == pytest.approx(math.log(texts[text]), abs=1e-9)
     brute = -sum(p * math.log(p) for p in texts.values())
-    assert reviews.entropy("new kind thing") == pytest.approx(brute, abs=1e-9)
+    assert reviews.review_entropy("new kind thing") == pytest.approx(brute, abs=1e-9)
 
 
 def test_the_sampler_draws_from_the_law_that_log_probability_states(tiny):
     texts, rng, n = enumerate_tiny(), random.Random(0), 15000
-    drawn = Counter(reviews.sample("kind thing", rng)[0] for _ in range(n))
+    drawn = Counter(reviews.sample_review("kind thing", rng)[0] for _ in range(n))
     assert set(drawn) <= set(texts)
     likely = [t for t, p in texts.items() if p * n > 15]
     assert len(likely) > 40
@@ -330,17 +330,17 @@ def test_the_sampler_draws_from_the_law_that_log_probability_states(tiny):
 @pytest.mark.parametrize("subject", ["new thai bistro", "old spy film", "grand beach hotel"])
 def test_entropy_is_the_mean_of_minus_log_probability(subject):
     rng, n = random.Random(0), 10000
-    values = [-reviews.log_probability(reviews.sample(subject, rng)[0], subject) for _ in range(n)]
+    values = [-reviews.log_probability(reviews.sample_review(subject, rng)[0], subject) for _ in range(n)]
     mean = sum(values) / n
     error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    assert abs(mean - reviews.entropy(subject)) < 4 * error
+    assert abs(mean - reviews.review_entropy(subject)) < 4 * error
 
 
 def test_parse_returns_the_classes_that_were_drawn():
     rng = random.Random(0)
     for subject in reviews.subjects("test"):
-        text, classes = reviews.sample(subject, rng)
-        assert reviews.parse(text, reviews.domain_of(subject)) == classes
+        text, classes = reviews.sample_review(subject, rng)
+        assert reviews.parse_review(text, reviews.domain_of(subject)) == classes
 
 
 @pytest.mark.parametrize("text", [
@@ -355,7 +355,7 @@ def test_parse_returns_the_classes_that_were_drawn():
 ])
 def test_what_the_grammar_cannot_write_does_not_parse(text):
     record = {"subject": "new thai bistro"}
-    assert reviews.parse(text, "restaurant") is None
+    assert reviews.parse_review(text, "restaurant") is None
     assert reviews.log_probability(text, "new thai bistro") == -math.inf
     assert reviews.score("", text, record) == {"grammatical": 0.0}
 

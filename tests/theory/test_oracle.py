@@ -18,7 +18,7 @@ from minirlhf.rl.losses import (
 )
 from minirlhf.rl.rollout import score_tokens
 from minirlhf.theory.oracle import (
-    TokenMDP, bellman, best_of_n, expectation, gpt_table, kl, moments, objective, optimum, policy_gradient,
+    TokenMDP, bellman, best_of_n_law, expectation, gpt_table, kl, moments, objective, optimum, policy_gradient,
     response_logprobs, rollout_of, token_logprobs_of, visits,
 )
 
@@ -355,9 +355,9 @@ def slow_best_of_n(logp: torch.Tensor, mdp: TokenMDP, n: int) -> torch.Tensor:
 def test_best_of_n_equals_all_tuples(reward):
     mdp = world(reward, max_new=2)
     logp = random_policy(0, mdp)
-    close(best_of_n(logp, mdp, 1), response_logprobs(logp, mdp).exp())
+    close(best_of_n_law(logp, mdp, 1), response_logprobs(logp, mdp).exp())
     for n in (2, 3):
-        close(best_of_n(logp, mdp, n), slow_best_of_n(logp, mdp, n))
+        close(best_of_n_law(logp, mdp, n), slow_best_of_n(logp, mdp, n))
 
 
 def test_best_of_n_of_two_equal_chances():
@@ -365,7 +365,7 @@ def test_best_of_n_of_two_equal_chances():
     mdp = world(lambda prompt, response: 1.0, vocab_size=2, max_new=1, prompts=((0,),))
     logp = torch.full((1, 1, 2), log(0.5), dtype=torch.float64)
     for n in (1, 4, 30):
-        kept = float(best_of_n(logp, mdp, n)[0, mdp.responses.index((EOS,))])
+        kept = float(best_of_n_law(logp, mdp, n)[0, mdp.responses.index((EOS,))])
         assert kept == pytest.approx(1 - 2.0**-n, abs=1e-12)
 
 
@@ -375,7 +375,7 @@ def test_best_of_n_is_worth_more_with_n_and_its_kl_stays_below_the_bound(reward)
     logp = random_policy(0, mdp)
     base, before = response_logprobs(logp, mdp), torch.tensor([-inf, -inf])  # (X, N), (X,)
     for n in (1, 2, 4, 16, 64):
-        law = best_of_n(logp, mdp, n)  # (X, N)
+        law = best_of_n_law(logp, mdp, n)  # (X, N)
         close(law.sum(-1), torch.ones(2).double())
         assert bool(((law * mdp.scores).sum(-1) > before).all())
         before = (law * mdp.scores).sum(-1)
@@ -389,7 +389,7 @@ def test_kl_of_best_of_n_attains_the_bound_where_no_response_is_likely():
     end = 1 / torch.arange(L, 0, -1, dtype=torch.float64)  # (S,)
     logp = torch.stack([1 - end, end], -1).log()[None]  # (1, S, V)
     for n, bound in ((4, 0.636), (16, 1.835)):
-        law = best_of_n(logp, mdp, n)  # (1, N)
+        law = best_of_n_law(logp, mdp, n)  # (1, N)
         divergence = expectation(law, law.log() - response_logprobs(logp, mdp))  # (1,)
         assert float(divergence) == pytest.approx(bound, abs=1e-3)
 

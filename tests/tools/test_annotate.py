@@ -32,7 +32,7 @@ def say(model: str, index: int, sample: int) -> str:
 
 
 @pytest.fixture
-def call(make_evidence, tmp_path, monkeypatch, capsys):
+def call(make_evaluation, tmp_path, monkeypatch, capsys):
     """A function that runs the command in tmp_path, where items.jsonl is: (status, out, err)."""
     monkeypatch.chdir(tmp_path)
 
@@ -47,7 +47,7 @@ def call(make_evidence, tmp_path, monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     records = [{"prompt": f"prompt {i}"} for i in range(30)]
-    items.write(tmp_path / "items.jsonl", *make_evidence(records, say, models=("sft", "ppo"), samples=1))
+    items.write_items(tmp_path / "items.jsonl", *make_evaluation(records, say, models=("sft", "ppo"), samples=1))
     return call
 
 
@@ -133,7 +133,7 @@ def test_what_make_is_told_decides_what_is_made(call):
     other = json.loads(Path("new/study.json").read_text())
     assert (study["question"], other["question"]) == ("funnier?", "Which answer is better?")
     (s,) = read_sets("items.jsonl")
-    places, secret = pairs.make(s.records, list(zip(s.items["ppo"], s.items["sft"])), 20, 7)
+    places, secret = pairs.make_places(s.records, list(zip(s.items["ppo"], s.items["sft"])), 20, 7)
     assert study["places"] == places != other["places"]
     about = {"models": ["ppo", "sft"], "set": "made", "seed": 7, "source": "items.jsonl"}
     assert key.items() >= (secret | about).items()

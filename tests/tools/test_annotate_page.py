@@ -117,13 +117,13 @@ def test_a_judgement_is_answered_with_the_next_item(client, study):
 
 
 def test_all_that_can_be_said_is_understood(client, study):
-    for place, do in enumerate(log.CHOICES):
+    for place, do in enumerate(log.ACTIONS):
         assert client.judge(do, place)[0] == 200
-    assert said(study) == list(log.CHOICES)
+    assert said(study) == list(log.ACTIONS)
     end = {"annotator": "ann", "place": 5, "total": 5, "question": "which?"}
     assert json.loads(client.get()[2]) == end
     assert json.loads(client.judge("undo", 4)[2])["place"] == 4
-    assert said(study) == list(log.CHOICES)[:4]
+    assert said(study) == list(log.ACTIONS)[:4]
 
 
 def test_it_is_saved_and_synced_before_it_is_answered(client, study, monkeypatch):
@@ -418,7 +418,7 @@ def test_each_button_does_what_its_label_and_key_say():
         ("left", "a", "A is better", "a"), ("right", "b", "B is better", "b"), ("tie", "t", "Tie", "t"),
         ("bad", "x", "Both bad", "x"), ("skip", "s", "Skip", "s"), ("undo", "u", "Undo", "u"),
     ]  # fmt: skip
-    assert [do for do, *_ in found] == [*log.CHOICES, "undo"] and HTML.count("<button") == len(found)
+    assert [do for do, *_ in found] == [*log.ACTIONS, "undo"] and HTML.count("<button") == len(found)
 
 
 def test_each_text_stands_under_its_title():

@@ -31,7 +31,7 @@ def test_the_best_time_counts_and_the_first_run_does_not(monkeypatch):
 def test_training_is_a_step_over_full_rows(two_seconds, monkeypatch):
     steps = []
     monkeypatch.setattr(bench, "Stepper", lambda *a: spy(Stepper(*a), steps))
-    assert bench.training(TINY, 3, CPU, torch.float32, 1) == 3 * 80 / 2
+    assert bench.training_speed(TINY, 3, CPU, torch.float32, 1) == 3 * 80 / 2
     assert len(steps) == 1 and steps[0] > 0
 
 
@@ -45,7 +45,7 @@ def spy(stepper: Stepper, norms: list[float]) -> Stepper:
 def test_every_sampled_row_runs_to_its_end(two_seconds, monkeypatch):
     made = []
     monkeypatch.setattr(bench, "generate", lambda *a: made.append(generate(*a)))
-    assert bench.sampling(TINY, CPU, 1) == bench.PROMPTS * bench.NEW / 2
+    assert bench.sampling_speed(TINY, CPU, 1) == bench.PROMPTS * bench.NEW / 2
     assert made[0].mask.shape == (bench.PROMPTS, bench.NEW) and made[0].mask.all() and made[0].prompt_mask.all()
 
 

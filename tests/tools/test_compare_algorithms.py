@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from minirlhf.evaluation.ask import Policy
-from minirlhf.experiments.trials import answers
+from minirlhf.experiments.trials import held_out_items
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
@@ -20,7 +20,9 @@ from minirlhf.lm.batches import Mixture
 from minirlhf.rl.algorithms import ALGORITHMS
 from minirlhf.rl.config import PPOConfig
 from minirlhf.tools import compare_algorithms
-from minirlhf.tools.compare_algorithms import TUNING_SEED, VARIANTS, Comparison, markdown, run, runs_of, yardstick
+from minirlhf.tools.compare_algorithms import (
+    TUNING_SEED, VARIANTS, Comparison, algorithm_table, one_run, runs_of, yardstick,
+)
 
 OPTIONS = Comparison(algos=("ppo",), lrs=("1e-4", "1e-3"), seeds=2)
 
@@ -34,7 +36,7 @@ def ran(monkeypatch) -> list[tuple[str, float, int]]:
         calls.append((name, lr, seed))
         return {"lr": lr, "objective": -lr if seed == TUNING_SEED else lr, "seed": seed}
 
-    monkeypatch.setattr(compare_algorithms, "run", run)
+    monkeypatch.setattr(compare_algorithms, "one_run", run)
     return calls
 
 
@@ -94,10 +96,10 @@ def trained(make_policy, monkeypatch):
 
 def test_every_algorithm_is_trained_alike(make_policy, tokenizer, trained, monkeypatch):
     """Nothing differs but the choices of the algorithm."""
-    monkeypatch.setattr(compare_algorithms, "answers", lambda *_: [{"scores": {"reward": 0.0}, "kl": 0.0}])
+    monkeypatch.setattr(compare_algorithms, "held_out_items", lambda *_: [{"scores": {"reward": 0.0}, "kl": 0.0}])
     start, options = Policy(make_policy(0, context=64), tokenizer), Comparison(batch=24, iterations=9)
     for name in VARIANTS:
-        run(name, 1e-3, 5, "arithmetic", start, options, torch.float32)
+        one_run(name, 1e-3, 5, "arithmetic", start, options, torch.float32)
     for name, (_, task, _, config, seed, _) in zip(VARIANTS, trained, strict=True):
         assert (task, seed) == ("arithmetic", 5)
         assert config == PPOConfig(
@@ -110,8 +112,8 @@ def test_a_run_is_judged_by_j(make_policy, tokenizer, trained, monkeypatch):
     monkeypatch.setattr("minirlhf.experiments.trials.reward_of_task", lambda record: lambda p, r, x: float(len(r)))
     start = Policy(make_policy(0, context=64), tokenizer)
     options = Comparison(prompts=30, samples=2, batch=64, beta=0.5)
-    figures = run("rloo", 1e-3, 5, "arithmetic", start, options, torch.float32)
-    items = answers(trained[0][0], start, "arithmetic", 30, 2)
+    figures = one_run("rloo", 1e-3, 5, "arithmetic", start, options, torch.float32)
+    items = held_out_items(trained[0][0], start, "arithmetic", 30, 2)
     reward, kl = (sum(x) / 60 for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items), strict=True))
     assert len(items) == 60 and reward > 0 and kl > 1 and trained[0][0].model is not start.model
     assert figures == pytest.approx(
@@ -121,7 +123,7 @@ def test_a_run_is_judged_by_j(make_policy, tokenizer, trained, monkeypatch):
 
 def test_the_table_shows_mean_spread_and_worst_seed():
     runs = [{"lr": 1e-3, "share": x, "reward": 0.9, "kl": 2.0, "seconds": 3.0} for x in (0.5, 0.75)]
-    lines = markdown({"ppo": runs, "rloo": runs[:1]}).splitlines()
+    lines = algorithm_table({"ppo": runs, "rloo": runs[:1]}).splitlines()
     mean, sd = 0.625, np.std([0.5, 0.75], ddof=1)
     assert lines[2] == f"| ppo | 0.001 | {mean:.3f} ±{sd:.3f} | 0.900 ±0.000 | 2.00 ±0.00 | 0.500 | 3 |"
     assert lines[3] == "| rloo | 0.001 | 0.500 | 0.900 | 2.00 | 0.500 | 3 |" and len(lines) == 4
@@ -129,7 +131,7 @@ def test_the_table_shows_mean_spread_and_worst_seed():
 
 def test_every_algorithm_is_compared():
     assert set(ALGORITHMS) <= set(VARIANTS)
-    rows = [PPOConfig(**choices).row for choices in VARIANTS.values()]
+    rows = [PPOConfig(**choices).algorithm for choices in VARIANTS.values()]
     assert len(set(rows)) == len(VARIANTS)
 
 

@@ -320,14 +320,14 @@ def columns_of(table):
 @pytest.mark.parametrize("algo", ["ppo", "reinforce", "grpo"])
 def test_the_rewards_of_the_table_add_up(algo, rollout, tokenizer):
     """On the tokens of one response, of the last two of the prompt, and of a column of padding."""
-    row, b = ALGORITHMS[algo], int(rollout.ended.long().argmax())
+    algorithm, b = ALGORITHMS[algo], int(rollout.ended.long().argmax())
     r = pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
-    table = doctor.token_table(r, b, tokenizer, row, BETA, 0.9)
+    table = doctor.token_table(r, b, tokenizer, algorithm, BETA, 0.9)
     column, n, P = columns_of(table), int(r.mask[b].sum()), int(r.prompt_mask[b].sum())
     assert column["mask"] == [1] * n + [0]
     assert [line["position"] for line in table] == list(range(P - 2, P + n + 1))
-    beta = BETA if row.kl_in == "reward" else 0.0
-    total = float(r.scores[b]) - beta * sum(column[f"KL ({row.kl})"])
+    beta = BETA if algorithm.kl_in == "reward" else 0.0
+    total = float(r.scores[b]) - beta * sum(column[f"KL ({algorithm.kl})"])
     assert sum(column["reward"]) == pytest.approx(total, abs=1e-5)
     assert column["token"][n - 1] == "'<|endoftext|>'" and table[1]["token"] == "'<|assistant|>'"
 
@@ -335,26 +335,26 @@ def test_the_rewards_of_the_table_add_up(algo, rollout, tokenizer):
 @pytest.mark.parametrize("algo", ["ppo", "a2c", "reinforce"])
 def test_the_advantages_of_the_table_are_gae(algo, rollout, tokenizer):
     """Not whitened, with a discount; without a critic V is 0. δ from its definition, the rest from `algos`."""
-    row, gamma = dataclasses.replace(ALGORITHMS[algo], lam=0.8), 0.9
+    algorithm, gamma = dataclasses.replace(ALGORITHMS[algo], lam=0.8), 0.9
     for b, n in enumerate(rollout.mask.sum(1).tolist()):
-        column = columns_of(doctor.token_table(rollout, b, tokenizer, row, BETA, gamma))
+        column = columns_of(doctor.token_table(rollout, b, tokenizer, algorithm, BETA, gamma))
         column = {name: x[:n] for name, x in column.items()}  # the longest response has no padding
-        V = column["value"] if row.baseline == "value" else [0.0] * n
+        V = column["value"] if algorithm.baseline == "value" else [0.0] * n
         args = torch.tensor([column["reward"]]), torch.tensor([V]), torch.ones(1, n, dtype=torch.bool)
         advantages, returns = gae(*args, gamma, 0.8)
         assert column["advantage"] == pytest.approx(advantages[0].tolist(), abs=1e-6)
         assert column["return"] == pytest.approx(returns[0].tolist(), abs=1e-6)
         for t, delta in enumerate(column.get("delta", ())):
             assert delta == pytest.approx(column["reward"][t] + gamma * [*V, 0.0][t + 1] - V[t], abs=1e-6)
-        assert ("value" in column) == ("delta" in column) == (row.baseline == "value")
+        assert ("value" in column) == ("delta" in column) == (algorithm.baseline == "value")
 
 
 @pytest.mark.parametrize("algo", ["rloo", "grpo", "dr-grpo", "dapo"])
 def test_the_advantage_of_the_table_is_relative_to_the_other_response(algo, rollout, tokenizer):
     """In groups of two, whose R are d apart: d for RLOO, else d / 2, and with σ that over σ = |d| / √2."""
-    row = dataclasses.replace(ALGORITHMS[algo], group=2)
+    algorithm = dataclasses.replace(ALGORITHMS[algo], group=2)
     for b, n in enumerate(rollout.mask.sum(1).tolist()):
-        own, other = (columns_of(doctor.token_table(rollout, i, tokenizer, row, BETA, 1.0)) for i in (b, b ^ 1))
+        own, other = (columns_of(doctor.token_table(rollout, i, tokenizer, algorithm, BETA, 1.0)) for i in (b, b ^ 1))
         d = sum(own["reward"]) - sum(other["reward"])
         wanted = {"rloo": d, "dr-grpo": d / 2}.get(algo, d / 2 / (abs(d) / 2**0.5 + 1e-4))
         assert own["advantage"][:n] == pytest.approx([wanted] * n, abs=1e-5) and "value" not in own

@@ -17,17 +17,17 @@ WORDS = {"sft": "plain", "ppo": "lovely indeed"}
 
 
 @pytest.fixture
-def study(make_evidence, tmp_path):
+def study(make_evaluation, tmp_path):
     """A function that makes a study of 30 pairs, 3 of them identical, of which ppo loses every fourth."""
 
     def make(name: str = "study", annotators=("ann", "bob"), close: bool = True, task: str = "reviews"):
         records = [{"task": task, "prompt": f"question {i}?", "response": "x"} for i in range(30)]
-        run, sets = make_evidence(
+        run, sets = make_evaluation(
             records, lambda m, i, k: f"{'same' if i < 3 else WORDS[m]} {i}", models=("sft", "ppo"), samples=1
         )
-        items.write(tmp_path / "items.jsonl", run, sets)
+        items.write_items(tmp_path / "items.jsonl", run, sets)
         answers = list(zip(sets[0].items["sft"], sets[0].items["ppo"]))
-        places, key = pairs.make(sets[0].records, answers, 30, len(name))
+        places, key = pairs.make_places(sets[0].records, answers, 30, len(name))
         key |= {"models": ["sft", "ppo"], "source": str(tmp_path / "items.jsonl")}
         log.create(tmp_path / name, {"question": "better?", "places": places}, key)
         for who in annotators:
@@ -106,9 +106,9 @@ def test_preferences_are_exported_for_those_who_pass(study, tmp_path, monkeypatc
 
 def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypatch, capsys):
     folder = study()
-    checks = results.checks
+    checks = results.annotator_checks
     bob_fails = lambda rows: checks(rows) | {"excluded": rows[0].annotator == "bob"}  # noqa: E731
-    monkeypatch.setattr(results, "checks", bob_fails)
+    monkeypatch.setattr(results, "annotator_checks", bob_fails)
     said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
     records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
     assert {r["n"] for r in records} == {1} and "\n(bob)" in said and "== without" in said
@@ -161,7 +161,7 @@ def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, caps
     assert "gold - people         0.741" in said
 
 
-def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_evidence, tmp_path, monkeypatch):
+def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_evaluation, tmp_path, monkeypatch):
     """Two conversations that end alike are two records; and without the items the study knows the turns."""
     def talk(first: str) -> list[dict]:
         turns = (("user", first), ("assistant", "x"), ("user", "and?"))
@@ -170,11 +170,11 @@ def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_evid
     records = [{"task": "reviews", "messages": talk(first)} for first in "pq"]
     about = {"models": ("sft", "ppo"), "answers": ("1", "2"), "left": 0, "good": None, "score": 1.0, "seconds": 1.0}
     rows = [Row("s", "ann", "pair", "i", shown_prompt(r), r["messages"], **about) for r in records]
-    items.write(tmp_path / "items.jsonl", *make_evidence(records, lambda m, i, k: "1"))
+    items.write_items(tmp_path / "items.jsonl", *make_evaluation(records, lambda m, i, k: "1"))
     heard = []
     monkeypatch.setattr(judged, "load_reward", lambda name: lambda *case: heard.append(case) or 1.0)
     for source, known in ((str(tmp_path / "items.jsonl"), {"task": "reviews"}), ("gone", {})):
-        judged.rewards_of(judged.Judged(reward="r"), rows, [source])
+        judged.answer_scores(judged.Judged(reward="r"), rows, [source])
         assert heard == [("and?", said, known | {"messages": talk(k)}) for k in "pq" for said in "12"]
         heard.clear()
 

@@ -44,7 +44,7 @@ def experiment(make_policy, tokenizer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("minirlhf.preferences.train_reward.REFERENCE", 16)
     ran: list[str] = []
 
-    for module, name in ((make_preferences, "compare"), (train_reward, "train")):
+    for module, name in ((make_preferences, "write_preferences"), (train_reward, "make_reward_model")):
         def noted(options, *rest, work=getattr(module, name)) -> None:
             ran.append(Path(options.out).name)
             work(options, *rest)
@@ -95,8 +95,8 @@ def test_a_policy_whose_file_is_gone_is_measured_again(experiment, tmp_path):
 
 def test_people_and_reward_model_get_the_options(options, monkeypatch, tmp_path):
     asked, learnt, machine = [], [], Machine(seed=3, dtype="float32", threads=1)
-    monkeypatch.setattr(make_preferences, "compare", lambda *given: asked.extend(given))
-    monkeypatch.setattr(train_reward, "train", lambda *given: learnt.extend(given))
+    monkeypatch.setattr(make_preferences, "write_preferences", lambda *given: asked.extend(given))
+    monkeypatch.setattr(train_reward, "make_reward_model", lambda *given: learnt.extend(given))
     monkeypatch.setattr(overoptimise, "load_reward_model", lambda folder, device: folder)
     assert proxy_of(8, options, machine, torch.device("cpu")) == tmp_path / "rm.8"
     prefs = str(tmp_path / "prefs.8.jsonl")
@@ -134,7 +134,7 @@ def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, 
                  "scores": {"reward": 10 * i + k}} for i in range(3) for k in range(2)]  # fmt: skip
 
     monkeypatch.setattr(overoptimise, "optimise", optimise)
-    monkeypatch.setattr(overoptimise, "answers", answers)
+    monkeypatch.setattr(overoptimise, "held_out_items", answers)
     proxy = SimpleNamespace(many=lambda cases: [2.0] * len(cases))
     line = policy_line(8, 0.25, proxy, Policy(torch.nn.Linear(1, 1), None), options, 3, torch.float32)
     assert seen["config"] == PPOConfig(iterations=5, batch=4, beta=0.25, missing_eos=-3.0, save_every=5)
@@ -171,8 +171,8 @@ def test_a_reward_model_that_is_stopped_is_begun_anew(options, monkeypatch):
     def train(*arguments):
         raise Interrupted("stopped after step 1; go on with --resume")
 
-    monkeypatch.setattr(make_preferences, "compare", lambda *given: None)
-    monkeypatch.setattr(train_reward, "train", train)
+    monkeypatch.setattr(make_preferences, "write_preferences", lambda *given: None)
+    monkeypatch.setattr(train_reward, "make_reward_model", train)
     with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
         proxy_of(8, options, Machine(), torch.device("cpu"))
 

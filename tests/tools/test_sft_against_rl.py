@@ -15,8 +15,8 @@ import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, sample_items, text_items
 from minirlhf.experiments import arms as experiment, questions, trials
-from minirlhf.experiments.arms import BEST_OF_SAMPLES, Arm, Study, arms, longest_reward, random_reward
-from minirlhf.experiments.claims import BEST_OF, drift
+from minirlhf.experiments.arms import BEST_OF_SAMPLES, Arm, StudyOptions, arms, longest_reward, random_reward
+from minirlhf.experiments.claims import BEST_OF, drift_measures
 from minirlhf.experiments.questions import held_out_words
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Diverged, Run
@@ -26,7 +26,7 @@ from minirlhf.tasks import TASKS, reviews, reward_of_task
 from minirlhf.tools import sft_against_rl
 
 pytestmark = pytest.mark.filterwarnings("ignore:the vocabulary has")  # of the sums' digits no pair is merged
-TINY = Study(
+TINY = StudyOptions(
     task="arithmetic", seeds=1, labels=("10", "40"), base_steps=2, steps=2, iterations=1, batch=4, prompts=3,
     samples=2, width=8, rows=4, workers=1,
 )  # fmt: skip
@@ -51,7 +51,7 @@ def test_the_longest_answer_earns_the_most():
 def test_prompts_outside_of_training_are_not_in_it(task):
     """Nor are those of the test; and every set asks for something that can earn a reward."""
     trained = {r["prompt"] for r in TASKS[task].records("train", 20_000, 0)}
-    sets = questions.test_sets(task, 50, 0)
+    sets = questions.question_sets(task, 50, 0)
     assert len(sets) == 3 and [*sets][0] == "test"
     for records in sets.values():
         assert len(records) == 50 and not trained & {r["prompt"] for r in records}
@@ -63,14 +63,14 @@ def test_prompts_outside_of_training_are_not_in_it(task):
 
 def test_reworded_prompts_ask_the_same_in_a_form_that_training_lacks():
     for task in experiment.STUDIED:
-        sets, trained = questions.test_sets(task, 50, 0), TASKS[task].records("train", 2000, 0)
+        sets, trained = questions.question_sets(task, 50, 0), TASKS[task].records("train", 2000, 0)
         for plain, other in zip(sets["test"], sets["reworded"]):
             assert {**plain, "prompt": ""} == {**other, "prompt": ""}
             assert plain.get("subject", "") in other["prompt"]
         form = " " if task == "arithmetic" else "."
         assert all(form in r["prompt"] for r in sets["reworded"])
         assert not any(form in r["prompt"] for r in trained)
-    assert questions.test_sets("arithmetic", 1, 0)["reworded"][0]["prompt"].count(" ") == 3
+    assert questions.question_sets("arithmetic", 1, 0)["reworded"][0]["prompt"].count(" ") == 3
 
 
 def test_held_out_words_never_stood_in_their_place():
@@ -83,11 +83,11 @@ def test_held_out_words_never_stood_in_their_place():
         a, b, noun = other["subject"].split()
         assert noun == record["subject"].split()[2] and a not in first and (b, noun) not in beside and {a, b} <= known
         assert other["subject"] in other["prompt"]
-        assert reviews.parse(other["response"], reviews.domain_of(record["subject"])) is not None
+        assert reviews.parse_review(other["response"], reviews.domain_of(record["subject"])) is not None
 
 
 def test_seeds_are_asked_different_prompts():
-    a, b = (questions.test_sets("reviews", 50, s)["test"] for s in (0, 1))
+    a, b = (questions.question_sets("reviews", 50, s)["test"] for s in (0, 1))
     assert [r["prompt"] for r in a] != [r["prompt"] for r in b]
 
 
@@ -124,7 +124,7 @@ def fitted(monkeypatch):
 
 def sft(model, tokenizer, tmp_path, labels: int, task: str = "arithmetic", most_steps: int = 50, **arm) -> None:
     arm = Arm("base", "sft", labels, **arm)
-    experiment.train_sft(Policy(model, tokenizer), task, arm, most_steps, Study(rows=4, lr=1e-3), Run(tmp_path))
+    experiment.train_sft(Policy(model, tokenizer), task, arm, most_steps, StudyOptions(rows=4, lr=1e-3), Run(tmp_path))
 
 
 def test_sft_sees_its_labels_and_no_others(fitted, model, tokenizer, tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypa
 
     monkeypatch.setattr(trials, "train", train)
     arm = Arm("sft10", "ppo", reward="random", rate=5.0)
-    experiment.train_ppo(Policy(model, tokenizer), "arithmetic", arm, Study(batch=4, ppo_lr=1e-3), Run(tmp_path))
+    experiment.train_ppo(Policy(model, tokenizer), "arithmetic", arm, StudyOptions(batch=4, ppo_lr=1e-3), Run(tmp_path))
     assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
     assert seen["reward"] is random_reward and seen["lr"] == pytest.approx(5e-3) and seen["out"] == tmp_path
 
@@ -192,8 +192,8 @@ def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypa
 def test_measures_are_those_of_an_evaluation_a_row_a_prompt(make_policy, tokenizer, task):
     """Sums over two samples of each of three prompts, and the greedy answer's; the answers that are told apart."""
     policy, other = (Policy(make_policy(seed, context=128), tokenizer) for seed in (0, 1))
-    sets = questions.test_sets(task, 3, 0)
-    found = questions.judge(policy, other, task, sets, 2, 0, 0)
+    sets = questions.question_sets(task, 3, 0)
+    found = questions.measure_model(policy, other, task, sets, 2, 0, 0)
     assert list(found) == list(sets) and all(set(found[name]) <= set(found["test"]) for name in sets)
     items = sample_items(policy, other, sets["test"], Protocol(reward_of_task, TASKS[task].MAX_NEW, 2, 0))
     of = {i: [x for x in items if x["index"] == i] for i in range(3)}  # the greedy one first
@@ -210,13 +210,13 @@ def test_measures_are_those_of_an_evaluation_a_row_a_prompt(make_policy, tokeniz
         ids = [[x["ids"] for x in xs[1:]] for xs in of.values()]
         V = tokenizer.vocab_size
         assert rows["EAD-2"][:, 0] == pytest.approx([expectation_adjusted_distinct(x, 2, V) for x in ids])
-    wanted = {measure for measure, _ in drift(task == "reviews").values()}
+    wanted = {measure for measure, _ in drift_measures(task == "reviews").values()}
     assert wanted <= set(rows) and all(len(table) == 3 for table in rows.values())
 
 
 def test_equal_prompts_are_rows_of_their_own(make_policy, tokenizer):
     policy, records = Policy(make_policy(0, context=128), tokenizer), TASKS["arithmetic"].records("test", 1, 0) * 2
-    found = questions.judge(policy, policy, "arithmetic", {"reworded": records}, 2, 0, 0)
+    found = questions.measure_model(policy, policy, "arithmetic", {"reworded": records}, 2, 0, 0)
     assert len(found["reworded"]["reward"]) == 2
 
 
@@ -224,7 +224,7 @@ def test_diversity_is_taken_of_equally_many_samples(make_policy, tokenizer):
     """best-of-n draws 6 of one model; of these, diversity and KL look at the first 3, and the reward at all."""
     policy, other = (Policy(make_policy(seed, context=128), tokenizer) for seed in (0, 1))
     sets = {"test": reviews.records("test", 2, 0)}
-    few, many = (questions.judge(policy, other, "reviews", sets, 3, n, 0)["test"] for n in (0, 6))
+    few, many = (questions.measure_model(policy, other, "reviews", sets, 3, n, 0)["test"] for n in (0, 6))
     assert [n for _, n in few["reward"]] == [3, 3] and [n for _, n in many["reward"]] == [6, 6]
     assert {k for k in many if k.startswith("reward, best")} == {f"reward, best of {n}" for n in (2, 4, 6)}
     of_all = {"reward", "grammatical"}
@@ -286,9 +286,9 @@ def results(folder) -> dict[str, dict]:
     return {name: json.loads((folder / "arithmetic/0" / name / "result.json").read_text()) for name in NAMES}
 
 
-def options(folder, **changes) -> Study:
+def options(folder, **changes) -> StudyOptions:
     """Those of the command."""
-    return Study(**{**TINY.__dict__, "out": str(folder), **changes})
+    return StudyOptions(**{**TINY.__dict__, "out": str(folder), **changes})
 
 
 def test_the_whole_runs(finished):
@@ -324,7 +324,7 @@ def test_arms_without_a_result_are_run(again):
     folder, ran = again
     (folder / "arithmetic/0/ppo40/result.json").unlink()
     shutil.rmtree(folder / f"arithmetic/0/{NAMES[-1]}")
-    done = sft_against_rl.run(options(folder))
+    done = sft_against_rl.run_cells(options(folder))
     assert ran == ["ppo40", NAMES[-1]] and list(done) == [("arithmetic", 0, name) for name in NAMES]
 
 
@@ -334,7 +334,7 @@ def test_more_seeds_and_tasks_are_added(again, monkeypatch):
     asked = []
     monkeypatch.setattr(sft_against_rl, "run_cell", lambda *cell: asked.append(cell[:3]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sft_against_rl.run(options(folder, seeds=2, task="arithmetic,reviews", workers=1))
+        sft_against_rl.run_cells(options(folder, seeds=2, task="arithmetic,reviews", workers=1))
     assert asked == [("reviews", 0, "base")]
 
 
@@ -342,7 +342,7 @@ def test_other_settings_want_another_folder(again):
     folder, ran = again
     for changed, message in (({"steps": 3}, "steps 2, not 3"), ({"labels": ("10", "50")}, r"labels \[10, 40\], not")):
         with pytest.raises(UserError, match=f"begun with {message}.*; choose another --out"):
-            sft_against_rl.run(options(folder, **changed))
+            sft_against_rl.run_cells(options(folder, **changed))
     assert not ran
 
 
@@ -351,7 +351,7 @@ def test_in_two_processes_each_waits_for_those_it_needs(again, monkeypatch):
     folder, ran = again
     shutil.rmtree(folder / "arithmetic")
     monkeypatch.setattr(sft_against_rl, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
-    assert len(sft_against_rl.run(options(folder, workers=2))) == len(NAMES) and sorted(ran) == sorted(NAMES)
+    assert len(sft_against_rl.run_cells(options(folder, workers=2))) == len(NAMES) and sorted(ran) == sorted(NAMES)
 
 
 def test_ctrl_c_leaves_what_is_finished(again, monkeypatch, capsys):
@@ -366,10 +366,10 @@ def test_ctrl_c_leaves_what_is_finished(again, monkeypatch, capsys):
 
     monkeypatch.setattr(sft_against_rl, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sft_against_rl.run(options(folder))
+        sft_against_rl.run_cells(options(folder))
     assert ran == NAMES[:3] and "called again, the study goes on" in capsys.readouterr().out
     monkeypatch.setattr(sft_against_rl, "run_cell", whole_cell)
-    assert len(sft_against_rl.run(options(folder))) == len(NAMES) and ran == NAMES
+    assert len(sft_against_rl.run_cells(options(folder))) == len(NAMES) and ran == NAMES
 
 
 def test_a_run_that_diverges_is_judged_as_it_ended(finished, tmp_path, monkeypatch):
@@ -389,11 +389,11 @@ def test_a_run_that_diverges_is_judged_as_it_ended(finished, tmp_path, monkeypat
 @pytest.mark.parametrize("labels", ["", "x", "1", "30000", "10 -5"])
 def test_labels_that_are_no_numbers_of_examples_are_refused(labels):
     with pytest.raises(UserError, match="--labels .*: give numbers from 2 to 20000"):
-        experiment.labels(Study(labels=tuple(labels.split())))
+        experiment.label_counts(StudyOptions(labels=tuple(labels.split())))
 
 
 def test_labels_rise_and_stand_once():
-    assert experiment.labels(Study(labels=("30", "4", "30"))) == [4, 30]
+    assert experiment.label_counts(StudyOptions(labels=("30", "4", "30"))) == [4, 30]
 
 
 def test_a_task_whose_reward_is_a_label_is_refused(monkeypatch):

@@ -7,12 +7,12 @@ import pytest
 from minirlhf.annotation import log, pairs
 from minirlhf.annotation.log import Session, close
 from minirlhf.annotation.rows import read_rows
-from minirlhf.evaluation import items as evidence
+from minirlhf.evaluation import items as items_file
 from minirlhf.harness.files import UserError
 from minirlhf.preferences.simulated import Labeller
 from minirlhf.tasks import TASKS
 from minirlhf.tools import simulate_judge
-from minirlhf.tools.simulate_judge import gold_of, judge
+from minirlhf.tools.simulate_judge import gold_of, judge_session
 
 PROMPTS = [f"p{i}" for i in range(300)]
 
@@ -20,7 +20,7 @@ PROMPTS = [f"p{i}" for i in range(300)]
 def made(folder, answer):
     """A study of 300 pairs, of which each model has answered so."""
     answers = [[{"index": i, "sample": 0, "response": answer(m, i)} for m in ("sft", "ppo")] for i in range(300)]
-    places, key = pairs.make([{"prompt": prompt} for prompt in PROMPTS], answers, 300, 0)
+    places, key = pairs.make_places([{"prompt": prompt} for prompt in PROMPTS], answers, 300, 0)
     log.create(folder, {"question": "which?", "places": places}, key | {"models": ["sft", "ppo"]})
     return folder
 
@@ -38,7 +38,7 @@ def worth(prompt: str, response: str) -> float:
 def wins(folder, **labeller) -> float:
     """How often ppo won."""
     with Session(folder, "ada") as session:
-        judge(session, worth, Labeller(**labeller), 0)
+        judge_session(session, worth, Labeller(**labeller), 0)
     close(folder)
     scores = [row.score for row in read_rows(folder, [])[0] if row.kind == "pair"]
     assert len(scores) == 300
@@ -61,7 +61,7 @@ def test_a_bias_for_a_side_is_none_for_a_model(study):
 
 def test_equal_rewards_are_a_tie(study):
     with Session(study, "ada") as session:
-        judge(session, lambda prompt, response: 1.0, Labeller(), 0)
+        judge_session(session, lambda prompt, response: 1.0, Labeller(), 0)
     close(study)
     assert {row.score for row in read_rows(study, [])[0]} == {0.5}
 
@@ -70,13 +70,13 @@ def test_it_goes_on_where_another_session_stopped(study):
     with Session(study, "ada") as session:
         session.act("bad", 0)
     with Session(study, "ada") as session:
-        assert judge(session, worth, Labeller(), 0) == session.total - 1
+        assert judge_session(session, worth, Labeller(), 0) == session.total - 1
 
 
 def test_the_seed_decides_what_is_chosen(study, tmp_path):
     def choices(name: str, seed: int) -> list[str]:
         with Session(study, name) as session:
-            judge(session, worth, Labeller(temperature=1.0), seed)
+            judge_session(session, worth, Labeller(temperature=1.0), seed)
             return [event["do"] for event in session.judged]
 
     assert choices("a", 1) == choices("b", 1) != choices("c", 2)
@@ -95,7 +95,7 @@ def test_the_command_passes_on_all_that_it_is_told(study, tmp_path, monkeypatch,
         told.append((session.annotator, *rest))
         return 7
 
-    monkeypatch.setattr(simulate_judge, "judge", hear)
+    monkeypatch.setattr(simulate_judge, "judge_session", hear)
     words = "--annotator eve --items x --temperature 2 --length-bias 3 --position-bias 4 --seed 5"
     monkeypatch.setattr(sys, "argv", ["simulate", str(study), *words.split()])
     simulate_judge.main()
@@ -111,11 +111,12 @@ def test_there_is_no_option_that_does_nothing(study, monkeypatch, word):
 
 
 @pytest.fixture
-def items(make_evidence, tmp_path):
+def items(make_evaluation, tmp_path):
     """A function that writes an items.jsonl of one record and a model's answers to it."""
     def write(record: dict, *said: str) -> str:
         say = lambda m, i, k: said[max(k, 0)]  # noqa: E731
-        evidence.write(tmp_path / "items.jsonl", *make_evidence([record], say, models=("sft",), samples=len(said)))
+        made = make_evaluation([record], say, models=("sft",), samples=len(said))
+        items_file.write_items(tmp_path / "items.jsonl", *made)
         return str(tmp_path / "items.jsonl")
 
     return write

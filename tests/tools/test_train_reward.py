@@ -14,11 +14,11 @@ from minirlhf.harness.files import load_state
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.records import messages_of, split_of
+from minirlhf.lm.records import messages_of, validation_split
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.train_reward import accumulate, fit, measure
-from minirlhf.rl.reward_model import load_reward_model, rewards_of
+from minirlhf.preferences.train_reward import accumulate_pairs, fit_reward_model, measure
+from minirlhf.rl.reward_model import load_reward_model, predict_rewards
 from minirlhf.tools import train_dpo, train_reward as tools_train_reward
 from minirlhf.tools.train_reward import main
 
@@ -77,7 +77,7 @@ def test_the_command_trains_measures_normalises_and_saves(call, tmp_path, monkey
     reward = load_reward_model("rm")
     assert reward("say 1", "good", {}) > reward("say 1", "bad", {})
     assert reward.tokenizer.special_ids[PAD] == 260
-    of_reference = rewards_of(reward.model, scaled[0])
+    of_reference = predict_rewards(reward.model, scaled[0])
     assert float(of_reference.mean()) == pytest.approx(0, abs=1e-4)
     assert float(of_reference.std(correction=0)) == pytest.approx(1, abs=1e-4)
     run = json.loads((tmp_path / "rm" / "run.json").read_text())
@@ -94,7 +94,7 @@ def test_what_is_measured_are_the_rewards_before_they_are_normalised(call, tmp_p
     run, reward = json.loads((tmp_path / "rm" / "run.json").read_text()), load_reward_model("rm")
     reward.model.load_state_dict(load_state("rm/train_state.pt")["model"])
     records = [json.loads(line) for line in (tmp_path / "prefs.jsonl").read_text().splitlines()]
-    records = [r for r in records if split_of(str([m["content"] for m in messages_of(r)]), 20) == "validation"]
+    records = [r for r in records if validation_split(str([m["content"] for m in messages_of(r)]), 20) == "validation"]
     both = [reward.many([(r["prompt"], r[key], r) for r in records]) for key in ("chosen", "rejected")]
     delta = np.array(both[0]) - np.array(both[1])
     assert len(records) == run["held_out"]["pairs"] and abs(run["normalisation"]["std"] - 1) > 0.1
@@ -106,9 +106,9 @@ def test_no_prompt_is_both_trained_on_and_held_out(call, monkeypatch):
 
     def caught(model, groups, *rest):
         seen["train"] = groups
-        return fit(model, groups, *rest)
+        return fit_reward_model(model, groups, *rest)
 
-    monkeypatch.setattr(train_reward, "fit", caught)
+    monkeypatch.setattr(train_reward, "fit_reward_model", caught)
     monkeypatch.setattr(train_reward, "measure", lambda delta, pairs: seen.update(held=pairs) or measure(delta, pairs))
     assert call(*GOOD)[0] == 0
     decode = Tokenizer(specials=(*SPECIALS, PAD)).decode
@@ -146,9 +146,9 @@ def test_the_command_resumes_to_the_same_bytes(call, tmp_path, monkeypatch):
         calls.append(1)
         if len(calls) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return accumulate(*arguments)
+        return accumulate_pairs(*arguments)
 
-    monkeypatch.setattr(train_reward, "accumulate", stopping)
+    monkeypatch.setattr(train_reward, "accumulate_pairs", stopping)
     again = [*GOOD, "--out", "again"]
     status, _, err = call(*again)
     assert status == 130 and "--resume" in err.splitlines()[-1]
