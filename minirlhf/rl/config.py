@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import check_options, option
 from minirlhf.rl.algorithms import ALGORITHMS, CHOICES, Algorithm
+from minirlhf.rl.losses import adapt_beta
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class PPOConfig:
             raise UserError("--kl k1 in the loss: its gradient is 0 on average, no penalty at all; take k2 or k3")
         if self.row.baseline not in ("none", "value") and self.row.group < 2:
             raise UserError(f"--group {self.row.group}: baseline {self.row.baseline} compares at least 2 responses")
+
+    def next_beta(self, beta: float, kl: float, n: int) -> float:
+        """β after a round of n responses with mean KL `kl`. Raises UserError for a round beyond the horizon."""
+        try:
+            return adapt_beta(beta, kl, self.kl_target, self.kl_horizon, n) if self.kl_target > 0 else beta
+        except ValueError as error:
+            raise UserError(f"--kl-horizon {self.kl_horizon:g}: {error}; give more than {n / 5:g}") from None
 
     @property
     def row(self) -> Algorithm:
