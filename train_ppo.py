@@ -44,8 +44,7 @@ def main() -> None:
     policy, tokenizer = checkpoint.load_chat(data.init)
     if data.prompts and not data.task and not data.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
-    trained = checkpoint.read_run(data.init).get("tasks", {})
-    records, weights, longest = prompts_of(data.task, data.prompts, data.examples, machine.seed, trained)
+    records, weights, longest = prompts_of(data.init, data.task, data.prompts, data.examples, machine.seed)
     sets = {name: (with_room(some, tokenizer, policy.config.context, name),
                    config.batch / config.algorithm.group * weights.get(name, 1.0)) for name, some in records.items()}
     reward = load_reward(data.reward, device) if data.reward else None

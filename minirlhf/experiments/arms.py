@@ -57,7 +57,7 @@ class StudyOptions:
     lr: float = option(2e-3, "learning rate of SFT and of pretraining")
     rows: int = option(32, "rows of a step of both", least=1)
     iterations: int = option(90, "rounds of PPO", least=1)
-    batch: int = option(128, "responses a round; twice as many on arithmetic", least=1)
+    batch: int = option(128, "responses per round; twice as many on arithmetic", least=1)
     ppo_lr: float = option(6e-4, "learning rate of PPO")
     prompts: int = option(200, "prompts of each test set", least=2)
     samples: int = option(8, "responses to each prompt of the set that is like training", least=2)

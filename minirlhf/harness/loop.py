@@ -47,38 +47,20 @@ class Run:
     init: str = ""  # a hash of the weights it starts from: a resume from others is refused
 
 
-class Stop:
-    """Ctrl-C and SIGTERM set `asked`, so that a loop ends between two steps and saves. A second one kills."""
-
-    def __enter__(self) -> "Stop":
-        self.asked = False
-        self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-
 class Loop:
     """The steps of one training, each of which ends in a record."""
 
-    def __init__(self, run: Run, total: int, save_every: int, settings: dict, **parts) -> None:
+    def __init__(self, run: Run, total: int, save_every: int, settings: dict, kept: dict | None = None, **parts):
         """Load the state that `run` resumes, if it does, into the parts.
 
         settings: what a resumed run must share with the saved one, beside the run's seed, data and init.
-        parts: whatever has state_dict() and load_state_dict(). Raises UserError where there is nothing to resume,
-        or something of other settings.
+        kept: plain values that change on the way, in `loop.kept`.  parts: whatever has state_dict() and
+        load_state_dict(). Raises UserError where there is nothing to resume, or something of other settings.
         """
         self.run, self.total, self.save_every, self.parts = run, total, save_every, parts
         self.settings = settings | {"seed": run.seed, "data": run.data, "init": run.init}
         self.state_path = run.out / "train_state.pt"
-        self.start, self.tokens, self._before = 0, 0, 0.0
+        self.start, self._before, self.kept = 0, 0.0, {"tokens": 0} | (kept or {})
         if run.resume:
             state = load_state(self.state_path)
             for key, value in self.settings.items():
@@ -88,7 +70,7 @@ class Loop:
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             torch.set_rng_state(state["rng"])
-            self.start, self.tokens, self._before = state["step"], state["tokens"], state["seconds"]
+            self.start, self._before, self.kept = state["step"], state["seconds"], state["kept"]
         self.step = self.start
 
     def __enter__(self) -> "Loop":
@@ -105,36 +87,45 @@ class Loop:
         every = 0.1 if sys.stderr.isatty() else 10.0
         name = self.run.out.name
         self._bar = tqdm(total=self.total, initial=self.start, desc=name, mininterval=every, dynamic_ncols=True)
-        self._stop = Stop().__enter__()
+        self._asked = False  # to stop, by a signal
+        self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._began = time.perf_counter()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace) -> None:
-        self._stop.__exit__()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         self._bar.close()
         self._log.close()
         if isinstance(error, Diverged):
             good = f"{self.state_path}, if it was written before, is good"
             raise Diverged(f"{self.run.out}, step {self.step + 1}: {error}; {good}") from None
 
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The first Ctrl-C or SIGTERM ends the loop between two steps and saves. A second one kills."""
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
     def __iter__(self) -> Iterator[int]:
         """The steps that are left, counted from 0. Raises Interrupted after one in which a signal came."""
         for self.step in range(self.start, self.total):
             yield self.step
             done = self.step + 1
-            if done == self.total or done % self.save_every == 0 or self._stop.asked:
+            if done == self.total or done % self.save_every == 0 or self._asked:
                 self._save(done)
-            if self._stop.asked:  # after the last step too: a script may have more to do
+            if self._asked:  # after the last step too: a script may have more to do
                 raise Interrupted(f"{self.run.out}: stopped after step {done} of {self.total}; go on with --resume")
 
     def record(self, figures: dict, tokens: int, *shown: str) -> None:
         """End a step that took so many tokens: log its figures (NaN becomes null), show those named on the bar."""
-        self.tokens += tokens
+        self.kept["tokens"] += tokens
         figures = {"step": self.step + 1} | figures | {"tokens": tokens, "seconds": self.seconds()}
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
         self._log.write(json.dumps(finite) + "\n")
         self._log.flush()
-        on_bar = {k: figures[k] for k in shown if k in figures} | {"tok_s": self.tokens / max(figures["seconds"], 1e-9)}
+        speed = self.kept["tokens"] / max(figures["seconds"], 1e-9)
+        on_bar = {k: figures[k] for k in shown if k in figures} | {"tok_s": speed}
         self._bar.set_postfix({k: f"{x:.4g}" for k, x in on_bar.items()}, refresh=False)
         self._bar.update(1)
 
@@ -144,9 +135,9 @@ class Loop:
 
     def cost(self) -> dict:
         """What the training took, for run.json."""
-        return {"steps": self.total, "tokens": self.tokens, "seconds": self.seconds()}
+        return {"steps": self.total, "tokens": self.kept["tokens"], "seconds": self.seconds()}
 
     def _save(self, done: int) -> None:
-        state = {"settings": self.settings, "step": done, "tokens": self.tokens, "seconds": self.seconds()}
+        state = {"settings": self.settings, "step": done, "seconds": self.seconds(), "kept": self.kept}
         state |= {"rng": torch.get_rng_state()} | {name: part.state_dict() for name, part in self.parts.items()}
         save_state(self.state_path, state)

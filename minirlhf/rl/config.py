@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import check_options, option
 from minirlhf.rl.algorithms import ALGORITHMS, CHOICES, Algorithm
+from minirlhf.rl.losses import adapt_beta
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,15 @@ class PPOConfig:
 
     algo: str = option("ppo", "a row of choices, each of which an option below replaces", choices=ALGORITHMS)
     iterations: int = option(90, "rounds of sampling and training", least=1)
-    batch: int = option(128, "responses a round to prompts of each data set, times its weight", least=1)
+    batch: int = option(128, "responses per round to prompts of each data set, times its weight", least=1)
     epochs: int = option(1, "times each response is trained on", least=1)
-    minibatches: int = option(8, "optimizer steps an epoch", least=1)
+    minibatches: int = option(8, "optimizer steps per epoch", least=1)
     lr: float = option(6e-4, "peak learning rate; falls to 0 on a line", above=0)
     warmup: int = option(
         10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong", least=0
     )
     beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference", least=0)
-    kl_target: float = option(0.0, "nats a response; above 0, beta adapts to keep the KL there", least=0)
+    kl_target: float = option(0.0, "nats per response; above 0, beta adapts to keep the KL there", least=0)
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2", above=0)
     gamma: float = option(1.0, "discount", least=0, most=1)
     temperature: float = option(1.0, "of sampling; log-probs are those of that distribution", above=0)
@@ -59,6 +60,13 @@ class PPOConfig:
         baseline, group = self.algorithm.baseline, self.algorithm.group
         if baseline not in ("none", "value") and group < 2:
             raise UserError(f"--group {group}: baseline {baseline} compares at least 2 responses")
+
+    def next_beta(self, beta: float, kl: float, n: int) -> float:
+        """β after a round of n responses with mean KL `kl`. Raises UserError for a round beyond the horizon."""
+        try:
+            return adapt_beta(beta, kl, self.kl_target, self.kl_horizon, n) if self.kl_target > 0 else beta
+        except ValueError as error:
+            raise UserError(f"--kl-horizon {self.kl_horizon:g}: {error}; give more than {n / 5:g}") from None
 
     @property
     def algorithm(self) -> Algorithm:

@@ -28,7 +28,7 @@ from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import advantages_of, surrogate
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.losses import adapt_beta, token_weights
+from minirlhf.rl.losses import token_weights
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, collect, fit_value_head, score_tokens
 
@@ -36,31 +36,6 @@ LAYER_LR = 0.3  # the rate of the layers, as a share of the embedding's: their n
 # Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. One that
 # counts over rounds has state_dict() and load_state_dict(), and a resume goes on where it stood.
 Watcher = Callable[[Rollout, list[dict], float], dict[str, float]]
-
-
-class KLCoefficient:
-    """β, which moves towards --kl-target where there is one."""
-
-    def __init__(self, config: PPOConfig) -> None:
-        self.config, self.value = config, config.beta
-
-    def adapt(self, kl: float, n: int) -> None:
-        """Take account of a round of n responses with mean KL `kl`. Raises UserError for a round beyond the horizon."""
-        target, horizon = self.config.kl_target, self.config.kl_horizon
-        if target == 0:
-            return
-        if n >= 5 * horizon:
-            raise UserError(f"--kl-horizon {horizon:g}: with {n} responses a round beta could turn negative; "
-                            f"give more than {n / 5:g}")  # fmt: skip
-        self.value = adapt_beta(self.value, kl, target, horizon, n)
-
-    def state_dict(self) -> dict:
-        """What a resume needs."""
-        return {"value": self.value}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` gave."""
-        self.value = state["value"]
 
 
 def sample_round(
@@ -140,24 +115,25 @@ def train(
     value_head = ScalarHead(policy.config.width).to(policy.wte.weight.device)
     models = Models(policy, value_head if critic else None, reference, tokenizer, run.dtype)
     optimizer = make_adamw([policy, value_head], config.lr, 0.0, slow=policy.h, share=LAYER_LR)
-    stepper, beta = Stepper(optimizer, config.max_norm), KLCoefficient(config)
+    stepper = Stepper(optimizer, config.max_norm)
     warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
-    parts = {"policy": policy, "value_head": value_head, "stepper": stepper, "beta": beta}
+    parts = {"policy": policy, "value_head": value_head, "stepper": stepper}
     parts |= {type(watch).__name__: watch for watch in watchers if hasattr(watch, "state_dict")}
     settings = dataclasses.asdict(config) | dataclasses.asdict(algorithm)
-    with Loop(run, config.iterations, config.save_every, settings, **parts) as loop:
+    with Loop(run, config.iterations, config.save_every, settings, {"beta": config.beta}, **parts) as loop:
         if loop.start == 0 and critic:
             rng = np.random.default_rng([run.seed, config.iterations])
             start_critic(models, records_of(config.iterations), reward_of, config, rng)
         for step in loop:
             rng = np.random.default_rng([run.seed, step])
             records, rollout = sample_round(models, records_of(step), reward_of, config, rng)
-            rollout = advantages_of(rollout, algorithm, beta.value, config.gamma)
+            beta = loop.kept["beta"]
+            rollout = advantages_of(rollout, algorithm, beta, config.gamma)
             lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
-            figures = {"lr": lr, "beta": beta.value}
+            figures = {"lr": lr, "beta": beta}
             for watch in watchers:
-                figures |= watch(rollout, records, beta.value)
-            figures |= update(models, rollout, config, beta.value, stepper, lr, rng)
-            beta.adapt(float(rollout.kl().mean()), len(records))
+                figures |= watch(rollout, records, beta)
+            figures |= update(models, rollout, config, beta, stepper, lr, rng)
+            loop.kept["beta"] = config.next_beta(beta, float(rollout.kl().mean()), len(records))
             loop.record(figures, int(rollout.mask.sum()), "reward", "kl", "entropy")
     return models.value_head, loop.cost() | {"skipped": stepper.skipped}

@@ -9,12 +9,13 @@ Proved by tests/tasks/test_sources.py.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import Example, document_examples, fit_context, render, render_prompt
+from minirlhf.lm.checkpoint import read_run
 from minirlhf.lm.records import messages_of, read_records, validation_split
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
@@ -122,20 +123,21 @@ def sft_examples(
 
 
 def prompts_of(
-    task: str, files: Sequence[str], n: int, seed: int, trained: Mapping[str, float]
+    folder: str, task: str, files: Sequence[str], n: int, seed: int
 ) -> tuple[dict[str, list[dict]], dict[str, float], int]:
     """What RL asks: (name -> records, weights of generated tasks, the longest answer that these want, in tokens).
 
-    From files, or of the tasks in `task`, else of those that the model was trained on. Raises UserError.
+    From files, or of the tasks in `task`, else of those that the checkpoint in the folder was trained on.
+    Raises UserError.
     """
     if files and task:
         raise UserError("--task and --prompts: give one of them")
     if files:
         return {OWN: [record for path in files for record in read_records(path)]}, {}, 64
-    known = {name: TASKS[name].RL_WEIGHT for name in trained if name in TASKS}
+    known = {name: TASKS[name].RL_WEIGHT for name in read_run(folder).get("tasks", {}) if name in TASKS}
     weights = parse_tasks(task) if task else known if len(known) > 1 else dict.fromkeys(known, 1.0)
     if not weights:
-        raise UserError("--init was not trained on a generated task: give --task, or --prompts and --reward")
+        raise UserError(f"{folder} was not trained on a generated task: give --task, or --prompts and --reward")
     records = {name: TASKS[name].records("train", n, seed) for name in weights}
     return records, weights, max(TASKS[name].MAX_NEW for name in weights)
 

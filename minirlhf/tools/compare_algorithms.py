@@ -44,7 +44,7 @@ class Comparison:
     lrs: tuple[str, ...] = option(("4e-4", "8e-4"), "learning rates to choose among")
     seeds: int = option(5, "runs of each with the rate chosen", least=1)
     iterations: int = option(30, "rounds", least=1)
-    batch: int = option(128, "responses a round", least=1)
+    batch: int = option(128, "responses per round", least=1)
     beta: float = option(0.025, "KL coefficient")
     prompts: int = option(200, "held-out prompts to judge on", least=1)
     samples: int = option(4, "responses to each", least=1)

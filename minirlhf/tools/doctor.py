@@ -28,7 +28,6 @@ from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
-from minirlhf.lm.records import read_records
 from minirlhf.lm.safetensors import parse_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
@@ -38,8 +37,8 @@ from minirlhf.rl.ppo import sample_round, update
 from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, score_tokens
-from minirlhf.tasks import TASKS, reward_of_task
-from minirlhf.tasks.sources import parse_tasks
+from minirlhf.tasks import reward_of_task
+from minirlhf.tasks.sources import prompts_of, with_room
 from minirlhf.tools import checks
 
 PROMPTS, GROUP = 16, 8  # sampled are 8 responses to each of 16 prompts
@@ -86,22 +85,11 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
 
     files = () if options.task else options.prompts or data.get("prompts", ())
     spec = options.reward or ("" if options.task else data.get("reward", ""))
-    trained = [name for name in run.get("tasks", {}) if name in TASKS]
-    tasks = list(parse_tasks(options.task)) if options.task else trained
     if files and not spec:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
-    if not files and not tasks:
-        raise UserError(f"{folder}: not trained on a generated task: give --task, or --prompts and --reward")
-    if files:
-        records, max_new = [r for file in files for r in read_records(file)], 64
-    else:
-        by_task = [TASKS[name].records("train", 200, seed) for name in tasks]
-        records = [record for one_of_each in zip(*by_task) for record in one_of_each]
-        max_new = max(TASKS[name].MAX_NEW for name in tasks)
-    context = policy.config.context
-    fit = [r for r in records if "text" not in r and len(render_prompt(r, tokenizer)) < context]
-    if not fit:
-        raise UserError(f"no prompt of {len(records)} records fits the model's context of {context} tokens")
+    sets, _, max_new = prompts_of(folder, options.task, files, 200, seed)
+    records = [record for one_of_each in zip(*sets.values()) for record in one_of_each]
+    fit = with_room(records, tokenizer, policy.config.context, folder)
     reward = load_reward(spec, device) if spec else None
     known = {f.name for f in dataclasses.fields(PPOConfig)}
     settings = {name: value for name, value in training.items() if name in known} | {"group": GROUP}

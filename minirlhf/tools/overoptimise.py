@@ -47,7 +47,7 @@ class Overoptimisation:
     temperature: float = option(0.1, "of the people: a gold reward this much higher is chosen e to 1")
     epochs: int = option(10, "passes of a reward model over its comparisons", least=1)
     iterations: int = option(60, "rounds of PPO", least=1)
-    batch: int = option(128, "responses a round", least=1)
+    batch: int = option(128, "responses per round", least=1)
     prompts: int = option(100, "held-out prompts", least=2)
     best_of: int = option(256, "samples of the reference for each, for best-of-n up to that n", least=2)
     samples: int = option(8, "samples of a policy for each", least=1)

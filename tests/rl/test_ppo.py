@@ -459,17 +459,14 @@ def test_the_learning_rate_rises_and_falls_to_0_on_a_line(make_policy, tokenizer
     assert used == pytest.approx([lr for lr in line for _ in range(2 * 3)])  # epochs × minibatches
 
 
-def test_adaptive_beta_follows_the_kl_of_each_round(make_policy, tokenizer, tmp_path, calls_of):
+def test_adaptive_beta_follows_the_kl_of_each_round(make_policy, tokenizer, tmp_path):
     """Down while the policy is the reference, up once it is further off than the target."""
     config = dataclasses.replace(CONFIG, iterations=6, beta=0.05, kl_target=0.2, kl_horizon=20.0)
-    calls = calls_of("adapt_beta")
     run(make_policy(0), tokenizer, tmp_path, config)
     records = logged(tmp_path)
     assert records[0]["beta"] == 0.05 and records[0]["kl"] == pytest.approx(0, abs=1e-5)
     for now, then in zip(records, records[1:]):
         assert then["beta"] == pytest.approx(adapt_beta(now["beta"], now["kl"], 0.2, 20.0, 8), rel=1e-6)
-    seen = [(call.kl, call.target, call.horizon, call.n) for call in calls]
-    assert seen == [(record["kl"], 0.2, 20.0, 8) for record in records]  # nats a response, and responses
     changes = [then["beta"] > now["beta"] for now, then in zip(records, records[1:])]
     assert changes[0] is False and True in changes
 
@@ -571,7 +568,7 @@ def test_a_run_that_diverges_leaves_the_last_good_state(make_policy, tokenizer, 
 def test_a_round_too_large_for_the_horizon_is_refused(make_policy, tokenizer, tmp_path):
     """Twelve responses in a horizon of two could turn β negative, which would reward the KL."""
     config = dataclasses.replace(CONFIG, kl_target=6.0, kl_horizon=len(PROMPTS) / 5)
-    with pytest.raises(UserError, match="--kl-horizon .*: with .* responses a round beta could turn negative"):
+    with pytest.raises(UserError, match="--kl-horizon .*: .* responses in a horizon of .*: beta could turn negative; give more than"):
         run(make_policy(0), tokenizer, tmp_path, config)
 
 

@@ -496,7 +496,7 @@ def test_explain_compares_a_response_as_its_row_does(algo, formula, factor, call
 
 WRONG = [
     ("nowhere", "nowhere: no such checkpoint folder"),
-    ("out/sft", "out/sft: not trained on a generated task: give --task, or --prompts and --reward"),
+    ("out/sft", "out/sft was not trained on a generated task: give --task, or --prompts and --reward"),
     ("out/sft --prompts p.jsonl", "--prompts without --reward"),
     ("--prompts long.jsonl", "no prompt of 1 records fits the model's context of 32"),
     ("--prompts missing.jsonl", "missing.jsonl: No such file"),
