@@ -19,9 +19,7 @@ from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, fit
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.tasks.sources import (
-    data_hash, file_source, parse_tasks, pretraining_examples, sft_examples, task_sources, texts_of,
-)
+from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, sft_sets, task_sources, text_sets, texts_of
 
 SHAPE = "context", "layers", "heads", "width", "dropout", "attention"
 
@@ -87,8 +85,8 @@ def main() -> None:
         except ValueError as error:
             raise UserError(str(error)) from None
         pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
-        train(*pretraining_examples(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
-    sets, validation = sft_examples(sources, tokenizer, model.config.context, data.batch)
+        train(*text_sets(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
+    sets, validation = sft_sets(sources, tokenizer, model.config.context, data.batch)
     if sets:
         train(sets, validation, config, "sft")
     elif data.init:

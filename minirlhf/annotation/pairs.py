@@ -20,7 +20,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import messages_of
+from minirlhf.lm.records import question_of
 
 LATER = 10  # places between a pair and its duplicate, at least
 
@@ -50,8 +50,7 @@ def item_id(pair: AnswerPair) -> str:
 
 def turns_before(record: dict) -> list[dict]:
     """The messages that a response to the record answers."""
-    messages = [{k: message[k] for k in ("role", "content")} for message in messages_of(record)]
-    return messages[: len(messages) - (messages[-1]["role"] == "assistant")]
+    return [{k: message[k] for k in ("role", "content")} for message in question_of(record)]
 
 
 def shown_prompt(record: dict) -> str:

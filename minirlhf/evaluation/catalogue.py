@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Metric, ModelItems, View, ratio
+from minirlhf.evaluation.metric import Items, Metric, View, ratio
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import references_of
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
@@ -124,13 +124,13 @@ def rouges(view: View, references: list[list[str]]) -> list[Metric]:
     return [view.mean(f"{name} F", 1, lambda x, name=name: x[name], rows) for name in names]
 
 
-def known_texts(view: View) -> ModelItems | None:
+def known_texts(view: View) -> Items | None:
     """The texts that fit the context of every model, for each: on others they cannot be compared. None without any."""
     known = [all(rows[i]["nll"] is not None for rows in view.texts.values()) for i in range(len(view.records))]
     return {m: [x for x in items if known[x["index"]]] for m, items in view.texts.items()} if any(known) else None
 
 
-def nll(view: View, rows: ModelItems) -> list[Metric]:
+def nll(view: View, rows: Items) -> list[Metric]:
     """Perplexity and bits per byte of the records' own answers, and for reviews nats beside the grammar's.
 
     RL raises them by design: they say how far a model has moved from the text it was shown.
@@ -143,15 +143,14 @@ def nll(view: View, rows: ModelItems) -> list[Metric]:
     if all(task_of(record) is reviews for record in view.records):
         # On the same texts, so that their luck cancels: what is left is the cost of not being the grammar.
         exact = [-reviews.log_probability(r["response"], r["subject"]) for r in view.records]
-        subjects = [view.records[x["index"]]["subject"] for x in next(iter(rows.values()))]
-        H = float(np.mean([reviews.review_entropy(subject) for subject in subjects]))
+        H = float(np.mean([reviews.entropy_of(view.records[x["index"]]["subject"]) for x in next(iter(rows.values()))]))
         above = view.mean(f"above entropy {H:.2f}, %", -1, lambda x: x["nll"] - exact[x["index"]], rows, group="drift")
         metrics.append(view.mean("nats a text", -1, lambda x: x["nll"], rows, group="drift"))
         metrics.append(Metric(above.name, -1, lambda s: 100 / H * ratio(s), above.statistics, "drift"))
     return metrics
 
 
-def calibration_metrics(view: View, rows: ModelItems) -> list[Metric]:
+def calibration_metrics(view: View, rows: Items) -> list[Metric]:
     """Expected calibration error of the next token, over the records' own answers; and what is left of it at the
     one temperature of each model that was fitted on other texts."""
     def error(name: str, confidence: str, note: str = "") -> Metric:
@@ -165,7 +164,7 @@ def calibration_metrics(view: View, rows: ModelItems) -> list[Metric]:
     return metrics
 
 
-def brier(view: View, rows: ModelItems) -> list[Metric]:
+def brier(view: View, rows: Items) -> list[Metric]:
     """Brier score of the next token's confidence, over the records' own answers: mean of (confidence − right)²."""
     def squares(x: dict) -> float:
         return sum((p - y) ** 2 for p, y in zip(x["confidence"], x["correct"]))

@@ -14,7 +14,7 @@ from minirlhf.evaluation.items import TestSet
 from minirlhf.lm.records import prompt_of
 from minirlhf.metrics.scores import divide
 
-ModelItems = dict[str, list[dict]]  # model -> what it said, or how it predicts what people said
+Items = dict[str, list[dict]]  # model -> what it said, or how it predicts what people said
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,19 @@ class View:
 
     records: Sequence[dict]
     unit: np.ndarray  # (prompts,) which unit of analysis each belongs to
-    sampled: ModelItems  # items of `ask.sample_items`
-    greedy: ModelItems
-    texts: ModelItems  # items of `ask.text_items`
+    sampled: Items  # items of `ask.sample_items`
+    greedy: Items
+    texts: Items  # items of `ask.text_items`
     reward: str  # what the reward measures
     vocabulary: int
     temperatures: dict[str, float]  # model -> T of `ask.fitted_temperature`; {} if unknown
 
-    def sums(
-        self, statistic: Callable[[dict], Sequence[float]], rows: ModelItems | None = None
-    ) -> dict[str, np.ndarray]:
+    def sums(self, statistic: Callable[[dict], Sequence[float]], rows: Items | None = None) -> dict[str, np.ndarray]:
         """`per_unit` of the sampled responses, unless other rows are given."""
         return per_unit(rows or self.sampled, self.unit, statistic)
 
     def mean(
-        self, name: str, direction: int, value: Callable[[dict], float], rows: ModelItems | None = None,
+        self, name: str, direction: int, value: Callable[[dict], float], rows: Items | None = None,
         per: Callable[[dict], float] = lambda x: 1, group: str = "quality", primary: bool = False,
     ) -> Metric:  # fmt: skip
         """Σ value / Σ per, over the sampled responses unless other rows are given."""
@@ -96,7 +94,7 @@ def or_none(x: float) -> float | None:
     return float(x) if np.isfinite(x) else None
 
 
-def per_unit(rows: ModelItems, unit: np.ndarray, statistic: Callable[[dict], Sequence[float]]) -> dict[str, np.ndarray]:
+def per_unit(rows: Items, unit: np.ndarray, statistic: Callable[[dict], Sequence[float]]) -> dict[str, np.ndarray]:
     """model -> (n units, d): the statistics of the rows that belong to each unit, summed."""
     tables = {}
     for model, responses in rows.items():

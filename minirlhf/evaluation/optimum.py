@@ -8,12 +8,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Metric, ModelItems, or_none, per_unit, ratio
+from minirlhf.evaluation.metric import Items, Metric, or_none, per_unit, ratio
 from minirlhf.metrics.intervals import corpus_interval
 from minirlhf.metrics.scores import divide
-from minirlhf.rl.optimum import (
-    LEAST, effective_size, equivalent_n, mixture_weights, optimal_objective, weighted_best_of_n,
-)
+from minirlhf.rl.optimum import LEAST, best_of_n, effective_size, equivalent_n, mixture_weights, optimal_objective
 
 
 def soft_optimum(
@@ -44,7 +42,7 @@ def reference_optimum(items: Sequence[dict], beta: float, unit: np.ndarray) -> d
 
 
 def regret_metrics(
-    sampled: ModelItems, reference: str, policy: str, beta: float, unit: np.ndarray, known: dict | None = None
+    sampled: Items, reference: str, policy: str, beta: float, unit: np.ndarray, known: dict | None = None
 ) -> tuple[list[Metric], dict]:
     """J = E r − β KL of every model, the share of (J* − J_ref) it reaches, and what is known of the optimum.
 
@@ -69,6 +67,6 @@ def regret_metrics(
         metrics.append(Metric("share of J* - J(ref), %", 1, share, {m: np.hstack([J[m], J[reference], Z]) for m in J}))
     own = float(np.mean([x["scores"]["reward"] for x in sampled[policy]]))
     tokens = {m: float(np.mean([x["tokens"] for x in sampled[m]])) for m in (reference, policy)}
-    optimum |= {"best_of": {str(k): weighted_best_of_n(rewards, weights, k) for k in (1, 2, 4, 8, 16, 32, 64, 128)}}
+    optimum |= {"best_of": {str(k): best_of_n(rewards, weights, k) for k in (1, 2, 4, 8, 16, 32, 64, 128)}}
     optimum |= {"beta": beta, "reward": own, "worth": or_none(equivalent_n(own, rewards, weights)), "tokens": tokens}
     return metrics, optimum

@@ -13,7 +13,7 @@ from minirlhf.evaluation.metric import View, per_unit, ratio
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.paired_tests import win_rate
 from minirlhf.metrics.scores import best_of_n_kl_bound
-from minirlhf.rl.optimum import weighted_best_of_n
+from minirlhf.rl.optimum import best_of_n
 
 CURVES = ("loss", "validation_loss", "reward", "kl", "entropy", "explained_variance", "ended")
 POINTS = 150  # of a curve
@@ -47,7 +47,7 @@ def best_of_reference(view: View, reference: str) -> dict[str, float]:
     """Expected best reward of n samples of the reference, over all its samples; n up to a tenth of them."""
     rewards = np.array([x["scores"]["reward"] for x in view.sampled[reference]])
     ones = np.ones(len(rewards))
-    return {str(2**k): weighted_best_of_n(rewards, ones, 2**k) for k in range(8) if 2**k <= max(len(rewards) / 10, 1)}
+    return {str(2**k): best_of_n(rewards, ones, 2**k) for k in range(8) if 2**k <= max(len(rewards) / 10, 1)}
 
 
 def length_panel(view: View) -> dict | None:

@@ -31,14 +31,12 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
     for s in sets:
         view = view_of(s, run.get("vocabulary", 0))
         metrics, optimum = metric_table(view, names), None
-        if s.about.get("beta"):
-            known = s.about.get("optimum")
-            more, optimum = regret_metrics(view.sampled, reference, last, s.about["beta"], view.unit, known)
+        if beta := s.about.get("beta"):
+            more, optimum = regret_metrics(view.sampled, reference, last, beta, view.unit, s.about.get("optimum"))
             metrics += more
         rows = compare_models(metrics, reference, seed)
         task = {"prompts": len(s.records), "units": int(view.unit.max()) + 1, "metrics": rows}
-        task["temperatures"] = view.temperatures
-        task |= {"samples": 1 + max(x["sample"] for x in s.items[last])}
+        task |= {"temperatures": view.temperatures, "samples": 1 + max(x["sample"] for x in s.items[last])}
         if last != reference:
             task["wins"] = win_panel(view, reference, last)
         if by_length := length_panel(view):

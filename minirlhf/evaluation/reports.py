@@ -80,9 +80,6 @@ def measures(records: Sequence[dict], items: dict[str, list[dict]]) -> list[Metr
     return [*score_metrics(view), *kl_metrics(view), entropy, *length_metrics(view)]
 
 
-# two evaluations
-
-
 def compare_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
     """What has changed from the first evaluation to the second, for each model of each set.
 
@@ -153,9 +150,6 @@ def lines_of_evaluations(found: dict) -> str:
                      "changed: {greedy[changed]} of {greedy[paired]} greedy answers, {sampled[changed]} of "
                      "{sampled[paired]} samples".format(**part["prompts"], **part["answers"]))  # fmt: skip
     return "\n".join(lines)
-
-
-# training runs
 
 
 def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:

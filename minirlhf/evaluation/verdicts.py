@@ -38,8 +38,7 @@ def compare_models(metrics: Sequence[Metric], reference: str, seed: int = 0) -> 
             row["differences"][model] = {
                 "value": or_none(d.difference), "low": or_none(low), "high": or_none(high), "p": or_none(d.p_value),
                 "n": d.n, "minimum_detectable": or_none(d.minimum_detectable_effect),
-                "prompts_needed": or_none(d.prompts_needed),
-                "verdict": verdict_word(d, metric.direction),
+                "prompts_needed": or_none(d.prompts_needed), "verdict": verdict_word(d, metric.direction),
             } | ({"undefined": d.undefined} if d.undefined else {})  # fmt: skip
         rows.append(row)
     return rows

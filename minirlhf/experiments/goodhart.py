@@ -112,7 +112,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class ProxyPoints:
+class Proxy:
     """One reward model. points: "best-of-n" or "PPO" -> policies in the order of their distance."""
 
     comparisons: int
@@ -147,7 +147,7 @@ def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) ->
     return sorted(points, key=lambda p: p.d)
 
 
-def order_agreement(gold: np.ndarray, proxy: np.ndarray) -> float:
+def order(gold: np.ndarray, proxy: np.ndarray) -> float:
     """How often the proxy orders two samples of a prompt as the gold does, equal proxies half: (P, N) each.
 
     Samples 0 and 1, 2 and 3, ... are compared, those of equal gold left out; nan where that leaves none.
@@ -164,12 +164,12 @@ def stop_at(law: LawFit, points: Sequence[Point]) -> Point | None:
     return max(before, key=lambda p: p.d, default=None)
 
 
-def shown_number(x: float, digits: int = 3) -> str:
+def rounded(x: float, digits: int = 3) -> str:
     """A number; ∞, or – where nothing is known."""
     return f"{x:.{digits}f}" if np.isfinite(x) else "∞" if x == np.inf else "–"
 
 
-def goodhart_tables(models: Sequence[ProxyPoints], reference: np.ndarray) -> str:
+def law_tables(models: Sequence[Proxy], reference: np.ndarray) -> str:
     """What was measured, and what the laws say of it, the better first. reference: (P,), its gold."""
     measured, laws, start = [], [], float(reference.mean())
     for model in models:
@@ -179,9 +179,8 @@ def goodhart_tables(models: Sequence[ProxyPoints], reference: np.ndarray) -> str
             measured.append([str(model.comparisons), f"{model.order:.3f}", way, *cells, f"{end.proxy.mean():+.2f}"])
             for law in model.laws(way):
                 stop = stop_at(law, points)
-                cells = [shown_number(law.alpha), shown_number(law.beta), shown_number(law.misfit, 1)]
-                cells += [*peak_of(law, start), stop.name if stop else "–"]
-                cells.append(with_interval(stop.gold if stop else reference))
+                cells = [rounded(law.alpha), rounded(law.beta), rounded(law.misfit, 1), *peak_of(law, start)]
+                cells += [stop.name if stop else "–", with_interval(stop.gold if stop else reference)]
                 laws.append([str(model.comparisons), way, LAWS[law.kind][0], *cells])
     titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
     more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
@@ -190,10 +189,10 @@ def goodhart_tables(models: Sequence[ProxyPoints], reference: np.ndarray) -> str
 
 def peak_of(law: LawFit, start: float) -> tuple[str, str]:
     """Where the law has its peak and its gold there; of one beyond all points nobody has seen anything."""
-    low, high = (shown_number(x, 2) for x in law.d_interval)
+    low, high = (rounded(x, 2) for x in law.d_interval)
     if law.d_peak > law.d_seen:
         return f"beyond {law.d_seen:.2f}", "–"
-    return f"{shown_number(law.d_peak, 2)} [{low}, {high}]", shown_number(start + float(law.value(law.d_peak)))
+    return f"{rounded(law.d_peak, 2)} [{low}, {high}]", rounded(start + float(law.value(law.d_peak)))
 
 
 def interval_of(gold: np.ndarray) -> tuple[float, float]:
@@ -209,7 +208,7 @@ def with_interval(gold: np.ndarray) -> str:
     return f"{mean:.3f} ±{max(high - mean, mean - low):.3f}"
 
 
-def column(model: ProxyPoints, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
+def column(model: Proxy, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
     """The shapes of one reward model: above gold, its laws and where to stop, below the proxy."""
     shapes = [text(x.start, 22, f"{model.comparisons} comparisons", size=14)]
     shapes += [*axes(x, gold, "", ""), *axes(x, proxy, "distance √KL, in √nats", "")]
@@ -231,7 +230,7 @@ def column(model: ProxyPoints, start: float, x: Axis, gold: Axis, proxy: Axis) -
     return shapes
 
 
-def goodhart_figure(models: Sequence[ProxyPoints], start: float) -> str:
+def law_figure(models: Sequence[Proxy], start: float) -> str:
     """A column a reward model, all on the same axes. start: the reference's gold."""
     width, shapes = 300, []
     every = [p for model in models for points in model.points.values() for p in points]

@@ -85,9 +85,7 @@ def optimise(
         return train(policy.model, policy.tokenizer, records_of, reward_of, config, run, watchers)[1]
 
 
-def held_out_items(
-    policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0
-) -> list[dict]:
+def task_items(policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0) -> list[dict]:
     """`samples` items of each of the task's held-out prompts, with the task's reward and the KL to the reference."""
     protocol = Protocol(reward_of_task, TASKS[task].MAX_NEW, samples, seed)
     items = sample_items(policy, reference, TASKS[task].records("test", prompts, 0), protocol)

@@ -82,7 +82,7 @@ def num(x: float | None, signed: bool = False) -> str:
     return number(x, signed).replace("-", "−") if all_finite(x) else "–"
 
 
-def interval_text(estimate: dict) -> str:
+def interval(estimate: dict) -> str:
     """[low, high], or nothing where there is none."""
     low, high = estimate.get("low"), estimate.get("high")
     return f"[{num(low)}, {num(high)}]" if all_finite(low, high) else ""
@@ -90,7 +90,7 @@ def interval_text(estimate: dict) -> str:
 
 def value(estimate: dict) -> str:
     """A model's value with its interval."""
-    return f"{num(estimate.get('value'))} {interval_text(estimate)}".strip()
+    return f"{num(estimate.get('value'))} {interval(estimate)}".strip()
 
 
 def chances(d: dict) -> list[str]:
@@ -123,7 +123,7 @@ def in_words(d: dict) -> str:
     """A verdict with the numbers behind it, in a sentence."""
     if d["verdict"] == "undefined" or not all_finite(d.get("value")):
         return f"<b>undefined</b> ({reason(d)})"
-    numbers = ", ".join([f"difference {num(d['value'], True)} {interval_text(d)}".strip(), *chances(d)])
+    numbers = ", ".join([f"difference {num(d['value'], True)} {interval(d)}".strip(), *chances(d)])
     words = f"<b>{show(d['verdict'])}</b> ({numbers})"
     return words + (f"; {power(d)}" if d["verdict"] == "no difference shown" else "")
 
@@ -138,11 +138,11 @@ def in_cells(d: dict) -> str:
     kind = verdict if verdict in ("better", "worse") else "neither"
     chance = "<br>".join(chances(d)) or "–"
     words = f'<span class="verdict {kind}">{show(verdict)}</span><small>{note}</small>'
-    return (f"<td>{num(d.get('value'), True)}<small>{interval_text(d)}</small></td><td>{chance}</td>"
+    return (f"<td>{num(d.get('value'), True)}<small>{interval(d)}</small></td><td>{chance}</td>"
             f'<td class="words">{words}</td>')
 
 
-def captioned_figure(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
+def captioned(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
     """A figure, draw(title, *data), with its words above it, where they wrap."""
     svg = draw(title, *data).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
     return f"<figure><figcaption><b>{show(title)}</b>{show(note)}</figcaption>{svg}</figure>\n"
@@ -195,7 +195,7 @@ def kl_strip(strip: dict) -> str:
             f'<p class="quiet">KL of the policy to the reference at each token: {note}</p>')
 
 
-def html_document(title: str, body: str) -> str:
+def document(title: str, body: str) -> str:
     """The whole file; its policy forbids scripts and requests of any kind."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">

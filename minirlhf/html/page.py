@@ -14,8 +14,7 @@ from minirlhf.evaluation.panels import POINTS, all_finite
 from minirlhf.evaluation.table import optimum_line
 from minirlhf.html import figures
 from minirlhf.html.markup import (
-    captioned_figure, facts, grid, html_document, html_table, in_cells, in_words, interval_text, kl_strip, num, passage,
-    show, value,
+    captioned, document, facts, grid, html_table, in_cells, in_words, interval, kl_strip, num, passage, show, value,
 )
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
@@ -62,7 +61,7 @@ def page(report: dict) -> str:
             contents += f'<li><a href="#{anchor}">{show(heading)}</a></li>'
             body += f'<section><h2 id="{anchor}">{show(heading)}</h2>\n{html}</section>\n'
     nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
-    return html_document(title, f"<h1>{show(title)}</h1>\n{alarm_boxes(report.get('alarms') or [])}{nav}{body}")
+    return document(title, f"<h1>{show(title)}</h1>\n{alarm_boxes(report.get('alarms') or [])}{nav}{body}")
 
 
 def alarm_boxes(found: Sequence[dict]) -> str:
@@ -85,7 +84,7 @@ def answer_section(report: dict, compared: bool) -> str:
                 words += f", of {show(reference)} {value(m['models'][reference])}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
                     words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
-                    words += f"a win rate of {num(w['rate'])} {interval_text(w)}, a tie half a win"
+                    words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
             lines.append(f"<li>{words}.</li>")
     if not lines:
         return "<p>No metric is marked as primary: see the tables.</p>"
@@ -94,7 +93,7 @@ def answer_section(report: dict, compared: bool) -> str:
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
     lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
     lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
-    forest = captioned_figure(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
+    forest = captioned(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
     return f"{lead}<ul>{''.join(lines)}</ul>{grid([forest])}"
 
 
@@ -140,7 +139,7 @@ def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], m
         if m.get("primary"):
             name = f"<b>{name}</b><small>primary</small>"
         models = [m["models"][x] for x in names]
-        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval_text(x)}</small></td>" for x in models)
+        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval(x)}</small></td>" for x in models)
         cells += in_cells(m["differences"][model]) if difference else ""
         body += f'<tr><th scope="row">{name}</th>{cells}</tr>\n'
     return html_table(caption, head, body)
@@ -153,15 +152,15 @@ def plots_of(task: dict, names: Sequence[str]) -> list[str]:
     kl = next((m["models"] for m in task["metrics"] if m["metric"].startswith("KL to reference")), None)
     if reward and kl:
         best = task.get("best_of_n") or []
-        plots.append(captioned_figure("Reward against KL", BEST, figures.frontier, reward, kl, best, names))
+        plots.append(captioned("Reward against KL", BEST, figures.frontier, reward, kl, best, names))
     if task.get("lengths"):
         note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
         note += "r is Pearson’s, over all answers."
-        plots.append(captioned_figure("Reward against length", note, figures.lengths, task["lengths"], names))
+        plots.append(captioned("Reward against length", note, figures.lengths, task["lengths"], names))
     for name, c in (task.get("calibration") or {}).items():
         note = f"ECE {num(c.get('ece'))}; a perfectly calibrated model would show {num(c.get('expected'))} with these "
         note += f"{c['n']:,} tokens. Bars: Wilson 95 % intervals."
-        plots.append(captioned_figure(f"Calibration of {name}", note, figures.reliability, c))
+        plots.append(captioned(f"Calibration of {name}", note, figures.reliability, c))
     return plots
 
 
@@ -185,7 +184,7 @@ def attention_maps(a: dict) -> str:
     maps = []
     for m in a["maps"]:
         which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
-        maps.append(captioned_figure(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
+        maps.append(captioned(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
     return (f'<h3>Attention of {show(a["model"])}, prompt {a["index"]} and its answer</h3><p class="quiet">'
             "A row is the token that looks, a column the one it looks at; the stronger the colour, the more. A row sums "
             "to 1, but for what goes to tokens before those shown. <b>Attention weights are not explanations by "
@@ -204,7 +203,7 @@ def training_section(models: dict[str, dict]) -> str:
             shared.setdefault((quantity, c["x"]), []).append((words, c["points"]))
         for (quantity, across), lines in shared.items():
             head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
-            plots.append(captioned_figure(head, "", figures.curves, lines, across))
+            plots.append(captioned(head, "", figures.curves, lines, across))
     note = f'<p class="quiet">More than {POINTS} logged steps are drawn as {POINTS} means of neighbours.</p>'
     return note + grid(plots) if plots else ""
 

@@ -23,7 +23,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
 
-Pair = tuple[int, int]
+IdPair = tuple[int, int]
 
 # How text is cut into pieces; merges stay inside a piece. "gpt2-digits" makes every digit a piece of its
 # own, so that a model sees 12 + 34 in columns, not as whatever tokens the corpus made of 12 and 34.
@@ -67,7 +67,7 @@ def _stand_in(char: str) -> str:
     return {"L": "A", "N": "0"}.get(category[0], "!")  # "A" is in no contraction
 
 
-def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
+def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[IdPair]:
     """The first `n_merges` merges of BPE, in rank order.
 
     Each step merges the pair of neighbours with the highest count; among equals, the smallest pair of
@@ -83,8 +83,8 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
     """
     symbols = [list(word) for word in words]
     word_counts = list(words.values())
-    pair_counts: dict[Pair, int] = defaultdict(int)
-    words_with: dict[Pair, set[int]] = defaultdict(set)  # a superset: a word may since have lost the pair
+    pair_counts: dict[IdPair, int] = defaultdict(int)
+    words_with: dict[IdPair, set[int]] = defaultdict(set)  # a superset: a word may since have lost the pair
     for index, word in enumerate(symbols):
         for pair in zip(word, word[1:]):
             pair_counts[pair] += word_counts[index]
@@ -94,7 +94,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
     # heap holds upper bounds, and it is enough to refresh a count when it comes to the top.
     heap = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)
-    merges: list[Pair] = []
+    merges: list[IdPair] = []
     while heap and len(merges) < n_merges:
         bound, pair = heapq.heappop(heap)
         if pair_counts[pair] < 2:
@@ -104,7 +104,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
             continue
         new_id = FIRST_MERGE_ID + len(merges)
         merges.append(pair)
-        created: set[Pair] = set()
+        created: set[IdPair] = set()
         for index in words_with.pop(pair):
             for neighbours, change in _merge_word(symbols[index], pair, new_id):
                 pair_counts[neighbours] += change * word_counts[index]
@@ -117,7 +117,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[Pair]:
     return merges
 
 
-def _merge_word(word: list[int], pair: Pair, new_id: int) -> list[tuple[Pair, int]]:
+def _merge_word(word: list[int], pair: IdPair, new_id: int) -> list[tuple[IdPair, int]]:
     """Replace `pair` by `new_id` in `word`, in place; returns the changes (neighbours, +1 or -1) of counts.
 
     Merging a b to Z in x a b y takes away (x, a) and (b, y), and brings (x, Z) and (Z, y). The pair
@@ -145,7 +145,7 @@ def _merge_word(word: list[int], pair: Pair, new_id: int) -> list[tuple[Pair, in
     return changes
 
 
-def apply_merges(ids: list[int], merge_ids: Mapping[Pair, int]) -> list[int]:
+def apply_merges(ids: list[int], merge_ids: Mapping[IdPair, int]) -> list[int]:
     """`ids` with every merge applied, lowest rank first, and leftmost first within a rank.
 
         apply_merges([97, 97, 97], {(97, 97): 256}) == [256, 97]

@@ -20,7 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 
-from minirlhf.lm.bpe import FIRST_MERGE_ID, PATTERNS, Pair, apply_merges, learn_merges, split
+from minirlhf.lm.bpe import FIRST_MERGE_ID, PATTERNS, IdPair, apply_merges, learn_merges, split
 
 EOS = "<|endoftext|>"
 PAD = "<|pad|>"  # of reward models alone, which read the EOS
@@ -60,7 +60,7 @@ class Tokenizer:
     Raises ValueError for an unknown pattern, an impossible merge, or specials that cannot be.
     """
 
-    def __init__(self, merges: Iterable[Pair] = (), pattern: str = "gpt2-digits",
+    def __init__(self, merges: Iterable[IdPair] = (), pattern: str = "gpt2-digits",
                  specials: Iterable[str] = SPECIALS) -> None:
         if pattern not in PATTERNS:
             raise ValueError(f"unknown pattern {pattern!r}; use one of {', '.join(PATTERNS)}")

@@ -31,7 +31,7 @@ def read_preferences(paths: Sequence[str | Path]) -> list[dict]:
 
 
 @dataclass(frozen=True)
-class TokenPair:
+class Pair:
     """A comparison: ids of prompt, response and EOS.  gold: the true difference of rewards, 0 if not known."""
 
     chosen: tuple[int, ...]
@@ -42,13 +42,13 @@ class TokenPair:
 
 def pairs_by_prompt(
     records: Sequence[dict], tokenizer: Tokenizer, context: int, whole: bool = False
-) -> tuple[dict[str, list[TokenPair]], Counter]:
+) -> tuple[dict[str, list[Pair]], Counter]:
     """The comparisons of each prompt; and how many were dropped, "equal" and "long", and how many texts "cut".
 
     whole: for DPO, which would learn from an answer without its question: what exceeds the context is dropped.
     A reward is read at the end: there it loses its beginning, and those that are equal then are dropped.
     """
-    groups: dict[str, list[TokenPair]] = {}
+    groups: dict[str, list[Pair]] = {}
     counts = Counter(equal=0, long=0, cut=0)
     for record in records:
         # One id more than fits shows what does not fit.
@@ -63,14 +63,14 @@ def pairs_by_prompt(
             counts["cut"] += long
             known = "gold_chosen" in record and "gold_rejected" in record
             gold = record["gold_chosen"] - record["gold_rejected"] if known else 0.0
-            pair = TokenPair(chosen, rejected, float(record.get("p", 1)), gold)
+            pair = Pair(chosen, rejected, float(record.get("p", 1)), gold)
             groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
     return groups, counts
 
 
 def load_comparisons(
     paths: Sequence[str], tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
-) -> tuple[list[dict], list[list[TokenPair]], list[TokenPair], dict[str, int]]:
+) -> tuple[list[dict], list[list[Pair]], list[Pair], dict[str, int]]:
     """(records, comparisons to train on by prompt, those of the held-out prompts, for run.json what was lost).
 
     whole: see `pairs_by_prompt`. Prints what was lost.  Raises UserError where nothing is left to train on.
@@ -86,7 +86,7 @@ def load_comparisons(
         print(f"{counts['long']} of {n} comparisons dropped: longer than {limit}")
     if counts["cut"]:
         print(f"{counts['cut']} of {2 * n} texts cut at the front, prompt first: longer than {limit}")
-    split: dict[str, list[list[TokenPair]]] = {"train": [], "validation": []}
+    split: dict[str, list[list[Pair]]] = {"train": [], "validation": []}
     for prompt, pairs in groups.items():
         split[validation_split(prompt, percent)].append(pairs)
     held_out = [pair for pairs in split["validation"] for pair in pairs]

@@ -29,7 +29,7 @@ from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.intervals import wilson
-from minirlhf.preferences.comparisons import TokenPair
+from minirlhf.preferences.comparisons import Pair
 from minirlhf.preferences.simulated import respond
 from minirlhf.rl.reward_model import RewardModel, predict_rewards, text_ids
 
@@ -64,7 +64,7 @@ def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
     return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
 
 
-def accumulate_pairs(model: RewardModel, pairs: Sequence[TokenPair], micro_rows: int, dtype: torch.dtype) -> float:
+def accumulate_pairs(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype: torch.dtype) -> float:
     """Add the gradient of the mean loss of the comparisons to .grad; returns that loss.
 
     The same to rounding for every micro_rows, which counts comparisons. A response that is in several of
@@ -83,9 +83,7 @@ def accumulate_pairs(model: RewardModel, pairs: Sequence[TokenPair], micro_rows:
     return loss
 
 
-def fit_reward_model(
-    model: RewardModel, groups: Sequence[list[TokenPair]], config: RewardConfig, run: Run, **source
-) -> dict:
+def fit_rewards(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, run: Run, **source) -> dict:
     """Train the model in place on groups, the comparisons of one prompt each; returns the cost.
 
     source: what else a resume must find as it was, by name. Raises Interrupted (state saved), Diverged, and UserError
@@ -113,7 +111,7 @@ def sign_agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
     return 0.5 + np.sign(delta) * (p - 0.5)
 
 
-def measure(delta: np.ndarray, pairs: Sequence[TokenPair]) -> dict:
+def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
     """How well differences of rewards, (N,), tell what was chosen: before `normalise` changes their scale.
 
     accuracy: the mean agreement, with Wilson's interval (of pairs: too narrow where a prompt has many).
@@ -151,11 +149,10 @@ def summary(held_out: dict) -> str:
 
 
 def learn(
-    model: RewardModel, groups: Sequence[list[TokenPair]], held_out: Sequence[TokenPair], config: RewardConfig,
-    run: Run, **source,
-) -> dict:  # fmt: skip
+    model: RewardModel, groups: Sequence[list[Pair]], held_out: Sequence[Pair], config: RewardConfig, run: Run, **source
+) -> dict:
     """Fit the model and measure it on the comparisons held out: prints both, and returns what run.json says of them."""
-    cost = fit_reward_model(model, groups, config, run, **source)
+    cost = fit_rewards(model, groups, config, run, **source)
     print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
     said = {"cost": cost, "data_hash": run.data}
     if held_out:

@@ -40,7 +40,7 @@ def effective_size(rewards: np.ndarray, weights: np.ndarray, beta: float) -> flo
     return float(v.sum() ** 2 / (v * v).sum())
 
 
-def weighted_best_of_n(rewards: np.ndarray, weights: np.ndarray, n: float) -> float:
+def best_of_n(rewards: np.ndarray, weights: np.ndarray, n: float) -> float:
     """E of the best reward of n samples of the reference, (Σ over levels x) x (F(x)ⁿ − F(x−)ⁿ); n may be a fraction.
 
     rewards, weights: as in `optimal_objective`; F is the weighted law of the rewards.
@@ -54,14 +54,14 @@ def equivalent_n(reward: float, rewards: np.ndarray, weights: np.ndarray, most: 
     """The n for which best-of-n earns `reward`, from 1 to `most`; infinity if more would be needed, 0 if even 1 earns
     more. Over the samples of all prompts together: where prompts differ, too few."""
     slack = 1e-9 * max(1.0, float(np.abs(rewards).max()))  # sums of rounded weights
-    if weighted_best_of_n(rewards, weights, most) < reward - slack:
+    if best_of_n(rewards, weights, most) < reward - slack:
         return inf
-    if weighted_best_of_n(rewards, weights, 1) > reward + slack:
+    if best_of_n(rewards, weights, 1) > reward + slack:
         return 0.0
     low, high = 0.0, np.log(most)
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if weighted_best_of_n(rewards, weights, np.exp(middle)) < reward else (low, middle)
+        low, high = (middle, high) if best_of_n(rewards, weights, np.exp(middle)) < reward else (low, middle)
     return float(np.exp(high))
 
 

@@ -203,7 +203,7 @@ def _class_entropy(slots: int) -> float:
     return total
 
 
-def review_entropy(subject: str) -> float:
+def entropy_of(subject: str) -> float:
     """Exact entropy of a review of the subject, in nats per text.
 
         H = H(count) + E[count] (H(form) + E[H(fields | form)]) + E[H(classes | slots)]

@@ -88,7 +88,7 @@ def texts_of(sources: Sequence[Source]) -> list[str]:
     return texts + [m["content"] for source in sources for record in source.train for m in messages_of(record)]
 
 
-def pretraining_examples(
+def text_sets(
     sources: Sequence[Source], tokenizer: Tokenizer, context: int, batch: int
 ) -> tuple[dict[str, tuple[list[Example], float]], list[Example]]:
     """What pretraining learns: (name -> examples and rows per step; for validation a fiftieth of each, at most 200)."""
@@ -101,13 +101,10 @@ def pretraining_examples(
     return sets, validation
 
 
-def sft_examples(
+def sft_sets(
     sources: Sequence[Source], tokenizer: Tokenizer, context: int, batch: int
 ) -> tuple[dict[str, tuple[list[Example], float]], list[Example]]:
-    """What SFT learns, as `pretraining_examples` has it; says what is left out.
-
-    Raises UserError where nothing fits the context.
-    """
+    """What SFT learns, like `text_sets`; says what is left out. Raises UserError where nothing fits the context."""
     sets, validation = {}, []
     for source in sources:
         examples, left_out = fit_context((render(r, tokenizer) for r in source.train), context)

@@ -27,7 +27,6 @@ from minirlhf.rl.ppo import update
 from minirlhf.rl.rollout import Models, collect
 from minirlhf.tasks import TASKS
 
-
 SIZES = {  # name -> a model, and the rows of its training batch
     "small": (GPTConfig(vocab_size=512, context=128, layers=4, heads=4, width=128), 32),
     "baby": (GPTConfig(vocab_size=65, context=256, layers=6, heads=6, width=384), 16),

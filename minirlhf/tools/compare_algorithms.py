@@ -15,7 +15,7 @@ import torch
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.optimum import reference_optimum
-from minirlhf.experiments.trials import begun_with, held_out_items, kept, markdown_table, numbers, optimise
+from minirlhf.experiments.trials import begun_with, kept, markdown_table, numbers, optimise, task_items
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
@@ -57,7 +57,7 @@ def yardstick(start: Policy, task: str, options: Comparison) -> dict:
 
     Raises UserError where J* is not known well enough, or nothing is better than the reference.
     """
-    items = held_out_items(start, start, task, options.prompts, options.reference_samples)
+    items = task_items(start, start, task, options.prompts, options.reference_samples)
     known = reference_optimum(items, options.beta, np.arange(options.prompts))
     known["reference"] = float(np.mean([x["scores"]["reward"] for x in items]))
     if known["value"] is None:
@@ -80,7 +80,7 @@ def one_run(name: str, lr: float, seed: int, task: str, start: Policy, options: 
     print(f"{task}: {name}, lr {lr:g}, seed {seed}")
     policy = replace(start, model=deepcopy(start.model))
     cost = optimise(policy, task, reward_of_task, config_of(name, lr, options), seed, dtype)
-    items = held_out_items(policy, start, task, options.prompts, options.samples)
+    items = task_items(policy, start, task, options.prompts, options.samples)
     reward, kl = (float(np.mean(x)) for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items)))
     figures = {"reward": reward, "kl": kl, "objective": reward - options.beta * kl}
     return {"lr": lr, "seconds": cost["seconds"], "tokens": cost["tokens"]} | figures

@@ -16,9 +16,9 @@ import torch
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.goodhart import (
-    ProxyPoints, best_of_points, goodhart_figure, goodhart_tables, order_agreement, policy_points, with_interval,
+    Proxy, best_of_points, law_figure, law_tables, order, policy_points, with_interval,
 )
-from minirlhf.experiments.trials import begun_anew, begun_with, held_out_items, kept, numbers, optimise
+from minirlhf.experiments.trials import begun_anew, begun_with, kept, numbers, optimise, task_items
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
@@ -104,7 +104,7 @@ def policy_line(
         save_every=options.iterations,
     )  # fmt: skip
     cost = optimise(policy, options.task, lambda record: proxy, config, seed, dtype)
-    items = held_out_items(policy, reference, options.task, P, options.samples, seed)  # in the order of their prompts
+    items = task_items(policy, reference, options.task, P, options.samples, seed)  # in the order of their prompts
     said = [(x["index"], x["response"] if x["stop"] == "eos" else None) for x in items]
     columns = {"gold": [x["scores"]["reward"] for x in items], "kl": [x["kl"] for x in items]}
     columns["proxy"] = scored(proxy, TASKS[options.task].records("test", P, 0), said)
@@ -135,11 +135,11 @@ def main() -> None:
         fixed = reward, reference, options, machine.seed, dtype
         lines = [kept(out / f"ppo.{n}.{beta}.json", partial(policy_line, n, beta, *fixed)) for beta in betas]
         points = {"best-of-n": best_of_points(gold, proxy), "PPO": policy_points(lines, gold, proxy)}
-        models.append(ProxyPoints(n, order_agreement(gold, proxy), points))
+        models.append(Proxy(n, order(gold, proxy), points))
     start = gold.mean(1)  # (P,)
     said = f"gold reward of the reference {with_interval(start)}"
-    print(f"\n{options.task}: {said}\n\n{goodhart_tables(models, start)}\n\n± and [ ]: 95 %")
-    write_atomic(out / "overoptimise.svg", goodhart_figure(models, float(start.mean())).encode())
+    print(f"\n{options.task}: {said}\n\n{law_tables(models, start)}\n\n± and [ ]: 95 %")
+    write_atomic(out / "overoptimise.svg", law_figure(models, float(start.mean())).encode())
     print(f"\nwritten: {out / 'overoptimise.svg'}")
 
 

@@ -10,8 +10,8 @@ import pytest
 from minirlhf.evaluation import items as items_file
 from minirlhf.evaluation.items import VERSION, TestSet
 from minirlhf.evaluation.reports import (
-    are_training_runs, lines_of_evaluations, lines_of_runs, print_comparison, read_report, compare_training_runs,
-    compare_evaluations,
+    are_training_runs, compare_evaluations, compare_training_runs, lines_of_evaluations, lines_of_runs,
+    print_comparison, read_report,
 )
 from minirlhf.harness.files import UserError
 from minirlhf.metrics.paired_tests import holm, paired_corpus
@@ -59,7 +59,7 @@ def write(folder: Path, sets: dict[str, dict[str, list[dict]]], records=None, **
 
 
 def of(function, *paths: str) -> dict:
-    """What `two_evaluations` or `training_runs` says of reports."""
+    """What `compare_evaluations` or `compare_training_runs` says of reports."""
     return function(paths, *zip(*map(read_report, paths)))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minirlhf.experiments.goodhart import (
-    COLOURS, Point, ProxyPoints, best_of_points, column, fit_law, goodhart_figure, goodhart_tables, interval_of,
-    order_agreement, peak, policy_points, stop_at, with_interval,
+    COLOURS, Point, Proxy, best_of_points, column, fit_law, interval_of, law_figure, law_tables, order, peak,
+    policy_points, stop_at, with_interval,
 )
 from minirlhf.html.svg import Axis, dot, line
 from minirlhf.metrics.intervals import clopper_pearson, t_interval
@@ -22,11 +22,11 @@ def point(name: str, d: float, gain: float, proxy: float = 1.0) -> Point:
     return Point(name, d, START + gain + noise, gain + noise, proxy + noise)
 
 
-def study(comparisons: int = 100, alpha: float = 1.0, beta: float = 0.5) -> ProxyPoints:
+def study(comparisons: int = 100, alpha: float = 1.0, beta: float = 0.5) -> Proxy:
     """PPO that obeys the law of RL, with its peak at e^(α/β − 1), and best-of-n that only gains."""
     ppo = [point(f"β = {i}", d, d * (alpha - beta * np.log(d)), d) for i, d in enumerate(D)]
     best = [point(f"n = {i}", d, d) for i, d in enumerate(D[:3])]
-    return ProxyPoints(comparisons, 0.8, {"best-of-n": best, "PPO": ppo})
+    return Proxy(comparisons, 0.8, {"best-of-n": best, "PPO": ppo})
 
 
 def test_best_of_n_starts_at_the_reference():
@@ -60,8 +60,8 @@ def test_the_order_is_of_pairs_that_gold_tells_apart():
     """Pairs (0, 1) and (2, 3) of each prompt; the fifth sample has no partner."""
     gold = np.array([[0, 1, 1, 1, 9], [0, 1, 0.0, 1, 9]])
     proxy = np.array([[0, 5, 3, 1, 0], [0, 5, 2.0, 2, 0]])
-    assert order_agreement(gold, proxy) == pytest.approx((1 + 1 + 0.5) / 3)
-    assert np.isnan(order_agreement(np.ones((2, 4)), proxy[:, :4]))
+    assert order(gold, proxy) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert np.isnan(order(np.ones((2, 4)), proxy[:, :4]))
 
 
 def test_one_stops_at_the_last_policy_before_the_peak():
@@ -83,9 +83,9 @@ def test_a_lucky_policy_on_the_way_is_not_where_to_stop():
 def test_the_law_that_fits_better_comes_first():
     """Points of the other law, and points that determine none."""
     points = [point(str(d), d, d * (1 - 0.2 * d)) for d in D]
-    first, second = ProxyPoints(1, 0.5, {"PPO": points}).laws("PPO")
+    first, second = Proxy(1, 0.5, {"PPO": points}).laws("PPO")
     assert first.kind == "best-of-n" and first.misfit < 1 < second.misfit
-    assert [math.isnan(law.alpha) for law in ProxyPoints(1, 0.5, {"PPO": points[:2]}).laws("PPO")] == [True, True]
+    assert [math.isnan(law.alpha) for law in Proxy(1, 0.5, {"PPO": points[:2]}).laws("PPO")] == [True, True]
 
 
 def test_where_every_step_loses_one_stops_at_the_reference():
@@ -99,7 +99,7 @@ def test_the_table_has_stop_best_and_end():
     """The best seen is that of the most gold, found without the law; gold is counted from 0."""
     measured, laws = (
         [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines()]
-        for part in goodhart_tables([study()], START).split("\n\n")
+        for part in law_tables([study()], START).split("\n\n")
     )
     assert len(measured) == 2 + 2 and len(laws) == 2 + 4
     assert {len(row) for row in measured} == {len(row) for row in laws} == {10}
@@ -119,10 +119,10 @@ def test_the_table_has_stop_best_and_end():
 def test_a_policy_without_noise_leaves_the_law_unknown_and_the_table_whole():
     """Equal gold on all prompts has no error to weigh it by."""
     points = [Point(str(d), d, START + d, np.full(4, d), np.zeros(4)) for d in D]
-    s = ProxyPoints(9, float("nan"), {"PPO": points})
-    last = goodhart_tables([s], START).splitlines()[-1]
+    s = Proxy(9, float("nan"), {"PPO": points})
+    last = law_tables([s], START).splitlines()[-1]
     assert last.endswith(f"| – | – | – | – [–, –] | – | – | {with_interval(START)} |")
-    assert "<svg" in goodhart_figure([s], 0.3)
+    assert "<svg" in law_figure([s], 0.3)
 
 
 def test_the_interval_is_of_the_gold_itself_over_prompts():
@@ -161,7 +161,7 @@ def test_a_point_stands_at_its_gold_with_the_interval_as_a_bar_and_at_its_proxy(
 
 def test_the_figure_has_every_point_twice_and_a_line_at_the_peak():
     s = study()
-    picture = goodhart_figure([s, study(200, 1.0, 0.05)], 0.3)
+    picture = law_figure([s, study(200, 1.0, 0.05)], 0.3)
     n = sum(len(points) for points in s.points.values())
     assert picture.count("<circle") == 2 * 2 * n + 2
     assert picture.count('stroke-width="0.7"') == 1  # the peak of the second lies beyond what was seen

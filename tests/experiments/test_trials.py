@@ -8,7 +8,7 @@ import torch
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments import trials
-from minirlhf.experiments.trials import begun_with, held_out_items, kept, markdown_table, numbers, optimise
+from minirlhf.experiments.trials import begun_with, kept, markdown_table, numbers, optimise, task_items
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Interrupted
 from minirlhf.rl.config import PPOConfig
@@ -97,11 +97,11 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(monke
 def test_answers_are_sampled_on_prompts_that_no_training_has(make_policy, tokenizer):
     """Two to each of five; the greedy one is left out, and the KL is to the reference."""
     policy, other = (Policy(make_policy(seed, context=64), tokenizer) for seed in (0, 1))
-    items = held_out_items(policy, other, "arithmetic", 5, 2)
+    items = task_items(policy, other, "arithmetic", 5, 2)
     assert [(x["index"], x["sample"]) for x in items] == [(i, k) for i in range(5) for k in range(2)]
     assert [x["prompt"] for x in items[::2]] == [r["prompt"] for r in TASKS["arithmetic"].records("test", 5, 0)]
     assert sum(x["kl"] for x in items) > 0 and all("reward" in x["scores"] for x in items)
-    assert held_out_items(policy, other, "arithmetic", 5, 2, 1) != items
+    assert task_items(policy, other, "arithmetic", 5, 2, 1) != items
 
 
 def test_a_table_has_words_on_the_left_and_numbers_on_the_right():

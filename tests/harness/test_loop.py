@@ -16,9 +16,9 @@ from minirlhf.lm.chat import render
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, fit as fit_sft
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.preferences.comparisons import TokenPair
+from minirlhf.preferences.comparisons import Pair
 from minirlhf.preferences.dpo import ImplicitReward
-from minirlhf.preferences.train_reward import RewardConfig, fit_reward_model
+from minirlhf.preferences.train_reward import RewardConfig, fit_rewards
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import train
 from minirlhf.rl.reward_model import RewardModel
@@ -196,18 +196,18 @@ def sft(out, resume) -> list[torch.Tensor]:
     return weights(model)
 
 
-PAIRS = [[TokenPair((1, 259, 5 + n, 6, 0), (1, 259, 9, 10 + n, 0), p=0.9)] for n in range(12)]
+PAIRS = [[Pair((1, 259, 5 + n, 6, 0), (1, 259, 9, 10 + n, 0), p=0.9)] for n in range(12)]
 
 
 def reward(out, resume) -> list[torch.Tensor]:
     model = RewardModel(gpt())
-    fit_reward_model(model, PAIRS, RewardConfig(epochs=3, batch=4, lr=1e-2, save_every=2), Run(out, resume=resume))
+    fit_rewards(model, PAIRS, RewardConfig(epochs=3, batch=4, lr=1e-2, save_every=2), Run(out, resume=resume))
     return weights(model)
 
 
 def dpo(out, resume) -> list[torch.Tensor]:
     model = ImplicitReward(gpt(), 259, 0.1)
-    fit_reward_model(model, PAIRS, RewardConfig(epochs=3, batch=4, lr=1e-2, save_every=2), Run(out, resume=resume))
+    fit_rewards(model, PAIRS, RewardConfig(epochs=3, batch=4, lr=1e-2, save_every=2), Run(out, resume=resume))
     return weights(model)
 
 

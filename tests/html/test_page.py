@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from minirlhf.html.figures import WIDTH
-from minirlhf.html.markup import STYLE, facts, html_document, in_cells, in_words, kl_strip, num, power, show
+from minirlhf.html.markup import STYLE, document, facts, in_cells, in_words, kl_strip, num, power, show
 from minirlhf.html.page import page
 from minirlhf.html.svg import visible
 
@@ -418,7 +418,7 @@ def test_words_can_be_read_on_every_ground_they_stand_on_in_both_themes():
 
 
 def test_dark_is_for_screens_alone_and_folded_parts_are_printed():
-    html = html_document("t", "")
+    html = document("t", "")
     assert "@media screen and (prefers-color-scheme:dark)" in html and "DARK_RULES" not in html
     assert re.search(r"@media print\{.*details-content\{content-visibility:visible", html, re.S)
 

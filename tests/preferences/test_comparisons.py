@@ -5,7 +5,7 @@ import json
 import pytest
 
 from minirlhf.harness.files import UserError
-from minirlhf.preferences.comparisons import TokenPair, pairs_by_prompt, read_preferences
+from minirlhf.preferences.comparisons import Pair, pairs_by_prompt, read_preferences
 from minirlhf.rl.reward_model import text_ids
 
 
@@ -18,7 +18,7 @@ def test_pairs_hold_prompt_response_and_eos_and_what_is_said_of_them(tokenizer):
     groups, counts = pairs_by_prompt([record, comparison("q")], tokenizer, 32)
     (pair,), (plain,) = groups.values()
     chosen, rejected = (text_ids({"prompt": "p"}, text, tokenizer, 32) for text in ("yes", "no"))
-    assert pair == TokenPair(chosen, rejected, 0.75, -0.25) and not counts.total()
+    assert pair == Pair(chosen, rejected, 0.75, -0.25) and not counts.total()
     assert (plain.p, plain.gold) == (1.0, 0.0)
 
 

@@ -17,9 +17,9 @@ from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.comparisons import TokenPair
+from minirlhf.preferences.comparisons import Pair
 from minirlhf.preferences.train_reward import (
-    RewardConfig, accumulate_pairs, sign_agreement, fit_reward_model, measure, preference_loss,
+    RewardConfig, accumulate_pairs, fit_rewards, measure, preference_loss, sign_agreement,
 )
 from minirlhf.rl.reward_model import RewardModel, predict_rewards
 
@@ -36,7 +36,7 @@ def texts_of(n, seed=0):
 def groups_of(sizes):
     """Prompts with so many comparisons each, all of texts of their own."""
     texts = iter(texts_of(2 * sum(sizes)))
-    return [[TokenPair(next(texts), next(texts)) for _ in range(n)] for n in sizes]
+    return [[Pair(next(texts), next(texts)) for _ in range(n)] for n in sizes]
 
 
 def fresh(seed=0, dropout=0.0):
@@ -48,9 +48,9 @@ def fresh(seed=0, dropout=0.0):
 
 
 def run(model, out, config=CONFIG, groups=None, **told):
-    """`fit_reward_model` on the CPU."""
+    """`fit_rewards` on the CPU."""
     groups = groups or groups_of([1, 3, 2, 1, 1])
-    return fit_reward_model(model, groups, config, Run(out, init=checkpoint.fingerprint(model.trunk), **told))
+    return fit_rewards(model, groups, config, Run(out, init=checkpoint.fingerprint(model.trunk), **told))
 
 
 def gradients(model, pairs, micro_rows):
@@ -88,7 +88,7 @@ def test_the_preference_loss_is_minus_the_log_probability_of_the_choice():
 def loss_of(delta, p=1.0, rejected=0.0):
     """The loss of one comparison, by a model that gives these rewards."""
     rewards = torch.tensor([rejected + delta, rejected], dtype=torch.float64, requires_grad=True)
-    pair = TokenPair((1,), (2,), p)
+    pair = Pair((1,), (2,), p)
     return accumulate_pairs(lambda texts, dtype: rewards, [pair], 1, torch.float32)
 
 
@@ -127,7 +127,7 @@ def test_a_fresh_model_has_a_loss_of_log_2_and_no_preference(make_gpt):
 def test_loss_and_gradient_are_the_mean_over_comparisons_however_they_are_cut(micro_rows):
     """Soft labels; some responses are in several comparisons."""
     a, b, c, d = texts_of(4)
-    pairs = [TokenPair(a, b), TokenPair(a, c, 0.8), TokenPair(c, b), TokenPair(d, a, 0.2), TokenPair(a, b, 0.6)]
+    pairs = [Pair(a, b), Pair(a, c, 0.8), Pair(c, b), Pair(d, a, 0.2), Pair(a, b, 0.6)]
     model = fresh()
     loss, grads = gradients(model, pairs, micro_rows)
     model.zero_grad(set_to_none=True)
@@ -150,7 +150,7 @@ def test_a_response_in_several_comparisons_goes_through_the_network_once(monkeyp
         RewardModel, "forward", lambda self, texts, dtype: seen.extend(map(tuple, texts)) or forward(self, texts, dtype)
     )
     texts = texts_of(4)
-    accumulate_pairs(fresh(), [TokenPair(x, y) for x, y in combinations(texts, 2)], 64, torch.float32)
+    accumulate_pairs(fresh(), [Pair(x, y) for x, y in combinations(texts, 2)], 64, torch.float32)
     assert sorted(seen) == sorted(texts)
 
 
@@ -159,7 +159,7 @@ def test_it_recovers_known_rewards_up_to_a_constant(make_gpt, tmp_path):
     true = torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0, -0.5])
     texts = texts_of(6)
     sure = torch.sigmoid(true[:, None] - true[None])
-    pairs = [TokenPair(texts[i], texts[j], float(sure[i, j])) for i, j in combinations(range(6), 2)]
+    pairs = [Pair(texts[i], texts[j], float(sure[i, j])) for i, j in combinations(range(6), 2)]
     model = fresh()
     config = RewardConfig(epochs=400, batch=1, lr=1e-2, warmup=0, weight_decay=0.0, save_every=1000)
     run(model, tmp_path, config, [pairs])
@@ -196,7 +196,7 @@ def test_it_learns_to_tell_the_chosen_from_the_rejected(tmp_path):
     for i in range(150):
         a, b = rng.integers(10, 50, size=(2, 6)).tolist()
         a[3], b[2] = 1, 2
-        pairs.append(TokenPair((*a, 0), (*b, 0)))
+        pairs.append(Pair((*a, 0), (*b, 0)))
     model = fresh()
     run(model, tmp_path, dataclasses.replace(CONFIG, epochs=3, batch=10), [[pair] for pair in pairs[:100]])
     chosen, rejected = (predict_rewards(model, [getattr(x, k) for x in pairs[100:]]) for k in ("chosen", "rejected"))
@@ -255,7 +255,7 @@ def test_there_must_be_something_to_resume_and_a_new_run_forgets_an_old_one(tmp_
         run(fresh(), tmp_path, resume=True)
     run(fresh(), tmp_path)
     with pytest.raises(IndexError):
-        run(fresh(), tmp_path, groups=[[TokenPair((1, 60), (2,))]])  # no such id
+        run(fresh(), tmp_path, groups=[[Pair((1, 60), (2,))]])  # no such id
     assert not (tmp_path / "train_state.pt").exists()
 
 
@@ -278,7 +278,7 @@ def test_a_run_that_diverges_leaves_the_last_good_state(tmp_path, monkeypatch):
 
 
 def test_once_trained_it_has_no_dropout(tmp_path):
-    """Accuracy, scale and whatever else is measured after `fit_reward_model` is of the whole network."""
+    """Accuracy, scale and whatever else is measured after `fit_rewards` is of the whole network."""
     model, texts = fresh(dropout=0.5), texts_of(5)
     run(model, tmp_path)
     assert predict_rewards(model, texts).tolist() == predict_rewards(model, texts).tolist()
@@ -303,7 +303,7 @@ def pairs_with(**lists):
     n = len(next(iter(lists.values())))
     lengths = lists.pop("lengths", [(3, 2)] * n)
     rows = [dict(zip(lists, values)) for values in zip(*lists.values())] or [{}] * n
-    return [TokenPair((1,) * a, (2,) * b, **row) for (a, b), row in zip(lengths, rows)]
+    return [Pair((1,) * a, (2,) * b, **row) for (a, b), row in zip(lengths, rows)]
 
 
 def test_accuracy_counts_a_tie_as_a_half_and_has_wilsons_interval():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minirlhf.rl.optimum import (
-    LEAST, Achieved, effective_size, equivalent_n, mixture_weights, optimal_objective, weighted_best_of_n,
+    LEAST, Achieved, best_of_n, effective_size, equivalent_n, mixture_weights, optimal_objective,
 )
 from minirlhf.theory.oracle import TokenMDP, best_of_n_law as exact_best_of_n, kl, objective, optimum, response_logprobs
 
@@ -92,7 +92,7 @@ def test_best_of_n_equals_the_oracles(n):
     """With the exact probabilities as weights, and the exact law of best-of-n."""
     p = response_logprobs(REF, MDP)[0].exp().numpy()
     wanted = float((exact_best_of_n(REF, MDP, n)[0] * MDP.scores[0]).sum())
-    assert weighted_best_of_n(MDP.scores[0].numpy(), p, n) == pytest.approx(wanted, abs=1e-12)
+    assert best_of_n(MDP.scores[0].numpy(), p, n) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_worth_is_the_n_of_that_best_of_n():
@@ -100,7 +100,7 @@ def test_worth_is_the_n_of_that_best_of_n():
     for n in (1.0, 3.0, 12.5):
         assert equivalent_n(1 - 0.8**n, rewards, weights) == pytest.approx(n, rel=1e-6)
     assert equivalent_n(-5.0, rewards, weights) == 0  # one answer earns more
-    assert equivalent_n(weighted_best_of_n(rewards, weights, 1), rewards, weights) == pytest.approx(1, rel=1e-6)
+    assert equivalent_n(best_of_n(rewards, weights, 1), rewards, weights) == pytest.approx(1, rel=1e-6)
     assert equivalent_n(1.0, np.ones(7), np.full(7, 1 / 7)) == pytest.approx(1)  # whose cumulative sum is below 1
     assert equivalent_n(1.1, rewards, weights) == inf
 
@@ -111,8 +111,7 @@ def test_jensen_what_is_pooled_over_prompts_is_an_upper_bound():
     pool, one = np.concatenate([easy, hopeless]), np.ones
     each = [optimal_objective(r, one(500), 0.1) for r in (easy, hopeless)]
     assert optimal_objective(pool, one(1000), 0.1) > np.mean(each) + 0.1
-    apart = np.mean([weighted_best_of_n(r, one(500), 4) for r in (easy, hopeless)])
-    assert weighted_best_of_n(pool, one(1000), 4) > apart + 0.1
+    assert best_of_n(pool, one(1000), 4) > np.mean([best_of_n(r, one(500), 4) for r in (easy, hopeless)]) + 0.1
 
 
 # Round by round

@@ -314,7 +314,7 @@ def test_log_probability_and_entropy_equal_enumeration_on_a_tiny_grammar(tiny):
         log_p = reviews.log_probability(text, "new kind thing")
         assert log_p == pytest.approx(math.log(texts[text]), abs=1e-9)
     brute = -sum(p * math.log(p) for p in texts.values())
-    assert reviews.review_entropy("new kind thing") == pytest.approx(brute, abs=1e-9)
+    assert reviews.entropy_of("new kind thing") == pytest.approx(brute, abs=1e-9)
 
 
 def test_the_sampler_draws_from_the_law_that_log_probability_states(tiny):
@@ -333,7 +333,7 @@ def test_entropy_is_the_mean_of_minus_log_probability(subject):
     values = [-reviews.log_probability(reviews.sample_review(subject, rng)[0], subject) for _ in range(n)]
     mean = sum(values) / n
     error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    assert abs(mean - reviews.review_entropy(subject)) < 4 * error
+    assert abs(mean - reviews.entropy_of(subject)) < 4 * error
 
 
 def test_parse_returns_the_classes_that_were_drawn():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from minirlhf.evaluation.ask import Policy
-from minirlhf.experiments.trials import held_out_items
+from minirlhf.experiments.trials import task_items
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
@@ -96,7 +96,7 @@ def trained(make_policy, monkeypatch):
 
 def test_every_algorithm_is_trained_alike(make_policy, tokenizer, trained, monkeypatch):
     """Nothing differs but the choices of the algorithm."""
-    monkeypatch.setattr(compare_algorithms, "held_out_items", lambda *_: [{"scores": {"reward": 0.0}, "kl": 0.0}])
+    monkeypatch.setattr(compare_algorithms, "task_items", lambda *_: [{"scores": {"reward": 0.0}, "kl": 0.0}])
     start, options = Policy(make_policy(0, context=64), tokenizer), Comparison(batch=24, iterations=9)
     for name in VARIANTS:
         one_run(name, 1e-3, 5, "arithmetic", start, options, torch.float32)
@@ -113,7 +113,7 @@ def test_a_run_is_judged_by_j(make_policy, tokenizer, trained, monkeypatch):
     start = Policy(make_policy(0, context=64), tokenizer)
     options = Comparison(prompts=30, samples=2, batch=64, beta=0.5)
     figures = one_run("rloo", 1e-3, 5, "arithmetic", start, options, torch.float32)
-    items = held_out_items(trained[0][0], start, "arithmetic", 30, 2)
+    items = task_items(trained[0][0], start, "arithmetic", 30, 2)
     reward, kl = (sum(x) / 60 for x in zip(*((x["scores"]["reward"], x["kl"]) for x in items), strict=True))
     assert len(items) == 60 and reward > 0 and kl > 1 and trained[0][0].model is not start.model
     assert figures == pytest.approx(

@@ -134,7 +134,7 @@ def test_a_policy_is_trained_as_asked_and_measured_on_held_out_prompts(options, 
                  "scores": {"reward": 10 * i + k}} for i in range(3) for k in range(2)]  # fmt: skip
 
     monkeypatch.setattr(overoptimise, "optimise", optimise)
-    monkeypatch.setattr(overoptimise, "held_out_items", answers)
+    monkeypatch.setattr(overoptimise, "task_items", answers)
     proxy = SimpleNamespace(many=lambda cases: [2.0] * len(cases))
     line = policy_line(8, 0.25, proxy, Policy(torch.nn.Linear(1, 1), None), options, 3, torch.float32)
     assert seen["config"] == PPOConfig(iterations=5, batch=4, beta=0.25, missing_eos=-3.0, save_every=5)

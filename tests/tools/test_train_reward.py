@@ -17,7 +17,7 @@ from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import messages_of, validation_split
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.train_reward import accumulate_pairs, fit_reward_model, measure
+from minirlhf.preferences.train_reward import accumulate_pairs, fit_rewards, measure
 from minirlhf.rl.reward_model import load_reward_model, predict_rewards
 from minirlhf.tools import train_dpo, train_reward as tools_train_reward
 from minirlhf.tools.train_reward import main
@@ -106,9 +106,9 @@ def test_no_prompt_is_both_trained_on_and_held_out(call, monkeypatch):
 
     def caught(model, groups, *rest):
         seen["train"] = groups
-        return fit_reward_model(model, groups, *rest)
+        return fit_rewards(model, groups, *rest)
 
-    monkeypatch.setattr(train_reward, "fit_reward_model", caught)
+    monkeypatch.setattr(train_reward, "fit_rewards", caught)
     monkeypatch.setattr(train_reward, "measure", lambda delta, pairs: seen.update(held=pairs) or measure(delta, pairs))
     assert call(*GOOD)[0] == 0
     decode = Tokenizer(specials=(*SPECIALS, PAD)).decode
