@@ -7,6 +7,7 @@ python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts an
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
@@ -15,6 +16,7 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
+from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.safetensors import save_module
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import train
@@ -45,8 +47,9 @@ def main() -> None:
     if data.prompts and not data.task and not data.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
     records, weights, longest = prompts_of(data.init, data.task, data.prompts, data.examples, machine.seed)
-    sets = {name: (with_room(some, tokenizer, policy.config.context, name),
-                   config.batch / config.algorithm.group * weights.get(name, 1.0)) for name, some in records.items()}
+    asked_as, rows = [partial(render_prompt, tokenizer=tokenizer)], config.batch / config.algorithm.group
+    sets = {name: (with_room(some, asked_as, policy.config.context, name), rows * weights.get(name, 1.0))
+            for name, some in records.items()}
     reward = load_reward(data.reward, device) if data.reward else None
     if data.reward.startswith("model:") and config.missing_eos >= 0:
         print(f"--missing-eos {config.missing_eos:g} is no less than the mean of a learnt reward, which is 0: an answer"

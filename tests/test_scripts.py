@@ -581,7 +581,7 @@ WRONG = [
     ("evaluate.py --models a=good --data pairs.jsonl --metrics belu", "--metrics belu: there are all, scores,"),
     ("evaluate.py --models a=good --data pairs.jsonl --metrics f1", "--metrics f1 needs a label"),
     ("evaluate.py --from missing.jsonl", "missing.jsonl: No such file"),
-    ("evaluate.py --from broken.jsonl", "broken.jsonl, line 1: an object with a 'kind' is wanted"),
+    ("evaluate.py --from broken.jsonl", "broken.jsonl, line 17: not JSON"),
     ("evaluate.py --from empty.jsonl", "empty.jsonl: not the items of an evaluation of version 2"),
     ("evaluate.py --models a=good --promt x", "no option --promt; did you mean --prompt"),
 ]

@@ -99,9 +99,8 @@ def annotator_checks(rows: Sequence[Row]) -> dict:
 def win_counts(scores: Sequence[float]) -> dict:
     """W, T, L, the win rate with Wilson's interval and the sign test, of scores above, at and below 1/2."""
     signs = np.sign(np.asarray(scores) - 0.5)  # (n,)
-    w = win_rate(*(int((signs == s).sum()) for s in (1, 0, -1)))
-    counts = {"wins": w.wins, "ties": w.ties, "losses": w.losses, "p": w.p_value}
-    return counts | asdict(Measure(w.rate, *w.interval, len(signs)))
+    counts = win_rate(*(int((signs == s).sum()) for s in (1, 0, -1)))
+    return counts | asdict(Measure(counts["rate"], counts["low"], counts["high"], len(signs)))
 
 
 def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:

@@ -28,7 +28,7 @@ from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.rewards import prompt_text
 from minirlhf.tasks import TASKS, reward_of_task, task_of
-from minirlhf.tasks.sources import OWN, parse_tasks
+from minirlhf.tasks.sources import OWN, parse_tasks, with_room
 
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
 VALIDATION = 200  # records that each model's temperature is fitted on
@@ -118,13 +118,7 @@ def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: tor
 def prompts_that_fit(records: list[dict], models: dict[str, Policy], title: str) -> list[dict]:
     """The records whose prompt leaves every model room for an answer. Raises UserError if none does."""
     context = min(policy.model.config.context for policy in models.values())
-    kept = [r for r in records if all(len(policy.prompt(r)) < context for policy in models.values())]
-    if not kept:
-        raise UserError(f"{title}: no prompt of {len(records)} fits the models' context of {context} tokens")
-    if len(kept) < len(records):
-        left_out = f"{len(records) - len(kept)} of {len(records)} prompts left out"
-        print(f"{title}: {left_out}, longer than the context of {context} tokens")
-    return kept
+    return with_room(records, [policy.prompt for policy in models.values()], context, title)
 
 
 def answered(record: dict) -> bool:

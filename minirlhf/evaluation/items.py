@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import UserError, read_json_lines, write_atomic
 from minirlhf.lm.records import check_record
 
 VERSION = 2  # of items.jsonl and report.json
@@ -49,35 +49,14 @@ def write_items(path: str | Path, run: dict, sets: Sequence[TestSet]) -> None:
     write_atomic(path, text.encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON spells it
 
 
-def read_lines(path: str | Path) -> list[dict]:
-    """The objects of a file that `write_items` wrote. Raises UserError with the number of the first bad line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8") from None
-    lines = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            lines.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(lines[-1], dict) or "kind" not in lines[-1]:
-            raise UserError(f"{path}, line {number}: an object with a 'kind' is wanted")
-    if not lines or lines[0]["kind"] != "run" or lines[0].get("version") != VERSION:
-        raise UserError(f"{path}: not the items of an evaluation of version {VERSION}; make them with evaluate.py")
-    return lines
-
-
 def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
     """(run, sets) as they were written. Raises UserError."""
-    first, *lines = read_lines(path)
-    run = {k: v for k, v in first.items() if k not in ("kind", "version")}
+    lines = read_json_lines(path)
+    run = lines[0][1] if lines else {}
+    if run.pop("kind", None) != "run" or run.pop("version", None) != VERSION:
+        raise UserError(f"{path}: not the items of an evaluation of version {VERSION}; make them with evaluate.py")
     sets: dict[str, TestSet] = {}
-    for number, line in enumerate(lines, 2):
+    for number, line in lines[1:]:
         try:
             kind, title = line.pop("kind"), line.pop("set")
             if kind == "set":
@@ -92,10 +71,10 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
                 if kind == "response":
                     first = next((x[0]["scores"] for x in sets[title].items.values() if x), line["scores"])
                     if not isinstance(line["scores"], dict) or line["scores"].keys() != first.keys():
-                        raise UserError(f"{path}, entry {number}: its scores are not those of the other responses")
+                        raise UserError(f"{path}, line {number}: its scores are not those of the other responses")
                 rows.append(line)
         except KeyError as error:
-            raise UserError(f"{path}, entry {number}: {error} is missing, or stands before its set") from None
+            raise UserError(f"{path}, line {number}: {error} is missing, or stands before its set") from None
     if not run.get("models") or not sets:
         raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")
     if run.get("reference") not in run["models"]:

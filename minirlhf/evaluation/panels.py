@@ -33,9 +33,7 @@ def win_panel(view: View, reference: str, policy: str) -> dict | None:
     if not (rewards := rewards_by_prompt(view)):
         return None
     d = rewards[policy] - rewards[reference]
-    w = win_rate(int((d > 1e-9).sum()), int((abs(d) <= 1e-9).sum()), int((d < -1e-9).sum()))
-    low, high = w.interval
-    return {"wins": w.wins, "ties": w.ties, "losses": w.losses, "rate": w.rate, "low": low, "high": high, "p": w.p_value}
+    return win_rate(int((d > 1e-9).sum()), int((abs(d) <= 1e-9).sum()), int((d < -1e-9).sum()))
 
 
 def best_of_curve(best: dict[str, float]) -> list[dict]:

@@ -61,17 +61,36 @@ def load_state(path: str | Path) -> dict:
     return state
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in a file. Raises UserError if it is missing or not a JSON object."""
+def read_text(path: str | Path) -> str:
+    """The text of a file. Raises UserError if it is missing or not UTF-8."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return Path(path).read_text(encoding="utf-8-sig")  # editors on Windows put a mark in front
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+
+
+def parse_object(text: str, where: str) -> dict:
+    """The JSON object that a text is. Raises UserError, which says where."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # the latter of what is nested too deeply
+        raise UserError(f"{where}: not JSON that can be read: {error}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a JSON object is wanted, this is a {type(value).__name__}")
+        raise UserError(f"{where}: a JSON object is wanted, this is a {type(value).__name__}")
     return value
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file. Raises UserError if it is missing or not a JSON object."""
+    return parse_object(read_text(path), str(path))
+
+
+def read_json_lines(path: str | Path) -> list[tuple[int, dict]]:
+    """The JSON objects in a file, one per line, each with the number of its line. Raises UserError."""
+    lines = enumerate(read_text(path).split("\n"), 1)  # not splitlines, which cuts at U+2028 in a string
+    return [(number, parse_object(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
 
 
 def write_json(path: Path, value: dict) -> None:

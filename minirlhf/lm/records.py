@@ -8,11 +8,10 @@
 What cannot be read is named by file and line. Proved by tests/lm/test_records.py.
 """
 
-import json
 from hashlib import blake2b
 from pathlib import Path
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_json_lines, read_text
 
 ROLES = ("system", "user", "assistant")
 FOREIGN = (".json", ".ndjson", ".csv", ".tsv", ".parquet")  # read as one text, records would be lost unseen
@@ -26,29 +25,15 @@ def read_records(path: str | Path) -> list[dict]:
     path = Path(path)
     if path.suffix.lower() in FOREIGN:
         raise UserError(f"{path}: records are read from .jsonl, one JSON object a line; text from .txt")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark in front
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+    text = read_text(path)
     if not text.strip():
         raise UserError(f"{path}: no data in it")
     if path.suffix.lower() != ".jsonl":
         return [{"text": text}]
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines, which cuts at U+2028 in a string
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # the latter of what is nested too deeply
-            raise UserError(f"{path}, line {number}: not JSON that can be read: {error}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: a JSON object is wanted, this is a {type(record).__name__}")
+    lines = read_json_lines(path)
+    for number, record in lines:
         check_record(record, f"{path}, line {number}")
-        records.append(record)
-    return records
+    return [record for _, record in lines]
 
 
 def check_record(record: dict, where: str) -> None:

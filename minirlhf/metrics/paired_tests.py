@@ -125,24 +125,16 @@ def sign_test(wins: int, losses: int) -> float:
     return min(1.0, 2 * beta_cdf(0.5, n - k, k + 1)) if n else 1.0
 
 
-@dataclass(frozen=True)
-class WinRate:
-    """Wins, ties and losses of one system against another over N prompts, a tie counted as half a win."""
+def win_rate(wins: int, ties: int, losses: int) -> dict[str, float]:
+    """The three, rate (W + T/2)/N, its interval from low to high, and p of the sign test, which leaves out ties.
 
-    wins: int
-    ties: int
-    losses: int
-    rate: float  # (W + T/2) / N
-    interval: tuple[float, float]
-    p_value: float  # sign test without the ties
-
-
-def win_rate(wins: int, ties: int, losses: int) -> WinRate:
-    """Win rate (W + T/2)/N with Wilson's interval, which the ties make conservative and which, unlike ± SE,
-    stays inside [0, 1] and does not shrink to a point when one side wins every time. nan for N = 0."""
+    Wilson's interval, which the ties make conservative and which, unlike ± SE, stays inside [0, 1] and does not
+    shrink to a point when one side wins every time. nan for N = 0.
+    """
     n = wins + ties + losses
-    rate, p_value = ((wins + ties / 2) / n, sign_test(wins, losses)) if n else (math.nan, math.nan)
-    return WinRate(wins, ties, losses, rate, wilson(wins + ties / 2, n), p_value)
+    low, high = wilson(wins + ties / 2, n)
+    rate, p = ((wins + ties / 2) / n, sign_test(wins, losses)) if n else (math.nan, math.nan)
+    return {"wins": wins, "ties": ties, "losses": losses, "rate": rate, "low": low, "high": high, "p": p}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

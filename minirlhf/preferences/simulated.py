@@ -35,8 +35,7 @@ class Labeller:
 
     temperature: float = option(0.3, "a gold reward this much higher is chosen with odds of e to 1", above=0)
     length_bias: float = option(0.0, "log-odds for each character that a response is longer")
-    position_bias: float = option(0.0, "log-odds for the response that is shown first")
-    soft: bool = option(False, "write the probability itself, as p, instead of a choice")
+    position_bias: float = option(0.0, "log-odds for the response that is shown first, on the left")
 
     __post_init__ = check_options
 
@@ -47,16 +46,10 @@ class Labeller:
 
 
 def comparison_line(record: dict, a: str, b: str, gold_a: float, gold_b: float, labeller: Labeller, u: float) -> dict:
-    """The line that says which of two responses, a shown first, is chosen.
-
-    u: in [0, 1), decides a hard label; with `soft` the likelier one is chosen, and p says how likely it is.
-    """
-    p = labeller.prefers_first(gold_a, gold_b, len(a), len(b))
-    first = p >= 0.5 if labeller.soft else u < p
+    """The line that says which of two responses, a shown first, is chosen.  u: in [0, 1), decides."""
+    first = u < labeller.prefers_first(gold_a, gold_b, len(a), len(b))
     chosen, rejected = ((a, gold_a), (b, gold_b)) if first else ((b, gold_b), (a, gold_a))
-    line = {k: v for k, v in record.items() if k != "response"}
-    line |= {"chosen": chosen[0], "rejected": rejected[0]}
-    line |= {"p": max(p, 1 - p)} if labeller.soft else {}
+    line = {k: v for k, v in record.items() if k != "response"} | {"chosen": chosen[0], "rejected": rejected[0]}
     return line | {"gold_chosen": chosen[1], "gold_rejected": rejected[1]}
 
 

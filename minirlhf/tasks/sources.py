@@ -9,17 +9,18 @@ Proved by tests/tasks/test_sources.py.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.chat import Example, document_examples, fit_context, render, render_prompt
+from minirlhf.lm.chat import Example, document_examples, fit_context, render
 from minirlhf.lm.checkpoint import read_run
 from minirlhf.lm.records import messages_of, read_records, validation_split
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
 
+AskedAs = Callable[[dict], list[int]]
 OWN = "data"  # the name under which a user's own records appear beside the tasks
 
 
@@ -139,10 +140,13 @@ def prompts_of(
     return records, weights, max(TASKS[name].MAX_NEW for name in weights)
 
 
-def with_room(records: list[dict], tokenizer: Tokenizer, context: int, name: str) -> list[dict]:
-    """The records whose prompt leaves room for an answer; says what is left out. Raises UserError if none does."""
+def with_room(records: list[dict], asked_as: Sequence[AskedAs], context: int, name: str) -> list[dict]:
+    """The records whose prompt leaves room for an answer, however it is asked; says what is left out.
+
+    asked_as: record -> ids of its prompt, of each model.  Raises UserError if no record is left.
+    """
     asked = [r for r in records if "prompt" in r or "messages" in r]
-    kept = [r for r in asked if len(render_prompt(r, tokenizer)) < context]
+    kept = [r for r in asked if all(len(ids_of(r)) < context for ids_of in asked_as)]
     if len(asked) < len(records):
         print(f"{name}: {len(records) - len(asked)} of {len(records)} records left out: text, and no prompt")
     if len(kept) < len(asked):

@@ -89,7 +89,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
     sets, _, max_new = prompts_of(folder, options.task, files, 200, seed)
     records = [record for one_of_each in zip(*sets.values()) for record in one_of_each]
-    fit = with_room(records, tokenizer, policy.config.context, folder)
+    fit = with_room(records, [partial(render_prompt, tokenizer=tokenizer)], policy.config.context, folder)
     reward = load_reward(spec, device) if spec else None
     known = {f.name for f in dataclasses.fields(PPOConfig)}
     settings = {name: value for name, value in training.items() if name in known} | {"group": GROUP}

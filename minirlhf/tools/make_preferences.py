@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
@@ -22,7 +22,7 @@ class Options:
     """What is compared."""
 
     init: str = option("out/sft", "checkpoint folder whose responses are compared")
-    task: str = option("reviews", f"generated task, whose reward is gold: one of {', '.join(TASKS)}")
+    task: str = option("reviews", "generated task, whose reward is gold", choices=TASKS)
     pairs: int = option(1000, "comparisons to make", least=1)
     responses: int = option(2, "to each prompt; all pairs of them are compared", least=2)
     out: str = option("prefs.jsonl", "the file to write")
@@ -36,8 +36,6 @@ def main() -> None:
 def write_preferences(options: Options, labeller: Labeller, machine: Machine) -> None:
     """Sample, judge and write. Raises UserError."""
     device, _ = machine.set_up()
-    if options.task not in TASKS:
-        raise UserError(f"--task {options.task}: there are {', '.join(TASKS)}")
     (model, tokenizer), task = checkpoint.load_chat(options.init), TASKS[options.task]
     model.to(device)
     lines, left_out = make_pairs(model, tokenizer, task, options.pairs, options.responses, labeller, machine.seed)

@@ -19,7 +19,7 @@ from minirlhf.experiments.goodhart import (
     Proxy, best_of_points, law_figure, law_tables, order, policy_points, with_interval,
 )
 from minirlhf.experiments.trials import begun_anew, begun_with, kept, numbers, optimise, task_items
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
@@ -41,7 +41,7 @@ class Overoptimisation:
     """What is compared."""
 
     init: str = option("out/sft", "checkpoint folder: the reference, from which all else starts")
-    task: str = option("reviews", f"generated task, whose reward is gold: one of {', '.join(TASKS)}")
+    task: str = option("reviews", "generated task, whose reward is gold", choices=TASKS)
     pairs: tuple[str, ...] = option(("250", "1000", "4000"), "comparisons that a reward model learns from")
     betas: tuple[str, ...] = option(BETAS, "of PPO: deviations of the learned reward given up for a nat")
     temperature: float = option(0.1, "of the people: a gold reward this much higher is chosen e to 1")
@@ -117,8 +117,6 @@ def main() -> None:
     options, machine = parse(__doc__.splitlines()[0], Overoptimisation, Machine)
     device, dtype = machine.set_up()
     sizes, betas = numbers(options.pairs, "pairs", int, 1), numbers(options.betas, "betas", float, 0)
-    if options.task not in TASKS:
-        raise UserError(f"--task {options.task}: there are {', '.join(TASKS)}")
     reference, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)
     reference.model.to(device).eval()
     settings = {k: v for k, v in asdict(options).items() if k not in ("pairs", "betas", "out")}

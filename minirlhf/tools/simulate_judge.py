@@ -33,9 +33,6 @@ class Simulation:
     study: str = option("out/judgements", "folder of the study", bare=True)
     annotator: str = option("simulated", "the name to judge under")
     items: str = option("out/eval/items.jsonl", "what the study was made from: its prompts' records")
-    temperature: float = option(Labeller.temperature, "a gold reward this much higher has odds of e to 1")
-    length_bias: float = option(0.0, "log-odds for each character that an answer is longer")
-    position_bias: float = option(0.0, "log-odds for the left answer")
     seed: int = option(0, "decides what is chosen where that is open", least=0)
 
 
@@ -75,8 +72,7 @@ def gold_of(items: str) -> GoldReward:
 
 def main() -> None:
     """Wire study, reward and simulated person together."""
-    (options,) = parse(__doc__.splitlines()[0], Simulation)
-    labeller = Labeller(options.temperature, options.length_bias, options.position_bias)
+    options, labeller = parse(__doc__.splitlines()[0], Simulation, Labeller)
     with log.Session(options.study, options.annotator) as session:
         done = judge_session(session, gold_of(options.items), labeller, options.seed)
     print(f"{options.annotator}: {done} items judged in {options.study}")

@@ -129,7 +129,7 @@ def test_prompts_that_leave_a_model_no_room_are_left_out_for_all_and_counted(mak
     records = [{"prompt": "x" * n} for n in (1, 5, 6, 7, 40)]
     assert prompts_that_fit(records, models, "mine") == records[:2]
     assert capsys.readouterr().out == "mine: 3 of 5 prompts left out, longer than the context of 8 tokens\n"
-    with pytest.raises(UserError, match="mine: no prompt of 3 fits the models' context of 8 tokens"):
+    with pytest.raises(UserError, match="mine: no prompt of 3 records fits the model's context of 8 tokens"):
         prompts_that_fit(records[2:], models, "mine")
 
 

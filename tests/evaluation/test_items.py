@@ -78,23 +78,24 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
     with pytest.raises(UserError, match="items.jsonl: No such file"):
         read_items(tmp_path / "items.jsonl")
     (tmp_path / "items.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="items.jsonl: not text in UTF-8"):
+    with pytest.raises(UserError, match="items.jsonl: byte 0 is not UTF-8"):
         read_items(tmp_path / "items.jsonl")
 
 
 @pytest.mark.parametrize("line, message", [
     ('{"kind": "response", "set": "ma', ", line 4: not JSON"),
-    ("[1]", ", line 4: an object with a 'kind' is wanted"),
-    ({"set": "made"}, ", line 4: an object with a 'kind' is wanted"),
-    ("3", ", line 4: an object with a 'kind' is wanted"),
-    ({"kind": "song", "set": "made"}, ", entry 4: 'song' is missing"),
-    ({"kind": "prompt", "set": "x", "record": {}}, ", entry 4: 'x' is missing, or stands before its set"),
-    ({"kind": "prompt", "set": "made", "index": 0}, ", entry 4: 'record' is missing"),
-    ({"kind": "response", "set": "made"}, ", entry 4: 'model' is missing"),
-    ({"kind": "response", "set": "made", "model": "sft", "index": 0}, ", entry 4: 'sample' is missing"),
-    ({"kind": "text", "set": "made", "model": "sft", "index": 0}, ", entry 4: 'nll' is missing"),
-    ({"kind": "text", "model": "sft"}, ", entry 4: 'set' is missing"),
-    ({"kind": "run", "version": VERSION}, ", entry 4: 'set' is missing"),
+    ("[1]", ", line 4: a JSON object is wanted, this is a list"),
+    ({"set": "made"}, ", line 4: 'kind' is missing"),
+    ("3", ", line 4: a JSON object is wanted, this is a int"),
+    ("[" * 10**5, ", line 4: not JSON that can be read"),
+    ({"kind": "song", "set": "made"}, ", line 4: 'song' is missing"),
+    ({"kind": "prompt", "set": "x", "record": {}}, ", line 4: 'x' is missing, or stands before its set"),
+    ({"kind": "prompt", "set": "made", "index": 0}, ", line 4: 'record' is missing"),
+    ({"kind": "response", "set": "made"}, ", line 4: 'model' is missing"),
+    ({"kind": "response", "set": "made", "model": "sft", "index": 0}, ", line 4: 'sample' is missing"),
+    ({"kind": "text", "set": "made", "model": "sft", "index": 0}, ", line 4: 'nll' is missing"),
+    ({"kind": "text", "model": "sft"}, ", line 4: 'set' is missing"),
+    ({"kind": "run", "version": VERSION}, ", line 4: 'set' is missing"),
 ])
 def test_a_bad_line_is_named_by_its_number(line, message, made):
     path = made[0]
@@ -115,7 +116,7 @@ def test_another_version_or_no_evaluation_is_refused(first, made):
 
 def test_the_items_of_version_1_which_knew_no_kinds_are_refused(tmp_path):
     old = {"set": "reviews", "model": "sft", "index": 0, "sample": -1, "response": "x"}
-    assert refused(tmp_path / "items.jsonl", [old]).startswith(", line 1: an object with a 'kind' is wanted")
+    assert refused(tmp_path / "items.jsonl", [old]).startswith(": not the items of an evaluation of version 2")
 
 
 def test_a_file_that_was_cut_off_anywhere_is_refused(made):

@@ -296,18 +296,18 @@ def test_sign_test_is_the_binomial_sum():
 
 def test_win_rate_counts_a_tie_as_half_a_win():
     result = paired_tests.win_rate(30, 10, 20)
-    assert result.rate == pytest.approx(0.5833333333)
-    assert result.interval == intervals.wilson(35, 60)
-    assert result.p_value == paired_tests.sign_test(30, 20)
+    assert result["rate"] == pytest.approx(0.5833333333)
+    assert (result["low"], result["high"]) == intervals.wilson(35, 60)
+    assert result["p"] == paired_tests.sign_test(30, 20)
 
 
 def test_win_rate_mirrors_and_keeps_an_interval_when_one_side_wins_every_time():
     there, back = paired_tests.win_rate(9, 4, 2), paired_tests.win_rate(2, 4, 9)
-    assert there.rate == pytest.approx(1 - back.rate)
-    assert there.interval == pytest.approx((1 - back.interval[1], 1 - back.interval[0]))
-    assert paired_tests.win_rate(10, 0, 0).interval == pytest.approx((0.7224672001, 1))
+    assert there["rate"] == pytest.approx(1 - back["rate"])
+    assert (there["low"], there["high"]) == pytest.approx((1 - back["high"], 1 - back["low"]))
+    assert paired_tests.win_rate(10, 0, 0)["low"] == pytest.approx(0.7224672001)
     nothing = paired_tests.win_rate(0, 0, 0)
-    assert math.isnan(nothing.rate) and math.isnan(nothing.p_value) and math.isnan(nothing.interval[0])
+    assert all(math.isnan(nothing[name]) for name in ("rate", "p", "low", "high"))
 
 
 def test_holm_of_known_p_values_in_the_order_given():
@@ -331,7 +331,7 @@ def test_an_undefined_p_value_stays_nan_and_counts_in_the_family():
 def test_accuracy_of_a_reward_model_counts_an_equal_margin_as_half_right():
     margins = np.array([2, -1, 0, 0.5, 3, -0.2])
     result = paired_tests.win_rate(int((margins > 0).sum()), int((margins == 0).sum()), int((margins < 0).sum()))
-    assert result.rate == pytest.approx(0.5833333333) and result.wins / 6 == 0.5
+    assert result["rate"] == pytest.approx(0.5833333333) and result["wins"] / 6 == 0.5
 
 
 def test_sign_test_equals_scipy():

@@ -86,14 +86,6 @@ def test_a_line_holds_the_prompt_the_choice_and_both_golds():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("u", [0.0, 0.999])
-def test_a_soft_label_is_the_probability_of_the_likelier_one(u):
-    better = comparison_line(RECORD, "aa", "b", 1.0, 0.0, Labeller(1.0, soft=True), u)
-    worse = comparison_line(RECORD, "aa", "b", 0.0, 1.0, Labeller(1.0, soft=True), u)
-    assert (better["chosen"], worse["chosen"]) == ("aa", "b")
-    assert better["p"] == worse["p"] == pytest.approx(1 / (1 + exp(-1)), abs=1e-12)
-
-
 def test_as_many_pairs_as_asked_for_none_identical_or_empty(pairs_of):
     """Of this policy's responses some are empty, some equal, some never end, and these are counted."""
     lines, left_out = pairs_of(100)
@@ -134,7 +126,7 @@ def test_who_judges_has_no_influence_on_what_is_judged(pairs_of):
     def texts(labeller):
         return [{line["chosen"], line["rejected"]} for line in pairs_of(labeller=labeller)[0]]
 
-    assert texts(Labeller()) == texts(Labeller(5.0, 1.0, -2.0, True))
+    assert texts(Labeller()) == texts(Labeller(5.0, 1.0, -2.0))
 
 
 @pytest.mark.parametrize("bias, sign", [(50.0, 1), (-50.0, -1)])
