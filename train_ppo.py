@@ -1,7 +1,7 @@
 """Improve a fine-tuned model by reinforcement learning: PPO, or another policy gradient.
 
 python train_ppo.py                                          out/sft -> out/ppo on the tasks it was trained on
-python train_ppo.py --algo rloo                              another row of minirlhf/rl/algorithms.py
+python train_ppo.py --algo rloo                              another algorithm of minirlhf/rl/algorithms.py
 python train_ppo.py --reward model:out/rm                    a reward model instead of the tasks' own reward
 python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts and reward
 """

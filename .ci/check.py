@@ -24,7 +24,7 @@ assert {kind: kinds.count(kind) for kind in kinds} == wanted, f"{len(kinds)} lin
 assert len({m["sha256"] for m in report["models"].values()}) == 3, "two of the models are the same"
 
 alarms = [alarm["what"] for alarm in report["alarms"]]
-assert all(alarm.startswith("constant reward: 0 for all 3000 responses to arithmetic, long") for alarm in alarms), alarms
+assert all(" arithmetic, long" in alarm for alarm in alarms), alarms  # operands longer than any in training
 again = json.loads((out / "again" / "report.json").read_text(encoding="utf-8"))
 assert again | {"seconds": 0} == report | {"seconds": 0}, "--from gives another report"
 page = (out / "eval" / "report.html").read_text(encoding="utf-8")

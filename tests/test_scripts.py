@@ -333,7 +333,7 @@ def test_ppo_resumed_equals_ppo_uninterrupted(files, folders, call, monkeypatch)
     status, _, err = call("train_ppo.py", *argv, "--out", "stopped")
     assert status == 130 and "--resume" in err.splitlines()[-1] and done == [("stopped", 1)]
     state = load_state("stopped/train_state.pt")
-    assert state["kept"]["beta"] != 0.025 and state["value_head"]["weight"].count_nonzero() == 16
+    assert state["kept"]["beta"] != 0.025 and state["parts"]["value_head"]["weight"].count_nonzero() == 16
     assert call("train_ppo.py", *argv, "--out", "stopped", "--resume")[0] == 0
     assert done == [("stopped", step) for step in (1, 2, 3)]
     assert weights_of("stopped") == weights_of("straight") != weights_of("good")

@@ -167,14 +167,14 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
 def fitted_temperature(policy: Policy, records: Sequence[dict]) -> float:
     """T of `calibration.fit_temperature` over the tokens of the records' own answers.
 
-    Of a large vocabulary not all logits are held at once, but those of the first LOGITS or so.
+    Of a large vocabulary not all logits are held at once, but the first LOGITS.
     """
-    logits, targets, held = [np.empty((0, policy.model.config.vocab_size))], [np.empty(0, dtype=int)], 0
+    logits, targets = [np.empty((0, policy.model.config.vocab_size))], [np.empty(0, dtype=int)]
     for _, _, z, y in answer_logits(policy, records):
-        logits.append(z.double().cpu().numpy())
-        targets.append(y.cpu().numpy())
-        held += z.numel()
-        if held >= LOGITS:
+        room = LOGITS // z.shape[1] - sum(map(len, targets))
+        logits.append(z[:room].double().cpu().numpy())
+        targets.append(y[:room].cpu().numpy())
+        if len(z) >= room:
             break
     return fit_temperature(np.concatenate(logits), np.concatenate(targets))
 

@@ -73,7 +73,7 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
                     if not isinstance(line["scores"], dict) or line["scores"].keys() != first.keys():
                         raise UserError(f"{path}, line {number}: its scores are not those of the other responses")
                 rows.append(line)
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: {error} is missing, or stands before its set") from None
     if not run.get("models") or not sets:
         raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")

@@ -65,7 +65,7 @@ def are_training_runs(abouts: Sequence[dict]) -> tuple[bool, str]:
     if last == reference or (last, reference) != other:
         why = "not the same last model and reference in both"
     elif None in seeds:
-        why = f"not known in both with which seed {last} was trained"
+        why = f"not known in both with which seed {last} was trained (evaluate again, and it is)"
     elif seeds[0] == seeds[1]:
         why = f"{last} trained with seed {seeds[0]} in both"
     else:

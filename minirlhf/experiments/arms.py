@@ -24,7 +24,7 @@ import torch
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.questions import PROSE, measure_model, question_sets
-from minirlhf.experiments.trials import numbers, optimise
+from minirlhf.experiments.trials import begun_anew, numbers, optimise
 from minirlhf.harness.files import read_json, write_atomic
 from minirlhf.harness.loop import Diverged, Run
 from minirlhf.harness.machine import choose_dtype
@@ -195,7 +195,7 @@ def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
     before = {x: read_json(folder / x / "result.json") for x in (arm.start, arm.match) if x}
     run = Run(out, seed, choose_dtype("auto", CPU))
     begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
-    with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file):  # bars, and warnings
+    with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file), begun_anew():  # of bars
         if arm.how == "base":
             policy, cost = train_base(task, options, run)
             start = policy

@@ -8,7 +8,7 @@
 
 An algorithm says what a step is, and knows nothing of the rest. out/train_state.pt holds what a resume needs: the
 state of each part, torch's random numbers, and what was spent. A run that was stopped or killed at any moment goes
-on from the last saved step to the same bits. Proved by tests/harness/test_loop.py.
+on from the last saved step, on a CPU to the same bits. Proved by tests/harness/test_loop.py.
 """
 
 import json
@@ -26,9 +26,11 @@ from tqdm import tqdm
 
 from minirlhf.harness.files import UserError, load_state, save_state
 
+STATE = "settings", "step", "seconds", "kept", "rng", "parts"  # of train_state.pt
+
 
 class Diverged(Exception):
-    """Training ran into non-finite losses or gradients several steps in a row."""
+    """Training ran into gradients that are not finite, several steps in a row."""
 
 
 class Interrupted(Exception):
@@ -51,24 +53,27 @@ class Loop:
     """The steps of one training, each of which ends in a record."""
 
     def __init__(self, run: Run, total: int, save_every: int, settings: dict, kept: dict | None = None, **parts):
-        """Load the state that `run` resumes, if it does, into the parts.
+        """If run.resume, load the saved state into the parts.
 
-        settings: what a resumed run must share with the saved one, beside the run's seed, data and init.
+        settings: what a resumed run must share with the saved one, beside the run's seed, data, init and dtype.
         kept: plain values that change on the way, in `loop.kept`.  parts: whatever has state_dict() and
         load_state_dict(). Raises UserError where there is nothing to resume, or something of other settings.
         """
         self.run, self.total, self.save_every, self.parts = run, total, save_every, parts
-        self.settings = settings | {"seed": run.seed, "data": run.data, "init": run.init}
+        self.settings = settings | {"seed": run.seed, "data": run.data, "init": run.init, "dtype": str(run.dtype)}
+        self.settings["parts"] = sorted(parts)
         self.state_path = run.out / "train_state.pt"
         self.start, self._before, self.kept = 0, 0.0, {"tokens": 0} | (kept or {})
         if run.resume:
             state = load_state(self.state_path)
+            if not {*STATE} <= state.keys() or not isinstance(state["settings"], dict):
+                raise UserError(f"{self.state_path}: not a state of this version; train without --resume")
             for key, value in self.settings.items():
-                if (saved := state.get("settings", {}).get(key)) != value:
+                if (saved := state["settings"].get(key)) != value:
                     why = f"saved with {key} = {saved}, now {value}"
                     raise UserError(f"{self.state_path}: {why}: resume with the same options and files")
             for name, part in parts.items():
-                part.load_state_dict(state[name])
+                part.load_state_dict(state["parts"][name])
             torch.set_rng_state(state["rng"])
             self.start, self._before, self.kept = state["step"], state["seconds"], state["kept"]
         self.step = self.start
@@ -138,6 +143,6 @@ class Loop:
         return {"steps": self.total, "tokens": self.kept["tokens"], "seconds": self.seconds()}
 
     def _save(self, done: int) -> None:
-        state = {"settings": self.settings, "step": done, "seconds": self.seconds(), "kept": self.kept}
-        state |= {"rng": torch.get_rng_state()} | {name: part.state_dict() for name, part in self.parts.items()}
-        save_state(self.state_path, state)
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        values = self.settings, done, self.seconds(), self.kept, torch.get_rng_state(), parts
+        save_state(self.state_path, dict(zip(STATE, values, strict=True)))

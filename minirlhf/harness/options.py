@@ -95,7 +95,7 @@ def check_options(options) -> None:
 def check(flag: str, value, limits: Mapping) -> None:
     """Raises UserError for what an option does not allow: NaN, an infinity, a number or a word out of its limits."""
     if isinstance(value, (int, float)):
-        if not isfinite(value):
+        if isinstance(value, float) and not isfinite(value):
             raise UserError(f"{flag} {value}: must be a finite number")
         if value < limits["least"]:
             raise UserError(f"{flag} {value}: must be at least {limits['least']}")
@@ -128,8 +128,9 @@ def read_config(path: Path, fields: dict) -> dict:
         kind = fields[name].type
         good = list if typing.get_origin(kind) is tuple else (int, float) if kind is float else kind
         wrong = not isinstance(value, good) or (isinstance(value, bool) and kind is not bool)
+        wrong = wrong or (kind is float and type(value) is int and abs(value) > sys.float_info.max)
         if wrong or (good is list and not all(isinstance(word, str) for word in value)):
-            raise UserError(f"--config {path}: {name} is {value!r}, not {getattr(kind, '__name__', kind)}")
+            raise UserError(f"--config {path}: {name} is {value!r:.40}, not {getattr(kind, '__name__', kind)}")
         raw[name] = float(value) if kind is float else value
     return raw
 

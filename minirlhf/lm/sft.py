@@ -2,7 +2,7 @@
 
     L = − Σ_t m_t log p(x_{t+1} | x_≤t) / Σ_t m_t
 
-with m the mask: every token in pretraining, the response and its EOS in SFT. The sums run over the whole
+with m the mask: every token but the first in pretraining, the response and its EOS in SFT. The sums run over the whole
 optimizer step, however it is cut into micro-batches: a mean of means would weigh a token by the
 company it keeps. Source: Radford et al. 2018, eq. 1; Ouyang et al. 2022, section 3.5.
 Proved by tests/lm/test_sft.py.
@@ -74,7 +74,7 @@ def fit(
 ) -> dict:
     """Train the model in place on batch_of(step), step = 0, 1, ...; returns the cost of the training.
 
-    A step whose loss or gradient is not finite is skipped and counted. Raises Interrupted (state saved), Diverged,
+    A step whose gradient is not finite is skipped and counted. Raises Interrupted (state saved), Diverged,
     and UserError for a state of other settings.
     """
     stepper = Stepper(make_adamw([model], config.lr, config.weight_decay), config.max_norm)

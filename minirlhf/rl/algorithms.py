@@ -1,20 +1,20 @@
-"""The policy-gradient algorithms as rows of one table of choices.
+"""The policy-gradient algorithms as one table of choices, a line each.
 
-    row                 baseline       λ    loss sums by  ratio     KL to the reference
+    algorithm           baseline       λ    loss sums by  ratio     KL to the reference
     reinforce           none           1    sum           none      k1 in the reward
     reinforce-baseline  value          1    sum           none      k1 in the reward
     a2c                 value          .95  token         none      k1 in the reward
     rloo                leave_one_out       sum           none      k1 in the reward
     grpo                group_std           sequence      clipped   k3 in the loss
     dr-grpo             group               constant      clipped   k3 in the loss
-    dapo                group_std           token         clip-high k3 in the loss
+    dapo                group_std           token         clipped*  k3 in the loss
     ppo                 value, whiten  .95  token         clipped   k1 in the reward
 
-The papers of Dr. GRPO and DAPO set β to 0, which --beta 0 does; DAPO's dynamic sampling is not here.
-An algorithm is data: two functions read its choices, one for the advantages and one for the loss, and every
-mixture of choices runs through the same loop. What is said of an update's expectation holds on-policy, for the
-first optimizer step of a round: of --minibatches 8, the last is seven steps old, which only the ratio knows.
-Which rows are unbiased, and how far off the others are, is computed exactly in tests/rl/test_algorithms.py.
+* ε is .28 above 1. The papers of Dr. GRPO and DAPO set β to 0, which --beta 0 does; DAPO's dynamic sampling and
+its shaping of overlong answers are not here. An algorithm is data: `advantages_of` and `surrogate` read most of its
+choices, ppo.py the rest, and every mixture runs through the same loop. What is said of bias holds for the first
+optimizer step of a round. By the eighth the policy has moved seven steps, for which only a ratio corrects.
+Which algorithms are unbiased, and how far off the others are, is computed exactly in tests/rl/test_algorithms.py.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ CHOICES = {
 
 
 def rewards_and_kl(rollout: Rollout, algorithm: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:
-    """(r_t, kl_t, β), (B, R) each: r_t = −β kl_t + score on the last token; β = 0 here where the KL is in the loss."""
+    """((B, R) r_t, (B, R) kl_t, β): r_t = −β kl_t + score on the last token; β = 0 here where the KL is in the loss."""
     kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, algorithm.kl)  # (B, R)
     beta = beta if algorithm.kl_in == "reward" else 0.0
     return token_rewards(rollout.scores, kl, rollout.mask, beta), kl, beta
@@ -81,7 +81,7 @@ def advantages_of(rollout: Rollout, algorithm: Algorithm, beta: float, gamma: fl
         none, value         GAE of r_t with V = 0, or V of the critic
         leave_one_out, …    a response is one action: R = Σ_t r_t, compared within its group, for every token
 
-    Groups are `algorithm.group` rows one after the other. What the loss takes is detached from the policy.
+    Groups are `algorithm.group` rows one after the other; gamma is for GAE alone. No gradient flows through the result.
     """
     rewards, _, _ = rewards_and_kl(rollout, algorithm, beta)  # (B, R)
     values = rollout.values if algorithm.baseline == "value" else torch.zeros_like(rollout.values)  # (B, R)
@@ -100,11 +100,11 @@ def advantages_of(rollout: Rollout, algorithm: Algorithm, beta: float, gamma: fl
 def surrogate(
     logprobs: Tensor, values: Tensor, rows: Rollout, weights: Tensor, algorithm: Algorithm, beta: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss whose gradient is minus the policy gradient, and what to log: its parts, and sums over tokens.
+    """The whole loss of a step, policy + β KL + c_v value, and what to log: its parts, and sums over tokens.
 
-    logprobs, values: (B, R) of the policy as it is now, with their graph; `rows` knows them as they were, and has
-    advantages and returns.
-    weights: (B, R) of `losses.token_weights`.  With a critic, its loss is added by the same weights.
+    logprobs, values: (B, R) of the policy as it is now, with gradient; `rows` has those at sampling, and advantages
+    and returns.  weights: (B, R) of `losses.token_weights`.  `policy_loss` runs for every algorithm: its ratio and
+    KL are logged.
     """
     loss, watch = policy_loss(logprobs, rows.logprobs, rows.advantages, weights, algorithm.clip, algorithm.clip_high)
     if algorithm.ratio == "none":

@@ -1,4 +1,4 @@
-"""The options of reinforcement learning: a row of `algorithms.py`, and what replaces its choices.
+"""The options of reinforcement learning: one of `algorithms.py`, and what replaces its choices.
 
 Proved by tests/rl/test_config.py.
 """
@@ -14,9 +14,9 @@ from minirlhf.rl.losses import adapt_beta
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Reinforcement learning. The options from --baseline on replace choices of --algo's row."""
+    """Reinforcement learning. The options from --baseline on replace choices of --algo."""
 
-    algo: str = option("ppo", "a row of choices, each of which an option below replaces", choices=ALGORITHMS)
+    algo: str = option("ppo", "which choices to begin with; an option below replaces each", choices=ALGORITHMS)
     iterations: int = option(90, "rounds of sampling and training", least=1)
     batch: int = option(128, "responses per round to prompts of each data set, times its weight", least=1)
     epochs: int = option(1, "times each response is trained on", least=1)
@@ -30,10 +30,10 @@ class PPOConfig:
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2", above=0)
     gamma: float = option(1.0, "discount", least=0, most=1)
     temperature: float = option(1.0, "of sampling; log-probs are those of that distribution", above=0)
-    missing_eos: float = option(0.0, "score of a response that did not end within max-new tokens")
+    missing_eos: float = option(0.0, "score of a response that did not end with EOS")
     max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
-    micro_rows: int = option(32, "rows a forward pass of training: memory against speed, not the result", least=1)
+    micro_rows: int = option(32, "rows per forward pass of training: memory against speed, not the result", least=1)
     save_every: int = option(20, "rounds between saved states", least=1)
 
     baseline: str = option(None, "what a reward is compared with", choices=CHOICES["baseline"])
@@ -70,7 +70,7 @@ class PPOConfig:
 
     @property
     def algorithm(self) -> Algorithm:
-        """The row of --algo with the choices made here instead of its own.
+        """--algo with the choices made here instead of its own.
 
         A KL that moves takes the estimator that is right in its new place with it: k1 in the reward, k3 in the loss.
         """

@@ -1,6 +1,6 @@
 """The formulas of policy gradient and PPO for language models, as pure functions.
 
-A response is a trajectory: state s_t = prompt + y_<t, action a_t = y_t, EOS included. Everything is
+A response is a trajectory: state s_t = prompt + y_<t, action a_t = y_t, EOS included. What is of tokens is
 (B, R), B responses of up to R tokens, with `mask` bool True on real tokens. What stands where the mask
 is False has no influence on any result. Losses take a weight for each token, 0 on padding, that the caller
 makes for the whole optimizer step, so that a loss does not depend on how a step is cut into micro-batches.
@@ -71,7 +71,7 @@ def adapt_beta(beta: float, kl: float, target: float, horizon: float, n: int) ->
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
     """r_t = −β kl_t, plus the score on the last real token (the EOS, where there is one).
 
-    scores: (B,).  kl: (B, R), k1 of the policy that sampled.  Returns (B, R), 0 where mask is False.
+    scores: (B,).  kl: (B, R), an estimate for each token.  Returns (B, R), 0 where mask is False.
     Source: Ziegler et al. 2019, eq. 2; Stiennon et al. 2020, section 3.4.
     """
     last = mask & (mask.cumsum(-1) == mask.sum(-1, keepdim=True))  # (B, R)

@@ -5,9 +5,9 @@
              Â, G = GAE(r, V_old);  whiten Â over the batch
              for some epochs, for minibatches:  descend  L_clip(Â) + c_v L_value(G)
 
-That is the row `ppo` of `algorithms.py`; the other rows run through the same loop. Policy and value function
-share one trunk; the value head starts at the least-squares fit. Dropout is off throughout: it would sample
-one policy and train another.
+That is `ppo` of `algorithms.py`; the other algorithms run through the same loop. Policy and value function
+share one trunk; the value head starts at the least-squares fit. Dropout is off throughout, or the policy that is
+trained would not be the one that sampled.
 Source: Schulman et al. 2017, algorithm 1; Ziegler et al. 2019, section 2.2. Proved by tests/rl/test_ppo.py.
 """
 
@@ -32,7 +32,7 @@ from minirlhf.rl.losses import token_weights
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, collect, fit_value_head, score_tokens
 
-LAYER_LR = 0.3  # the rate of the layers, as a share of the embedding's: their noise costs more KL
+LAYER_LR = 0.3  # the rate of the blocks, as a share of all else's: their noise costs more KL
 # Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. One that
 # counts over rounds has state_dict() and load_state_dict(), and a resume goes on where it stood.
 Watcher = Callable[[Rollout, list[dict], float], dict[str, float]]
@@ -41,7 +41,7 @@ Watcher = Callable[[Rollout, list[dict], float], dict[str, float]]
 def sample_round(
     models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
 ) -> tuple[list[dict], Rollout]:
-    """The record of each row, and the rollout: `group` rows to each record. Raises UserError where there is none."""
+    """(The records, each `group` times, and a response to each.) Raises UserError where there is no record."""
     group = config.algorithm.group
     if not records:
         each = f"{group} responses to each, times the weight of its data set"
@@ -55,7 +55,7 @@ def sample_round(
 def start_critic(
     models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
 ) -> None:
-    """Fit the value head to the Monte Carlo returns of a round of its own: no response is both fitted and judged.
+    """Fit the value head to the Monte Carlo returns of a round of its own, whose responses are not trained on.
 
     A step that a first reader can skip: without it the critic starts at 0 and learns in the first rounds.
     """
@@ -78,7 +78,7 @@ def update(
     orders = (rng.permutation(B) for _ in range(config.epochs))  # (B,) each
     for chosen in (part for order in orders for part in np.array_split(order, min(config.minibatches, B))):
         mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
-        weights = token_weights(mask, algorithm.aggregate, config.max_new)  # (b, R)
+        weights = token_weights(mask, algorithm.aggregate, config.max_new)  # (b, R), of the step: parts just add up
         for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):
             rows = rollout.rows(torch.from_numpy(chosen[part]))
             R = rows.ids.shape[1]
@@ -118,7 +118,7 @@ def train(
     stepper = Stepper(optimizer, config.max_norm)
     warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
     parts = {"policy": policy, "value_head": value_head, "stepper": stepper}
-    parts |= {type(watch).__name__: watch for watch in watchers if hasattr(watch, "state_dict")}
+    parts |= {f"watcher {i}": watch for i, watch in enumerate(watchers) if hasattr(watch, "state_dict")}
     settings = dataclasses.asdict(config) | dataclasses.asdict(algorithm)
     with Loop(run, config.iterations, config.save_every, settings, {"beta": config.beta}, **parts) as loop:
         if loop.start == 0 and critic:

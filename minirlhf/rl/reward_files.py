@@ -1,7 +1,7 @@
 """Rewards by name: a function in a Python file of the user's, or a reward model in a folder.
 
     --reward my_reward.py:right      the function `right` of that file, called as rl/rewards.py says
-    --reward model:out/rm            the reward model that train_reward.py wrote
+    --reward model:out/rm            the reward model that tools/train_reward.py wrote
 
 Proved by tests/rl/test_reward_files.py.
 """

@@ -21,20 +21,17 @@ def call_reward(reward: Reward, prompt: str, response: str, record: dict) -> flo
     try:
         value = float(reward(prompt, response, record))
     except Exception as error:  # a user's function may raise anything
-        raise UserError(f"the reward raised {type(error).__name__}: {error} {where(prompt, response)}") from error
+        where = f"for prompt {prompt[-60:]!r} and response {response[:60]!r}"
+        raise UserError(f"the reward raised {type(error).__name__}: {error} {where}") from error
     return finite(value, prompt, response)
 
 
 def finite(value: float, prompt: str, response: str) -> float:
     """The value. Raises UserError for NaN and infinity."""
     if not isfinite(value):
-        raise UserError(f"the reward is {value} {where(prompt, response)}: return a finite number")
+        where = f"for prompt {prompt[-60:]!r} and response {response[:60]!r}"
+        raise UserError(f"the reward is {value} {where}: return a finite number")
     return value
-
-
-def where(prompt: str, response: str) -> str:
-    """Which case it was, in words."""
-    return f"for prompt {prompt[-60:]!r} and response {response[:60]!r}"
 
 
 def prompt_text(record: dict) -> str:

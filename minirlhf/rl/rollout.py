@@ -3,7 +3,7 @@
     column      0 1 2 3 4 | 0 1 2 3          P = 5 prompt columns, R = 4 response columns
     ids         . . a b c | x y E .          E is the EOS that the policy sampled
     mask                  | 1 1 1 0
-    log π, V            * | * *              hidden state t − 1 scores token t: columns P − 1 … P + R − 2
+    log π, V            * | * *              the hidden state of the real token before t scores token t
     reward                | r r r+score      r = −β (log π − log ref); the score stands on the EOS
 
 Proved by tests/rl/test_rollout.py.

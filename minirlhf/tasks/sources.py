@@ -20,7 +20,6 @@ from minirlhf.lm.records import messages_of, read_records, validation_split
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
 
-AskedAs = Callable[[dict], list[int]]
 OWN = "data"  # the name under which a user's own records appear beside the tasks
 
 
@@ -140,7 +139,7 @@ def prompts_of(
     return records, weights, max(TASKS[name].MAX_NEW for name in weights)
 
 
-def with_room(records: list[dict], asked_as: Sequence[AskedAs], context: int, name: str) -> list[dict]:
+def with_room(records: list[dict], asked_as: Sequence[Callable], context: int, name: str) -> list[dict]:
     """The records whose prompt leaves room for an answer, however it is asked; says what is left out.
 
     asked_as: record -> ids of its prompt, of each model.  Raises UserError if no record is left.

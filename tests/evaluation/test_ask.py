@@ -455,8 +455,9 @@ def test_the_temperature_is_that_of_all_tokens_or_of_the_first_that_may_be_held(
     z, y = (torch.cat([torch.from_numpy(x) for x in column]).numpy() for column in zip(*parts))
     T = fitted_temperature(Policy(model, tokenizer), records)
     assert len(parts) == 2 and T == pytest.approx(fit_temperature(z, y))
-    monkeypatch.setattr(ask, "LOGITS", 1)
-    assert fitted_temperature(Policy(model, tokenizer), records) == pytest.approx(fit_temperature(*parts[0]))
+    for n in (3, len(parts[0][1]) + 1):
+        monkeypatch.setattr(ask, "LOGITS", n * z.shape[1])
+        assert fitted_temperature(Policy(model, tokenizer), records) == pytest.approx(fit_temperature(z[:n], y[:n]))
 
 
 def test_records_without_an_answer_have_no_temperature(made, tokenizer):

@@ -73,7 +73,8 @@ def about(last="ppo", reference="sft", seed: int | None = 0) -> dict:
 @pytest.mark.parametrize("abouts, runs, why", [
     ([about(seed=0), about(seed=1)], True, "ppo trained with seeds 0 and 1: training runs"),
     ([about(seed=0), about(seed=0)], False, "ppo trained with seed 0 in both: two evaluations"),
-    ([about(seed=0), about(seed=None)], False, "not known in both with which seed ppo was trained: two"),
+    ([about(seed=0), about(seed=None)], False,
+     "not known in both with which seed ppo was trained (evaluate again, and it is): two"),
     ([about(seed=0), about("dpo", seed=1)], False, "not the same last model and reference in both: two"),
     ([about(seed=0), about(reference="base", seed=1)], False, "not the same last model and reference in both: two"),
     ([about("sft", seed=0), about("sft", seed=1)], False, "not the same last model and reference in both: two"),

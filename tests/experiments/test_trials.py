@@ -68,7 +68,7 @@ def test_a_policy_is_trained_as_asked_on_as_many_responses(algo, monkeypatch):
 
     def train(policy, tokenizer, batch_of, reward_of, config, run, watchers):
         seen.update(asked=[batch_of(step) for step in range(9)], reward=reward_of({}), rest=(run.seed, run.dtype))
-        seen.update(config=config, drawn=torch.rand(1), whole=run.out.is_dir(), out=run.out)
+        seen.update(config=config, drawn=torch.rand(1), whole=run.out.parent.is_dir(), out=run.out)
         return None, {"seconds": 1.5}
 
     monkeypatch.setattr(trials, "train", train)
@@ -81,7 +81,7 @@ def test_a_policy_is_trained_as_asked_on_as_many_responses(algo, monkeypatch):
     prompts = {record["prompt"] for record in TASKS["arithmetic"].records("train", 20_000, 3)}
     assert {record["prompt"] for records in seen["asked"] for record in records} <= prompts
     assert seen["reward"] == "reward" and seen["rest"] == (3, torch.float32)
-    assert seen["whole"] and not seen["out"].exists()
+    assert seen["whole"] and not seen["out"].parent.exists() and seen["out"].name == algo
 
 
 def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(monkeypatch):

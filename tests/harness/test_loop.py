@@ -9,7 +9,7 @@ from math import nan
 import pytest
 import torch
 
-from minirlhf.harness.files import UserError, load_state
+from minirlhf.harness.files import UserError, load_state, save_state
 from minirlhf.harness.loop import Diverged, Interrupted, Loop, Run
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render
@@ -144,6 +144,7 @@ def test_a_new_run_forgets_the_old_one(tmp_path):
 @pytest.mark.parametrize("change, message", [
     ({"settings": {"lr": 2}}, "lr = 1, now 2"), ({"seed": 1}, "seed = 0, now 1"),
     ({"data": "b"}, "data = , now b"), ({"init": "c"}, "init = , now c"),
+    ({"dtype": torch.bfloat16}, "dtype = torch.float32, now torch.bfloat16"),
 ])  # fmt: skip
 def test_a_resume_of_another_run_is_refused_by_name_and_leaves_it_whole(change, message, tmp_path):
     count(tmp_path, settings={"lr": 1})
@@ -151,6 +152,36 @@ def test_a_resume_of_another_run_is_refused_by_name_and_leaves_it_whole(change, 
     with pytest.raises(UserError, match=f"train_state.pt: saved with {message}: resume with the same"):
         count(tmp_path, **{"settings": {"lr": 1}, "resume": True} | change)
     assert before == [(tmp_path / name).read_bytes() for name in ("train_state.pt", "log.jsonl")]
+
+
+@pytest.mark.parametrize("state", [
+    {"settings": {"seed": 0}, "step": 3, "model": {}, "optimizer": {}},  # of another version
+    {"settings": [], "step": 3, "seconds": 1.0, "kept": {}, "rng": None, "parts": {}},
+], ids=["another version", "settings of another kind"])  # fmt: skip
+def test_a_state_that_is_none_of_ours_is_refused_in_one_line_and_changes_nothing(state, tmp_path):
+    save_state(tmp_path / "train_state.pt", state)
+    with pytest.raises(UserError, match="not a state of this version; train without --resume"):
+        count(tmp_path, resume=True)
+
+
+def test_two_parts_of_one_kind_keep_their_own_states(tmp_path):
+    def stop(step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def both(resume, at=lambda step: None):
+        counters = Counter(), Counter()
+        with Loop(Run(tmp_path, resume=resume), 4, 1, {}, a=counters[0], b=counters[1]) as loop:
+            for step in loop:
+                at(step)
+                counters[0].count += 1
+                counters[1].count += 10
+                loop.record({}, 0)
+        return [counter.count for counter in counters]
+
+    with pytest.raises(Interrupted):
+        both(False, stop)
+    assert both(True) == [4, 40]
 
 
 def test_with_nothing_to_resume_a_resume_is_refused(tmp_path):

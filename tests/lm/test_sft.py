@@ -276,7 +276,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(stop, dropout, tmp_path):
     cost = run(resumed, tmp_path / "b", resume=True, validation=batches()(0))
     assert same_weights(straight, resumed)
     first, second = (load_state(tmp_path / x / "train_state.pt") for x in "ab")
-    for a, b in zip(*(x["stepper"]["optimizer"]["state"].values() for x in (first, second)), strict=True):
+    for a, b in zip(*(x["parts"]["stepper"]["optimizer"]["state"].values() for x in (first, second)), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
     records = {x: logged(tmp_path / x) for x in "ab"}
     for record in records["a"] + records["b"]:
@@ -418,5 +418,5 @@ def test_divergence_stops_the_run_and_leaves_a_good_state(save_every, saved, tmp
     with pytest.raises(Diverged, match="b, step 8: .*5 steps in a row.*train_state.pt"):
         run(model, tmp_path / "b", config, poisoned(model, set(range(3, 10))))
     state = load_state(tmp_path / "b" / "train_state.pt")
-    assert state["step"] == saved and state["stepper"]["skipped"] == saved - 3
-    assert all(torch.equal(p, state["model"][name]) for name, p in good.state_dict().items())
+    assert state["step"] == saved and state["parts"]["stepper"]["skipped"] == saved - 3
+    assert all(torch.equal(p, state["parts"]["model"][name]) for name, p in good.state_dict().items())

@@ -273,7 +273,7 @@ def test_a_run_that_diverges_leaves_the_last_good_state(tmp_path, monkeypatch):
     with pytest.raises(Diverged, match="step 7: .*5 steps in a row.*train_state.pt"):
         run(fresh(), tmp_path)
     state = load_state(tmp_path / "train_state.pt")
-    assert all(x.isfinite().all() for x in state["model"].values())
+    assert all(x.isfinite().all() for x in state["parts"]["model"].values())
     assert logged(tmp_path)[2]["skipped"] == 1
 
 

@@ -562,13 +562,14 @@ def test_a_run_that_diverges_leaves_the_last_good_state(make_policy, tokenizer, 
     with pytest.raises(Diverged, match="step 2: .*5 steps in a row"):
         run(policy, tokenizer, tmp_path)
     saved = load_state(tmp_path / "train_state.pt")
-    assert saved["step"] == 1 and same(list(saved["policy"].values()), state(policy))
+    assert saved["step"] == 1 and same(list(saved["parts"]["policy"].values()), state(policy))
 
 
 def test_a_round_too_large_for_the_horizon_is_refused(make_policy, tokenizer, tmp_path):
     """Twelve responses in a horizon of two could turn β negative, which would reward the KL."""
     config = dataclasses.replace(CONFIG, kl_target=6.0, kl_horizon=len(PROMPTS) / 5)
-    with pytest.raises(UserError, match="--kl-horizon .*: .* responses in a horizon of .*: beta could turn negative; give more than"):
+    message = "--kl-horizon .*: .* responses in a horizon of .*: beta could turn negative; give more than"
+    with pytest.raises(UserError, match=message):
         run(make_policy(0), tokenizer, tmp_path, config)
 
 
@@ -590,3 +591,20 @@ def test_micro_rows_bounds_the_scoring_of_a_rollout_too(make_policy, tokenizer, 
     calls, fits = calls_of("collect"), calls_of("fit_value_head")
     run(make_policy(0), tokenizer, tmp_path, dataclasses.replace(CONFIG, iterations=1, micro_rows=3))
     assert [call.micro_rows for call in (*calls, *fits)] == [3, 3, 3]  # the critic's round, and the one of training
+
+
+def test_two_watchers_of_one_class_go_on_each_where_it_stood(make_policy, tokenizer, tmp_path):
+    """And a run that is watched otherwise is another run."""
+    def records_of(step):
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return PROMPTS
+
+    whole, cut = ([Optimum(0.1), Optimum(5.0)] for _ in range(2))
+    run(make_policy(0), tokenizer, tmp_path / "a", watchers=whole)
+    with pytest.raises(Interrupted):
+        run(make_policy(0), tokenizer, tmp_path / "b", records_of=records_of, watchers=[Optimum(0.1), Optimum(5.0)])
+    with pytest.raises(UserError, match="saved with parts = "):
+        run(make_policy(0), tokenizer, tmp_path / "b", watchers=[Optimum(0.1)], resume=True)
+    run(make_policy(0), tokenizer, tmp_path / "b", watchers=cut, resume=True)
+    assert [watcher.best() for watcher in cut] == [watcher.best() for watcher in whole]

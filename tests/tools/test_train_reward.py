@@ -92,7 +92,7 @@ def test_what_is_measured_are_the_rewards_before_they_are_normalised(call, tmp_p
     """σ(Δ) is a probability on the scale of training alone, which train_state.pt holds."""
     assert call(*GOOD)[0] == 0
     run, reward = json.loads((tmp_path / "rm" / "run.json").read_text()), load_reward_model("rm")
-    reward.model.load_state_dict(load_state("rm/train_state.pt")["model"])
+    reward.model.load_state_dict(load_state("rm/train_state.pt")["parts"]["model"])
     records = [json.loads(line) for line in (tmp_path / "prefs.jsonl").read_text().splitlines()]
     records = [r for r in records if validation_split(str([m["content"] for m in messages_of(r)]), 20) == "validation"]
     both = [reward.many([(r["prompt"], r[key], r) for r in records]) for key in ("chosen", "rejected")]
