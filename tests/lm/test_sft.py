@@ -252,6 +252,11 @@ def test_each_step_is_logged_and_validated_when_due(tmp_path):
     assert not model.training
 
 
+def test_a_run_shorter_than_its_warmup_still_reaches_the_peak(tmp_path):
+    run(fresh(), tmp_path, dataclasses.replace(CONFIG, steps=2, warmup=50))
+    assert [record["lr"] for record in logged(tmp_path)] == [CONFIG.lr / 2, CONFIG.lr]
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_other_ones(tmp_path):
     models = [fresh(0.1), fresh(0.1), fresh(0.1, seed=1), fresh(0.1)]
     for i, (seed, m) in enumerate(zip((0, 0, 0, 1), models)):

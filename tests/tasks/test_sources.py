@@ -6,7 +6,7 @@ import pytest
 
 from minirlhf.harness.files import UserError
 from minirlhf.tasks import TASKS
-from minirlhf.tasks.sources import Source, data_hash, file_source, parse_tasks, task_sources, texts_of
+from minirlhf.tasks.sources import Source, data_hash, file_source, parse_tasks, task_sources, texts_of, with_room
 
 
 def jsonl(path, records):
@@ -113,3 +113,12 @@ def test_the_hash_of_data_is_of_what_is_in_it():
     assert data_hash(records) == data_hash([{"response": "\ud800", "prompt": "p"}])
     others = ([], records * 2, [{"prompt": "p"}], [{"prompt": "r", "response": "p"}], records)
     assert len({data_hash(other) for other in others}) == 5
+
+
+def test_a_prompt_that_is_too_long_for_one_of_the_models_is_asked_of_none(capsys):
+    """The other one renders it in fewer tokens; a prompt as long as the context leaves no room for an answer."""
+    records = [{"prompt": "a" * n} for n in (2, 3, 4)]
+    brief, wordy = (lambda record: record["prompt"]), (lambda record: "<>" + record["prompt"])
+    assert with_room(records, [brief, wordy], 5, "x") == records[:1]
+    assert with_room(records, [wordy, brief], 5, "x") == records[:1]
+    assert "x: 2 of 3 prompts left out, longer than the context of 5 tokens" in capsys.readouterr().out

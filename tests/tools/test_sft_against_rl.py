@@ -19,7 +19,7 @@ from minirlhf.experiments.arms import BEST_OF_SAMPLES, Arm, StudyOptions, arms, 
 from minirlhf.experiments.claims import BEST_OF, drift_measures
 from minirlhf.experiments.questions import held_out_words
 from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Diverged, Run
+from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm.chat import render
 from minirlhf.metrics.scores import expectation_adjusted_distinct
 from minirlhf.tasks import TASKS, reviews, reward_of_task
@@ -384,6 +384,16 @@ def test_a_run_that_diverges_is_judged_as_it_ended(finished, tmp_path, monkeypat
     line, name = results(folder)["ppo40"], "reference perplexity"
     assert line["failed"] == "round 1: not finite"
     assert line["sets"]["test"][name] == before["sets"]["test"][name]
+
+
+def test_an_arm_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(tmp_path, monkeypatch):
+    """The study has no --resume, of which the loop speaks."""
+    def train_base(*arguments):
+        raise Interrupted("stopped after step 1; go on with --resume")
+
+    monkeypatch.setattr(experiment, "train_base", train_base)
+    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+        experiment.run_cell("arithmetic", 0, "base", StudyOptions(out=str(tmp_path)))
 
 
 @pytest.mark.parametrize("labels", ["", "x", "1", "30000", "10 -5"])
