@@ -1,6 +1,7 @@
 """What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary; and --mutants."""
 
 import dataclasses
+import sys
 from itertools import product
 from math import nan
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from minirlhf.evaluation.items import TestSet
+from minirlhf.harness.options import run_script
 from minirlhf.lm.generation import Generation, pad_left
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.tokenizer import Tokenizer
@@ -115,6 +117,21 @@ def pad_rollout():
         return Rollout(**wide)
 
     return pad
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """run_main(main, name, *argv): a script as the command line runs it -> (exit status, stdout, stderr)."""
+    def run(main, name, *argv):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
+        status = 0
+        try:
+            run_script(main)
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 
 from minirlhf.harness.files import load_state
 from minirlhf.harness.loop import Loop
-from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.tokenizer import PAD
 from minirlhf.rl.reward_model import RewardModel, save_reward_model
@@ -86,7 +85,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(run_main, monkeypatch, tmp_path):
     """A function that runs a script in this process, in tmp_path; returns (exit status, stdout, stderr).
 
     What is no clean exit comes through and fails the test.
@@ -97,13 +96,7 @@ def call(monkeypatch, capsys, tmp_path):
         spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), ROOT / name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, argv)])
-        try:
-            run_script(module.main)
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
+        return run_main(module.main, name, *argv)
 
     return call
 

@@ -5,7 +5,6 @@ import itertools
 import json
 import random
 import re
-import sys
 from copy import deepcopy
 from math import nan
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.generation import Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
@@ -368,7 +366,7 @@ def test_tokens_of_the_table_cannot_rearrange_a_terminal(rollout, tokenizer):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(run_main, monkeypatch, tmp_path):
     """A function that runs the doctor in tmp_path; returns (exit status, stdout, stderr).
 
     There stand out/sft without a run.json of tasks, out/ppo that came from it, prompts and rewards.
@@ -379,13 +377,7 @@ def call(monkeypatch, capsys, tmp_path):
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "much " * 10}) + "\n")
 
     def call(*argv):
-        monkeypatch.setattr(sys, "argv", ["doctor.py", *argv, "--threads", "1", "--dtype", "float32"])
-        try:
-            run_script(doctor.main)
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
+        return run_main(doctor.main, "doctor.py", *argv, "--threads", "1", "--dtype", "float32")
 
     return call
 

@@ -1,10 +1,8 @@
 """The command that makes comparisons."""
 
-import sys
 
 import pytest
 
-from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import read_records
@@ -14,7 +12,7 @@ from minirlhf.tools.make_preferences import main
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
+def call(run_main, monkeypatch, tmp_path, make_policy, tokenizer):
     """A function that runs the command in a folder with a checkpoint `good` and one that knows no roles, `base`."""
     monkeypatch.chdir(tmp_path)
     checkpoint.save("good", make_policy(0, context=96), tokenizer, {})
@@ -22,13 +20,7 @@ def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
     checkpoint.save("base", GPT(GPTConfig(bare.vocab_size, 8, 1, 1, 4)), bare, {})
 
     def call(*argv):
-        monkeypatch.setattr(sys, "argv", ["preferences", *map(str, argv), "--threads", "1"])
-        try:
-            run_script(main)
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
+        return run_main(main, "preferences", *argv, "--threads", "1")
 
     return call
 

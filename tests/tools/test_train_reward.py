@@ -4,14 +4,12 @@ import json
 import os
 import re
 import signal
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 from minirlhf.harness.files import load_state
-from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import messages_of, validation_split
@@ -28,7 +26,7 @@ def comparison(prompt, chosen="a", rejected="b", **more):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
+def call(run_main, monkeypatch, tmp_path, make_policy, tokenizer):
     """A function that runs the command in a folder with a checkpoint `sft` and 60 prompts' comparisons."""
     monkeypatch.chdir(tmp_path)
     for name, liking in (("sft", 1), ("endless", -9)):  # for ending
@@ -54,13 +52,7 @@ def call(monkeypatch, capsys, tmp_path, make_policy, tokenizer):
     (tmp_path / "empty.jsonl").write_text("")
 
     def call(*argv):
-        monkeypatch.setattr(sys, "argv", ["reward_model", *map(str, argv), "--threads", "1"])
-        try:
-            run_script(main)
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
+        return run_main(main, "reward_model", *argv, "--threads", "1")
 
     return call
 
