@@ -19,7 +19,8 @@ from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.safetensors import save_module
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.ppo import train
+from minirlhf.rl.critic import start_critic
+from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.reward_files import load_reward, reward_hash
 from minirlhf.rl.watch import Description, Gold, Optimum
 from minirlhf.tasks import reward_of_task
@@ -62,14 +63,15 @@ def main() -> None:
     watchers = [Description(config.algorithm)]
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
-    value_head, cost = train(
-        policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
-        config, Run(out, machine.seed, dtype, data.resume, source, reference), watchers,
-    )  # fmt: skip
+    models, records_of = models_of(policy, tokenizer, config.algorithm, dtype), Mixture(sets, machine.seed).step
+    reward_of = (lambda record: reward) if reward else reward_of_task
+    told = Run(out, machine.seed, dtype, data.resume, source, reference)
+    start_critic(models, records_of, reward_of, config, told)
+    cost = train(models, records_of, reward_of, config, told, watchers)
     run = machine.record(data, config, config.algorithm)
     run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "cost": cost}
     run |= {"reference": reference, "optimum": optimum.best()}
-    save_module(out / "value_head.safetensors", value_head)
+    save_module(out / "value_head.safetensors", models.value_head)
     checkpoint.save(out, policy, tokenizer, run)
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")
 

@@ -19,7 +19,8 @@ from minirlhf.harness.files import UserError, read_json, write_atomic
 from minirlhf.harness.loop import Interrupted, Run
 from minirlhf.lm.batches import Mixture
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.ppo import train
+from minirlhf.rl.critic import start_critic
+from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.watch import Description
 from minirlhf.tasks import TASKS, reward_of_task
@@ -82,7 +83,9 @@ def optimise(
     config, records_of = replace(config, max_new=TASKS[task].MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
         run, watchers = Run(out or Path(folder, config.algo), seed, dtype), [Description(config.algorithm)]
-        return train(policy.model, policy.tokenizer, records_of, reward_of, config, run, watchers)[1]
+        models = models_of(policy.model, policy.tokenizer, config.algorithm, dtype)
+        start_critic(models, records_of, reward_of, config, run)
+        return train(models, records_of, reward_of, config, run, watchers)
 
 
 def task_items(policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0) -> list[dict]:

@@ -209,12 +209,3 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, weights: Ten
     clipped = old_values + (values - old_values).clamp(-clip, clip)  # (B, R)
     worse = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)  # (B, R)
     return 0.5 * (weights * worse).sum()
-
-
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(G − V) / Var(G) over the mask: 1 is a perfect value function, 0 a constant, NaN if G is constant."""
-    returns, values = returns.double(), values.double()  # so that equal returns have no variance
-    residual = returns - values
-    unexplained = masked_mean((residual - masked_mean(residual, mask)) ** 2, mask)
-    total = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
-    return torch.where(total > 0, 1 - unexplained / total, torch.nan)

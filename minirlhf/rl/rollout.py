@@ -110,29 +110,6 @@ def score_tokens(
     return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
 
 
-@torch.no_grad()
-def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3) -> None:
-    """Set the head to the least-squares fit of the rollout's returns on the model's hidden states.
-
-    A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one
-    bad, and the first rounds teach the policy just that.
-    Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form.
-    """
-    features, targets = [], []
-    for index in micro_batches(rollout.lengths(), micro_rows):
-        part = rollout.rows(index)
-        hidden, n = response_hidden(model, part)  # (N', C)
-        features.append(hidden[:n].double())  # (N, C)
-        targets.append(part.returns[part.mask].double())  # (N,)
-    X, y = torch.cat(features), torch.cat(targets)  # (N, C), (N,)
-    mean = X.mean(0)  # (C,)
-    X = X - mean
-    gram = X.T @ X + ridge * len(X) * torch.eye(X.shape[1], dtype=X.dtype, device=X.device)  # (C, C)
-    weight = torch.linalg.solve(gram, X.T @ (y - y.mean()))  # (C,)
-    head.weight.copy_(weight[None])
-    head.bias.copy_((y.mean() - mean @ weight)[None])
-
-
 def score_responses(
     reward_of: RewardOf, tokenizer: Tokenizer, records: Sequence[dict], rows: Rollout | Generation, missing_eos: float
 ) -> Tensor:

@@ -176,12 +176,13 @@ def test_picked_labels_are_those_of_the_highest_reward(fitted, model, tokenizer,
 def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypatch):
     seen = {}
 
-    def train(model, tokenizer, records_of, reward_of, config, *rest):
+    def train(models, records_of, reward_of, config, *rest):
         seen.update(records=[r for step in range(5) for r in records_of(step)], reward=reward_of({}), lr=config.lr)
         seen.update(out=rest[0].out)
-        return None, {}
+        return {}
 
     monkeypatch.setattr(trials, "train", train)
+    monkeypatch.setattr(trials, "start_critic", lambda *_: None)
     arm = Arm("sft10", "ppo", reward="random", rate=5.0)
     experiment.train_ppo(Policy(model, tokenizer), "arithmetic", arm, StudyOptions(batch=4, ppo_lr=1e-3), Run(tmp_path))
     assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
