@@ -5,9 +5,8 @@
              Â, G = GAE(r, V_old);  whiten Â over the batch
              for some epochs, for minibatches:  descend  L_clip(Â) + c_v L_value(G)
 
-That is `ppo` of `algorithms.py`; the other algorithms run through the same loop. Policy and value function
-share one trunk. Dropout is off throughout, or the policy that is
-trained would not be the one that sampled.
+That is `ppo` of `algorithms.py`; the other algorithms run through the same loop. Policy and value function share
+one trunk. Dropout is off throughout: the policy that is trained must be the one that sampled.
 Source: Schulman et al. 2017, algorithm 1; Ziegler et al. 2019, section 2.2. Proved by tests/rl/test_ppo.py.
 """
 
@@ -33,15 +32,15 @@ from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
 
 LAYER_LR = 0.3  # the rate of the blocks, as a share of all else's: their noise costs more KL
-# Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. One that
-# counts over rounds has state_dict() and load_state_dict(), and a resume goes on where it stood.
+# Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. With state_dict()
+# and load_state_dict() it counts over rounds, also across a resume.
 Watcher = Callable[[Rollout, list[dict], float], dict[str, float]]
 
 
 def sample_round(
     models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
 ) -> tuple[list[dict], Rollout]:
-    """(The records, each `group` times, and a response to each.) Raises UserError where there is no record."""
+    """(The records, each `group` times; a response to each.) Raises UserError where there is no record."""
     group = config.algorithm.group
     if not records:
         each = f"{group} responses to each, times the weight of its data set"
@@ -56,7 +55,7 @@ def update(
     models: Models, rollout: Rollout, config: PPOConfig, beta: float, stepper: Stepper, lr: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
-    """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens or steps.
+    """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps.
 
     rollout: with advantages and returns.
     """
