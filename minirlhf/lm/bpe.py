@@ -54,8 +54,8 @@ def split(text: str, pattern: str) -> list[str]:
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern:
-    r"""One of PATTERNS for ASCII only, where `re.ASCII` makes `\s` what White_Space holds of ASCII."""
-    inside_brackets = PATTERNS[pattern].replace(r"[^\s\p{L}\p{N}]", r"[^\sA-Za-z0-9]")
+    r"""One of PATTERNS, or a pattern, for ASCII only: `re.ASCII` makes `\s` what White_Space holds of ASCII."""
+    inside_brackets = PATTERNS.get(pattern, pattern).replace(r"\p{L}\p{N}]", "A-Za-z0-9]").replace(r"\p{N}]", "0-9]")
     return re.compile(inside_brackets.replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", "[0-9]"), re.ASCII)
 
 
@@ -64,7 +64,8 @@ def _stand_in(char: str) -> str:
     category = unicodedata.category(char)
     if category[0] == "Z" or char == "\x85":
         return "\t"  # not " ", which the patterns allow before a word
-    return {"L": "A", "N": "0"}.get(category[0], "!")  # "A" is in no contraction
+    # "A" is in no contraction. The long s is, where a pattern ignores case, and "S" is in none that does not.
+    return "S" if char == "ſ" else {"L": "A", "N": "0"}.get(category[0], "!")
 
 
 def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[IdPair]:

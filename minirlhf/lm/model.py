@@ -14,7 +14,7 @@ Shapes: B batch, T sequence, S keys (T plus what the cache holds), C width, H he
 V vocabulary.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 
 import torch
@@ -44,6 +44,11 @@ class GPTConfig:
         if self.attention not in ("manual", "sdpa"):
             raise ValueError(f"attention {self.attention!r} is neither 'manual' nor 'sdpa'")
 
+    @property
+    def cached(self) -> tuple[int, int, int]:
+        """Layers, heads and head size of the keys and values."""
+        return self.layers, self.heads, self.width // self.heads
+
 
 class KVCache:
     """Keys and values of the tokens seen so far, in storage allocated once.
@@ -53,8 +58,8 @@ class KVCache:
     """
 
     def __init__(self, config: GPTConfig, batch: int, columns: int, device=None, dtype=None) -> None:
-        shape = (config.layers, 2, batch, config.heads, columns, config.width // config.heads)
-        self.storage = torch.empty(shape, device=device, dtype=dtype)  # (L, 2, B, H, S, D), read once written
+        L, H, D = config.cached
+        self.storage = torch.empty((L, 2, batch, H, columns, D), device=device, dtype=dtype)  # read once written
         self.key_mask = torch.zeros(batch, columns, dtype=torch.bool, device=device)  # (B, S)
         self.length = 0
 
@@ -84,6 +89,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.
     return weights @ v  # (B, H, T, D)
 
 
+def attend(kernel: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
+    """`attention` above ("manual"), or torch's own kernel ("sdpa"), which gives the same numbers."""
+    if kernel == "sdpa":
+        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)  # (B, H, T, D)
+    return attention(q, k, v, bias, dropout)  # (B, H, T, D)
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention; queries, keys and values in one fused projection."""
 
@@ -101,11 +113,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, H, S, D)
-        dropout = self.dropout if self.training else 0.0
-        if self.kernel == "sdpa":
-            y = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)  # (B, H, T, D)
-        else:
-            y = attention(q, k, v, bias, dropout)  # (B, H, T, D)
+        y = attend(self.kernel, q, k, v, bias, self.dropout if self.training else 0.0)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)  # (B, T, C)
 
@@ -174,36 +182,38 @@ class GPT(nn.Module):
         those it holds.  What comes out at padding is finite and means nothing.
         Raises ValueError if a row is longer than the context.
         """
-        B, T = ids.shape
-        past = cache.length if cache is not None else 0
-        if cache is not None:
-            cache.key_mask[:, past : past + T] = True if key_mask is None else key_mask
-            key_mask = cache.key_mask[:, : past + T]  # (B, S)
-        if key_mask is None:
-            positions = torch.arange(T, device=ids.device)  # (T,)
-        else:
-            positions = (key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)  # (B, T)
-        if past + T > self.config.context and int(positions.max()) >= self.config.context:
-            raise ValueError(f"{int(positions.max()) + 1} tokens do not fit the context of {self.config.context}")
-        x = self.wte(ids) + self.wpe(positions)  # (B, T, C)
-        x = F.dropout(x, self.config.dropout, self.training)  # (B, T, C)
-        bias = attention_bias(T, past + T, key_mask, x)  # (B or 1, 1, T, S)
+        x = self.wte(ids)  # (B, T, C)
+        positions, bias = locate(ids, key_mask, cache, self.config.context, x)  # (T,) or (B, T); (B or 1, 1, T, S)
+        x = F.dropout(x + self.wpe(positions), self.config.dropout, self.training)  # (B, T, C)
         for layer, block in enumerate(self.h):
             x = block(x, bias, cache, layer)  # (B, T, C)
         if cache is not None:
-            cache.length = past + T
+            cache.length += ids.shape[1]
         return self.ln_f(x)  # (B, T, C)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (..., C) -> (..., V), by the transposed token embedding."""
         return F.linear(hidden, self.wte.weight)  # (..., V)
 
-    def resize_vocabulary(self, size: int) -> None:
-        """Cut the embedding to its first `size` rows, or add rows, each the mean of those there are."""
-        old = self.wte.weight.data[:size]  # (V, C)
-        new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
-        self.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
-        self.config = replace(self.config, vocab_size=size)
+
+def locate(
+    ids: Tensor, key_mask: Tensor | None, cache: KVCache | None, context: int, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(positions, (T,) or (B, T), counted in real tokens; `attention_bias`) of ids (B, T), behind what the cache holds.
+
+    Notes in the cache which of the new columns are real. Raises ValueError if a row is longer than the context.
+    """
+    T, past = ids.shape[1], cache.length if cache is not None else 0
+    if cache is not None:
+        cache.key_mask[:, past : past + T] = True if key_mask is None else key_mask
+        key_mask = cache.key_mask[:, : past + T]  # (B, S)
+    if key_mask is None:
+        positions = torch.arange(T, device=ids.device)  # (T,)
+    else:
+        positions = (key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)  # (B, T)
+    if past + T > context and int(positions.max()) >= context:
+        raise ValueError(f"{int(positions.max()) + 1} tokens do not fit the context of {context}")
+    return positions, attention_bias(T, past + T, key_mask, like)  # (T,) or (B, T); (B or 1, 1, T, S)
 
 
 def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor:

@@ -1,0 +1,194 @@
+"""GGUF, the file format of llama.cpp: metadata and tensors in one file, read and written without its code.
+
+    "GGUF"  version 3  number of tensors  number of keys          little-endian throughout
+    keys      name, type, value; a list is its type, its length and its values
+    tensors   name, number of sizes, sizes (the fastest first: the reverse of torch's), kind, offset
+    numbers   each tensor at a multiple of the alignment
+
+Weights may stand in blocks of 32 along a row, with a scale d for each block (and in Q4_1 a least value m):
+
+    Q8_0   d, 32 bytes q                  w = d q             34 bytes
+    Q4_0   d, 32 halves of bytes q        w = d (q − 8)       18 bytes
+    Q4_1   d, m, 32 halves of bytes q     w = d q + m         20 bytes
+
+The low halves of the 16 bytes are the first 16 weights, the high halves the other 16. Numbers are read where they
+are asked for, out of a map of the file. Proved by tests/lm/test_gguf.py, against another implementation's values.
+Source: the GGUF specification of ggml, version 3.
+"""
+
+import mmap
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirlhf.harness.files import UserError, write_atomic
+
+MAGIC, VERSION, ALIGNMENT, BLOCK = b"GGUF", 3, 32, 32
+SCALARS = dict(enumerate("BbHhIif?", 0)) | {10: "Q", 11: "q", 12: "d"}  # value type -> struct's letter
+STRING, LIST = 8, 9
+MOST = 100_000_000  # entries of a list, and bytes of a string: more is damage
+
+
+def _halves(q: Tensor) -> Tensor:
+    """(n, 16) bytes -> (n, 32): the low halves, then the high ones."""
+    return torch.cat([q & 15, q >> 4], 1).float()
+
+
+def _scale(raw: Tensor, at: int) -> Tensor:
+    """(n, 1) float32: the float16 number at byte `at` of each block."""
+    return raw[:, at : at + 2].contiguous().view(torch.float16).float()
+
+
+# Kind -> (name, numbers per block, bytes per block, (n, bytes) uint8 -> (n, numbers) float32)
+KINDS: dict[int, tuple[str, int, int, Callable[[Tensor], Tensor]]] = {
+    0: ("F32", 1, 4, lambda raw: raw.view(torch.float32)),
+    1: ("F16", 1, 2, lambda raw: raw.view(torch.float16).float()),
+    30: ("BF16", 1, 2, lambda raw: raw.view(torch.bfloat16).float()),
+    8: ("Q8_0", BLOCK, 34, lambda raw: _scale(raw, 0) * raw[:, 2:].contiguous().view(torch.int8).float()),
+    2: ("Q4_0", BLOCK, 18, lambda raw: _scale(raw, 0) * (_halves(raw[:, 2:]) - 8)),
+    3: ("Q4_1", BLOCK, 20, lambda raw: _scale(raw, 0) * _halves(raw[:, 4:]) + _scale(raw, 2)),
+}
+
+
+class _Reader:
+    """A place in the bytes of a file, which moves on."""
+
+    def __init__(self, data: memoryview, name: str) -> None:
+        self.data, self.at, self.name = data, 0, name
+
+    def refuse(self, why: str) -> UserError:
+        return UserError(f"{self.name}: {why}: not a whole GGUF file; copy or download it again")
+
+    def take(self, n: int) -> memoryview:
+        if n > len(self.data) - self.at:
+            raise self.refuse(f"it ends at byte {len(self.data)}, inside of an entry")
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def number(self, letter: str):
+        return struct.unpack("<" + letter, self.take(struct.calcsize("<" + letter)))[0]
+
+    def length(self) -> int:
+        if (n := self.number("Q")) > MOST:
+            raise self.refuse(f"a length of {n}")
+        return n
+
+    def string(self) -> str:
+        return bytes(self.take(self.length())).decode("utf-8", "surrogateescape")
+
+    def value(self, kind: int):
+        if kind == STRING:
+            return self.string()
+        if kind == LIST:
+            inner, n = self.number("I"), self.length()
+            if inner in SCALARS:
+                size = struct.calcsize("<" + SCALARS[inner])
+                return list(struct.unpack(f"<{n}{SCALARS[inner]}", self.take(n * size)))
+            if inner != STRING:
+                raise self.refuse(f"a list of type {inner}")
+            return [self.string() for _ in range(n)]
+        if kind not in SCALARS:
+            raise self.refuse(f"a value of type {kind}")
+        return self.number(SCALARS[kind])
+
+
+class Gguf(Mapping):
+    """The tensors of a GGUF file by name, float32, each read anew when it is asked for; `metadata` has its keys."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises UserError for what is no whole GGUF file, or holds a kind of numbers that is not in KINDS."""
+        self.path = Path(path)
+        try:
+            with self.path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        reader = _Reader(memoryview(self._map), str(path))
+        if bytes(reader.take(4)) != MAGIC or (version := reader.number("I")) not in (2, 3):
+            raise UserError(f"{path}: does not begin as a GGUF file of version 2 or 3 does")
+        n_tensors, n_keys = reader.length(), reader.length()
+        self.metadata: dict = {}
+        for _ in range(n_keys):
+            key = reader.string()
+            self.metadata[key] = reader.value(reader.number("I"))
+        self._places: dict[str, tuple[tuple[int, ...], int, int, int]] = {}  # name -> shape, kind, start, bytes
+        for _ in range(n_tensors):
+            name, n = reader.string(), reader.number("I")
+            sizes, kind, start = [reader.number("Q") for _ in range(min(n, 9))], reader.number("I"), reader.number("Q")
+            if kind not in KINDS:
+                known = ", ".join(name for name, *_ in KINDS.values())
+                raise UserError(f"{path}: tensor {name!r} is of kind {kind}; this code reads {known}")
+            _, numbers, size, _ = KINDS[kind]
+            if not 1 <= n <= 8 or not sizes[0] or sizes[0] % numbers or prod(s or 1 for s in sizes) > 2**48:
+                raise reader.refuse(f"tensor {name!r} has sizes {sizes}")
+            self._places[name] = tuple(reversed(sizes)), kind, start, prod(sizes) // numbers * size
+        step = self.metadata.get("general.alignment", ALIGNMENT)
+        if type(step) is not int or step < 1:
+            raise reader.refuse(f"an alignment of {step!r}")
+        self._begin = -(-reader.at // step) * step
+        for name, (_, _, start, size) in self._places.items():
+            if self._begin + start + size > len(self._map):
+                raise reader.refuse(f"tensor {name!r} lies beyond its end")
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape, kind, start, size = self._places[name]
+        _, _, per_block, decode = KINDS[kind]
+        raw = torch.frombuffer(self._map, dtype=torch.uint8, count=size, offset=self._begin + start)
+        # A copy of the part: views of the map need an aligned start, which a damaged file may not have.
+        return decode(raw.clone().view(-1, per_block)).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def encode_q8(x: Tensor) -> bytes:
+    """Blocks of Q8_0 of x, whose rows are multiples of 32: d = max |w| / 127, q = w / d rounded."""
+    blocks = x.float().reshape(-1, BLOCK)
+    d = blocks.abs().amax(1, keepdim=True) / 127  # (n, 1)
+    q = torch.where(d > 0, blocks / d, 0.0)
+    q = torch.trunc(q + 0.5 * q.sign()).to(torch.int8)  # halves away from 0, as C's roundf
+    return torch.cat([d.half().view(torch.uint8), q.view(torch.uint8)], 1).numpy().tobytes()
+
+
+def write(path: str | Path, metadata: Mapping, tensors: Mapping[str, Tensor], kind: str = "F32") -> None:
+    """Write a GGUF file. kind: F32, or Q8_0 for matrices whose rows are multiples of 32, the rest in F32.
+
+    metadata: text, bool, int (of 32 bits), float, or a list of one of them. One tensor is held at a time.
+    """
+    def text(value: str) -> bytes:
+        raw = value.encode("utf-8", "surrogateescape")
+        return struct.pack("<Q", len(raw)) + raw
+
+    def entry(value) -> tuple[int, bytes]:
+        if isinstance(value, str):
+            return STRING, text(value)
+        if isinstance(value, (list, tuple)):
+            kinds = [entry(x) for x in value]
+            inner = kinds[0][0] if kinds else STRING
+            return LIST, struct.pack("<IQ", inner, len(value)) + b"".join(raw for _, raw in kinds)
+        number, letter = (7, "?") if isinstance(value, bool) else (6, "f") if isinstance(value, float) else (5, "i")
+        number, letter = (4, "I") if letter == "i" and value >= 0 else (number, letter)
+        return number, struct.pack("<" + letter, value)
+
+    q8 = {name for name, x in tensors.items() if kind == "Q8_0" and x.dim() == 2 and x.shape[1] % BLOCK == 0}
+    head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        number, raw = entry(value)
+        head += [text(key), struct.pack("<I", number), raw]
+    offset, numbers = 0, []
+    for name, x in tensors.items():
+        data = encode_q8(x) if name in q8 else x.detach().float().contiguous().numpy().tobytes()
+        sizes = list(reversed(x.shape))
+        head += [text(name), struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, 8 if name in q8 else 0, offset)]
+        numbers.append(data + bytes(-len(data) % ALIGNMENT))
+        offset += len(numbers[-1])
+    start = b"".join(head)
+    write_atomic(path, b"".join([start, bytes(-len(start) % ALIGNMENT), *numbers]))
