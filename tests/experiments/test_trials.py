@@ -90,7 +90,7 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(monke
         raise Interrupted("stopped after round 1; go on with --resume")
 
     monkeypatch.setattr(trials, "train", train)
-    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+    with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         optimise(Policy(None, None), "arithmetic", lambda record: None, PPOConfig(), 3, torch.float32)
 
 

@@ -198,7 +198,7 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(comma
     with pytest.raises(SystemExit) as stop:
         run_script(compare_algorithms.main)
     said = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 130 and "called again, the tool begins this run anew" in said
+    assert stop.value.code == 130 and "it keeps the runs done and begins this one anew" in said
     assert "--resume" not in said and list(files(tmp_path / "out")) == [f"rloo {TUNING_SEED}"]
     compare_algorithms.main()
     assert list(files(tmp_path / "out")) == ["rloo 0", f"rloo {TUNING_SEED}"]

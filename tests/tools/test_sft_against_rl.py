@@ -392,7 +392,7 @@ def test_an_arm_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(tmp_
         raise Interrupted("stopped after step 1; go on with --resume")
 
     monkeypatch.setattr(experiment, "train_base", train_base)
-    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+    with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         experiment.run_cell("arithmetic", 0, "base", StudyOptions(out=str(tmp_path)))
 
 
