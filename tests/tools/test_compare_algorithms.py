@@ -140,7 +140,7 @@ def test_without_a_better_response_there_is_nothing_to_compare(make_policy, toke
     monkeypatch.setattr("minirlhf.experiments.trials.sample_items", lambda *a: [
         {"index": i, "sample": k, "scores": {"reward": 0.5}} for i in range(10) for k in range(30)
     ])  # fmt: skip
-    with pytest.raises(UserError, match="nothing to tell them apart by"):
+    with pytest.raises(UserError, match="nothing tells algorithms apart"):
         start = Policy(make_policy(0, context=64), tokenizer)
         yardstick(start, "arithmetic", Comparison(prompts=10, reference_samples=30))
 

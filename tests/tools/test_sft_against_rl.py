@@ -367,7 +367,7 @@ def test_ctrl_c_leaves_what_is_finished(again, monkeypatch, capsys):
     monkeypatch.setattr(sft_against_rl, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sft_against_rl.run_cells(options(folder))
-    assert ran == NAMES[:3] and "called again, the study goes on" in capsys.readouterr().out
+    assert ran == NAMES[:3] and "call the tool again to go on" in capsys.readouterr().out
     monkeypatch.setattr(sft_against_rl, "run_cell", whole_cell)
     assert len(sft_against_rl.run_cells(options(folder))) == len(NAMES) and ran == NAMES
 
