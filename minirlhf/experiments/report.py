@@ -33,7 +33,7 @@ The table has the effect that decides a claim. "Holds here" speaks of these smal
 if training was cut off, or if it ended below the reward of the arm it started from, by more than prompts explain.
 """
 KNOW = {  # what a reader has to know of a task before its verdicts
-    "reviews": "Demonstrations earn 1/2 on average. SFT that imitates them perfectly earns 1/2, on any number.",
+    "reviews": "Demonstrations earn 1/2 on average. SFT that imitates any number of them perfectly earns 1/2.",
     "arithmetic": "Every demonstration earns 1. The raw text of the base model holds sums with their answers.",
 }
 
