@@ -10,10 +10,11 @@ Nothing is ever pickled code. Proved by tests/lm/test_checkpoint.py.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minirlhf.harness.files import UserError, read_json, write_atomic, write_json
 from minirlhf.lm import tokenizer_files
@@ -142,8 +143,19 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
         sizes = f"{tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}"
         raise UserError(f"{folder}: the tokenizer has {sizes}: they are of two models")
     # Rows that no token stands for could be sampled, and then not be decoded.
-    model.resize_vocabulary(tokenizer.vocab_size)
+    resize_vocabulary(model, tokenizer.vocab_size)
     return model, tokenizer, found
+
+
+def resize_vocabulary(model: GPT, size: int) -> None:
+    """Cut the embedding, and a head of its own, to `size` rows, or add rows, each the mean of the old ones."""
+    for layer in (model.wte, getattr(model, "lm_head", None)):
+        if layer is not None:
+            old = layer.weight.data[:size]  # (V, C)
+            new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
+            layer.weight = nn.Parameter(torch.cat([old, new]))  # (size, C)
+    model.wte.num_embeddings = size
+    model.config = replace(model.config, vocab_size=size)
 
 
 def read_run(folder: str | Path) -> dict:
@@ -156,7 +168,7 @@ def load_with_roles(folder: str | Path) -> tuple[GPT, Tokenizer]:
     """`load` of a model to fine-tune: special tokens that it does not know get new rows of the embedding."""
     model, tokenizer = load(folder)
     tokenizer.add_specials([name for name in SPECIALS if name not in tokenizer.special_ids])
-    model.resize_vocabulary(tokenizer.vocab_size)
+    resize_vocabulary(model, tokenizer.vocab_size)
     return model, tokenizer
 
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,7 +108,7 @@ class Gguf(Mapping):
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         reader = _Reader(memoryview(self._map), str(path))
-        if bytes(reader.take(4)) != MAGIC or (version := reader.number("I")) not in (2, 3):
+        if bytes(reader.take(4)) != MAGIC or reader.number("I") not in (2, 3):
             raise UserError(f"{path}: does not begin as a GGUF file of version 2 or 3 does")
         n_tensors, n_keys = reader.length(), reader.length()
         self.metadata: dict = {}

@@ -41,7 +41,7 @@ def make_reward_model(options: Options, config: RewardConfig, machine: Machine) 
     device, dtype = machine.set_up()
     trunk, tokenizer = checkpoint.load_chat(options.init)
     tokenizer.add_specials([PAD])
-    trunk.resize_vocabulary(tokenizer.vocab_size)
+    checkpoint.resize_vocabulary(trunk, tokenizer.vocab_size)
     records, groups, held_out, lost = load_comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
 
     longest = max(max(len(x.chosen), len(x.rejected)) for x in (*held_out, *(x for pairs in groups for x in pairs)))
