@@ -134,6 +134,12 @@ class Gguf(Mapping):
             if self._begin + start + size > len(self._map):
                 raise reader.refuse(f"tensor {name!r} lies beyond its end")
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The sizes of a tensor, without reading it. Raises UserError where there is none."""
+        if name not in self._places:
+            raise UserError(f"{self.path}: no tensor {name!r}: not a whole model")
+        return self._places[name][0]
+
     def __getitem__(self, name: str) -> Tensor:
         shape, kind, start, size = self._places[name]
         _, _, per_block, decode = KINDS[kind]

@@ -6,7 +6,8 @@ another order: the two numbers that turn together stand side by side there, half
 Proved by tests/lm/test_gguf_models.py.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.gguf import Gguf, write
-from minirlhf.lm.llama import LlamaConfig
-from minirlhf.lm.tokenizer import BYTE_ORDER, EOS, SYMBOLS, Tokenizer
+from minirlhf.lm.llama import LlamaConfig, turning_rates
+from minirlhf.lm.llama_files import config_from_json
+from minirlhf.lm.tokenizer import BYTE_ORDER, SYMBOLS, Tokenizer
 from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 
 OUTER = {
@@ -80,15 +82,22 @@ class Renamed(Mapping):
         return len(self.names)
 
 
-def rope_of(file: Gguf, get) -> dict:
-    """The keys of config.json that say how positions turn."""
+def rope_of(file: Gguf, get: Callable) -> dict:
+    """The keys of config.json that say how positions turn. Raises UserError for turns that are not computed here."""
+    base = float(get("rope.freq_base", 10_000.0))
     if "rope_freqs.weight" not in file:
         if get("rope.scaling.type", "none") != "none":
             raise UserError(f"{file.path}: rope.scaling.type {get('rope.scaling.type')!r} is not computed here")
-        return {"rope_type": "default", "rope_theta": get("rope.freq_base", 10_000.0)}
-    # llama.cpp keeps the divisors of Llama 3's θ, not the numbers that they were computed from.
-    return {"rope_type": "llama3", "rope_theta": get("rope.freq_base", 10_000.0), "factor": float(file["rope_freqs.weight"].max()),
-            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
+        return {"rope_type": "default", "rope_theta": base}
+    # The file keeps what θ is divided by, not the four numbers of Llama 3 that it comes from; three are always these.
+    divisors = file["rope_freqs.weight"]  # (D/2,)
+    factor, low, high, original = float(divisors.max()), 1.0, 4.0, 8192
+    shape = LlamaConfig(1, 1, 1, 1, 2 * len(divisors), rope_base=base)
+    scaled = turning_rates(replace(shape, rope_scaling=(factor, low, high, original)))  # (D/2,)
+    if not torch.allclose(turning_rates(shape) / scaled, divisors, rtol=1e-4):
+        raise UserError(f"{file.path}: rope_freqs.weight is not Llama 3's scaling, which alone is computed here")
+    return {"rope_type": "llama3", "rope_theta": base, "factor": factor, "low_freq_factor": low,
+            "high_freq_factor": high, "original_max_position_embeddings": original}  # fmt: skip
 
 
 def read_gguf(path: str | Path) -> tuple[dict, Renamed, Tokenizer | VocabularyTokenizer]:
@@ -105,7 +114,7 @@ def read_gguf(path: str | Path) -> tuple[dict, Renamed, Tokenizer | VocabularyTo
         return value
 
     tokenizer = read_tokenizer(file)
-    embedded = file._places["token_embd.weight"][0][0] if "token_embd.weight" in file else tokenizer.vocab_size
+    embedded = file.shape("token_embd.weight")[0]
     if kind == "gpt2":
         raw = {"model_type": "gpt2", "vocab_size": embedded, "n_positions": get("context_length"),
                "n_layer": get("block_count"), "n_head": get("attention.head_count"), "n_embd": get("embedding_length"),
@@ -143,6 +152,68 @@ def read_tokenizer(file: Gguf) -> Tokenizer | VocabularyTokenizer:
     return found
 
 
-def write_gguf(path: str | Path, config: LlamaConfig | object, tensors: Mapping[str, Tensor], tokenizer, kind: str) -> None:
-    """Write a model: its config, its tensors under Hugging Face's names, its tokenizer. kind: F32 or Q8_0."""
-    raise NotImplementedError
+def metadata_of(raw: dict) -> dict:
+    """llama.cpp's keys for those of a config.json."""
+    kind = raw["model_type"]
+    if kind == "gpt2":
+        width = raw["n_embd"]
+        keys = {"context_length": raw["n_positions"], "embedding_length": width, "block_count": raw["n_layer"],
+                "feed_forward_length": 4 * width, "attention.head_count": raw["n_head"],
+                "attention.layer_norm_epsilon": 1e-5}  # fmt: skip
+    else:
+        D = raw["head_dim"]
+        keys = {"context_length": raw["max_position_embeddings"], "embedding_length": raw["hidden_size"],
+                "block_count": raw["num_hidden_layers"], "feed_forward_length": raw["intermediate_size"],
+                "attention.head_count": raw["num_attention_heads"], "rope.freq_base": float(raw["rope_theta"]),
+                "attention.head_count_kv": raw["num_key_value_heads"], "rope.dimension_count": D,
+                "attention.key_length": D, "attention.value_length": D, "vocab_size": raw["vocab_size"],
+                "attention.layer_norm_rms_epsilon": raw["rms_norm_eps"]}  # fmt: skip
+    return {"general.architecture": kind, "general.name": "minirlhf"} | {f"{kind}.{k}": v for k, v in keys.items()}
+
+
+def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
+    """The keys of a tokenizer. Raises UserError for a cut that llama.cpp has no name for."""
+    cut = getattr(tokenizer, "cut", None) or {"gpt2-digits": CUTS["smollm"]}.get(tokenizer.pattern, tokenizer.pattern)
+    if cut not in PRE.values():
+        raise UserError(f"text is cut by {cut!r}, for which GGUF has no name")
+    spell = lambda token: "".join(SYMBOLS[BYTE_ORDER.index(byte)] for byte in token)
+    names = dict(enumerate(map(spell, tokenizer.token_bytes))) | {i: s for s, i in tokenizer.special_ids.items()}
+    specials = set(tokenizer.special_ids.values())
+    pairs = [tuple(tokenizer.token_bytes[i] if isinstance(i, int) else i for i in pair) for pair in tokenizer.merges]
+    return {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": next(k for k, v in PRE.items() if v == cut),
+        "tokenizer.ggml.tokens": [names[i] for i in range(len(names))],
+        "tokenizer.ggml.token_type": [3 if i in specials else 1 for i in range(len(names))],
+        "tokenizer.ggml.merges": [f"{spell(left)} {spell(right)}" for left, right in pairs],
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.bos_token_id": tokenizer.eos_id,
+        "tokenizer.ggml.add_bos_token": False,
+    }  # fmt: skip
+
+
+def write_gguf(
+    path: str | Path, raw: dict, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | VocabularyTokenizer,
+    kind: str = "F32",
+) -> None:  # fmt: skip
+    """Write a model: the keys of its config.json, its tensors under Hugging Face's names, its tokenizer.
+
+    kind: F32 or Q8_0, of the matrices. Raises UserError for a tokenizer that the format cannot name.
+    """
+    arch = raw["model_type"]
+    family = FAMILIES[arch]
+    outer = {theirs: ours for ours, theirs in OUTER[family].items()}
+    inner = {theirs: ours for ours, theirs in INNER[family].items()}
+    heads = {"self_attn.q_proj": raw.get("num_attention_heads"), "self_attn.k_proj": raw.get("num_key_value_heads")}
+    metadata, renamed = metadata_of(raw) | tokenizer_metadata(tokenizer), {}
+    for name, x in tensors.items():
+        name = name.removeprefix("transformer.")
+        if name in outer:
+            renamed[outer[name]] = x
+            continue
+        layer, rest = name.removeprefix("model.layers.").removeprefix("h.").split(".", 1)
+        what, _, part = rest.rpartition(".")
+        x = interleave(x, heads[what]) if arch == "llama" and what in heads else x
+        renamed[f"blk.{layer}.{inner[what]}.{part}"] = x.t() if family == "gpt2" and x.dim() == 2 else x
+    if raw.get("rope_scaling"):
+        shape = config_from_json(raw, str(path))
+        renamed["rope_freqs.weight"] = turning_rates(replace(shape, rope_scaling=None)) / turning_rates(shape)  # (D/2,)
+    write(path, metadata, renamed, kind)

@@ -7,35 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from llamas import CASES, SHAPE, by_formula, some_ids
 
 from minirlhf.lm.generation import Sampling, generate
-from minirlhf.lm.llama import Llama, LlamaConfig, RMSNorm, rotate, turning_rates
+from minirlhf.lm.llama import RMSNorm, rotate, turning_rates
 from minirlhf.lm.model import KVCache
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden.json").read_text(encoding="utf-8"))["llama"]
-SHAPE = LlamaConfig(97, 256, 2, 4, 32, 2, inner=48, norm_eps=1e-5)
-CASES = {
-    "llama": SHAPE,
-    "llama3": replace(SHAPE, rope_scaling=(8.0, 1.0, 4.0, 32), tied=False),
-    "qwen2": replace(SHAPE, qkv_bias=True, tied=False),
-    "qwen3": replace(SHAPE, qk_norm=True, head_size=16),
-    "mistral": replace(SHAPE, tied=False),
-}
-
-
-def by_formula(config: LlamaConfig) -> Llama:
-    """A model whose parameters are sines, each matrix with a phase of its own, so that every one of them counts."""
-    model = Llama(config).eval()
-    with torch.no_grad():
-        for i, (name, p) in enumerate(model.named_parameters()):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 1.7 + i).view(p.shape)
-            p.copy_(0.2 * wave if p.dim() > 1 or name.endswith("bias") else 1 + 0.1 * wave)
-    return model
-
-
-def some_ids(rows: int, columns: int) -> torch.Tensor:
-    return (torch.arange(rows * columns).view(rows, columns) * 37 + 11) % 97
-
 
 @pytest.fixture(params=CASES)
 def case(request):

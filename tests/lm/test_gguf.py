@@ -1,0 +1,110 @@
+"""GGUF files: blocks by their formulas, bytes by the specification, and damage refused."""
+
+import random
+import struct
+
+import pytest
+import torch
+
+from minirlhf.harness.files import UserError
+from minirlhf.lm.gguf import KINDS, Gguf, encode_q8, write
+
+METADATA = {"general.architecture": "llama", "n": 3, "minus": -3, "x": 1.5, "yes": True, "names": ["a", "你好"], "ids": [1, 2]}
+TENSORS = {"b.weight": torch.arange(64.0).view(2, 32) - 20, "a.bias": torch.tensor([1.0, -2, 3])}
+
+
+def half(x: float) -> bytes:
+    return struct.pack("<e", x)
+
+
+def block(kind: int, raw: bytes) -> torch.Tensor:
+    return KINDS[kind][3](torch.tensor(list(raw), dtype=torch.uint8)[None])[0]
+
+
+def test_8_bits_are_a_scale_and_32_whole_numbers():
+    """w = d q."""
+    q = [*range(-16, 16)]
+    got = block(8, half(0.5) + struct.pack("<32b", *q))
+    assert got.tolist() == [0.5 * x for x in q]
+
+
+def test_4_bits_are_the_low_halves_and_then_the_high_ones():
+    """w = d (q − 8); with a least value, w = d q + m."""
+    halves = bytes(low | high << 4 for low, high in zip(range(16), reversed(range(16))))
+    q = [*range(16), *reversed(range(16))]
+    assert block(2, half(0.25) + halves).tolist() == [0.25 * (x - 8) for x in q]
+    assert block(3, half(0.25) + half(-1.5) + halves).tolist() == [0.25 * x - 1.5 for x in q]
+
+
+def test_half_and_brain_floats_are_read():
+    assert block(1, half(1.5)).tolist() == [1.5]
+    assert block(30, struct.pack("<f", -2.5)[2:]).tolist() == [-2.5]
+
+
+def test_8_bits_are_written_with_halves_rounded_away_from_0():
+    """d = max |w| / 127; a block of zeros has the scale 0."""
+    x = torch.tensor([[127.0, 0.5, -0.5, 1.5, -1.5] + [0.0] * 27, [0.0] * 32])
+    raw = encode_q8(x)
+    assert len(raw) == 68 and raw[:2] == half(1.0) and struct.unpack("<5b", raw[2:7]) == (127, 1, -1, 2, -2)
+    assert raw[34:] == bytes(34)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    write(tmp_path / "m.gguf", METADATA, TENSORS)
+    file = Gguf(tmp_path / "m.gguf")
+    assert file.metadata == METADATA and list(file) == list(TENSORS) and file.shape("b.weight") == (2, 32)
+    assert all(torch.equal(file[name], x) for name, x in TENSORS.items())
+
+
+def test_the_bytes_are_those_of_the_specification(tmp_path):
+    """By hand: one key, one tensor of sizes (2, 1) in ggml's order, its numbers at a multiple of 32."""
+    write(tmp_path / "m.gguf", {"k": 7}, {"t": torch.tensor([[1.0, 2.0]])})
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", 1) + b"k" + struct.pack("<II", 4, 7)
+    head += struct.pack("<Q", 1) + b"t" + struct.pack("<IQQIQ", 2, 2, 1, 0, 0)
+    head += bytes(-len(head) % 32)
+    assert (tmp_path / "m.gguf").read_bytes() == head + struct.pack("<ff", 1, 2) + bytes(24)
+
+
+def test_only_whole_blocks_are_written_in_8_bits(tmp_path):
+    """Vectors, and matrices whose rows are no multiple of 32, stay in float32."""
+    write(tmp_path / "m.gguf", {}, TENSORS | {"c": torch.ones(2, 5)}, "Q8_0")
+    file = Gguf(tmp_path / "m.gguf")
+    assert torch.equal(file["a.bias"], TENSORS["a.bias"]) and torch.equal(file["c"], torch.ones(2, 5))
+    assert 0 < float((file["b.weight"] - TENSORS["b.weight"]).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize(
+    "data, why",
+    [(b"", "m.gguf"), (b"GGUX" + bytes(40), "does not begin"), (b"GGUF" + struct.pack("<I", 9) + bytes(16), "version"),
+     (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "a length of"), (b"GGUF" + struct.pack("<IQQ", 3, 0, 1), "inside of an entry"),
+     (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<I", 99), "value of type 99"),
+     (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 32, 12, 0), "of kind 12; this code reads F32"),
+     (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 31, 8, 0), "has sizes"),
+     (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 1) + b"t" + struct.pack("<IQIQ", 1, 10**6, 0, 0), "beyond its end")],
+)  # fmt: skip
+def test_what_is_no_whole_file_is_refused(tmp_path, data, why):
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(UserError, match=why):
+        Gguf(tmp_path / "m.gguf")
+
+
+def test_damage_is_refused_or_harmless(tmp_path):
+    """Seeded: cut, flipped and filled bytes; never another exception."""
+    write(tmp_path / "m.gguf", METADATA, TENSORS)
+    whole, rng = (tmp_path / "m.gguf").read_bytes(), random.Random(0)
+    for _ in range(400):
+        data = bytearray(whole[: rng.randrange(len(whole))] if rng.random() < 0.3 else whole)
+        for _ in range(rng.randint(0, 3) if data else 0):
+            at = rng.randrange(len(data))
+            data[at : at + rng.choice((1, 4, 8))] = bytes(rng.choice((0, 255, rng.randrange(256))) for _ in range(rng.choice((1, 4, 8))))
+        (tmp_path / "d.gguf").write_bytes(data)
+        try:
+            file = Gguf(tmp_path / "d.gguf")
+            assert all(isinstance(file[name], torch.Tensor) for name in file)
+        except UserError as error:
+            assert "d.gguf" in str(error)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="none.gguf: No such file"):
+        Gguf(tmp_path / "none.gguf")

@@ -1,0 +1,97 @@
+"""Whole models in GGUF files: what is written is read back, and another library reads the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from llamas import CASES, by_formula, some_ids
+
+from minirlhf.harness.files import UserError
+from minirlhf.lm.checkpoint import config_to_json as gpt2_to_json
+from minirlhf.lm.checkpoint import to_huggingface
+from minirlhf.lm.gguf import Gguf, write
+from minirlhf.lm.gguf_models import interleave, read_gguf, separate, write_gguf
+from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name, to_tensors
+from minirlhf.lm.llama import Llama
+from minirlhf.lm.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.train(["low lower lowest 12 low lower"], 264, "gpt2")
+
+
+def written(path, config, kind="F32"):
+    model = by_formula(replace(config, vocab_size=TOKENIZER.vocab_size))
+    raw = config_to_json(model.config, TOKENIZER.eos_id)
+    write_gguf(path, raw, to_tensors(model), TOKENIZER, kind)
+    return model
+
+
+def opened(path) -> Llama:
+    raw, tensors, _ = read_gguf(path)
+    model = Llama(config_from_json(raw, str(path)))
+    model.load_state_dict({name: tensors[their_name(name)] for name in model.state_dict()})
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2", "qwen3"])
+def test_a_written_model_is_read_back_to_the_bit(tmp_path, name):
+    config = CASES[name]
+    if config.rope_scaling:
+        config = replace(config, rope_scaling=(8.0, 1.0, 4.0, 8192), rope_base=500_000.0)  # what the format can hold
+    model, again = written(tmp_path / "m.gguf", config), opened(tmp_path / "m.gguf")
+    assert again.config == model.config
+    assert all(torch.equal(x, model.state_dict()[k]) for k, x in again.state_dict().items())
+    torch.testing.assert_close(again(some_ids(2, 9)), model(some_ids(2, 9)))
+
+
+def test_the_tokenizer_in_the_file_gives_the_same_ids(tmp_path):
+    written(tmp_path / "m.gguf", CASES["llama"])
+    _, _, tokenizer = read_gguf(tmp_path / "m.gguf")
+    for text in ("low lower 1 12  x", "你好 🙂", ""):
+        assert tokenizer.encode(text) == TOKENIZER.encode(text)
+    assert tokenizer.special_ids == TOKENIZER.special_ids and tokenizer.eos_id == TOKENIZER.eos_id
+
+
+def test_rows_of_8_bits_are_near_and_the_rest_is_exact(tmp_path):
+    model, again = written(tmp_path / "m.gguf", CASES["llama"], "Q8_0"), opened(tmp_path / "m.gguf")
+    wanted = model.state_dict()
+    for name, x in again.state_dict().items():
+        error = float((x - wanted[name]).abs().max())
+        whole = x.dim() == 1 or x.shape[1] % 32
+        assert error == 0 if whole else 0 < error <= float(wanted[name].abs().max()) / 220, name  # half a step, and the float16 of the scale
+
+
+def test_queries_and_keys_are_turned_to_llama_cpps_order_and_back():
+    """Two heads of four rows: the pair (i, i + D/2) stands side by side there."""
+    x = torch.arange(8.0).view(8, 1)
+    assert interleave(x, 2).view(-1).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert torch.equal(separate(interleave(x, 2), 2), x)
+
+
+def test_a_gpt_2_is_written_and_read_back(tmp_path, make_gpt):
+    model = make_gpt(vocab_size=TOKENIZER.vocab_size)
+    write_gguf(tmp_path / "m.gguf", gpt2_to_json(model.config, TOKENIZER.eos_id), to_huggingface(model), TOKENIZER)
+    raw, tensors, _ = read_gguf(tmp_path / "m.gguf")
+    wanted = {name.removeprefix("transformer."): x for name, x in to_huggingface(model).items()}
+    assert raw["n_embd"] == model.config.width and tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensors[name], x) for name, x in wanted.items())
+
+
+@pytest.mark.parametrize(
+    "metadata, tensors, why",
+    [({"general.architecture": "bloom"}, {}, "this code knows llama"), ({}, {}, "this code knows llama"),
+     ({"general.architecture": "llama", "tokenizer.ggml.model": "llama"}, {}, "its tokenizer is llama"),
+     ({"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "viking"}, {}, "viking"),
+     ({"general.architecture": "llama", "tokenizer.ggml.model": "gpt2"}, {}, "cannot be read")],
+)  # fmt: skip
+def test_what_is_not_known_is_refused_by_name(tmp_path, metadata, tensors, why):
+    write(tmp_path / "m.gguf", metadata, tensors)
+    with pytest.raises(UserError, match=why):
+        read_gguf(tmp_path / "m.gguf")
+
+
+def test_turns_that_are_not_llama_3s_are_refused(tmp_path):
+    written(tmp_path / "m.gguf", CASES["llama"])
+    file = Gguf(tmp_path / "m.gguf")
+    write(tmp_path / "n.gguf", file.metadata, dict(file) | {"rope_freqs.weight": torch.linspace(1, 8, 4)})
+    with pytest.raises(UserError, match="not Llama 3's scaling"):
+        read_gguf(tmp_path / "n.gguf")
