@@ -131,7 +131,7 @@ def blocks(options: Theory) -> Iterator[str]:
     shape = GPTConfig(MDP.vocab_size, context=8, layers=1, heads=1, width=8)
     logp, ref = (oracle.gpt_table(GPT(shape), MDP, temperature=0.05).detach() for _ in range(2))  # (X, S, V) each
     X, N, S = len(MDP.prompts), len(MDP.responses), len(MDP.prefixes)
-    yield f"""The world: {X} prompts, each with {N} answers of up to {MDP.max_new} tokens. Tokens are 2 words and an end.
+    yield f"""The world: {X} prompts, each with {N} answers of up to {MDP.max_new} tokens. Tokens: two words and an end.
 A state is a prompt and the answer so far; there are {X * S}. An answer's score is the share of wanted words in place.
 """
     J, KL = oracle.objective(logp, ref, MDP, BETA), oracle.kl(logp, ref, MDP).mean()
