@@ -293,7 +293,7 @@ MUTANTS = [
     Mutant(
         "reference-is-the-policy", "The reference is frozen and shares no storage with the policy",
         "common slip",
-        "rl/ppo.py", "reference = deepcopy(policy).requires_grad_(False)", "reference = policy",
+        "rl/ppo.py", "Models(policy, head, deepcopy(policy).requires_grad_(False),", "Models(policy, head, policy,",
         "tests/rl/test_ppo.py::test_the_reference_is_frozen_and_shares_no_storage",
     ),
     Mutant(
