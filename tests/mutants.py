@@ -303,7 +303,7 @@ MUTANTS = [
     ),
     Mutant(
         "critic-not-trained", "Policy and value head are both in the optimizer", "common slip",
-        "rl/ppo.py", "[policy, value_head], config.lr", "[policy], config.lr",
+        "rl/ppo.py", "make_adamw(learning.values(),", "make_adamw([policy],",
         "tests/rl/test_ppo.py::test_the_value_head_is_trained_with_the_policy",
     ),
     Mutant(
