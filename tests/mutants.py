@@ -329,7 +329,7 @@ MUTANTS = [
     ),
     Mutant(
         "critic-forgotten", "A resumed run goes on with its critic", "TRL PPO; trl#3308",
-        "rl/ppo.py", '"value_head": value_head, "stepper"', '"stepper"',
+        "rl/ppo.py", 'learning | {"stepper": stepper}', '{"policy": policy, "stepper": stepper}',
         "tests/rl/test_ppo.py::test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits[2-0.5]",
     ),
     Mutant(
