@@ -82,7 +82,7 @@ def main() -> None:
             tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
             shape = {name: getattr(base, name) for name in SHAPE}
             model = GPT(GPTConfig(tokenizer.vocab_size, **shape)).to(device)
-        except ValueError as error:
+        except (ValueError, RuntimeError, MemoryError) as error:  # no such shape, or no memory for it
             raise UserError(str(error)) from None
         pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
         train(*text_sets(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
