@@ -95,7 +95,7 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(monke
     monkeypatch.setattr(trials, "train", train)
     monkeypatch.setattr(trials, "models_of", lambda *_: None)
     monkeypatch.setattr(trials, "start_critic", lambda *_: None)
-    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+    with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         optimise(Policy(None, None), "arithmetic", lambda record: None, PPOConfig(), 3, torch.float32)
 
 

@@ -368,7 +368,7 @@ def test_ctrl_c_leaves_what_is_finished(again, monkeypatch, capsys):
     monkeypatch.setattr(sft_against_rl, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sft_against_rl.run_cells(options(folder))
-    assert ran == NAMES[:3] and "called again, the study goes on" in capsys.readouterr().out
+    assert ran == NAMES[:3] and "call the tool again to go on" in capsys.readouterr().out
     monkeypatch.setattr(sft_against_rl, "run_cell", whole_cell)
     assert len(sft_against_rl.run_cells(options(folder))) == len(NAMES) and ran == NAMES
 
@@ -393,7 +393,7 @@ def test_an_arm_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(tmp_
         raise Interrupted("stopped after step 1; go on with --resume")
 
     monkeypatch.setattr(experiment, "train_base", train_base)
-    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+    with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         experiment.run_cell("arithmetic", 0, "base", StudyOptions(out=str(tmp_path)))
 
 
