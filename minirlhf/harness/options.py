@@ -103,8 +103,10 @@ def check(flag: str, value, limits: Mapping) -> None:
             raise UserError(f"{flag} {value}: must be at least {limits['least']}")
         if value <= limits["above"]:
             raise UserError(f"{flag} {value}: must be above {limits['above']}")
-        if value > (most := min(limits["most"], sys.maxsize) if isinstance(value, int) else limits["most"]):
-            raise UserError(f"{flag} {value}: must be at most {most}")
+        if value > limits["most"]:
+            raise UserError(f"{flag} {value}: must be at most {limits['most']}")
+        if isinstance(value, int) and value >= 2**63:
+            raise UserError(f"{flag} {value}: must be below 2**63")
     for word in value if isinstance(value, tuple) else [value]:
         if isinstance(word, str) and re.search("[\0\ud800-\udc7f\udd00-\udfff]", word):
             raise UserError(f"{flag} {word}: has a NUL or half a character in it, which no file's name may")

@@ -26,7 +26,7 @@ from minirlhf.annotation import log
 from minirlhf.evaluation.items import write_items
 from minirlhf.evaluation.panels import read_curves
 from minirlhf.harness.files import UserError, load_state, read_bytes, read_text
-from minirlhf.harness.loop import Diverged, Interrupted, Loop, Run
+from minirlhf.harness.loop import Diverged, Loop, Run
 from minirlhf.harness.options import fail, option, parse, run_script
 from minirlhf.lm import checkpoint, sft, tokenizer_files
 from minirlhf.lm.bpe import split
