@@ -47,6 +47,8 @@ def main() -> None:
     items.write_items(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
     report = build(run, sets, wanted or metric_names(run["settings"]["metrics"]))
     report["seconds"] = time.perf_counter() - start
+    write_json(out / "report.json", report)
+    write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
     for alarm in report["alarms"]:
         print(f"ALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
     names, reference = list(report["models"]), report["reference"]
@@ -63,8 +65,6 @@ def main() -> None:
     for name, model in report["models"].items():
         if cost := model["cost"]:
             print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
-    write_json(out / "report.json", report)
-    write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
     print(f"\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 

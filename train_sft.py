@@ -77,7 +77,7 @@ def main() -> None:
         try:
             tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
             model = GPT(GPTConfig(tokenizer.vocab_size, **{f.name: getattr(base, f.name) for f in fields(GPTConfig)[1:]}))
-        except ValueError as error:
+        except (ValueError, RuntimeError, MemoryError) as error:  # no such shape, or no memory for it
             raise UserError(str(error)) from None
     if data.check_data:
         return check_sources(sources, tokenizer, model.config.context)

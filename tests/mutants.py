@@ -43,7 +43,7 @@ MUTANTS = [
         "cuts-left-out", "Log-probs are of the distribution sampled from, top k and top p included",
         "rlhf-book, nanochat",
         "lm/generation.py", "logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()",
-        "logprob = (logits / sampling.temperature).log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)",
+        "logprob = logits.log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)",
         "tests/lm/test_generation.py::test_one_allowed_token_is_greedy",
     ),
     Mutant(

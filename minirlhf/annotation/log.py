@@ -22,10 +22,9 @@ import secrets
 import time
 from hashlib import sha256
 from io import FileIO
-from math import inf
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, read_json, write_atomic
+from minirlhf.harness.files import UserError, read_bytes, read_json, write_atomic
 
 VERSION = 2  # of study.json and key.json
 # What each file or line must have, by an example.
@@ -34,6 +33,7 @@ KEY = {"study": "", "models": [""], "identical": [""], "places": [{"item": "", "
 FIRST = {"study": "", "token": ""}
 EVENT = {"event": "", "do": "", "place": 0, "seconds": 0.0}
 ACTIONS = ("left", "right", "tie", "bad", "skip")
+LONGEST = 1e9  # seconds that a judgement may take: thirty years
 
 
 class Stale(Exception):
@@ -100,7 +100,7 @@ def read_event(data: bytes) -> dict:
         event = json.loads(data)
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
-    if not has(event, EVENT) or not 0 <= event["seconds"] < inf:
+    if not has(event, EVENT) or not 0 <= event["seconds"] < LONGEST:
         raise ValueError(f"not an event; it needs {', '.join(EVENT)}")
     if event["do"] not in (*ACTIONS, "undo"):
         raise ValueError(f"{event['do']!r} is no action of an annotator")
@@ -120,7 +120,7 @@ def replay(path: Path, study: str, total: int) -> tuple[str, list[dict], set[str
 
     Raises UserError with the number of a line that is damaged, is of another study, or cannot come next.
     """
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = read_bytes(path).split(b"\n")[:-1]
     if not lines:  # its first process died before the first line was complete
         return "", [], set()
     try:
@@ -168,7 +168,7 @@ class Session:
             self._file.close()
             raise UserError(f"{annotator} is judging already, in another window: end that session, "
                             "or give another --annotator") from None
-        data = self._file.readall()
+        data = read_bytes(self.path)
         self._size = data.rfind(b"\n") + 1  # of the file, in bytes
         self._file.truncate(self._size)  # an incomplete last line comes from a process that died
         os.fsync(self._file.fileno())  # it may also have died before a sync

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from minirlhf.evaluation.metric import View, per_unit, ratio
+from minirlhf.harness.files import UserError, read_text
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.paired_tests import win_rate
 from minirlhf.metrics.scores import best_of_n_kl_bound
@@ -113,8 +114,8 @@ def read_curves(folder: str | Path) -> list[dict]:
     """What training logged, thinned to at most POINTS points a curve; [] without a log."""
     path = Path(folder) / "log.jsonl"
     try:
-        log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    except (OSError, ValueError):
+        log = [json.loads(line) for line in read_text(path).splitlines() if line.endswith("}")]
+    except (UserError, ValueError):
         return []  # a model from elsewhere
     names = [n for n in CURVES if any(n in x for x in log)]
     names += sorted({n for x in log for n in x if n.startswith("share/")})

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import stat
 import tempfile
 import zlib
 from pathlib import Path
@@ -59,9 +60,9 @@ def save_state(path: str | Path, state: dict) -> None:
 def load_state(path: str | Path) -> dict:
     """Read what `save_state` wrote; code in it is refused. Raises UserError."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; there is nothing to resume") from None
+        state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+    except UserError as error:
+        raise UserError(f"{error}; there is nothing to resume") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"{path}: damaged, or not a train_state.pt of ours; train without --resume") from error
     if not isinstance(state, dict):
@@ -69,22 +70,30 @@ def load_state(path: str | Path) -> dict:
     return state
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file: the one way in. Raises UserError if it is missing, or no file that has an end."""
+    try:
+        if stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # reading refuses a folder
+            raise UserError(f"{path}: a pipe, a socket or a device: save what it gives as a file, and name that")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # the latter of a NUL in the path
+        raise UserError(f"{path}: {getattr(error, 'strerror', error)}") from None
+
+
 def read_text(path: str | Path) -> str:
     """The text of a file, unpacked if it is gzip. Raises UserError if it is missing, damaged, binary or not UTF-8."""
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
         data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
         kinds = [kind for begin, kind in FOREIGN.items() if data.startswith(begin)] + ["binary"] * (b"\0" in data)
         if kinds:
             raise UserError(f"{path}: this is {kinds[0]}; save it as JSON lines, CSV or text in UTF-8, as gzip at most")
-        # Editors on Windows put a mark in front, and their own ends of lines.
-        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+        text = data.decode("utf-8-sig")  # editors on Windows put a mark in front
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip: {error}; pack it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_object(text: str, where: str) -> dict:

@@ -13,6 +13,7 @@ on from the last saved step, on a CPU to the same bits. Proved by tests/harness/
 
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
-from minirlhf.harness.files import UserError, load_state, save_state
+from minirlhf.harness.files import UserError, load_state, read_text, save_state
 
 STATE = "settings", "step", "seconds", "kept", "rng", "parts"  # of train_state.pt
 
@@ -83,7 +84,7 @@ class Loop:
         if self.start == 0:
             self.state_path.unlink(missing_ok=True)  # an older run's must not pass for this one's
         path = self.run.out / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if self.start and path.exists() else []
+        lines = read_text(path).splitlines() if self.start and path.exists() else []
         # A resumed run does again what it did after the last save, and each step stands in the log once.
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.start]
         path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -107,10 +108,11 @@ class Loop:
             raise Diverged(f"{self.run.out}, step {self.step + 1}: {error}; {good}") from None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """The first Ctrl-C or SIGTERM ends the loop between two steps and saves. A second one kills."""
+        """The first Ctrl-C or SIGTERM ends the loop between two steps and saves. A second one stops at once."""
         if self._asked:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"{self.run.out}: stopped; --resume goes on from the last save, if there is one")
         self._asked = True
+        os.write(2, b"\nfinishing the round; press again to stop now\n")  # print cannot be called within print
 
     def __iter__(self) -> Iterator[int]:
         """The steps that are left, counted from 0. Raises Interrupted after one in which a signal came."""

@@ -21,12 +21,10 @@ class Machine:
     seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU", least=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = option("auto", "of the matrix products in training: auto, float32 or bfloat16; weights stay float32")
-    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0)
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0, most=4096)
 
     def set_up(self) -> tuple[torch.device, torch.dtype]:
         """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
-        if self.seed >= 2**63:
-            raise UserError(f"--seed {self.seed}: must be below 2**63")
         if self.threads > 0:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)

@@ -10,6 +10,8 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
+import signal
 import sys
 import typing
 import warnings
@@ -103,6 +105,11 @@ def check(flag: str, value, limits: Mapping) -> None:
             raise UserError(f"{flag} {value}: must be above {limits['above']}")
         if value > limits["most"]:
             raise UserError(f"{flag} {value}: must be at most {limits['most']}")
+        if isinstance(value, int) and value >= 2**63:
+            raise UserError(f"{flag} {value}: must be below 2**63")
+    for word in value if isinstance(value, tuple) else [value]:
+        if isinstance(word, str) and re.search("[\0\ud800-\udc7f\udd00-\udfff]", word):
+            raise UserError(f"{flag} {word}: has a NUL or half a character in it, which no file's name may")
     if isinstance(value, str) and limits["choices"] and value not in limits["choices"]:
         raise UserError(f"{flag} {value}: not one of {', '.join(limits['choices'])}")
 
@@ -137,23 +144,42 @@ def read_config(path: Path, fields: dict) -> dict:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main: what the user can mend ends in one line and status 2, no traceback."""
-    warnings.formatwarning = lambda message, *where: f"{Path(sys.argv[0]).name}: {message}\n"
+    warnings.formatwarning = lambda message, *where: one_line(message) + "\n"
+    if hasattr(sys.stdout, "reconfigure"):  # what its encoding lacks is spelt out: printing never raises
+        sys.stdout.reconfigure(errors="backslashreplace")
+    before = signal.getsignal(signal.SIGINT)  # what minirlhf/__init__.py has set holds again behind main
+    signal.signal(signal.SIGINT, signal.default_int_handler if callable(before) else before)
     try:
         main()
+        print(end="", flush=True)  # at exit it would be too late to say that the disk is full
     except UserError as error:
         sys.exit(fail(str(error), 2))
     except Diverged as error:
         sys.exit(fail(str(error), 1))
     except (Interrupted, KeyboardInterrupt) as error:
         sys.exit(fail(str(error) or "interrupted", 130))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: `| head`
-        sys.exit(1)
-    except OSError as error:  # a folder that cannot be written, a full disk
-        sys.exit(fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2))
+    except OSError as error:  # a folder that cannot be written, a full disk; or a reader that left: `| head`
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        status = 1 if isinstance(error, BrokenPipeError) else fail(said, 2)
+        try:
+            print(end="", flush=True)
+        except OSError:  # it would be tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(status)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def fail(message: str, status: int) -> int:
     """Print one line on stderr."""
-    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    print(one_line(message), file=sys.stderr)
     return status
+
+
+def one_line(message: object, most: int = 500) -> str:
+    """The script's name and the message: a line of `most` visible characters, without its middle if it is longer."""
+    text = " ".join(f"{Path(sys.argv[0]).name}: {message}".split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most] + text[most:][-most:])
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    return text if len(text) <= most else f"{text[: most // 2]} [...] {text[7 - most // 2 :]}"

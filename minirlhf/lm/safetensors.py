@@ -54,7 +54,8 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     if size > min(MAX_HEADER, len(data) - 8):
         raise refuse(f"a header of {size} bytes in a file of {len(data)}")
     try:
-        header = json.loads(data[8 : 8 + size])
+        # A key that stands twice makes it None, and so unreadable: json would keep the last alone.
+        header = json.loads(data[8 : 8 + size], object_pairs_hook=lambda x: dict(x) if len(dict(x)) == len(x) else None)
         header.pop("__metadata__", None)
         entries = {}
         for key, entry in header.items():
@@ -81,6 +82,15 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     if end != len(numbers):
         raise refuse(f"{len(numbers) - end} bytes behind the last tensor")
     return {key: tensors[key] for key in entries}
+
+
+def to_floats(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors in float32. Raises UserError for one that holds anything but floats that are finite there."""
+    for key, x in tensors.items():
+        if not (x.is_floating_point() and x.float().isfinite().all()):
+            what = "a weight is not finite in float32" if x.is_floating_point() else f"{x.dtype} is no type of weights"
+            raise UserError(f"{name}: tensor {key!r}: {what}; take an earlier checkpoint, or one in float32")
+    return {key: x.float() for key, x in tensors.items()}
 
 
 def save_module(path: Path, module: nn.Module | None) -> None:

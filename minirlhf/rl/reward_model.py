@@ -108,7 +108,5 @@ def load_reward_model(folder: str | Path, device: torch.device | str = "cpu") ->
     model = RewardModel(trunk)
     if weight.shape != (wanted := model.score.weight.shape):
         raise UserError(f"{folder}: score.weight is {tuple(weight.shape)}, not {tuple(wanted)}")
-    if not all(x.isfinite().all() for x in (weight, *trunk.parameters())):
-        raise UserError(f"{folder}: a weight is not finite; train it again")
     model.score.load_state_dict({"weight": weight, "bias": torch.zeros(1)})
     return LearnedReward(model.to(device), tokenizer)

@@ -21,7 +21,7 @@ import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
-from threading import Lock
+from threading import Lock, Timer
 
 from minirlhf.annotation.log import EVENT, Closed, Session, Stale, read_event
 from minirlhf.harness.files import UserError
@@ -56,7 +56,17 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     server: Page
-    timeout = 10  # seconds of silence, after which a connection is given up
+    timeout = 10  # seconds after which a connection is given up, whether it is silent or drips
+
+    def handle(self) -> None:
+        """The request, if it is whole in time: a byte a second would hold the thread for hours."""
+        end = Timer(self.timeout, self.connection.shutdown, [socket.SHUT_RDWR])
+        end.daemon = True
+        end.start()
+        try:
+            super().handle()
+        finally:
+            end.cancel()
 
     def do_GET(self) -> None:
         """The page or the item."""
@@ -69,9 +79,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A judgement."""
-        size = self.headers.get("Content-Length", "")
-        if not re.fullmatch("[0-9]{1,4}", size):
-            return self.answer(413, "Content-Length is missing, or above 9999")
+        size = ",".join(self.headers.get_all("Content-Length", []))
+        if not re.fullmatch("[0-9]{1,4}", size) or "Transfer-Encoding" in self.headers:
+            return self.answer(413, "Content-Length is missing, above 9999, or not the only one")
         body = self.rfile.read(int(size))  # read first: closing a connection with unread bytes loses the answer
         if self.admit("judge") is None:
             return None

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_bytes
 from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
@@ -29,7 +29,7 @@ from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
-from minirlhf.lm.safetensors import parse_safetensors
+from minirlhf.lm.safetensors import parse_safetensors, to_floats
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
@@ -105,7 +105,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     value_head, path = ScalarHead(policy.config.width), Path(folder) / "value_head.safetensors"
     if path.exists():
         try:
-            value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
+            value_head.load_state_dict(to_floats(parse_safetensors(read_bytes(path), str(path)), str(path)))
         except RuntimeError:
             raise UserError(f"{path}: is of another model than {folder}") from None
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))

@@ -129,9 +129,9 @@ def main() -> None:
     rows, studies = read_studies([options.study, *options.more])
     rewards = answer_scores(options, rows, [study["source"] for study in studies])
     report = analyse(rows, studies, rewards, options.seed)
-    print(*report_lines(report), sep="\n")
     target = Path(options.study) / "judged.json"
     write_atomic(target, json.dumps(report, indent=1).encode())
+    print(*report_lines(report), sep="\n")
     print(f"\n[ ]: 95 %. Written: {target}")
     if options.export:
         kept = [row for row in rows if not report["annotators"][row.annotator]["excluded"]]

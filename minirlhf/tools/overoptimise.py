@@ -136,8 +136,8 @@ def main() -> None:
         models.append(Proxy(n, order(gold, proxy), points))
     start = gold.mean(1)  # (P,)
     said = f"gold reward of the reference {with_interval(start)}"
-    print(f"\n{options.task}: {said}\n\n{law_tables(models, start)}\n\n± and [ ]: 95 %")
     write_atomic(out / "overoptimise.svg", law_figure(models, float(start.mean())).encode())
+    print(f"\n{options.task}: {said}\n\n{law_tables(models, start)}\n\n± and [ ]: 95 %")
     print(f"\nwritten: {out / 'overoptimise.svg'}")
 
 
