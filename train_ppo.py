@@ -1,7 +1,7 @@
 """Improve a fine-tuned model by reinforcement learning: PPO, or another policy gradient.
 
 python train_ppo.py                                          out/sft -> out/ppo on the tasks it was trained on
-python train_ppo.py --algo rloo                              another algorithm of minirlhf/rl/algorithms.py
+python train_ppo.py --algo rloo                              another algorithm, -> out/rloo
 python train_ppo.py --reward model:out/rm                    a reward model instead of the tasks' own reward
 python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts and reward
 """
@@ -17,7 +17,6 @@ from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.safetensors import save_module
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import train
 from minirlhf.rl.reward_files import load_reward, reward_hash
@@ -33,10 +32,11 @@ class Data:
     task: str = option("", "generated tasks, with weights: a,b:2; none: all that --init was trained on")
     prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
     reward: str = option("", "FILE.py:FUNCTION of (prompt, response, record), or model:DIR; replaces the task's")
-    examples: int = option(20_000, "prompts that are generated for a task", least=1)
+    examples: int = option(20_000, "prompts that are generated for a task", least=1, most=checkpoint.MOST_EXAMPLES)
     init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
-    out: str = option("out/ppo", "checkpoint folder to write")
-    resume: bool = option(False, "go on where the run in --out stopped")
+    out: str = option("out/ALGO", "checkpoint folder to write")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options; more --iterations extend it")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
 
 
 def main() -> None:
@@ -59,18 +59,25 @@ def main() -> None:
     policy.to(device)
     reference, source = checkpoint.fingerprint(policy), data_hash([sets, data.reward, reward_hash(data.reward)])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
+    run = machine.record(data, config, config.algorithm)
+    run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
+
+    def save(run: dict, parts: dict) -> None:
+        head = parts["value_head"] if config.algorithm.baseline == "value" else None
+        checkpoint.save(out, policy, tokenizer, run | {"optimum": optimum.best()}, value_head=head)
+
+    told = Run(
+        out, machine.seed, dtype, data.resume, source, checkpoint.fingerprint(policy, tokenizer), data.init,
+        data.overwrite, about=run, save=save,
+        load=lambda parts: checkpoint.restore(out, policy, parts["value_head"]),
+    )  # fmt: skip
     watchers = [Description(config.algorithm)]
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
-    value_head, cost = train(
+    _, cost = train(
         policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
-        config, Run(out, machine.seed, dtype, data.resume, source, reference), watchers,
+        config, told, watchers,
     )  # fmt: skip
-    run = machine.record(data, config, config.algorithm)
-    run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "cost": cost}
-    run |= {"reference": reference, "optimum": optimum.best()}
-    save_module(out / "value_head.safetensors", value_head)
-    checkpoint.save(out, policy, tokenizer, run)
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")
 
 

@@ -81,7 +81,7 @@ def optimise(
     torch.manual_seed(seed)
     config, records_of = replace(config, max_new=TASKS[task].MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
-        run, watchers = Run(out or Path(folder, config.algo), seed, dtype), [Description(config.algorithm)]
+        run, watchers = Run(out or Path(folder, config.algo), seed, dtype, overwrite=True), [Description(config.algorithm)]
         return train(policy.model, policy.tokenizer, records_of, reward_of, config, run, watchers)[1]
 
 

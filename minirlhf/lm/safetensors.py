@@ -8,12 +8,11 @@ Proved by tests/lm/test_safetensors.py.
 import json
 import struct
 from math import prod
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import UserError
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
@@ -81,11 +80,3 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     if end != len(numbers):
         raise refuse(f"{len(numbers) - end} bytes behind the last tensor")
     return {key: tensors[key] for key in entries}
-
-
-def save_module(path: Path, module: nn.Module | None) -> None:
-    """Write the parameters of a module, atomically; of None, remove what an earlier run may have left there."""
-    if module is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_atomic(path, dump_safetensors(module.state_dict()))

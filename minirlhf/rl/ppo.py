@@ -136,4 +136,4 @@ def train(
             figures |= update(models, rollout, config, beta, stepper, lr, rng)
             loop.kept["beta"] = config.next_beta(beta, float(rollout.kl().mean()), len(records))
             loop.record(figures, int(rollout.mask.sum()), "reward", "kl", "entropy")
-    return models.value_head, loop.cost() | {"skipped": stepper.skipped}
+    return models.value_head, loop.cost()

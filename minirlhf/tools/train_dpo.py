@@ -26,7 +26,8 @@ class Options:
     init: str = option("out/sft", "checkpoint to start from, and the reference")
     out: str = option("out/dpo", "checkpoint folder to write")
     beta: float = option(0.1, "nats of KL are worth so much reward: lower lets the policy go further", least=1e-6)
-    resume: bool = option(False, "go on where the run in --out stopped")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
 
 
 def main() -> None:
@@ -37,12 +38,15 @@ def main() -> None:
     context = policy.config.context
     records, groups, held_out, lost = load_comparisons(options.data, tokenizer, context, config.held_out, whole=True)
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
-    reference = checkpoint.fingerprint(policy)
-    told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), reference)
-    parent, run = checkpoint.read_run(options.init), machine.record(options, config) | {"stage": "dpo"} | lost
-    run |= {"tasks": parent.get("tasks", {}), "reference": reference}
-    run |= learn(model, groups, held_out, config, told, beta=options.beta)
-    checkpoint.save(options.out, policy, tokenizer, run)
+    reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
+    run = machine.record(options, config) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
+    told = Run(
+        Path(options.out), machine.seed, dtype, options.resume, data_hash(records),
+        checkpoint.fingerprint(policy, tokenizer), options.init, options.overwrite, about=run | lost,
+        save=lambda run, parts: checkpoint.save(options.out, policy, tokenizer, run),
+        load=lambda parts: checkpoint.restore(options.out, policy),
+    )  # fmt: skip
+    learn(model, groups, held_out, config, told, beta=options.beta)
 
 
 if __name__ == "__main__":
