@@ -18,7 +18,8 @@ from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render_prompt
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.ppo import train
+from minirlhf.rl.critic import start_critic
+from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.reward_files import load_reward, reward_hash
 from minirlhf.rl.watch import Description, Gold, Optimum
 from minirlhf.tasks import reward_of_task
@@ -61,23 +62,20 @@ def main() -> None:
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
     run = machine.record(data, config, config.algorithm)
     run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
-
-    def save(run: dict, parts: dict) -> None:
-        head = parts["value_head"] if config.algorithm.baseline == "value" else None
-        checkpoint.save(out, policy, tokenizer, run | {"optimum": optimum.best()}, value_head=head)
-
     told = Run(
         out, machine.seed, dtype, data.resume, source, checkpoint.fingerprint(policy, tokenizer), data.init,
-        data.overwrite, about=run, save=save,
-        load=lambda parts: checkpoint.restore(out, policy, parts["value_head"]),
+        data.overwrite, about=run,
+        save=lambda run, parts: checkpoint.save(
+            out, policy, tokenizer, run | {"optimum": optimum.best()}, value_head=parts.get("value_head")),
+        load=lambda parts: checkpoint.restore(out, policy, parts.get("value_head")),
     )  # fmt: skip
     watchers = [Description(config.algorithm)]
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
-    _, cost = train(
-        policy, tokenizer, Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task,
-        config, told, watchers,
-    )  # fmt: skip
+    models, records_of = models_of(policy, tokenizer, config.algorithm, dtype), Mixture(sets, machine.seed).step
+    reward_of = (lambda record: reward) if reward else reward_of_task
+    start_critic(models, records_of, reward_of, config, told)
+    cost = train(models, records_of, reward_of, config, told, watchers)
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")
 
 

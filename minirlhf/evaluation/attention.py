@@ -13,15 +13,15 @@ from minirlhf.evaluation.ask import pieces_of
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 
-MAPS, TOKENS = 16, 48  # drawn at most: of more heads, the mean of each of the last layers; of more tokens, the last
+MAPS, TOKENS = 16, 48  # drawn at most. With more maps: the mean of each of the last layers. With more tokens: the last
 
 
 @torch.no_grad()
 def attention_weights(model: GPT, ids: Tensor) -> Tensor:
     """(L, H, T, T): the weights of every layer and head on one sequence. ids: (T,) int.
 
-    The model's own forward keeps no weights, and for the sake of a picture it shall not: each layer's input
-    is caught by a hook and its queries and keys are multiplied again.
+    The model's own forward keeps no weights, and a picture is no reason to change that. So a hook catches each
+    layer's input, and its queries and keys are multiplied again.
     """
     inputs: list[Tensor] = []
     hooks = [block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0])) for block in model.h]
@@ -41,7 +41,7 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
 
 
 def shown_attention(model: GPT, tokenizer: Tokenizer, ids: list[int]) -> dict:
-    """The maps of one text as a report shows them: pieces of text, and weights of each layer and head, rounded."""
+    """The maps of one text as a report shows them: pieces of text, and rounded weights of each layer and head."""
     device = model.wte.weight.device
     weights = attention_weights(model, torch.tensor(ids, device=device)).double().cpu().numpy()  # (L, H, T, T)
     maps = [{"layer": l, "head": h, "weights": A} for l, heads in enumerate(weights) for h, A in enumerate(heads)]

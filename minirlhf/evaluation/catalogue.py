@@ -1,7 +1,7 @@
 """The metrics that an evaluation can be asked for, by name: from rewards to the repetition of 4-grams.
 
-Each function makes its metrics of one set of prompts and what it needs of the data, or none where that is lacking;
-METRICS is their list. The scores of single answers are those of `metrics/scores.py` and `metrics/overlap.py`.
+Each function makes its metrics from one set of prompts, or none where the data lack what it needs. METRICS lists
+them. The scores of single answers are those of `metrics/scores.py` and `metrics/overlap.py`.
 Proved by tests/evaluation/test_catalogue.py.
 """
 
@@ -28,7 +28,7 @@ Made = Callable[[View], list[Metric]]
 
 
 def given(what: Callable[[View], object], make: Callable[..., list[Metric]]) -> Made:
-    """The metrics that are made of what the data hold; none where they do not hold it."""
+    """The metrics made from what the data hold; none where they do not hold it."""
     return lambda view: make(view, found) if (found := what(view)) else []
 
 
@@ -46,7 +46,7 @@ def score_metrics(view: View) -> list[Metric]:
 
 
 def best_of_metrics(view: View) -> list[Metric]:
-    """The best reward among k of a prompt's samples, without bias: of rewards that are 0 or 1, pass@k."""
+    """The best reward among k samples of a prompt, without bias. With rewards of 0 or 1 this is pass@k."""
     if "reward" not in next(iter(view.sampled.values()))[0]["scores"]:
         return []
     samples = 1 + max(x["sample"] for rows in view.sampled.values() for x in rows)
@@ -66,7 +66,7 @@ def labels_of(view: View) -> list[str] | None:
 
 
 def predicted(item: dict, names: Sequence[str]) -> str | None:
-    """The label that an answer is, white space around it aside; None if it is none, or did not end."""
+    """The label that an answer is, white space around it aside. None if it is no label, or did not end."""
     answer = item["response"].strip()
     return answer if answer in names and item["stop"] == "eos" else None
 
@@ -80,8 +80,8 @@ def accuracy(view: View, right: list[str]) -> list[Metric]:
 
 
 def f1_metrics(view: View, right: list[str]) -> list[Metric]:
-    """F1 over classes, macro and micro, and precision, recall and F1 of each. What is no label is wrong: it lowers
-    recall, and has no class to be averaged."""
+    """F1 over classes, macro and micro, and precision, recall and F1 of each. An answer that is no label is wrong.
+    It lowers recall, and adds no class to the average."""
     names = sorted(set(right))
     statistics = view.sums(
         lambda x: classification_statistics(right[x["index"]], predicted(x, names), names)
@@ -93,7 +93,7 @@ def f1_metrics(view: View, right: list[str]) -> list[Metric]:
 
 
 def references_of_all(view: View) -> list[list[str]] | None:
-    """What each answer is to be compared with, or None if a record has nothing."""
+    """The texts that each answer is compared with, or None if a record has none."""
     references = [references_of(record) for record in view.records]
     return references if all(any(texts) for texts in references) else None
 
@@ -111,7 +111,7 @@ def bleu(view: View, references: list[list[str]]) -> list[Metric]:
 
 
 def chrf(view: View, references: list[list[str]], word_order: int = 0) -> list[Metric]:
-    """Corpus chrF of all samples; with a word order of 2 chrF++."""
+    """Corpus chrF of all samples; chrF++ with a word order of 2."""
     rows = view.sums(lambda x: chrf_statistics(x["response"], references[x["index"]], word_order))
     return [Metric("chrF++" if word_order else "chrF", 1, chrf_from_statistics, rows)]
 
@@ -125,15 +125,15 @@ def rouges(view: View, references: list[list[str]]) -> list[Metric]:
 
 
 def known_texts(view: View) -> Items | None:
-    """The texts that fit the context of every model, for each: on others they cannot be compared. None without any."""
+    """Each model's items of texts that fit every model's context: others cannot be compared. None without any."""
     known = [all(rows[i]["nll"] is not None for rows in view.texts.values()) for i in range(len(view.records))]
     return {m: [x for x in items if known[x["index"]]] for m, items in view.texts.items()} if any(known) else None
 
 
 def nll(view: View, rows: Items) -> list[Metric]:
-    """Perplexity and bits per byte of the records' own answers, and for reviews nats beside the grammar's.
+    """Perplexity and bits per byte of the records' own answers. For reviews also nats, per text and above the grammar.
 
-    RL raises them by design: they say how far a model has moved from the text it was shown.
+    RL raises them by design: they say how far a model has moved from the text that it was shown.
     """
     tables = view.sums(lambda x: (x["nll"], x["tokens"], x["bytes"]), rows)
     metrics = [
@@ -141,18 +141,18 @@ def nll(view: View, rows: Items) -> list[Metric]:
         Metric("reference bits per byte", -1, lambda s: bits_per_byte(s[:, 0], s[:, 2]), tables, "drift"),
     ]
     if all(task_of(record) is reviews for record in view.records):
-        # On the same texts, so that their luck cancels: what is left is the cost of not being the grammar.
+        # Both on the same texts, whose luck cancels. What is left is the cost of not being the grammar.
         exact = [-reviews.log_probability(r["response"], r["subject"]) for r in view.records]
         H = float(np.mean([reviews.entropy_of(view.records[x["index"]]["subject"]) for x in next(iter(rows.values()))]))
         above = view.mean(f"above entropy {H:.2f}, %", -1, lambda x: x["nll"] - exact[x["index"]], rows, group="drift")
-        metrics.append(view.mean("nats a text", -1, lambda x: x["nll"], rows, group="drift"))
+        metrics.append(view.mean("nats per text", -1, lambda x: x["nll"], rows, group="drift"))
         metrics.append(Metric(above.name, -1, lambda s: 100 / H * ratio(s), above.statistics, "drift"))
     return metrics
 
 
 def calibration_metrics(view: View, rows: Items) -> list[Metric]:
-    """Expected calibration error of the next token, over the records' own answers; and what is left of it at the
-    one temperature of each model that was fitted on other texts."""
+    """Expected calibration error of the next token, over the records' own answers. Also what is left of it at one
+    temperature T per model, which was fitted on other texts."""
     def error(name: str, confidence: str, note: str = "") -> Metric:
         tables = view.sums(lambda x: calibration_statistics(x[confidence], x["correct"]), rows)
         return Metric(name, -1, ece_from_statistics, tables, "calibration", note=note)
@@ -183,9 +183,9 @@ def estimates(view: View) -> list[Metric]:
 
 
 def diversity(name: str, value: Callable[[list[list[int]], list[str], int], float]) -> Made:
-    """Diversity of a prompt's samples, averaged over prompts: what RLHF lowers first (Kirk et al. 2024, section 4).
+    """Diversity of a prompt's samples, averaged over prompts. RLHF lowers it first (Kirk et al. 2024, section 4).
 
-    value: of the ids of a prompt's samples, their texts, and the size of the vocabulary.
+    value: a function of the ids of a prompt's samples, their texts, and the size of the vocabulary.
     """
     return lambda view: [view.mean_of_prompts(
         name, 0, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary), "diversity"
@@ -206,12 +206,12 @@ def spread_of_tokens(view: View) -> list[Metric]:
 
 
 def length_metrics(view: View) -> list[Metric]:
-    """Length, and how many answers ended by themselves."""
+    """Mean length, and the share of answers that ended by themselves."""
     return [view.mean("length, tokens", 0, lambda x: x["tokens"], group="diversity"),
             view.mean("ended with EOS", 1, lambda x: x["stop"] == "eos")]  # fmt: skip
 
 
-# name -> what makes it and what it needs of the data; those of DEFAULT are taken where the data allow.
+# name -> what makes it, and what it needs of the data. Those of DEFAULT are taken where the data allow.
 METRICS: dict[str, tuple[Made, str]] = {
     "scores": (score_metrics, "a reward or a generated task"),
     "best": (best_of_metrics, "a reward"),
@@ -240,7 +240,7 @@ DEFAULT = ("scores", "f1", "perplexity", "calibration", "kl", "entropy", "distin
 
 
 def metric_names(words: str) -> list[str]:
-    """"bleu, chrf" -> ["bleu", "chrf"]. Raises UserError for a name that is none."""
+    """"bleu, chrf" -> ["bleu", "chrf"]. Raises UserError for an unknown name."""
     names = [name.strip() for name in words.split(",") if name.strip()]
     if unknown := [name for name in names if name not in (*METRICS, "all")]:
         raise UserError(f"--metrics {unknown[0]}: there are all, {', '.join(METRICS)}")
@@ -248,7 +248,7 @@ def metric_names(words: str) -> list[str]:
 
 
 def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
-    """The metrics of one set of prompts: those named, all that apply for "all", or a default.
+    """The metrics of one set of prompts: those named, "all" that apply, or a default.
 
     Raises UserError for a metric that was asked for and lacks what it needs.
     """

@@ -6,7 +6,7 @@
     {"kind": "text", "set": ..., "model": "sft", ...}             how a model predicts the record's own answer
     {"kind": "response", "set": ..., "model": "sft", ...}         what a model said, its scores and statistics
 
-One JSON object a line, in this order within a set. Proved by tests/evaluation/test_items.py.
+One JSON object per line, in this order within a set. Proved by tests/evaluation/test_items.py.
 """
 
 import json
@@ -18,7 +18,7 @@ from minirlhf.harness.files import UserError, read_json_lines, write_atomic
 from minirlhf.lm.records import check_record
 
 VERSION = 2  # of items.jsonl and report.json
-WANTED = {  # of each line of a kind
+WANTED = {  # kind of line -> the keys it must have
     "text": ("index", "nll", "tokens", "bytes", "confidence", "correct"),
     "response": ("index", "sample", "prompt", "response", "stop", "tokens", "ids", "kl", "k1", "k3", "entropy", "scores"),
 }
@@ -28,7 +28,7 @@ WANTED = {  # of each line of a kind
 class TestSet:
     """A set of held-out prompts and what every model said to them."""
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # pytest would take it for a test by its name
 
     title: str
     records: list[dict]
@@ -78,7 +78,7 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
     if not run.get("models") or not sets:
         raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")
     if run.get("reference") not in run["models"]:
-        raise UserError(f"{path}: its reference, {run.get('reference')!r:.40}, is none of its models")
+        raise UserError(f"{path}: its reference, {run.get('reference')!r:.40}, is not one of its models")
     for title, s in sets.items():
         if not is_complete(s, run["models"]):
             raise UserError(f"{path}: some model's answers to {title} are missing; was it cut off?")
@@ -86,7 +86,7 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
 
 
 def is_complete(s: TestSet, models: Iterable[str]) -> bool:
-    """Whether there are, of every model, the text and all responses of every prompt."""
+    """Whether every model has a text item and all responses for every prompt."""
     samples = 1 + max((x.get("sample", 0) for rows in s.items.values() for x in rows), default=0)
     asked = [(i, k) for i in range(len(s.records)) for k in range(-1, samples)]
     said = [[(x.get("index"), x.get("sample")) for x in s.items.get(m, [])] for m in models]

@@ -3,11 +3,11 @@
     NLL = − Σ_t log p(x_t | x_{s(t)} … x_{t−1})        perplexity = exp(NLL / T)
     python evaluate.py --text novel.txt --models base=out/base sft=out/sft
 
-s(t) is where the window that scores x_t begins. Every token is scored exactly once, and with at least
-context − stride tokens before it once the text has so many: windows side by side (stride = context) show
-the first tokens of each no context and overstate perplexity, stride 1 shows all there can be and costs a
-pass per token. Neither number means anything without the other two, so a result names its window and
-stride. Source: Press, Smith and Lewis 2021, section 2. Proved by tests/evaluation/test_long_texts.py.
+s(t) is where the window that scores x_t begins. Every token is scored exactly once. It has at least context − stride
+tokens before it, once the text has so many. Windows side by side (stride = context) show the first tokens of each no
+context and overstate perplexity. Stride 1 shows all context there can be, and costs one pass per token. A perplexity
+means nothing without its window and stride, so a result names both.
+Source: Press, Smith and Lewis 2021, section 2. Proved by tests/evaluation/test_long_texts.py.
 """
 
 from collections.abc import Sequence
@@ -27,26 +27,26 @@ from minirlhf.metrics.ngram import KneserNey, fit_ngram
 from minirlhf.metrics.scores import bits_per_byte, perplexity
 from minirlhf.tasks import TASKS
 
-ORDER, LEARNT = 5, 20_000  # of the n-gram model, and the documents it counts at most
+ORDER, LEARNT = 5, 20_000  # order of the n-gram model, and the most documents that it counts
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """What texts cost: for scores.perplexity(nll, tokens) and scores.bits_per_byte(nll, bytes)."""
+    """What texts cost a model, for scores.perplexity(nll, tokens) and scores.bits_per_byte(nll, bytes)."""
 
     nll: float  # nats, summed over the tokens
     tokens: int  # scored: all of a text and the EOS that ends it
-    bytes: int  # of the texts in UTF-8, also where a surrogate stands alone; the EOS has none
-    window: int  # tokens of context at the most
+    bytes: int  # of the texts in UTF-8, lone surrogates included; the EOS has none
+    window: int  # most tokens of context
     stride: int  # tokens that the window moves
 
 
 def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
     """Windows (start, first, end) over ids[0 … n_tokens], of which ids[0] (BOS) is context only.
 
-    Each reads ids[start:end] and is scored on ids[first : end + 1]; the scored ranges follow one another
-    and make up 1 … n_tokens. The first window scores all that it predicts, each later one the next `stride`
-    tokens; it reads `context` tokens up to the last but one of them, so the last window is full as well.
+    Each reads ids[start:end] and is scored on ids[first : end + 1]. The scored ranges follow one another and make up
+    1 … n_tokens. The first window scores all that it predicts, each later one the next `stride` tokens. A later one
+    reads the `context` tokens up to the last but one that it scores. So the last window is full as well.
     Raises ValueError unless 1 <= stride <= context.
     """
     if not 1 <= stride <= context:
@@ -60,15 +60,15 @@ def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, in
 
 
 def document_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a text as pretraining sees it: EOS, which stands for the beginning, the text, EOS."""
+    """The ids of a text as pretraining sees it: EOS for the beginning, the text, EOS."""
     return [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
 
 
 def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: int) -> TextScore:
     """Score texts of any length under a GPT, which reads each through windows of its own context.
 
-    The first token is conditioned on EOS, as in pretraining. A text that fits the context is one window,
-    whatever the stride: then this is sft.evaluate_loss of the document. Raises ValueError as `windows` does.
+    The first token is conditioned on EOS, as in pretraining. A text that fits the context is one window, whatever the
+    stride. Then this is sft.evaluate_loss of the document. Raises ValueError as `windows` does.
     """
     examples, context = [], model.config.context
     for ids in (document_ids(text, tokenizer) for text in texts):
@@ -97,7 +97,7 @@ def read_texts(paths: Sequence[str]) -> list[str]:
 
 
 def texts_of_training(run: dict) -> list[str]:
-    """The raw text that a model was pretrained on, by its run.json; [] where that is not known or gone."""
+    """The raw texts that a model was pretrained on, by its run.json; [] where they are unknown or gone."""
     data = run.get("data", {})
     texts = [t for name in run.get("tasks", {}) if name in TASKS
              for t in TASKS[name].documents(data.get("examples", 0), run.get("seed", 0))]  # fmt: skip
@@ -106,9 +106,9 @@ def texts_of_training(run: dict) -> list[str]:
 
 
 def score_texts(texts: Sequence[str], models: dict[str, Policy], runs: dict, stride: int) -> dict[str, TextScore]:
-    """name -> what all texts cost each model, and an n-gram model of what the first was pretrained on.
+    """name -> what all texts cost that model. An n-gram model of the first one's pretraining texts is added.
 
-    runs: name -> run.json.  stride: 0 is half of each model's context. Raises UserError.
+    runs: name -> run.json.  stride: 0 means half of each model's context. Raises UserError.
     """
     scores: dict[str, TextScore] = {}
     for name, policy in models.items():
@@ -124,7 +124,7 @@ def score_texts(texts: Sequence[str], models: dict[str, Policy], runs: dict, str
 
 
 def score_lines(scores: dict[str, TextScore]) -> list[str]:
-    """The table for the terminal. Perplexity compares models of one tokenizer, bits per byte any."""
+    """The table for the terminal. Perplexity compares models of one tokenizer, bits per byte any models."""
     width = max(map(len, scores))
     head = f"{'':<{width}}{'tokens':>10}{'perplexity':>13}{'bits/byte':>12}{'window':>9}{'stride':>9}"
     return [head] + [

@@ -1,8 +1,8 @@
-"""A metric as sums of statistics, one row a unit of analysis, so that it can be resampled: the frame of all of them.
+"""What every metric is: sums of statistics, one row per unit of analysis, so that it can be resampled.
 
     value = combine(Σ over units of (d,) statistics)        a mean is the ratio of two sums
 
-Units are prompts; the turns of a conversation are one. Proved by tests/evaluation/test_metric.py.
+A unit is one prompt, or all turns of one conversation. Proved by tests/evaluation/test_metric.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,17 +25,17 @@ class Metric:
     direction: int  # 1: higher is better, −1: lower is better, 0: neither, it describes
     combine: Callable[[np.ndarray], np.ndarray]  # sums of statistics (B, d) -> values (B,)
     statistics: dict[str, np.ndarray]  # model -> (n units, d)
-    group: str = "quality"  # or drift, diversity, calibration
+    group: str = "quality"  # or "drift", "diversity", "calibration"
     primary: bool = False  # one of the few that the evaluation was made for
     note: str = ""  # what its value depends on
 
 
 @dataclass(frozen=True)
 class View:
-    """What the metrics of one set of prompts are made of: all that its models said, by kind."""
+    """What the metrics of one set of prompts are made from: all that its models said, by kind."""
 
     records: Sequence[dict]
-    unit: np.ndarray  # (prompts,) which unit of analysis each belongs to
+    unit: np.ndarray  # (prompts,) the unit of analysis of each
     sampled: Items  # items of `ask.sample_items`
     greedy: Items
     texts: Items  # items of `ask.text_items`
@@ -57,7 +57,7 @@ class View:
     def mean_of_prompts(
         self, name: str, direction: int, value: Callable[[list[dict]], float], group: str = "quality"
     ) -> Metric:
-        """The mean over prompts of a value of all samples of each; where that is undefined, the prompt is left out."""
+        """The mean over prompts of a value of all samples of a prompt. A prompt of undefined value is left out."""
         rows = {}
         for model, responses in self.sampled.items():
             by_prompt: dict[int, list[dict]] = {}
@@ -69,7 +69,7 @@ class View:
 
 
 def units(records: Sequence[dict]) -> np.ndarray:
-    """(n,): the unit of analysis of each prompt. Turns of a conversation are one, and so are equal prompts."""
+    """(n,): the unit of analysis of each prompt. Turns of one conversation share a unit, and so do equal prompts."""
     keys = [("conversation", str(r["conversation"])) if "conversation" in r else prompt_of(r) for r in records]
     known: dict = {}
     return np.array([known.setdefault(key, len(known)) for key in keys], dtype=int)

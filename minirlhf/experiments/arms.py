@@ -1,13 +1,14 @@
-"""The arms of the study of SFT and RL, and how each is trained and judged: a cell is a (task, seed, arm).
+"""The arms of the study of SFT and RL: how each is trained and judged. A cell is one (task, seed, arm).
 
-    base        raw text of the task, no labels               sft-hot    as moreN, at 5 times the learning rate
-    sftN        base + SFT on N labelled examples             ppo-hot    as ppoN, at 5 times the learning rate
-    ppoN        sftN + PPO on unlabelled prompts              random     as ppoN, the reward a hash of the answer
-    moreN       sftN + SFT for the CPU time that ppoN took    longest    as ppoN, the reward the answer's length
-    picked      as moreN, on the labelled answers of the      ppo0       base + PPO, without SFT
-                highest reward alone (reviews)                           (the last six with the largest N)
+    base        raw text of the task, no labels               sft-hot    like moreN, at 5 times the learning rate
+    sftN        base + SFT on N labelled examples             ppo-hot    like ppoN, at 5 times the learning rate
+    ppoN        sftN + PPO on unlabelled prompts              random     like ppoN, the reward is a hash of the answer
+    moreN       sftN + SFT for the CPU time that ppoN took    longest    like ppoN, the reward is the answer's length
+    picked      like moreN, on the labelled answers of the    ppo0       base + PPO, without SFT
+                highest reward alone (reviews)
 
-`tools/sft_against_rl.py` runs them, `claims.py` compares them. Proved by tests/tools/test_sft_against_rl.py.
+The arms picked, sft-hot, ppo-hot, random and longest exist for the largest N alone. `tools/sft_against_rl.py` runs
+the arms and `claims.py` compares them. Proved by tests/tools/test_sft_against_rl.py.
 """
 
 import json
@@ -41,7 +42,7 @@ from minirlhf.tasks import TASKS, reward_of_task
 CPU = torch.device("cpu")
 BEST_OF_SAMPLES = 16  # drawn from the SFT model on the most labels, for best-of-n
 HOT = 5.0
-# Tasks whose reward wants no label: it reads the prompt, or the answer. That of sentiment is a label in disguise.
+# Tasks whose reward needs no label: it reads the prompt or the answer. Sentiment's reward is a label in disguise.
 STUDIED = ("reviews", "arithmetic")
 
 
@@ -49,20 +50,20 @@ STUDIED = ("reviews", "arithmetic")
 class StudyOptions:
     """Study."""
 
-    task: str = option("reviews,arithmetic", "generated tasks, each studied by itself: a,b")
+    task: str = option("reviews,arithmetic", "generated tasks, separated by commas; each is studied by itself")
     seeds: int = option(5, "seeds, each with its own data, models and prompts", least=1)
-    labels: tuple[str, ...] = option(("100", "1000", "10000"), "numbers of labelled examples, rising")
+    labels: tuple[str, ...] = option(("100", "1000", "10000"), "numbers of labelled examples to train on")
     base_steps: int = option(250, "optimizer steps of pretraining", least=1)
-    steps: int = option(700, "optimizer steps of SFT, but 100 epochs at most; twice as many on arithmetic", least=1)
+    steps: int = option(700, "optimizer steps of SFT, at most 100 epochs; twice as many on arithmetic", least=1)
     lr: float = option(2e-3, "learning rate of SFT and of pretraining")
-    rows: int = option(32, "rows of a step of both", least=1)
+    rows: int = option(32, "rows per step of SFT and of pretraining", least=1)
     iterations: int = option(90, "rounds of PPO", least=1)
     batch: int = option(128, "responses per round; twice as many on arithmetic", least=1)
     ppo_lr: float = option(6e-4, "learning rate of PPO")
-    prompts: int = option(200, "prompts of each test set", least=2)
-    samples: int = option(8, "responses to each prompt of the set that is like training", least=2)
+    prompts: int = option(200, "prompts in each test set", least=2)
+    samples: int = option(8, "responses to each test prompt that is like those of training", least=2)
     width: int = option(128, "size of the model's embedding")
-    workers: int = option(2, "processes of one thread each", least=1)
+    workers: int = option(2, "worker processes, with one thread each", least=1)
     out: str = option("out/study", "folder for checkpoints with their results, study.md and figures")
 
 
@@ -80,7 +81,7 @@ class Arm:
 
 
 def arms(task: str, labels: Sequence[int]) -> dict[str, Arm]:
-    """name -> arm, each behind those it needs."""
+    """name -> arm. Each arm stands behind those that it needs."""
     most = max(labels)
     sft, ppo = f"sft{most}", f"ppo{most}"
     table = {"base": Arm("", "base")}
@@ -95,7 +96,7 @@ def arms(task: str, labels: Sequence[int]) -> dict[str, Arm]:
 
 
 def task_scale(task: str) -> int:
-    """How much of each option a task gets: short answers are cheap, and say little."""
+    """The factor on a task's steps and responses: 2 where answers are short, which are cheap and say little."""
     return 1 if task in PROSE else 2
 
 
@@ -106,7 +107,7 @@ def random_reward(prompt: str, response: str, record: dict) -> float:
 
 
 def longest_reward(prompt: str, response: str, record: dict) -> float:
-    """Characters of the response, as a share of four a token of the budget, at most 1."""
+    """Characters of the response / (4 × the task's budget of tokens), at most 1."""
     return min(len(response) / (4 * TASKS[record["task"]].MAX_NEW), 1.0)
 
 
@@ -116,7 +117,7 @@ REWARDS = {  # name -> record -> reward
 
 
 def train_base(task: str, options: StudyOptions, run: Run) -> tuple[Policy, dict]:
-    """A model of the task's raw text, and its cost. The tokenizer has seen the prompts, too: they bear no label."""
+    """A model of the task's raw text, and its cost. The tokenizer also learns from the prompts, which bear no label."""
     documents = TASKS[task].documents(20_000, run.seed)
     prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, run.seed)]
     tokenizer = Tokenizer.train(documents + prompts, 1024)
@@ -129,10 +130,10 @@ def train_base(task: str, options: StudyOptions, run: Run) -> tuple[Policy, dict
 
 
 def train_sft(policy: Policy, task: str, arm: Arm, most_steps: int, options: StudyOptions, run: Run) -> dict:
-    """SFT on the arm's labelled examples, a fifth of which, 200 at most, are for validation: they are labels, too.
+    """SFT on the arm's labelled examples. A fifth of them, at most 200, serve for validation: they are labels, too.
 
-    The weights of the lowest validation loss are kept, the start's included, for 100 examples are soon learnt by
-    heart, and stopping in time is what anyone would do. Not at 5 times the rate, where it would hide the damage.
+    The weights of the lowest validation loss are kept, the start's included. 100 examples are soon learnt by heart,
+    and anyone would stop in time. At 5 times the rate the last weights are kept, or the damage would be hidden.
     """
     records = TASKS[task].records("train", 20_000, run.seed)[: arm.labels]
     if arm.picked:
@@ -186,7 +187,7 @@ def shared_settings(options: StudyOptions) -> dict:
 
 
 def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
-    """Train and judge one model. Its checkpoint, and last its result.json, behind those of the arms it needs."""
+    """Train and judge one model, after the arms that it needs. Writes its checkpoint and last its result.json."""
     torch.set_num_threads(1)
     arm = arms(task, label_counts(options))[name]
     folder = Path(options.out) / task / str(seed)
@@ -195,7 +196,7 @@ def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
     before = {x: read_json(folder / x / "result.json") for x in (arm.start, arm.match) if x}
     run = Run(out, seed, choose_dtype("auto", CPU), overwrite=True)
     begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
-    with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file), begun_anew():  # of bars
+    with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file), begun_anew():  # bars
         if arm.how == "base":
             policy, cost = train_base(task, options, run)
             start = policy
@@ -207,7 +208,7 @@ def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
             try:
                 if arm.how == "sft":
                     steps = options.steps * task_scale(task)
-                    if arm.match:  # the fair rival: as many steps as the CPU time of PPO has room for
+                    if arm.match:  # the fair rival: as many steps as fit in the CPU time of PPO
                         own = before[arm.start]
                         steps = max(1, round(before[arm.match]["cpu"] / own["cpu"] * own["steps"]))
                     cost = train_sft(policy, task, arm, steps, options, run)
@@ -223,7 +224,7 @@ def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
         sets = measure_model(policy, reference, task, questions, options.samples, best_of, seed)
     (out / "train_state.pt").unlink(missing_ok=True)
     spent = {"cpu": cpu, "trained": cost["tokens"]}
-    if arm.start:  # from scratch on
+    if arm.start:  # the costs of the arms before it count, too
         spent = {key: own + before[arm.start]["sets"]["run"][key][0][0] for key, own in spent.items()}
     spent["us a token"] = 1e6 * cpu / max(cost["tokens"], 1)
     sets["run"] = {key: [[value, 1.0]] for key, value in spent.items()}

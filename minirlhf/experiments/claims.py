@@ -1,15 +1,15 @@
 """What people say of SFT and RL, and what the runs of `tools/sft_against_rl.py` say to it.
 
     effect   d = 1/S Σ_s Σ_k c_k m_k(seed s)       m_k: a measure of one arm on one set of prompts, c_k = ±1
-    its p    the larger of t's over the seeds and the bootstrap's, 2 (1 + #{d* d <= 0}) / (B + 1)
-    claim    of K effects: the largest p if all are above 0, else K times the smallest p of those below
-    verdict  holds here, or does not hold here (an effect is below 0), where the claim's p, adjusted by Holm
-             over all claims of the task, is at most 5 %; else not shown
+    its p    the larger of two: t's over the seeds, and the bootstrap's 2 (1 + #{d* d <= 0}) / (B + 1)
+    claim    its p, with K effects: the largest p if all are above 0, else K times the smallest p of those below
+    verdict  "holds here", or "does not hold here" if an effect is below 0, where the claim's p, adjusted by
+             Holm over all claims of the task, is at most 5 %; else "not shown"
 
-The interval shown is the plain 95 % one, the wider of the two. Bootstrap: seeds, then prompts within each,
-both arms on the same resample; with three seeds it alone misses in 13 to 15 %. Student's t: each seed has
-its own data, models and prompts, so that their spread holds all the noise there is. What was not run is "not
-run"; a diverged run counts as it ended. Proved by tests/experiments/test_claims.py.
+The interval shown is the plain 95 % one, the wider of the two. The bootstrap draws seeds, then prompts within each;
+both arms share the resample. With three seeds it alone misses in 13 to 15 % of cases. Student's t takes the spread of
+the seeds. Each seed has its own data, models and prompts, so this spread holds all the noise. A claim without its runs
+is "not run". A diverged run counts as it ended. Proved by tests/experiments/test_claims.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,14 +29,14 @@ Cells = dict[tuple[str, int, str], dict]  # (task, seed, arm) -> a line of resul
 BEST_OF = (2, 4, 8, 16)
 FLOOR = 0.1  # reward
 ALPHA = 0.05  # the chance of any false verdict on a task
-COMBINE = {  # measure -> what it is of the sums of its statistics, if not their ratio
+COMBINE = {  # measure -> its value from the sums of its statistics, where it is not their ratio
     "reference perplexity": lambda sums: perplexity(sums[:, 0], sums[:, 1]), "calibration error": ece_from_statistics,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Term:
-    """± a measure of an arm on a set of prompts."""
+    """A measure of one arm on one set of prompts, with a sign."""
 
     sign: int
     arm: str
@@ -60,8 +60,8 @@ class Effect:
 class Claim:
     """What is said, and the effects that must all be above 0 for it to hold.
 
-    It is not shown where none of `need` reaches FLOOR: who earns nothing on a set of prompts cannot fall, and the
-    loss of who earned more inside of training is the larger for that alone.
+    It is not shown where no arm of `need` reaches FLOOR. An arm that earns nothing on a set of prompts cannot fall.
+    The arm that earned more on training's prompts would seem to lose more for that reason alone.
     """
 
     topic: str
@@ -72,7 +72,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An effect over the seeds that have all its arms. nan where there are none."""
+    """An effect over the seeds that have all its arms; nan if there are none."""
 
     value: float
     low: float
@@ -87,7 +87,7 @@ class ClaimResult:
 
     claim: Claim
     effects: tuple[Estimate, ...]
-    floor: bool  # none of its `need` reaches FLOOR
+    floor: bool  # no arm of its `need` reaches FLOOR
     p_value: float  # adjusted; nan where undefined, not run or at the floor
     verdict: str
 
@@ -104,10 +104,10 @@ def drift_measures(prose: bool) -> dict[str, tuple[str, int]]:
 def nested_bootstrap(
     runs: Sequence[Sequence[Sequence[np.ndarray]]], value: Callable[[list[np.ndarray]], np.ndarray], n: int = 10_000
 ) -> np.ndarray:
-    """n resampled means over seeds of a function of each seed's sums: (n,).
+    """n resampled means over seeds of `value`, a function of one seed's sums: (n,).
 
-    runs: of each seed, of each of its sets of prompts, tables, (prompts, d).  value: the sums (B, d) of all -> (B,).
-    Draw S seeds with replacement; of each that is drawn, and anew each time, its prompts with replacement.
+    runs[seed][set of prompts] is a list of tables (prompts, d).  value: the sums (B, d) of all its tables -> (B,).
+    Each resample draws S seeds with replacement. Each time that a seed is drawn, its prompts are drawn anew.
     Source: Davison and Hinkley 1997, section 3.8.
     """
     rng = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def nested_bootstrap(
     for drawn in rng.integers(0, S, (S, n)):  # (n,)
         for s, sets in enumerate(runs):
             rows, sums = drawn == s, []
-            for tables in sets:  # those of one set count the same prompts
+            for tables in sets:  # the tables of one set share the draw of prompts
                 weights = list(resample_counts(len(tables[0]), int(rows.sum()), rng))
                 sums += [np.concatenate([w @ table for w in weights]) for table in tables]  # (B, d) each
             total[rows] += value(sums) / S
@@ -137,20 +137,20 @@ def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:
     each = {s: float(value([x.sum(0, keepdims=True) for x in sum(run, [])])[0]) for s, run in zip(seeds, runs)}
     d = np.array(list(each.values()))  # (S,)
     average = float(d.mean())
-    if any(term.measure == "diverged" for term in terms):  # 1 or 0 of a whole run
+    if any(term.measure == "diverged" for term in terms):  # 1 or 0 per run
         return Estimate(average, nan, nan, sign_test(int((d > 0).sum()), int((d < 0).sum())), each)
     resampled = nested_bootstrap(runs, value)  # (B,)
     low, high = percentiles(resampled)
     over_seeds, p_value = independent_t(d)
     if len(d) > 1:
         low, high = float(np.minimum(low, over_seeds[0])), float(np.maximum(high, over_seeds[1]))
-    against = int((~(resampled * average > 0)).sum())  # 0 and nan count as well
+    against = int((~(resampled * average > 0)).sum())  # 0 and nan count as against
     p_value = float(np.maximum(p_value, min(1.0, 2 * (1 + against) / (1 + len(resampled)))))
     return Estimate(average, low, high, p_value, each)
 
 
 def decisive(effects: Sequence[Estimate]) -> Estimate:
-    """The effect a claim stands or falls with: the surest of those below 0, or else the least sure of all."""
+    """The effect that decides a claim: the surest of those below 0; if none is, the least sure of all."""
     def key(x: Estimate) -> tuple[float, float]:
         return x.p_value, -abs(x.value)
 
@@ -159,7 +159,7 @@ def decisive(effects: Sequence[Estimate]) -> Estimate:
 
 
 def claim_p_value(effects: Sequence[Estimate]) -> float:
-    """Two-sided: the largest p if all are above 0, else K times the smallest of those below. nan if one is."""
+    """Two-sided: the largest p if all are above 0, else K times the smallest p of those below; nan if any p is."""
     x = decisive(effects)
     chances = len(effects) if x.value < 0 else 1
     return nan if any(isnan(e.p_value) for e in effects) else min(1.0, chances * x.p_value)
@@ -175,7 +175,7 @@ def claim_verdict(effects: Sequence[Estimate], p_value: float) -> str:
 
 
 def claim_results(cells: Cells, task: str, all_claims: Sequence[Claim]) -> list[ClaimResult]:
-    """What the results say to each claim. all_claims: all that are tested on the task, the family of Holm."""
+    """What the results say to each claim. all_claims: all that are tested on the task; Holm adjusts over them."""
     effects = [tuple(estimate(cells, task, e.terms) for e in claim.effects) for claim in all_claims]
     needed = [[estimate(cells, task, [term]).value for term in claim.need] for claim in all_claims]
     floors = [bool(values) and max(values) < FLOOR for values in needed]
@@ -187,8 +187,8 @@ def claim_results(cells: Cells, task: str, all_claims: Sequence[Claim]) -> list[
 def with_divergence(cells: Cells) -> Cells:
     """Every line with `diverged` in its set "run": 1 for a run that diverged, else 0.
 
-    It did if training was cut off because losses or gradients were not finite, or if it ended worse than it
-    started: if the 95 % interval, over prompts, of its reward less that of the arm it started from is below 0.
+    A run diverged if training was cut off because losses or gradients were not finite. It also did if it lost reward
+    from its start: if the 95 % interval of that difference, over prompts, is below 0.
     """
     out = {}
     for (task, seed, arm), line in cells.items():
@@ -202,13 +202,13 @@ def with_divergence(cells: Cells) -> Cells:
 
 
 def difference(up: Term | str, down: Term | str, name: str = "") -> Effect:
-    """up − down; a word is an arm, by its reward on the test prompts. name: up's arm - down's unless it is given."""
+    """up − down. A str is an arm, by its reward on the test prompts.  name: "up - down" by their arms, if not given."""
     a, b = (x if isinstance(x, Term) else Term(1, x) for x in (up, down))
     return Effect(name or f"{a.arm} - {b.arm}", (a, Term(-1, b.arm, b.set, b.measure)))
 
 
 def claims(labels: Sequence[int], sets: Sequence[str], prose: bool) -> list[Claim]:
-    """All that is tested on a task. labels: numbers of examples, rising.  sets: those outside of training.
+    """All claims of a task.  labels: numbers of examples, rising.  sets: of prompts unlike those of training.
 
     prose: answers are texts, and some demonstrations earn more than others.
     """

@@ -1,15 +1,14 @@
-"""Goodhart's law: what a learned reward says of policies, what is gold, and where one should have stopped.
+"""Goodhart's law: what policies earn by a learned reward and by gold, and where one should have stopped.
 
     d = √KL(π ‖ ref)        R = gold reward − that of the reference
     best-of-n   R(d) = d (α − β d)        peak d* = α / 2β,          R* = α² / 4β
     RL          R(d) = d (α − β ln d)     peak d* = e^{α/β − 1},     R* = β d*
 
-α is what the first steps earn and β how fast the proxy stops being worth optimising. Divided by d both laws are
-linear in (α, β): least squares. For each reward model, in a table and a figure: the policies that optimise it, from the
-reference on, best-of-n and PPO at several beta; the laws through their gold, the peak of the one that fits better and
-the last policy before it, where one should have stopped; and the best policy there was, which gold alone can tell.
-Source: Gao et al. 2022, "Scaling laws for reward model overoptimization". Proved by
-tests/experiments/test_goodhart.py.
+Gold is the reward that is really wanted. The proxy is a learned reward. α is what the first steps earn, β how fast the
+proxy stops being worth optimising. Divided by d, both laws are linear in (α, β), so least squares fits them. A table
+and a figure show the policies that optimise each proxy: best-of-n, and PPO at several beta. The laws go through their
+gold. One should have stopped at the last policy before the better law's peak. The best policy only gold can tell.
+Source: Gao et al. 2022, "Scaling laws for reward model overoptimization". Proved by tests/experiments/test_goodhart.py.
 """
 
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ class LawFit:
     d_peak: float = nan  # inf where β <= 0: the law has no peak, more is better
     d_seen: float = nan  # the largest distance among the points: a peak beyond it is extrapolated
     d_interval: tuple[float, float] = (nan, nan)  # 95 %, of d_peak
-    misfit: float = nan  # √(χ² / (n − 2)): much above 1, the points obey another law
+    misfit: float = nan  # √(χ² / (n − 2)): far above 1 the points obey another law
 
     def value(self, d: np.ndarray) -> np.ndarray:
         """R(d) for d >= 0, 0 at 0."""
@@ -63,7 +62,7 @@ def peak(kind: str, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
 
 
 def least_squares(kind: str, d: np.ndarray, R: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(α, β) of each row of R, (2, B), where Σ w (R / d − α + β f(d))² is least, f(d) = d or ln d.
+    """For each row of R the (α, β) that minimise Σ w (R / d − α + β f(d))², f(d) = d or ln d: (2, B).
 
     d, weights: (n,).  R: (B, n).
     """
@@ -72,13 +71,12 @@ def least_squares(kind: str, d: np.ndarray, R: np.ndarray, weights: np.ndarray) 
 
 
 def fit_law(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[float]) -> LawFit:
-    """The law through points (d, R); the reference, d = 0, is on it anyway and left out.
+    """The law through points (d, R). The reference, d = 0, is on every law and left out.
 
-    d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard errors of R. Points
-    count by the precision of R / d, (d / error)², and the 95 % interval is that of fits to
-    R + errors · max(1, misfit) · N(0, 1): a law that the points do not obey is not known better for having
-    precise points.  kind: "best-of-n" or "rl".
-    Undefined where a number is not finite or an error 0, and for fewer than three different d above 0: two points
+    kind: "best-of-n" or "rl".  d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard
+    errors of R.  The weight of a point is the precision of R / d, (d / error)². The 95 % interval is that of fits to
+    R + errors · max(1, misfit) · N(0, 1). Precise points make no law better known that they do not obey.
+    Undefined where a number is not finite or an error is 0. Undefined below three different d above 0, too: two points
     obey any such law.
     """
     d, R, sigma = (np.array([x for x, at in zip(values, d) if at != 0]) for values in (d, R, errors))  # (n,) each
@@ -91,13 +89,13 @@ def fit_law(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[
     misfit = sqrt(float((weights * (R / d - found.value(d) / d) ** 2).sum()) / (len(d) - 2))
     noise = np.random.default_rng(0).standard_normal((RESAMPLES, len(R)))  # (B, n)
     peaks = peak(kind, *least_squares(kind, d, R + max(1.0, misfit) * sigma * noise, weights))  # (B,)
-    low, high = np.quantile(peaks, [0.025, 0.975], method="nearest")  # of infinities there is no mean
+    low, high = np.quantile(peaks, [0.025, 0.975], method="nearest")  # infinities have no mean
     return replace(found, misfit=misfit, d_interval=(float(low), float(high)))
 
 
 @dataclass(frozen=True)
 class Point:
-    """A policy: d = √KL, gold on each held-out prompt, and how far gold and proxy exceed the reference's: (P,)."""
+    """A policy: d = √KL.  gold: on each held-out prompt.  gain, proxy: gold and proxy less the reference's: (P,)."""
 
     name: str
     d: float
@@ -107,7 +105,7 @@ class Point:
 
     @property
     def error(self) -> float:
-        """The standard error of the gain, by which laws are fitted: the reference's luck is in all their points."""
+        """The standard error of the gain, by which laws are fitted: all their points share the reference's luck."""
         return standard_error(self.gain)
 
 
@@ -127,7 +125,7 @@ class Proxy:
 
 
 def best_of_points(gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
-    """Best-of-n for n = 2, 4, ..., from all samples of the reference: gold, proxy (P, N)."""
+    """Best-of-n for n = 2, 4, ..., from all samples of the reference.  gold, proxy: (P, N)."""
     points = []
     for n in [2**k for k in range(1, gold.shape[1].bit_length())]:
         best, liked = (  # (P,) each
@@ -139,7 +137,7 @@ def best_of_points(gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
 
 
 def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) -> list[Point]:
-    """Policies from "beta" and "kl", "gold", "proxy" of each prompt; gold, proxy: (P, N), the reference's."""
+    """Policies from lines of "beta", and "kl", "gold" and "proxy" per prompt.  gold, proxy: (P, N), the reference's."""
     points = []
     for x in lines:
         d, (own, liked) = max(float(np.mean(x["kl"])), 0.0) ** 0.5, (np.array(x[key]) for key in ("gold", "proxy"))
@@ -148,9 +146,9 @@ def policy_points(lines: Sequence[dict], gold: np.ndarray, proxy: np.ndarray) ->
 
 
 def order(gold: np.ndarray, proxy: np.ndarray) -> float:
-    """How often the proxy orders two samples of a prompt as the gold does, equal proxies half: (P, N) each.
+    """How often the proxy orders two samples of a prompt as gold does. Equal proxies count half.  Both (P, N).
 
-    Samples 0 and 1, 2 and 3, ... are compared, those of equal gold left out; nan where that leaves none.
+    Samples 0 and 1, 2 and 3, ... are compared. Pairs of equal gold are left out; nan where that leaves none.
     """
     even = 2 * (gold.shape[1] // 2)
     g, p = (x[:, 0:even:2] - x[:, 1:even:2] for x in (gold, proxy))  # (P, N / 2)
@@ -159,7 +157,7 @@ def order(gold: np.ndarray, proxy: np.ndarray) -> float:
 
 
 def stop_at(law: LawFit, points: Sequence[Point]) -> Point | None:
-    """The furthest policy before the law's peak; None where that is the reference, or there is no law."""
+    """The furthest policy before the law's peak. None where that is the reference, or where there is no law."""
     before = [p for p in points if p.d <= law.stop * (1 + 1e-9)]
     return max(before, key=lambda p: p.d, default=None)
 
@@ -170,7 +168,7 @@ def rounded(x: float, digits: int = 3) -> str:
 
 
 def law_tables(models: Sequence[Proxy], reference: np.ndarray) -> str:
-    """What was measured, and what the laws say of it, the better first. reference: (P,), its gold."""
+    """What was measured, and what the laws say of it, the better law first.  reference: (P,), its gold."""
     measured, laws, start = [], [], float(reference.mean())
     for model in models:
         for way, points in model.points.items():
@@ -188,7 +186,7 @@ def law_tables(models: Sequence[Proxy], reference: np.ndarray) -> str:
 
 
 def peak_of(law: LawFit, start: float) -> tuple[str, str]:
-    """Where the law has its peak and its gold there; of one beyond all points nobody has seen anything."""
+    """The law's peak, and its gold there. A peak beyond all points was never seen, so it has no gold."""
     low, high = (rounded(x, 2) for x in law.d_interval)
     if law.d_peak > law.d_seen:
         return f"beyond {law.d_seen:.2f}", "–"
@@ -197,7 +195,7 @@ def peak_of(law: LawFit, start: float) -> tuple[str, str]:
 
 def interval_of(gold: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean over prompts, (P,), as an evaluation has it: see `verdicts.metric_interval`."""
-    gold = gold.round(12)  # the weights of best-of-n make 1 of ones but for rounding, and it asks for 1
+    gold = gold.round(12)  # best-of-n of ones is 1 but for rounding; the interval asks for exactly 1
     sums = np.column_stack([gold, np.ones_like(gold)])  # (P, 2)
     return metric_interval(Metric("gold", 1, ratio, {}), sums)
 
@@ -209,7 +207,7 @@ def with_interval(gold: np.ndarray) -> str:
 
 
 def column(model: Proxy, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
-    """The shapes of one reward model: above gold, its laws and where to stop, below the proxy."""
+    """The shapes of one reward model. Above: gold, its laws and where to stop. Below: the proxy."""
     shapes = [text(x.start, 22, f"{model.comparisons} comparisons", size=14)]
     shapes += [*axes(x, gold, "", ""), *axes(x, proxy, "distance √KL, in √nats", "")]
     titles = {52: f"gold reward (pairs in its order: {model.order:.2f})", 302: "learned reward, deviations"}
@@ -231,7 +229,7 @@ def column(model: Proxy, start: float, x: Axis, gold: Axis, proxy: Axis) -> list
 
 
 def law_figure(models: Sequence[Proxy], start: float) -> str:
-    """A column a reward model, all on the same axes. start: the reference's gold."""
+    """One column per reward model, all on the same axes.  start: the reference's gold."""
     width, shapes = 300, []
     every = [p for model in models for points in model.points.values() for p in points]
     ends = [end for p in every for end in interval_of(p.gold)]

@@ -1,11 +1,11 @@
-"""What the models of the study of SFT and RL are asked, and what is written down of each prompt.
+"""What the models of the study of SFT and RL are asked, and what is kept of each prompt.
 
     test              prompts like those of training
     reworded          the same questions in words that no prompt of training has
     held-out range    arithmetic: operands never seen in that place
     held-out words    reviews: subjects of words never seen in that place, nor beside that noun
 
-The measures are metrics of an evaluation (`evaluation/catalogue.py`); of each the statistics of every prompt are kept.
+The measures are metrics of an evaluation (`evaluation/catalogue.py`). Their statistics are kept for every prompt.
 Proved by tests/tools/test_sft_against_rl.py.
 """
 
@@ -22,13 +22,13 @@ from minirlhf.metrics.scores import duplicate_rate, expectation_adjusted_distinc
 from minirlhf.tasks import TASKS, reviews, reward_of_task
 
 OUTSIDE_SAMPLES = 4  # on prompts unlike those of training
-PROSE = ("reviews",)  # tasks with answers of many words, of which some earn more than others
+PROSE = ("reviews",)  # tasks whose answers have many words, and do not all earn the same
 
 
 def held_out_words(record: dict, rng: random.Random) -> dict:
-    """The review's subject with two words before its noun that are kinds of other domains alone.
+    """The record with a new subject and response. Two words before its noun are kinds of other domains alone.
 
-    In training a first word is a size, and a kind stands only with the nouns of its domain.
+    In training the first word is a size, and a kind stands only with the nouns of its domain.
     """
     noun = record["subject"].rpartition(" ")[2]
     own = reviews.DOMAINS[reviews.domain_of(noun)].kinds.split()
@@ -39,7 +39,7 @@ def held_out_words(record: dict, rng: random.Random) -> dict:
 
 
 def question_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
-    """name -> records. The prompts of a seed are its own, so that seeds are replications of the whole experiment."""
+    """name -> records. Each seed has its own prompts, so that seeds repeat the whole experiment."""
     sets = {"test": TASKS[task].records("test", n, seed)}
     if task == "arithmetic":
         sets["held-out range"] = TASKS[task].records("test_range", n, seed)
@@ -54,9 +54,9 @@ def question_sets(task: str, n: int, seed: int) -> dict[str, list[dict]]:
 def measure_model(
     policy: Policy, reference: Policy, task: str, sets: dict[str, list[dict]], samples: int, best_of: int, seed: int
 ) -> dict[str, dict[str, list]]:
-    """Set of prompts -> measure -> its statistics, a row a prompt, as `metric.Metric` has them.
+    """Set of prompts -> measure -> its statistics, one row per prompt, as in `metric.Metric`.
 
-    reference: what the KL is to.  best_of: so many samples of the test set where they are more than `samples`.
+    reference: the KL is measured to it.  best_of: samples per test prompt, where this is more than `samples`.
     """
     out = {}
     for name, records in sets.items():
@@ -68,7 +68,7 @@ def measure_model(
         view = view_of(TestSet(name, records, {"": items}, {"": texts}), policy.tokenizer.vocab_size)
         view = replace(view, unit=np.arange(len(records)))
         metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
-        if inside:  # of as many samples of every model, or diversity is not comparable
+        if inside:  # with equally many samples for every model, or diversity is not comparable
             few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < samples]})
             metrics += drift_metrics(few, task in PROSE)
         out[name] = {m.name: m.statistics[""].tolist() for m in metrics}

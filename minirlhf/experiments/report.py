@@ -1,4 +1,4 @@
-"""The study of SFT and RL on paper: a table of verdicts, a line a claim with its numbers, tables, figures.
+"""The study of SFT and RL on paper: verdicts in a table, one line per claim with its numbers, tables, figures.
 
 Every number is an `Estimate` of `claims.py`, every verdict a `ClaimResult`; nothing is judged here.
 Proved by tests/experiments/test_claims.py.
@@ -23,17 +23,17 @@ SERIES = {  # arm, less its number of labels -> name and colour
 }  # fmt: skip
 BEGINNING = """# What people say of SFT and RL, tested
 
-`python -m minirlhf.tools.sft_against_rl`; the rule of the verdicts is `minirlhf/experiments/claims.py`, the arms are
-those of `minirlhf/experiments/arms.py`. Numbers: mean over seeds, [plain 95 % interval: bootstrap over seeds, then
-prompts, or t over seeds where that is wider], and every seed by itself. Verdicts: by the p-value of that interval,
-adjusted by Holm over all claims of a task, at 5 %; so a plain interval may leave out 0 and its claim not be
-shown. Shares of runs that diverged: the exact sign test over seeds, no interval; of five its p is 1/16 at the
-least. Reward is in [0, 1], and its intervals end there. The table has the effect that decides a claim.
-On these small models and tasks only: "holds here" says no more. A run counts as diverged if training was cut
-off, or if it ended with a reward below that of the arm it started from, by more than prompts explain.
+Made by `python -m minirlhf.tools.sft_against_rl`. The arms are those of `minirlhf/experiments/arms.py`. The verdicts
+follow the rule of `minirlhf/experiments/claims.py`. Numbers are means over seeds, with [plain 95 % interval] and every
+seed by itself. The interval is that of a bootstrap over seeds and prompts, or of t over seeds where that is wider.
+A verdict goes by the p-value of that interval at 5 %, which Holm's method adjusts over all claims of a task. A plain
+interval may therefore leave out 0 although its claim is not shown. Shares of runs that diverged have no interval. Their
+p is that of the exact sign test over seeds, at least 1/16 with five. Reward is in [0, 1], and its intervals end there.
+The table has the effect that decides a claim. "Holds here" speaks of these small models and tasks only. A run diverged
+if training was cut off, or if it ended below the reward of the arm it started from, by more than prompts explain.
 """
 KNOW = {  # what a reader has to know of a task before its verdicts
-    "reviews": "Demonstrations earn 1/2 on average: SFT that imitates them perfectly earns 1/2, on any number of them.",
+    "reviews": "Demonstrations earn 1/2 on average. SFT that imitates any number of them perfectly earns 1/2.",
     "arithmetic": "Every demonstration earns 1. The raw text of the base model holds sums with their answers.",
 }
 
@@ -69,7 +69,7 @@ def claim_line(finding: ClaimResult) -> str:
 
 
 def verdict_table(found: dict[str, list[ClaimResult]]) -> str:
-    """A row a claim, a column a task: the verdict, the effect that decides it and the claim's p-value."""
+    """One row per claim, one column per task: the verdict, the effect that decides it and the claim's p-value."""
     def cell(task: str, text: str) -> str:
         for x in found[task]:
             if x.claim.text == text:
@@ -105,7 +105,7 @@ def arms_table(cells: Cells, task: str, sets: Sequence[str]) -> str:
 
         x, lost = of("test"), of("run", "diverged").seeds.values()
         each = list(x.seeds.values())
-        ended = replace(x, low=max(x.low, 0.0), high=min(x.high, 1.0))  # as t over seeds does not know
+        ended = replace(x, low=max(x.low, 0.0), high=min(x.high, 1.0))  # t over seeds does not know that
         row = [arm, mean_interval(ended), " ".join(map(fixed_number, each))]
         row += [fixed_number(float(np.std(each, ddof=1))) if len(each) > 1 else "–"]
         row += [fixed_number(of("test", "reward, greedy").value), *(fixed_number(of(name).value) for name in sets)]
@@ -115,7 +115,7 @@ def arms_table(cells: Cells, task: str, sets: Sequence[str]) -> str:
 
 
 def drift_table(cells: Cells, task: str, prose: bool) -> str:
-    """Diversity, calibration and perplexity on the records' own responses."""
+    """Diversity of samples; calibration and perplexity on the records' own responses."""
     columns = {name: measure for name, (measure, _) in drift_measures(prose).items()}
     columns = {"entropy, nats/token": columns.pop("entropy")} | columns | {"length, tokens": "length, tokens"}
     rows = [
@@ -126,7 +126,7 @@ def drift_table(cells: Cells, task: str, prose: bool) -> str:
 
 
 def labels_figure(cells: Cells, tasks: Sequence[str], labels: Sequence[int]) -> str:
-    """Reward against labelled examples: a panel a task, a dot a seed, a line through the means."""
+    """Reward against labelled examples: one panel per task, one dot per seed, a line through the means."""
     shapes: list[str] = []
     for i, (name, colour) in enumerate(SERIES.values()):
         shapes += [dot(60 + 210 * i, 322, colour), text(70 + 210 * i, 326, name)]
@@ -153,7 +153,7 @@ def write_report(
         parts += [f"\n## {task}: the arms\n", arms_table(cells, task, names[1:])]
         parts += [f"\n## {task}: diversity and drift\n", drift_table(cells, task, task in prose)]
         rows = [(arm, list(estimate(cells, task, [Term(1, arm)]).seeds.values())) for arm in names_of(cells, task)]
-        plot = strip_plot(f"{task}: reward on held-out prompts", "reward, a dot a seed", rows)
+        plot = strip_plot(f"{task}: reward on held-out prompts", "reward, one dot per seed", rows)
         write_atomic(out / f"study.{task}.svg", plot.encode())
     write_atomic(out / "study.labels.svg", labels_figure(cells, list(sets), labels).encode())
     said = "\n".join(parts) + "\n"

@@ -1,7 +1,7 @@
 """What the experiments of many runs share: numbers from words, results that are kept, PPO on a generated task.
 
-Each run is a JSON file as soon as it is done; called again, an experiment makes what is missing. A folder holds
-results of the same settings alone. Proved by tests/experiments/test_trials.py.
+Each run is kept as a JSON file when it is done. Called again, an experiment makes what is missing. All results in a
+folder have the same settings. Proved by tests/experiments/test_trials.py.
 """
 
 import json
@@ -19,14 +19,15 @@ from minirlhf.harness.files import UserError, read_json, write_atomic
 from minirlhf.harness.loop import Interrupted, Run
 from minirlhf.lm.batches import Mixture
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.ppo import train
+from minirlhf.rl.critic import start_critic
+from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.watch import Description
 from minirlhf.tasks import TASKS, reward_of_task
 
 
 def numbers(words: Sequence[str], name: str, kind: type, least: float, most: float = inf) -> list:
-    """The words of an option as numbers from least to most, each once. Raises UserError."""
+    """The words of an option as numbers, each once. Raises UserError unless all are from least to most."""
     try:
         values = list(dict.fromkeys(kind(word) for word in words))
     except ValueError:
@@ -38,7 +39,7 @@ def numbers(words: Sequence[str], name: str, kind: type, least: float, most: flo
 
 
 def kept(path: Path, make: Callable[[], dict]) -> dict:
-    """The JSON object in the file; where there is none, what `make` returns, which is written there.
+    """The JSON object in the file. If there is no file, it is written with what `make` returns.
 
     Raises UserError for a file that is damaged.
     """
@@ -51,7 +52,7 @@ def kept(path: Path, make: Callable[[], dict]) -> dict:
 
 
 def begun_with(out: Path, settings: dict) -> None:
-    """Hold the settings against those that the folder was begun with. Raises UserError where one has changed."""
+    """Compare the settings with those that the folder was begun with. Raises UserError where one has changed."""
     before = kept(out / "settings.json", lambda: settings)
     if changed := [k for k in settings if before.get(k) != settings[k]]:
         what = f"{changed[0]} {before.get(changed[0])}, not {settings[changed[0]]}"
@@ -60,40 +61,42 @@ def begun_with(out: Path, settings: dict) -> None:
 
 @contextmanager
 def begun_anew() -> Iterator[None]:
-    """A run that is stopped in here has no --resume, of which the loop speaks. Raises Interrupted, which says so."""
+    """A run that is stopped in here begins anew, though the loop names --resume. Raises Interrupted, which says so."""
     try:
         yield
     except Interrupted:
-        raise Interrupted("stopped; called again, the tool begins this run anew, behind those done") from None
+        raise Interrupted("stopped; call the tool again: it keeps the runs done and begins this one anew") from None
 
 
 def optimise(
     policy: Policy, task: str, reward_of: RewardOf, config: PPOConfig, seed: int, dtype: torch.dtype,
     out: Path | None = None,
 ) -> dict:  # fmt: skip
-    """Train the policy's model in place on the task's training prompts, without their responses; what it cost.
+    """Train the policy's model in place on the task's training prompts, without their responses. Returns the cost.
 
-    `config.batch` responses a round.  out: for the log; none: a folder that is gone afterwards.
-    Raises Interrupted, as `begun_anew` has it.
+    A round has `config.batch` responses.  out: folder of the log; None: a folder that is gone afterwards.
+    Raises Interrupted, as `begun_anew` does.
     """
     prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
     sets = {task: (prompts, config.batch / config.algorithm.group)}
     torch.manual_seed(seed)
     config, records_of = replace(config, max_new=TASKS[task].MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
-        run, watchers = Run(out or Path(folder, config.algo), seed, dtype, overwrite=True), [Description(config.algorithm)]
-        return train(policy.model, policy.tokenizer, records_of, reward_of, config, run, watchers)[1]
+        run = Run(out or Path(folder, config.algo), seed, dtype, overwrite=True)
+        models = models_of(policy.model, policy.tokenizer, config.algorithm, dtype)
+        start_critic(models, records_of, reward_of, config, run)
+        return train(models, records_of, reward_of, config, run, [Description(config.algorithm)])
 
 
 def task_items(policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0) -> list[dict]:
-    """`samples` items of each of the task's held-out prompts, with the task's reward and the KL to the reference."""
+    """`samples` items per held-out prompt of the task, with the task's reward and the KL to the reference."""
     protocol = Protocol(reward_of_task, TASKS[task].MAX_NEW, samples, seed)
     items = sample_items(policy, reference, TASKS[task].records("test", prompts, 0), protocol)
     return [x for x in items if x["sample"] >= 0]
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table, numbers on the right, behind `left` columns of words."""
+    """A Markdown table: `left` columns of words, then right-aligned numbers."""
     rule = ["---"] * left + ["--:"] * (len(head) - left)
     lines = [" | ".join(row) for row in (head, rule, *rows)]
     return "\n".join(f"| {x} |" for x in lines)

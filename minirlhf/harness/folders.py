@@ -39,6 +39,17 @@ class Run:
     save: Callable[[dict, dict], None] | None = None  # (run.json, parts): make the folder a checkpoint
     load: Callable[[dict], None] | None = None  # (parts): give them the weights of the checkpoint
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a folder that could not be written later, or whose checkpoint must not be replaced."""
+        there = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"--out {self.out}: {there} is no folder that can be written; choose another")
+        for name, inner in (("--init", self.start), ("the working directory", os.getcwd())):
+            if inner and stands_in(self.out) and not self.resume and Path(inner).resolve().is_relative_to(self.out.resolve()):
+                raise UserError(f"--out {self.out}: holds {name} {inner}, which a new run would replace; choose another")
+        (folder := Folder(self)).hold()
+        folder.close()
+
 
 class Folder:
     """The folder of a run. It is not touched before `begin`."""
@@ -48,16 +59,8 @@ class Folder:
         self.state_path, self.finished, self._held = run.out / "train_state.pt", False, []
 
     def hold(self) -> None:
-        """Refuse, with UserError, what could not be written later, or what another run holds; keep others out."""
-        run, folder = self.run, self.run.out
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise UserError(f"--out {folder}: {there} is no folder that can be written; choose another")
-        if stands_in(folder) and not run.resume:
-            for name, inner in (("--init", run.start), ("the working directory", os.getcwd())):
-                if inner and folder.resolve() in (Path(inner).resolve(), *Path(inner).resolve().parents):
-                    raise UserError(f"--out {folder}: {name} {inner} is in it, and would be replaced; choose another")
-        self._held = [take(path, "r+b") for path in (folder, *run.also) if (path / "log.jsonl").exists()]
+        """Keep other runs out, until `close`. Raises UserError."""
+        self._held = [take(folder, "r+b") for folder in (self.run.out, *self.run.also) if (folder / "log.jsonl").exists()]
 
     def begin(self, start: int) -> str:
         """Touch the folder: go on behind `start` steps, or anew, what stands there moved aside; says what was done."""

@@ -1,7 +1,7 @@
 """Examples side by side: padding, the shift by one, micro-batches of like length, and the mixture of data sets.
 
-Inputs and targets are (B, T), the padding on the right; a mask is True where the loss stands. Which examples a
-step sees is a pure function of (seed, step). Proved by tests/lm/test_batches.py.
+Inputs and targets are (B, T), padded on the right. A mask is True where the loss counts the target. The examples of
+a step are a pure function of (seed, step). Proved by tests/lm/test_batches.py.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ from minirlhf.lm.chat import Example
 
 @dataclass
 class Batch:
-    """Examples side by side, the padding on the right. Inputs and targets are shifted here, once."""
+    """Examples side by side, padded on the right. Targets are already shifted by one against inputs."""
 
     inputs: Tensor  # (B, T) int64
     targets: Tensor  # (B, T) int64, the token behind each input
-    mask: Tensor  # (B, T) bool, True where the loss stands
+    mask: Tensor  # (B, T) bool, True where the loss counts the target
 
 
 def round_up(n: int, multiple: int, limit: int) -> int:
-    """The next multiple, or `limit` where that is less; n itself beyond it.
+    """n rounded up to a multiple, or to `limit` where that is less; n itself where it is beyond the limit.
 
-    Every new shape of a bfloat16 product on CPU costs a compilation, kept for good: on shapes as they came
-    a linear layer took 1.5 to 2 times as long, and SFT of the main run 1.1 GB more.
+    Every new shape of a bfloat16 product on CPU costs a compilation, kept for good. With unrounded shapes a linear
+    layer took 1.5 to 2 times as long, and SFT of the main run took 1.1 GB more.
     """
     return max(n, min(-(-n // multiple) * multiple, limit))
 
 
 def collate(examples: Sequence[Example], device: torch.device | str = "cpu", context: int = 2**31) -> Batch:
-    """Pad on the right and shift by one: position t predicts token t + 1. context: columns at the most."""
+    """Pad on the right and shift by one: position t predicts token t + 1.  context: the most columns."""
     width = 1 + round_up(max(len(e.ids) for e in examples) - 1, 8, context)
     ids = np.zeros((len(examples), width), dtype=np.int64)  # (B, T + 1)
     mask = np.zeros((len(examples), width), dtype=bool)  # (B, T + 1)
@@ -56,9 +56,9 @@ def micro_batches(lengths: Sequence[int], rows: int) -> list[list[int]]:
 
 
 def gather_true(x: Tensor, mask: Tensor) -> tuple[Tensor, int]:
-    """x (B, T, C) where mask (B, T) is True, row by row: (N', C), of which the first N count, and N.
+    """x (B, T, C) where mask (B, T) is True, row by row: (N', C), and N. Only its first N rows count.
 
-    The rest stands there to make N' a multiple of 64: see `round_up`.
+    The others make N' a multiple of 64: see `round_up`.
     """
     places = mask.flatten().nonzero().squeeze(1)  # (N,)
     n = len(places)
@@ -69,11 +69,11 @@ def gather_true(x: Tensor, mask: Tensor) -> tuple[Tensor, int]:
 class Mixture:
     """Batches from several data sets, a pure function of (seed, step): to resume, the step is enough.
 
-    Each set is gone through in epochs, every example once an epoch, in an order drawn anew each time.
-    Rows a step may be fractional: 2.5 gives 2 and 3 in turn.
+    An epoch of a set has every example once, in an order drawn anew. Rows per step may be fractional: 2.5 gives 2 and
+    3 in turn.
     """
 
-    sets: dict[str, tuple[Sequence, float]]  # name -> (examples, rows a step)
+    sets: dict[str, tuple[Sequence, float]]  # name -> (examples, rows per step)
     seed: int
 
     def step(self, step: int) -> list:
@@ -93,5 +93,5 @@ def epoch_order(seed: int, which: int, epoch: int, n: int) -> np.ndarray:
 
 
 def spread(flat: Tensor, mask: Tensor) -> Tensor:
-    """(N,) numbers of the N True places of mask (B, R), row by row -> (B, R), 0 elsewhere."""
+    """Put N numbers, (N,), into the N True places of mask (B, R), row by row; 0 elsewhere: (B, R)."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

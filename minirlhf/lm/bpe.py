@@ -1,19 +1,18 @@
 """Byte-pair encoding as pure functions: cut text into pieces, learn merges, apply them.
 
-Not here: vocabularies, special tokens and files; those are tokenizer.py. Here a word is a sequence of
-ids, a merge is a pair of ids, and the merge of rank r makes the id 256 + r.
+Vocabularies, special tokens and files are in tokenizer.py. Here a word is a sequence of ids, and a merge is a pair of
+ids. The merge of rank r makes the id 256 + r.
 
-The idea, on the word `aaabdaaabac`: the commonest pair is (a, a), so Z = aa gives `ZabdZabac`. Now
-(Z, a) and (a, b) are equally common; (a, b) is the smaller pair of ids, so Y = ab gives `ZYdZYac`, and
-X = ZY gives `XdXac`. To encode a new word, the same merges are applied in the same order.
+The idea, on the word `aaabdaaabac`: the commonest pair is (a, a), so Z = aa gives `ZabdZabac`. Now (Z, a) and (a, b)
+are equally common. The smaller pair of ids is (a, b), so Y = ab gives `ZYdZYac`, and X = ZY gives `XdXac`. To encode a
+new word, the same merges are applied in the same order.
 
-A merge replaces its pair from left to right without overlap: aaa becomes Za, never aZ. Two facts follow
-for merges that were learned: no two of them spell the same token (files of vocabularies lean on that), and
-a word that is itself a token always encodes to that one token.
+A merge replaces its pair from left to right without overlap: aaa becomes Za, never aZ. Two facts follow for learned
+merges. No two of them spell the same token: files of vocabularies rely on that. A word that is itself a token always
+encodes to that one token.
 
-Proved by tests/lm/test_tokenizer.py, which holds a slow twin of each function.
-Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units", algorithm 1;
-the pieces are those of Radford et al. 2019 (GPT-2).
+Proved by tests/lm/test_tokenizer.py, which holds a slow twin of each function. Source: Sennrich et al. 2016, "Neural
+Machine Translation of Rare Words with Subword Units", algorithm 1; the pieces are those of Radford et al. 2019 (GPT-2).
 """
 
 import functools
@@ -25,15 +24,15 @@ from collections.abc import Mapping
 
 IdPair = tuple[int, int]
 
-# How text is cut into pieces; merges stay inside a piece. "gpt2-digits" makes every digit a piece of its
-# own, so that a model sees 12 + 34 in columns, not as whatever tokens the corpus made of 12 and 34.
+# How text is cut into pieces; merges stay inside a piece. "gpt2-digits" makes every digit its own piece, so that a
+# model sees 12 + 34 in columns, not as whatever tokens the corpus made of 12 and 34.
 PATTERNS = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "gpt2-digits": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
 }
 
 FIRST_MERGE_ID = 256
-GONE = -1  # instead of an id: a symbol that has been merged away, and what stands beyond both ends
+GONE = -1  # stands in place of an id that was merged away, and beyond both ends
 
 
 def split(text: str, pattern: str) -> list[str]:
@@ -41,10 +40,9 @@ def split(text: str, pattern: str) -> list[str]:
 
         split("It's 12  apples!", "gpt2") == ["It", "'s", " 12", " ", " apples", "!"]
 
-    Python's `re` has no \p{L} or \p{N}, and none of its own classes will do: `[^\W\d_]` takes in ² ½ Ⅷ,
-    and `\s` the separators U+001C to U+001F. So a pattern is matched against the shape of the text, where
-    a character outside ASCII is replaced by an ASCII one of its class, and the pieces are cut from the text
-    at the same places.
+    Python's `re` has no \p{L} or \p{N}, and its own classes will not do: `[^\W\d_]` takes in ² ½ Ⅷ, and `\s` the
+    separators U+001C to U+001F. So a pattern is matched against the shape of the text. In the shape, ASCII characters
+    of the same class replace those outside ASCII. The pieces are cut from the text at the same places.
     """
     if text.isascii():
         return _compiled(pattern).findall(text)
@@ -54,7 +52,7 @@ def split(text: str, pattern: str) -> list[str]:
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern:
-    r"""One of PATTERNS for ASCII only, where `re.ASCII` makes `\s` what White_Space holds of ASCII."""
+    r"""One of PATTERNS for ASCII only, where `re.ASCII` makes `\s` the ASCII part of White_Space."""
     inside_brackets = PATTERNS[pattern].replace(r"[^\s\p{L}\p{N}]", r"[^\sA-Za-z0-9]")
     return re.compile(inside_brackets.replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", "[0-9]"), re.ASCII)
 
@@ -70,16 +68,15 @@ def _stand_in(char: str) -> str:
 def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[IdPair]:
     """The first `n_merges` merges of BPE, in rank order.
 
-    Each step merges the pair of neighbours with the highest count; among equals, the smallest pair of
-    ids. Neither depends on the order of the words, so the merges do not either. Stops early, with fewer
-    merges, when no pair is left that occurs twice.
+    Each step merges the pair of neighbours with the highest count; among equals, the smallest pair of ids. So the
+    order of the words does not matter. It stops early, with fewer merges, when no pair occurs twice any more.
 
         learn_merges({b"aaabdaaabac": 1}, 3) == [(97, 97), (97, 98), (256, 257)]
 
     words: how often each word occurs; the values of its bytes are its ids.
 
-    Counting all pairs anew for every merge would cost words × merges. Instead a merge visits only the
-    words that hold its pair, and corrects the counts of the pairs beside it.
+    Counting all pairs anew for every merge would cost words × merges. Instead a merge visits only the words that
+    hold its pair, and corrects the counts of the pairs beside it.
     """
     symbols = [list(word) for word in words]
     word_counts = list(words.values())
@@ -118,7 +115,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[IdPair]:
 
 
 def _merge_word(word: list[int], pair: IdPair, new_id: int) -> list[tuple[IdPair, int]]:
-    """Replace `pair` by `new_id` in `word`, in place; returns the changes (neighbours, +1 or -1) of counts.
+    """Replace `pair` by `new_id` in `word`, in place. Returns the changes of counts, (neighbours, +1 or -1).
 
     Merging a b to Z in x a b y takes away (x, a) and (b, y), and brings (x, Z) and (Z, y). The pair
     (a, b) itself is not reported: it occurs nowhere any more.
@@ -150,11 +147,11 @@ def apply_merges(ids: list[int], merge_ids: Mapping[IdPair, int]) -> list[int]:
 
         apply_merges([97, 97, 97], {(97, 97): 256}) == [256, 97]
 
-    merge_ids: the id that each pair merges to; a lower id is a lower rank, and both of a pair are below it.
-    A heap of what merges where, over a doubly linked list: n log n, so that "a" * 100_000 is no attack.
+    merge_ids: the id that each pair merges to. A lower id is a lower rank, and both ids of a pair are below it.
+    A heap holds what merges where, over a doubly linked list. It costs n log n, so "a" * 100_000 is no attack.
     """
     n, target_of = len(ids), merge_ids.get
-    ids = [*ids, GONE]  # [n] is behind the last, and so is [-1], which stands before the first
+    ids = [*ids, GONE]  # index n stands behind the last id, and as -1 before the first
     before, after = [*range(-1, n)], [*range(1, n + 1)]
     heap = [(target, i) for i, pair in enumerate(zip(ids, ids[1:])) if (target := target_of(pair))]
     heapq.heapify(heap)

@@ -3,16 +3,14 @@
     p = softmax(logits / temperature), cut to the top k and the top p, renormalised
     token = the first whose cumulative probability exceeds u,   u ~ U[0, 1)
 
-Each row draws its u's from its own seed, so that what it says depends neither on the rows beside it
-nor on where they end. The log-probabilities are those of the distribution the tokens were drawn from,
-temperature and cuts included: a policy gradient of anything else is the gradient of another policy.
-
-Prompts stand on the left behind their padding, so that all rows write the same column:
+Each row draws its u's from its own seed. So what it says depends neither on the rows beside it nor on where they end.
+The log-probabilities are those of the distribution sampled from, temperature and cuts included. The policy gradient
+of any other distribution is that of another policy. Padding stands before prompts, so all rows write the same column:
 
     . . p p p | r r r E        P = 5, R = 4; E is the sampled EOS, an action like any other
     p p p p p | r E . .
 
-Proved by tests/lm/test_generation.py against the slow loop without a cache.
+Proved by tests/lm/test_generation.py, against a slow loop without a cache.
 """
 
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from torch import Tensor
 
 from minirlhf.lm.model import GPT, KVCache
 
-ROWS = 256  # prompts a pass, at the most
+ROWS = 256  # most prompts per pass
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Sampling:
 
     max_new: int  # tokens of the longest response
     temperature: float = 1.0  # 0 is the most probable token (log-probability 0: the distribution is a point)
-    top_k: int = 0  # the most probable tokens alone; 0 keeps all
-    top_p: float = 1.0  # the fewest tokens of that mass
+    top_k: int = 0  # only the k most probable tokens; 0 keeps all
+    top_p: float = 1.0  # the fewest, most probable tokens with this mass; 1 keeps all
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_new < 1:
@@ -52,7 +50,7 @@ class Generation:
     ids: Tensor  # (B, R) int64
     mask: Tensor  # (B, R) bool, True on sampled tokens, EOS included
     logprobs: Tensor  # (B, R) float32 of the distribution sampled from, 0 where mask is False
-    ended: Tensor  # (B,) bool, True where EOS was sampled: else cut off, by max_new or the context
+    ended: Tensor  # (B,) bool, True where EOS was sampled; else max_new or the context cut the row off
 
     def responses(self) -> list[list[int]]:
         """The sampled ids of each row, without EOS and padding."""
@@ -96,7 +94,7 @@ def truncate_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tenso
 def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     """The inverse of the cumulative distribution at u. probabilities: (B, V), u: (B,) in [0, 1) -> (B,).
 
-    Tokens of probability 0 are never drawn. One uniform a row costs a tenth of `torch.multinomial`.
+    Tokens of probability 0 are never drawn. One uniform per row costs less than a tenth of `torch.multinomial`.
     """
     cumulative = probabilities.cumsum(-1)  # (B, V)
     total = cumulative[:, -1:]  # (B, 1)
@@ -115,16 +113,16 @@ def generate(
 ) -> Generation:
     """Continue each prompt until EOS, sampling.max_new tokens or the end of the context.
 
-    prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one a row.
-    Prompts of like length share a pass, since padding costs as much as tokens do.
+    prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one per row.
+    Prompts of like length share a pass, because padding costs as much as tokens.
     Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode.
     Raises ValueError for a prompt that is empty or longer than the context.
-    Source of the ragged batch: positions count real tokens, padding is masked (Hugging Face's rule).
+    The ragged batch follows Hugging Face's rule: positions count real tokens, and padding is masked.
     """
     context = model.config.context
     lengths = [len(p) for p in prompts]
     if not prompts or len(seeds) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a prompt, and a prompt")
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed per prompt, at least one")
     if min(lengths) < 1 or max(lengths) > context:
         raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
     order = sorted(range(len(prompts)), key=lambda i: lengths[i])
@@ -151,7 +149,7 @@ def one_pass(
     room = (model.config.context - prompt_mask.sum(1)).clamp(max=sampling.max_new)  # (B,) tokens a row may still say
     R = int(room.max())
     uniforms = row_uniforms(seeds, R).to(device)  # (B, R)
-    # Made outside inference mode: a loss is to be computed from them.
+    # Made outside inference mode, because losses are computed from them.
     ids = torch.full((B, R), eos_id, device=device)  # (B, R)
     logprobs = torch.zeros(B, R, device=device)  # (B, R)
     mask = torch.zeros(B, R, dtype=torch.bool, device=device)  # (B, R)
@@ -160,7 +158,7 @@ def one_pass(
     with torch.inference_mode():
         cache = KVCache(model.config, B, P + R, device, model.wte.weight.dtype)
         alive = torch.arange(B, device=device)  # (n,) the rows still in the cache
-        going = room > 0  # (n,) of those, the rows not finished
+        going = room > 0  # (n,) bool, which of these rows are not finished
         tokens, token_mask = prompt_ids, prompt_mask
         for t in range(R):
             hidden = model(tokens, token_mask, cache)[:, -1]  # (n, C)
@@ -190,9 +188,9 @@ def one_pass(
 
 
 def pad_columns(rows: Any, prompt: int, response: int, token: int, number: float) -> Any:
-    """A Generation or Rollout with columns more: `prompt` on the left of prompts, `response` on the right of the rest.
+    """A Generation or Rollout with more columns: `prompt` on the left of prompts, `response` on the right of the rest.
 
-    There masks are False, ids are `token` and other numbers `number`.  A negative width cuts.
+    In them masks are False, ids are `token` and other numbers `number`.  A negative width cuts columns off.
     """
     padded = {}
     for f in fields(rows):
@@ -205,7 +203,7 @@ def pad_columns(rows: Any, prompt: int, response: int, token: int, number: float
 
 
 def join(parts: Sequence[Generation], order: Sequence[int], eos_id: int) -> Generation:
-    """The rows of all parts in one; row i of them, counted through, becomes row order[i]."""
+    """The rows of all parts in one. Row i, counted through the parts, becomes row order[i]."""
     P = max(part.prompt_ids.shape[1] for part in parts)
     R = max(int(part.mask.sum(1).max()) for part in parts)
     parts = [pad_columns(x, P - x.prompt_ids.shape[1], R - x.ids.shape[1], eos_id, 0.0) for x in parts]

@@ -6,12 +6,11 @@
 
     Attention(Q, K, V) = softmax(Q Kᵀ / √D + mask) V
 
-Source: Vaswani et al. 2017, eq. 1; Radford et al. 2019 (GPT-2), section 2.3. The parameters are
-GPT-2's one for one (`checkpoint.py` reads and writes its files). Training, sampling with a cache and
-scoring run through the one `attention` below. Proved by tests/lm/test_model.py.
+Source: Vaswani et al. 2017, eq. 1; Radford et al. 2019 (GPT-2), section 2.3. The parameters are GPT-2's one for one
+(`checkpoint.py` reads and writes its files). Training, sampling with a cache and scoring all use the one `attention`
+below. Proved by tests/lm/test_model.py.
 
-Shapes: B batch, T sequence, S keys (T plus what the cache holds), C width, H heads, D head size,
-V vocabulary.
+Shapes: B batch, T sequence, S keys (T plus what the cache holds), C width, H heads, D head size, V vocabulary.
 """
 
 from dataclasses import dataclass, replace
@@ -48,8 +47,8 @@ class GPTConfig:
 class KVCache:
     """Keys and values of the tokens seen so far, in storage allocated once.
 
-    Every row writes to the same column, so a ragged batch stands with its padding on the left;
-    `key_mask` (B, S) bool says which columns are real tokens.
+    Every row writes to the same column, so a ragged batch has its padding on the left. `key_mask` (B, S) bool says
+    which columns are real tokens.
     """
 
     def __init__(self, config: GPTConfig, batch: int, columns: int, device=None, dtype=None) -> None:
@@ -75,8 +74,8 @@ class KVCache:
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
     """softmax(Q Kᵀ / √D + bias) V.
 
-    q: (B, H, T, D).  k, v: (B, H, S, D).  bias: broadcasts to (B, H, T, S), 0 where a query may look
-    and the most negative finite number where not (−∞ would turn a row that sees nothing into NaN).
+    q: (B, H, T, D).  k, v: (B, H, S, D).  bias: broadcasts to (B, H, T, S). It is 0 where a query may look, else the
+    most negative finite number: −∞ would turn a row that sees nothing into NaN.
     Returns (B, H, T, D).  Source: Vaswani et al. 2017, eq. 1.
     """
     scores = (q / sqrt(q.shape[-1])) @ k.transpose(-2, -1) + bias  # (B, H, T, S)
@@ -142,8 +141,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A GPT-2. `forward` gives the final hidden states; `logits` puts the tied head on those wanted.
 
-    They are two calls because most callers want logits at few positions (the response, the last
-    token), and the head is the largest product of a small model.
+    Most callers want logits at few positions (the response, the last token), and the head is the largest product of
+    a small model. So these are two calls.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -156,7 +155,7 @@ class GPT(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """N(0, 0.02) and zero biases; what is added to the residual stream, 2 per layer, 1/√(2L) of it."""
+        """Weights N(0, 0.02), biases 0. The two c_proj per layer, which add to the residual, get 1/√(2L) of it."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -168,10 +167,9 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, key_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Hidden states after the final LayerNorm, (B, T, C).
 
-        ids: (B, T) int.  key_mask: (B, T) bool, True on real tokens; None if padding, where there is
-        any, stands on the right, which no real token can see.  Positions are counted in real
-        tokens, so where the padding stands does not matter.  With a cache, ids are the tokens behind
-        those it holds.  What comes out at padding is finite and means nothing.
+        ids: (B, T) int.  key_mask: (B, T) bool, True on real tokens. None is enough where all padding is on the right:
+        no real token can see it.  Positions count real tokens, so the side of the padding does not matter.  With a
+        cache, ids are the tokens behind those that it holds.  The output at padding is finite and means nothing.
         Raises ValueError if a row is longer than the context.
         """
         B, T = ids.shape
@@ -199,7 +197,7 @@ class GPT(nn.Module):
         return F.linear(hidden, self.wte.weight)  # (..., V)
 
     def resize_vocabulary(self, size: int) -> None:
-        """Cut the embedding to its first `size` rows, or add rows, each the mean of those there are."""
+        """Cut the embedding to its first `size` rows, or add rows, each the mean of the old ones."""
         old = self.wte.weight.data[:size]  # (V, C)
         new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
         self.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
@@ -209,8 +207,8 @@ class GPT(nn.Module):
 def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor:
     """What is added to the scores: 0 where a query may look, the most negative number elsewhere.
 
-    Query i of T stands at column S − T + i and sees the columns up to itself (the causal triangle,
-    aligned with its lower right corner) that key_mask (B, S) calls real.
+    Query i of T stands at column S − T + i. It sees the columns up to itself that key_mask (B, S) calls real: the
+    causal triangle, aligned at its lower right corner.
     Returns (1 or B, 1, T, S) in the dtype of the matrix products.
     """
     visible = torch.ones(T, S, dtype=torch.bool, device=like.device).tril(S - T)  # (T, S)

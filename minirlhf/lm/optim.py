@@ -20,8 +20,8 @@ def make_adamw(
 ) -> torch.optim.AdamW:
     """AdamW that decays matrices and embeddings, and neither biases nor LayerNorm gains.
 
-    A gain that decays pulls the layer towards switching itself off. The parameters of `slow`, which may be part
-    of the modules, are stepped at `share` of the rate.
+    A gain that decays pulls its layer towards switching off. The parameters of `slow`, in `modules` or not, take steps
+    at `share` of the rate.
     Source: Loshchilov & Hutter 2019; the two groups are GPT-2's and minGPT's practice.
     """
     parameters = {id(p): p for module in modules for p in module.parameters()}  # tied ones once
@@ -38,8 +38,8 @@ def make_adamw(
 def learning_rate(step: int, peak: float, warmup: int, total: int, final: float, shape: str = "cosine") -> float:
     """The rate of optimizer step `step`, counted from 0.
 
-    Rises in equal parts over `warmup` steps to `peak`, then falls to `final` · peak at step `total`, on
-    half a cosine or on a line ("linear"), and stays there.
+    It rises on a line to `peak` over `warmup` steps. Then it falls to `final` · peak at step `total`, on half a cosine
+    or on a line ("linear"). There it stays.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -49,7 +49,7 @@ def learning_rate(step: int, peak: float, warmup: int, total: int, final: float,
 
 
 class Stepper:
-    """Clips and applies gradients that stand in .grad, skips and counts what is not finite."""
+    """Clips and applies the gradients in .grad. Skips and counts steps whose gradient is not finite."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
         self.optimizer = optimizer
@@ -67,7 +67,7 @@ class Stepper:
         self.skipped = state["skipped"]
 
     def step(self, lr: float) -> float:
-        """One optimizer step at that rate; returns the gradient's norm before clipping.
+        """One optimizer step at that rate. Returns the gradient's norm before clipping.
 
         Raises Diverged after MAX_BAD_STEPS steps in a row whose norm is not finite.
         """

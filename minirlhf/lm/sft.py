@@ -2,9 +2,9 @@
 
     L = − Σ_t m_t log p(x_{t+1} | x_≤t) / Σ_t m_t
 
-with m the mask: every token but the first in pretraining, the response and its EOS in SFT. The sums run over the whole
-optimizer step, however it is cut into micro-batches: a mean of means would weigh a token by the
-company it keeps. Source: Radford et al. 2018, eq. 1; Ouyang et al. 2022, section 3.5.
+with m the mask: every token but the first in pretraining, the response and its EOS in SFT. The sums run over the
+whole optimizer step, however it is cut into micro-batches. A mean of means would give a token of a short batch more
+weight. Source: Radford et al. 2018, eq. 1; Ouyang et al. 2022, section 3.5.
 Proved by tests/lm/test_sft.py.
 """
 
@@ -54,7 +54,7 @@ def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
 def evaluate_loss(model: GPT, examples: Sequence[Example], micro_rows: int = 32) -> tuple[float, int]:
     """(Sum of − log p over the targets of all examples, their number), in float32 without dropout.
 
-    Independent of how the examples are batched. Restores the model's train mode.
+    It does not depend on how the examples are batched. Restores the model's train mode.
     """
     was_training, device = model.training, model.wte.weight.device
     model.eval()

@@ -1,8 +1,8 @@
 """Text to token ids and back: a byte-level BPE tokenizer, trainable, and GPT-2's own when given its files.
 
-Text is cut into pieces (a word with the space before it, a number, a run of punctuation), each piece is
-taken as UTF-8 bytes, and merges join bytes to tokens inside a piece, never across pieces. Every string
-has an encoding, because every byte is a token; with no merges at all this is the byte tokenizer.
+Text is cut into pieces: a word with the space before it, a number, a run of punctuation. Each piece is taken as
+UTF-8 bytes. Merges join bytes to tokens inside a piece, never across pieces. Every byte is a token, so every
+string has an encoding. Without merges this is the byte tokenizer.
 
     tokenizer = Tokenizer.train(["low lower lowest"], vocab_size=263)    # 256 bytes, 3 merges, 4 specials
     tokenizer.encode(" lower")                                           # [258, 68, 81]: " low", "e", "r"
@@ -52,9 +52,9 @@ class Tokenizer:
     pattern: a key of PATTERNS.
     specials: names of the special tokens, which take the ids after the merges; must include <|endoftext|>.
 
-        Tokenizer().encode("Hi") == [39, 72]         # no merges: one token a byte
+        Tokenizer().encode("Hi") == [39, 72]         # no merges: one token per byte
 
-    token_bytes: list[bytes], what each ordinary token spells, by id; specials are not in it.
+    token_bytes: list[bytes], the spelling of each ordinary token, by id, without specials.
     special_ids: dict from the name of a special token to its id.
 
     Raises ValueError for an unknown pattern, an impossible merge, or specials that cannot be.
@@ -86,9 +86,8 @@ class Tokenizer:
               specials: Iterable[str] = SPECIALS) -> "Tokenizer":
         """Learn merges from `texts` until there are `vocab_size` tokens, specials included.
 
-        Texts are read one at a time and only their distinct pieces are kept. The most frequent pair is
-        merged first, ties go to the smallest pair of ids, so the order of the texts does not matter.
-        Warns and stops early when no pair is left that occurs twice.
+        Only the distinct pieces of the texts are kept. The most frequent pair is merged first. Ties go to the smallest
+        pair of ids, so the order of the texts does not matter. Warns and stops early when no pair occurs twice.
 
             Tokenizer.train(["aaabdaaabac"], 263).merges == [(64, 64), (64, 65), (256, 257)]
 

@@ -1,12 +1,12 @@
 """Direct preference optimisation: RL's offline twin, from comparisons to a policy without a reward model.
 
-    r(x, y) = β [log π(y|x) − log ref(y|x)]        the reward, but for a constant of x, that π is the optimum of
+    r(x, y) = β [log π(y|x) − log ref(y|x)]        π is the optimum of this reward, and of it + a constant of x
     L = − p log σ(r(x, chosen) − r(x, rejected)) − (1 − p) log σ(r(x, rejected) − r(x, chosen))
 
-So a policy is trained as a reward model is, by the loop of `train_reward.py`, and measured as one: how well its
-own r tells what was chosen. On exact preferences of a reward the minimiser is PPO's optimum π* ∝ ref exp(r/β),
-which tests/theory/test_oracle.py shows; on samples it learns only of answers that someone has compared. What exceeds
-the context is left out: without its question an answer teaches nothing. Command: tools/train_dpo.py.
+So a policy is trained like a reward model, by the loop of `train_reward.py`. It is measured like one, too: how well
+its own r tells what was chosen. On exact preferences of a reward the minimiser is PPO's optimum π* ∝ ref exp(r/β):
+see tests/theory/test_oracle.py. On samples it learns only of answers that someone has compared. What exceeds the
+context is left out: without its question an answer teaches nothing. Command: tools/train_dpo.py.
 Source: Rafailov et al. 2023, eq. 5 to 7. Proved by tests/preferences/test_dpo.py.
 """
 
@@ -25,18 +25,18 @@ from minirlhf.lm.sft import negative_log_likelihood
 
 
 def implicit_reward(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tensor:
-    """r = β log π/ref, but for a constant of the prompt, of which a difference of two answers to it knows nothing.
+    """r = β log π/ref, up to a constant of the prompt, which cancels between two answers to it.
 
-    Both (B,) log-probs of whole responses, EOS included, summed and not averaged over tokens.
+    Both (B,): log-probs of whole responses, EOS included, summed and not averaged over tokens.
     """
     return beta * (logprobs - ref_logprobs)  # (B,)
 
 
 class ImplicitReward(nn.Module):
-    """β log π/ref of responses, with π in training and ref as π was at first, outside of the parameters."""
+    """β log π/ref of responses. π is in training. ref is π as it was at first, outside of the parameters."""
 
     def __init__(self, policy: GPT, cue: int, beta: float) -> None:
-        """cue: the id that stands before every response, <|assistant|>, which no text can hold."""
+        """cue: the id before every response, that of <|assistant|>, which no text can spell."""
         super().__init__()
         self.trunk = policy
         self.cue, self.beta = cue, beta

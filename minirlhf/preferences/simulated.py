@@ -2,8 +2,8 @@
 
     P(a is chosen) = σ((gold_a − gold_b) / temperature + length_bias (len_a − len_b) + position_bias)
 
-is the law of a person who sees a first: the Bradley-Terry law of a gold reward, and what people are known to
-get wrong. Here it is known what they really want, so a reward model can be held against it.
+is the law of a person who sees a first. It is the Bradley-Terry law of a gold reward, and what people are known to
+get wrong. The gold reward is what they really want, so a reward model can be compared with it.
 Source: Bradley and Terry 1952; labels of a gold reward: Gao et al. 2022, section 2.
 Proved by tests/preferences/test_simulated.py.
 """
@@ -26,7 +26,7 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.rewards import call_reward, prompt_text
 
 PROMPTS = 256  # answered at a time
-PATIENCE = 50  # pairs left out for each that is wanted, before giving up
+PATIENCE = 50  # pairs that may be left out per pair that is wanted
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Labeller:
 
 
 def comparison_line(record: dict, a: str, b: str, gold_a: float, gold_b: float, labeller: Labeller, u: float) -> dict:
-    """The line that says which of two responses, a shown first, is chosen.  u: in [0, 1), decides."""
+    """The line of a comparison of two responses, a shown first.  u: in [0, 1); below P(a is chosen) a is chosen."""
     first = u < labeller.prefers_first(gold_a, gold_b, len(a), len(b))
     chosen, rejected = ((a, gold_a), (b, gold_b)) if first else ((b, gold_b), (a, gold_a))
     line = {k: v for k, v in record.items() if k != "response"} | {"chosen": chosen[0], "rejected": rejected[0]}
@@ -67,7 +67,7 @@ def make_pairs(
     """The first n comparisons of two responses to a training prompt; and how many pairs were left out, by reason.
 
     All pairs of `responses` responses to a prompt are compared, in the order in which they were sampled.
-    Which they are depends on the seed alone, not on who judges them. Raises UserError where hardly any can be compared.
+    The pairs depend on the seed alone, not on who judges them. Raises UserError where hardly any can be compared.
     """
     lines: list[dict] = []
     left_out: Counter = Counter()

@@ -10,11 +10,11 @@
     dapo                group_std           token         clipped*  k3 in the loss
     ppo                 value, whiten  .95  token         clipped   k1 in the reward
 
-* ε is .28 above 1. The papers of Dr. GRPO and DAPO set β to 0, which --beta 0 does; DAPO's dynamic sampling and
-its shaping of overlong answers are not here. An algorithm is data: `advantages_of` and `surrogate` read most of its
-choices, ppo.py the rest, and every mixture runs through the same loop. What is said of bias holds for the first
-optimizer step of a round. By the eighth the policy has moved seven steps, for which only a ratio corrects.
-Which algorithms are unbiased, and how far off the others are, is computed exactly in tests/rl/test_algorithms.py.
+* ε is .28 above 1. The papers of Dr. GRPO and DAPO set β to 0, as --beta 0 does. DAPO's dynamic sampling and
+its shaping of overlong answers are not here. An algorithm is data: `advantages_of` and `surrogate` read its
+choices, and every mixture runs through the loop of ppo.py. tests/rl/test_algorithms.py computes exactly which
+algorithms are unbiased, and how far off the others are, for the first optimizer step of a round.
+By the eighth the policy has moved seven steps, and only a ratio corrects for that.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ from minirlhf.rl.rollout import Rollout
 class Algorithm:
     """The choices of one algorithm: how a reward becomes a gradient."""
 
-    baseline: str  # none, value, leave_one_out, group, group_std
-    aggregate: str  # sum, token, sequence, constant: `losses.token_weights`
+    baseline: str  # what a reward is compared with
+    aggregate: str  # how the loss sums tokens: `losses.token_weights`
     ratio: str = "none"  # none: ∇ log π;  clipped: PPO's surrogate
-    kl_in: str = "reward"  # reward, or loss
-    kl: str = "k1"  # the estimator: k1, k2, k3
+    kl_in: str = "reward"  # where the KL penalty stands
+    kl: str = "k1"  # its estimator
     lam: float = 1.0  # GAE's λ, where the baseline is none or value
     whiten: bool = False  # of the advantages, over the round
     clip: float = 0.2  # ε
@@ -59,17 +59,10 @@ ALGORITHMS = {
     "dr-grpo": Algorithm("group", "constant", **GROUP),
     "dapo": Algorithm("group_std", "token", clip_high=0.28, **GROUP),
 }
-CHOICES = {
-    "baseline": ("none", "value", "leave_one_out", "group", "group_std"),
-    "aggregate": ("sum", "token", "sequence", "constant"),
-    "ratio": ("none", "clipped"),
-    "kl_in": ("reward", "loss"),
-    "kl": ("k1", "k2", "k3"),
-}
 
 
 def rewards_and_kl(rollout: Rollout, algorithm: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:
-    """((B, R) r_t, (B, R) kl_t, β): r_t = −β kl_t + score on the last token; β = 0 here where the KL is in the loss."""
+    """(r_t (B, R), kl_t (B, R), β): r_t = −β kl_t + score on the last token. β is 0 here for a KL in the loss."""
     kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, algorithm.kl)  # (B, R)
     beta = beta if algorithm.kl_in == "reward" else 0.0
     return token_rewards(rollout.scores, kl, rollout.mask, beta), kl, beta
@@ -102,9 +95,8 @@ def surrogate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The whole loss of a step, policy + β KL + c_v value, and what to log: its parts, and sums over tokens.
 
-    logprobs, values: (B, R) of the policy as it is now, with gradient; `rows` has those at sampling, and advantages
-    and returns.  weights: (B, R) of `losses.token_weights`.  `policy_loss` runs for every algorithm: its ratio and
-    KL are logged.
+    logprobs, values: (B, R) of the policy as it is now, with gradient.  rows: with advantages and returns.
+    weights: (B, R) of `losses.token_weights`.  `policy_loss` runs for every algorithm: its ratio and KL are logged.
     """
     loss, watch = policy_loss(logprobs, rows.logprobs, rows.advantages, weights, algorithm.clip, algorithm.clip_high)
     if algorithm.ratio == "none":

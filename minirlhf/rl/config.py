@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import check_options, option
-from minirlhf.rl.algorithms import ALGORITHMS, CHOICES, Algorithm
+from minirlhf.rl.algorithms import ALGORITHMS, Algorithm
 from minirlhf.rl.losses import adapt_beta
+
+BASELINES = "none", "value", "leave_one_out", "group", "group_std"
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,8 @@ class PPOConfig:
     epochs: int = option(1, "times each response is trained on", least=1)
     minibatches: int = option(8, "optimizer steps per epoch", least=1)
     lr: float = option(6e-4, "peak learning rate; falls to 0 on a line", above=0)
-    warmup: int = option(
-        10, "rounds of rising learning rate: Adam's first steps are of full size, right or wrong", least=0
-    )
-    beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL to the reference", least=0)
+    warmup: int = option(10, "rounds of rising learning rate, as Adam's first steps are of full size", least=0)
+    beta: float = option(0.025, "KL coefficient: the reward that a nat of KL to the reference costs", least=0)
     kl_target: float = option(0.0, "nats per response; above 0, beta adapts to keep the KL there", least=0)
     kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2", above=0)
     gamma: float = option(1.0, "discount", least=0, most=1)
@@ -36,19 +36,18 @@ class PPOConfig:
     micro_rows: int = option(32, "rows per forward pass of training: memory against speed, not the result", least=1)
     save_every: int = option(20, "rounds between saved states", least=1)
 
-    baseline: str = option(None, "what a reward is compared with", choices=CHOICES["baseline"])
-    aggregate: str = option(None, "how the loss sums tokens", choices=CHOICES["aggregate"])
-    ratio: str = option(None, "of probabilities, now and when sampled", choices=CHOICES["ratio"])
-    kl_in: str = option(None, "where the KL penalty stands", choices=CHOICES["kl_in"])
-    kl: str = option(None, "its estimator", choices=CHOICES["kl"])
+    baseline: str = option(None, "what a reward is compared with", choices=BASELINES)
+    aggregate: str = option(None, "how the loss sums tokens", choices=("sum", "token", "sequence", "constant"))
+    ratio: str = option(None, "of probabilities, now and when sampled", choices=("none", "clipped"))
+    kl_in: str = option(None, "where the KL penalty stands", choices=("reward", "loss"))
+    kl: str = option(None, "its estimator", choices=("k1", "k2", "k3"))
     lam: float = option(None, "GAE's λ", least=0, most=1)
     whiten: bool = option(None, "advantages of mean 0 and variance 1 over a round")
     clip: float = option(None, "PPO's ε for the probability ratio", least=0)
     clip_high: float = option(None, "ε above 1", least=0)
     value_clip: float = option(None, f"clip range of the value function (default: {Algorithm.value_clip})", least=0)
     value_coefficient: float = option(
-        None, f"weight of the value loss (default: {Algorithm.value_coefficient})", least=0
-    )
+        None, f"weight of the value loss (default: {Algorithm.value_coefficient})", least=0)
     group: int = option(None, "responses to each prompt", least=1)
 
     def __post_init__(self) -> None:
@@ -72,7 +71,7 @@ class PPOConfig:
     def algorithm(self) -> Algorithm:
         """--algo with the choices made here instead of its own.
 
-        A KL that moves takes the estimator that is right in its new place with it: k1 in the reward, k3 in the loss.
+        A KL that moves gets the estimator that is right in its new place: k1 in the reward, k3 in the loss.
         """
         names = [f.name for f in dataclasses.fields(Algorithm)]
         chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

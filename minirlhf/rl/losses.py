@@ -1,9 +1,9 @@
 """The formulas of policy gradient and PPO for language models, as pure functions.
 
-A response is a trajectory: state s_t = prompt + y_<t, action a_t = y_t, EOS included. What is of tokens is
-(B, R), B responses of up to R tokens, with `mask` bool True on real tokens. What stands where the mask
-is False has no influence on any result. Losses take a weight for each token, 0 on padding, that the caller
-makes for the whole optimizer step, so that a loss does not depend on how a step is cut into micro-batches.
+A response is a trajectory: state s_t = prompt + y_<t, action a_t = y_t, EOS included. Tensors (B, R) hold a number
+per token, of B responses of up to R tokens. `mask` is bool, True on real tokens; other places have no influence.
+Losses take a weight per token, 0 on padding. The caller makes the weights for the whole optimizer step. So a loss
+does not depend on how a step is cut into micro-batches.
 Proved by tests/rl/test_losses.py, against slow loops in float64, closed forms and published numbers.
 """
 
@@ -41,7 +41,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
         k2 = l² / 2         biased, low variance
         k3 = e^−l − 1 + l   unbiased, never negative
 
-    That is their *value*. As a loss their gradients differ: E ∇k1 = 0, E ∇k2 = ∇ KL(π ‖ ref),
+    These are values. As losses, their gradients differ: E ∇k1 = 0, E ∇k2 = ∇ KL(π ‖ ref),
     E ∇k3 = ∇ KL(ref ‖ π). Source: Schulman 2020, "Approximating KL divergence".
     """
     log_ratio = logprobs - ref_logprobs
@@ -55,7 +55,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
 
 
 def adapt_beta(beta: float, kl: float, target: float, horizon: float, n: int) -> float:
-    """The KL coefficient after a batch of n responses with mean KL `kl` (nats a response).
+    """The KL coefficient after a batch of n responses with mean KL `kl` (nats per response).
 
         e = clip(kl / target − 1, −0.2, 0.2)        β ← β (1 + e n / horizon)
 
@@ -85,10 +85,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
     with V = Â = 0 after the last real token. λ = 1 is Monte Carlo minus V, λ = 0 is δ.
 
-    rewards, values: (B, R) float.  mask: (B, R) bool, True on response tokens, EOS included; without holes, across
-    which no credit passes.
-    Returns (advantages, returns), each (B, R) and 0 where the mask is False; what stands in masked
-    places has no influence. Whiten the advantages after this, never the returns.
+    rewards, values: (B, R) float.  mask: (B, R) bool, True on response tokens, EOS included; no credit passes a hole.
+    Returns (advantages, returns), each (B, R) and 0 where the mask is False.
+    Whiten the advantages after this, never the returns.
     Source: Schulman et al. 2016, eq. 16.
     """
     advantages = torch.zeros_like(rewards)  # (B, R)
@@ -115,8 +114,8 @@ def leave_one_out(returns: Tensor, group: int) -> Tensor:
 def group_relative(returns: Tensor, group: int, std: bool, eps: float = 1e-4) -> Tensor:
     """A_i = R_i − mean of the group, and with `std` that over (σ + eps), σ² with K − 1 below the line.
 
-    Shapes as in `leave_one_out`. A group of equal returns gives 0. The mean holds R_i itself, which shrinks
-    the gradient by (K − 1) / K and does not turn it; the division by σ weighs prompts by 1 / σ and turns it.
+    Shapes as in `leave_one_out`. A group of equal returns gives 0. The mean holds R_i itself: that shrinks the
+    gradient by (K − 1) / K and does not turn it. The division by σ weighs prompts by 1 / σ, and turns it.
     Source: Shao et al. 2024, section 4.1.2 (with σ); Liu et al. 2025, section 3.2 (without).
     """
     R = returns.view(-1, group)  # (B / K, K)
@@ -126,7 +125,7 @@ def group_relative(returns: Tensor, group: int, std: bool, eps: float = 1e-4) ->
 
 
 def token_weights(mask: Tensor, aggregate: str, longest: int) -> Tensor:
-    """What each token counts in the loss of an optimizer step, (B, R), 0 where mask is False.
+    """The weight of each token in the loss of an optimizer step, (B, R), 0 where mask is False.
 
         sum       1 / B              E of its gradient is ∇J              REINFORCE, RLOO
         token     1 / Σ_i |y_i|      every token counts the same          PPO, DAPO
@@ -156,8 +155,8 @@ def policy_loss(
 
     logprobs, old_logprobs, advantages, weights: (B, R); gradients flow through logprobs alone.
     weights: w of `token_weights`, above 0 on real tokens.  clip: ε.  clip_high: ε_high, DAPO's clip-higher.
-    Returns the loss, and *sums* over tokens: approx_kl Σ ρ − 1 − log ρ (estimates KL(π_old ‖ π)), clip_frac
-    (tokens whose gradient the clip has stopped), ratio Σ ρ.  At ρ = 1 the gradient is REINFORCE's.
+    Returns the loss, and *sums* over tokens: approx_kl is Σ ρ − 1 − log ρ, which estimates KL(π_old ‖ π). clip_frac
+    counts tokens whose gradient the clip has stopped, ratio is Σ ρ.  At ρ = 1 the gradient is REINFORCE's.
     Source: Schulman et al. 2017, eq. 7; Yu et al. 2025, eq. 10 (ε_high).
     """
     mask = weights > 0  # (B, R)
@@ -189,8 +188,8 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor, weights: Tensor) -> Ten
 def kl_loss(logprobs: Tensor, ref_logprobs: Tensor, weights: Tensor, kind: str) -> Tensor:
     """Σ_t w_t k(log π_t, log ref_t), a KL penalty as a loss, with `kind` of `kl_estimate`.
 
-    Shapes as in `policy_loss`. Its gradient is not that of the KL between responses: that of k1 is 0 on average, that
-    of k3 is KL(ref ‖ π)'s, and any, token by token, says nothing of which states a token leads to.
+    Shapes as in `policy_loss`. Its gradient is not that of the KL between responses: for k1 it is 0 on average, for
+    k3 that of KL(ref ‖ π). Token by token, no estimator knows to which states a token leads.
     Source: Shao et al. 2024, eq. 3 and 4 (k3); tests/theory/test_oracle.py shows the gradients exactly.
     """
     mask = weights > 0  # (B, R)
@@ -209,12 +208,3 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, weights: Ten
     clipped = old_values + (values - old_values).clamp(-clip, clip)  # (B, R)
     worse = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)  # (B, R)
     return 0.5 * (weights * worse).sum()
-
-
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(G − V) / Var(G) over the mask: 1 is a perfect value function, 0 a constant, NaN if G is constant."""
-    returns, values = returns.double(), values.double()  # so that equal returns have no variance
-    residual = returns - values
-    unexplained = masked_mean((residual - masked_mean(residual, mask)) ** 2, mask)
-    total = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
-    return torch.where(total > 0, 1 - unexplained / total, torch.nan)

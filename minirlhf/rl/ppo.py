@@ -5,9 +5,8 @@
              Â, G = GAE(r, V_old);  whiten Â over the batch
              for some epochs, for minibatches:  descend  L_clip(Â) + c_v L_value(G)
 
-That is `ppo` of `algorithms.py`; the other algorithms run through the same loop. Policy and value function
-share one trunk; the value head starts at the least-squares fit. Dropout is off throughout, or the policy that is
-trained would not be the one that sampled.
+That is `ppo` of `algorithms.py`; the other algorithms run through the same loop. Policy and value function share
+one trunk. Dropout is off throughout: the policy that is trained must be the one that sampled.
 Source: Schulman et al. 2017, algorithm 1; Ziegler et al. 2019, section 2.2. Proved by tests/rl/test_ppo.py.
 """
 
@@ -26,22 +25,22 @@ from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.algorithms import advantages_of, surrogate
+from minirlhf.rl.algorithms import Algorithm, advantages_of, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import token_weights
 from minirlhf.rl.rewards import RewardOf
-from minirlhf.rl.rollout import Models, Rollout, collect, fit_value_head, score_tokens
+from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
 
 LAYER_LR = 0.3  # the rate of the blocks, as a share of all else's: their noise costs more KL
-# Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. One that
-# counts over rounds has state_dict() and load_state_dict(), and a resume goes on where it stood.
+# Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. With state_dict()
+# and load_state_dict() it counts over rounds, also across a resume.
 Watcher = Callable[[Rollout, list[dict], float], dict[str, float]]
 
 
 def sample_round(
     models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
 ) -> tuple[list[dict], Rollout]:
-    """(The records, each `group` times, and a response to each.) Raises UserError where there is no record."""
+    """(The records, each `group` times; a response to each.) Raises UserError where there is no record."""
     group = config.algorithm.group
     if not records:
         each = f"{group} responses to each, times the weight of its data set"
@@ -52,23 +51,11 @@ def sample_round(
     return asked, collect(models, asked, reward_of, seeds, sampling, config.missing_eos, config.micro_rows)
 
 
-def start_critic(
-    models: Models, records: Sequence[dict], reward_of: RewardOf, config: PPOConfig, rng: np.random.Generator
-) -> None:
-    """Fit the value head to the Monte Carlo returns of a round of its own, whose responses are not trained on.
-
-    A step that a first reader can skip: without it the critic starts at 0 and learns in the first rounds.
-    """
-    _, rollout = sample_round(models, records, reward_of, config, rng)
-    rollout = advantages_of(rollout, dataclasses.replace(config.algorithm, lam=1.0), config.beta, config.gamma)
-    fit_value_head(models.policy, models.value_head, rollout, config.micro_rows)
-
-
 def update(
     models: Models, rollout: Rollout, config: PPOConfig, beta: float, stepper: Stepper, lr: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
-    """The optimizer steps of one round; every response is used once an epoch. Returns means over tokens or steps.
+    """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps.
 
     rollout: with advantages and returns.
     """
@@ -94,36 +81,31 @@ def update(
     return means | {"grad_norm": float(np.mean(norms)), "skipped": stepper.skipped}
 
 
-def train(
-    policy: GPT,
-    tokenizer: Tokenizer,
-    records_of: Callable[[int], list[dict]],
-    reward_of: RewardOf,
-    config: PPOConfig,
-    run: Run,
-    watchers: Sequence[Watcher] = (),
-) -> tuple[ScalarHead | None, dict]:
-    """Train the policy in place on records_of(round), against a frozen copy of itself as it comes.
+def models_of(policy: GPT, tokenizer: Tokenizer, algorithm: Algorithm, dtype: torch.dtype = torch.float32) -> Models:
+    """The policy, a frozen copy of it as the reference, and a value head of zeros where the algorithm has a critic."""
+    policy.eval()
+    head = ScalarHead(policy.config.width).to(policy.wte.weight.device) if algorithm.baseline == "value" else None
+    return Models(policy, head, deepcopy(policy).requires_grad_(False), tokenizer, dtype)
 
-    records_of: the prompts of a round; each is answered `group` times.  config.max_new: the longest answer.
-    Returns the value head (None where the algorithm has no critic) and the cost.
+
+def train(
+    models: Models, records_of: Callable[[int], list[dict]], reward_of: RewardOf, config: PPOConfig, run: Run,
+    watchers: Sequence[Watcher] = (),
+) -> dict:  # fmt: skip
+    """Train the policy and the value head in place on the prompts records_of(round); returns the cost.
+
+    Each prompt is answered `group` times, in at most config.max_new tokens.
     Raises Interrupted (state saved), Diverged, and UserError.
     """
-    algorithm, critic = config.algorithm, config.algorithm.baseline == "value"
-    policy.eval()
-    reference = deepcopy(policy).requires_grad_(False)
-    value_head = ScalarHead(policy.config.width).to(policy.wte.weight.device)
-    models = Models(policy, value_head if critic else None, reference, tokenizer, run.dtype)
-    optimizer = make_adamw([policy, value_head], config.lr, 0.0, slow=policy.h, share=LAYER_LR)
+    algorithm, policy = config.algorithm, models.policy
+    learning = {"policy": policy} | ({"value_head": models.value_head} if models.value_head is not None else {})
+    optimizer = make_adamw(learning.values(), config.lr, 0.0, slow=policy.h, share=LAYER_LR)
     stepper = Stepper(optimizer, config.max_norm)
     warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
-    parts = {"policy": policy, "value_head": value_head, "stepper": stepper}
+    parts = learning | {"stepper": stepper}
     parts |= {f"watcher {i}": watch for i, watch in enumerate(watchers) if hasattr(watch, "state_dict")}
     settings = dataclasses.asdict(config) | dataclasses.asdict(algorithm)
     with Loop(run, config.iterations, config.save_every, settings, {"beta": config.beta}, **parts) as loop:
-        if loop.start == 0 and critic:
-            rng = np.random.default_rng([run.seed, config.iterations])
-            start_critic(models, records_of(config.iterations), reward_of, config, rng)
         for step in loop:
             rng = np.random.default_rng([run.seed, step])
             records, rollout = sample_round(models, records_of(step), reward_of, config, rng)
@@ -136,4 +118,4 @@ def train(
             figures |= update(models, rollout, config, beta, stepper, lr, rng)
             loop.kept["beta"] = config.next_beta(beta, float(rollout.kl().mean()), len(records))
             loop.record(figures, int(rollout.mask.sum()), "reward", "kl", "entropy")
-    return models.value_head, loop.cost()
+    return loop.cost()

@@ -1,4 +1,4 @@
-"""From prompts to what a policy-gradient step needs: sampled responses, scored by reward, policy and reference.
+"""From prompts to a rollout: sampled responses, scored by reward, policy and reference.
 
     column      0 1 2 3 4 | 0 1 2 3          P = 5 prompt columns, R = 4 response columns
     ids         . . a b c | x y E .          E is the EOS that the policy sampled
@@ -41,14 +41,14 @@ class Models:
 
 @dataclass
 class Rollout:
-    """B responses and what is known of each token, (B, R), 0 where mask is False."""
+    """B responses, and (B, R) figures of their tokens, 0 where mask is False."""
 
     prompt_ids: Tensor  # (B, P) int64, left-padded
     prompt_mask: Tensor  # (B, P) bool
     ids: Tensor  # (B, R) int64, right-padded
     mask: Tensor  # (B, R) bool, EOS included
     sampled_logprobs: Tensor  # (B, R) by the sampler, with its cache
-    logprobs: Tensor  # (B, R) by the pass that training repeats: π_old
+    logprobs: Tensor  # (B, R) by the pass that training repeats: log π_old
     ref_logprobs: Tensor  # (B, R) of the frozen reference
     values: Tensor  # (B, R) V of the state before each token
     advantages: Tensor  # (B, R) by `algorithms.advantages_of`, 0 before
@@ -74,15 +74,15 @@ class Rollout:
         return masked_sum(self.logprobs - self.ref_logprobs, self.mask, 1)  # (B,)
 
     def lengths(self) -> list[int]:
-        """Tokens of prompt and response, a row."""
+        """Tokens of prompt and response, per row."""
         return (self.prompt_mask.sum(1) + self.mask.sum(1)).tolist()
 
 
 def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int]:
     """The hidden state before each real response token, in the order of mask's True places: (N', C) and N.
 
-    Each row's real tokens are moved together, to the left: padding between prompts of different
-    lengths would cost as much as tokens do, and padding on the right needs no mask.
+    Each row's real tokens are moved together, to the left. Padding on the right needs no mask, and padding
+    between prompt and response would cost as much as tokens do.
     """
     ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
     real = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
@@ -110,36 +110,12 @@ def score_tokens(
     return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
 
 
-@torch.no_grad()
-def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3) -> None:
-    """Set the head to the least-squares fit of the rollout's returns on the model's hidden states.
-
-    A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one
-    bad, and the first rounds teach the policy just that.
-    Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form.
-    """
-    features, targets = [], []
-    for index in micro_batches(rollout.lengths(), micro_rows):
-        part = rollout.rows(index)
-        hidden, n = response_hidden(model, part)  # (N', C)
-        features.append(hidden[:n].double())  # (N, C)
-        targets.append(part.returns[part.mask].double())  # (N,)
-    X, y = torch.cat(features), torch.cat(targets)  # (N, C), (N,)
-    mean = X.mean(0)  # (C,)
-    X = X - mean
-    gram = X.T @ X + ridge * len(X) * torch.eye(X.shape[1], dtype=X.dtype, device=X.device)  # (C, C)
-    weight = torch.linalg.solve(gram, X.T @ (y - y.mean()))  # (C,)
-    head.weight.copy_(weight[None])
-    head.bias.copy_((y.mean() - mean @ weight)[None])
-
-
 def score_responses(
     reward_of: RewardOf, tokenizer: Tokenizer, records: Sequence[dict], rows: Rollout | Generation, missing_eos: float
 ) -> Tensor:
     """The reward of each row's response, (B,) float32.
 
-    A response that never ended scores `missing_eos` whatever it says: the reward of half a text is not
-    the reward of the text.
+    A response without EOS scores `missing_eos`: the reward of half a text is not the reward of the text.
     """
     ended = rows.ended.tolist()
     cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, rows.responses())]
@@ -154,9 +130,9 @@ def collect(
 ) -> Rollout:  # fmt: skip
     """Sample a response to each record and score it.
 
-    reward_of, missing_eos: see `score_responses`.  micro_rows: rows a pass of scoring.
-    The policy's log-probs are computed again by the pass that training repeats, in training's dtype,
-    so that π / π_old is exactly 1 before the first step; the sampler's are kept to measure the gap.
+    reward_of, missing_eos: see `score_responses`.  micro_rows: rows per pass of scoring.
+    The policy's log-probs are computed again, by the pass that training repeats. So π / π_old is exactly 1 before
+    the first step. The sampler's log-probs are kept, to measure the gap.
     """
     tokenizer, T = models.tokenizer, sampling.temperature
     prompts = [render_prompt(record, tokenizer) for record in records]

@@ -6,11 +6,12 @@ from the round. None of them has an influence on the training. Proved by tests/r
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import Algorithm
-from minirlhf.rl.losses import explained_variance, masked_mean, masked_sum
+from minirlhf.rl.losses import masked_mean, masked_sum
 from minirlhf.rl.optimum import Achieved
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Rollout, score_responses
@@ -82,6 +83,15 @@ class Optimum:
     def load_state_dict(self, state: dict) -> None:
         """Go on from what `state_dict` gave."""
         self.achieved = {task: Achieved(self.beta, kept) for task, kept in state.items()}
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 − Var(G − V) / Var(G) over the mask: 1 is a perfect value function, 0 a constant, NaN if G is constant."""
+    returns, values = returns.double(), values.double()  # so that equal returns have no variance
+    residual = returns - values
+    unexplained = masked_mean((residual - masked_mean(residual, mask)) ** 2, mask)
+    total = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+    return torch.where(total > 0, 1 - unexplained / total, torch.nan)
 
 
 def by_task(name: str, scores: Tensor, records: list[dict]) -> dict[str, float]:

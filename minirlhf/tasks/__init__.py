@@ -4,14 +4,14 @@ Each task is a module with the same names:
 
     NAME: str                            the key in TASKS and the "task" of every record
     MAX_NEW: int                         a response budget in BPE tokens, the end token included
-    EVAL_SPLITS: tuple[str, ...]         the held-out splits; "train" comes besides
+    EVAL_SPLITS: tuple[str, ...]         the held-out splits, beside "train"
     records(split, n, seed)              n dicts with "task", "prompt", "response" and what the reward
                                          needs; in a held-out split no prompt occurs twice
     documents(n, seed)                   n raw texts for pretraining, from the training side only
     FIELDS: tuple[str, ...]              texts of a record that reward and score read
     REWARD: str                          what the reward measures, in a word or two
-    RL_WEIGHT: float                     share of the prompts in RL: short answers are cheap, and soon outvoted
-    reward(prompt, response, record)     in [0, 1]; the signature that a user's own reward has
+    RL_WEIGHT: float                     weight in RL; long answers soon outvote short ones, which are cheap
+    reward(prompt, response, record)     in [0, 1]; a user's own reward has the same signature
     score(prompt, response, record)      other quantities to average over an evaluation, by name
 
 The text before `response` is exactly `prompt`; neither begins or ends in white space.
@@ -26,7 +26,7 @@ TASKS: dict[str, ModuleType] = {task.NAME: task for task in (reviews, sentiment,
 
 
 def task_of(record: dict) -> ModuleType | None:
-    """The task whose record this is; None of a user's own, whatever it calls "task"."""
+    """The task that the record belongs to; None for a user's record, whatever its "task" says."""
     name = record.get("task")
     task = TASKS.get(name) if isinstance(name, str) else None
     return task if task and all(isinstance(record.get(field), str) for field in task.FIELDS) else None

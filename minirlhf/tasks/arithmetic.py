@@ -1,13 +1,13 @@
 """Addition: `47+85=` -> `132`, with held-out pairs, a held-out operand range, and longer operands.
 
-    train, validation, test    two operands of 0..99, by a hash of the unordered pair, so that the
+    train, validation, test    both operands in 0..99, split by a hash of the unordered pair: so the
                                mirror image of a held-out sum is held out too
     test_range                 the left operand in 40..49, the right one in 40..99
     test_long                  both operands in 100..999
 
-In the first three the left operand is never in 40..49, and the right one only beside a left one under
-40: so test_range shares no unordered pair with them, yet the model has seen every digit in every place
-of the right operand and could know what a 4 is worth there.
+In the first three the left operand is never in 40..49. The right one is so only beside a left one under 40.
+So test_range shares no unordered pair with them. Yet the model has seen every digit in every place of the
+right operand, and could know what a 4 is worth there.
 """
 
 import random
@@ -27,7 +27,7 @@ _HELD_OUT_RANGE = range(40, 50)
 
 @lru_cache(maxsize=None)
 def operand_pairs(split: str) -> tuple[tuple[int, int], ...]:
-    """All operand pairs (left, right) of a split but test_long, which has too many to list."""
+    """All operand pairs (left, right) of a split; not of test_long, which has too many to list."""
     low = _HELD_OUT_RANGE.start
     if split == "test_range":
         return tuple((a, b) for a in _HELD_OUT_RANGE for b in range(low, 100))

@@ -3,9 +3,9 @@
     mood ~ uniform {1, 0, -1};   each slot's class = mood with probability 0.6, the others 0.2 each
     text = 1-3 sentences, each an opener and a form, whose fields are filled independently
 
-The mood is never shown, so a model has to carry what it has said so far. Because every text has one
-derivation, its probability and the entropy of the whole law are exact: a language model's loss on these
-texts can be compared with the best loss there is.
+A slot is a word of opinion. Its class is 1 (positive), 0 (neutral) or -1 (negative). The mood is never shown, so a
+model has to carry what it has said so far. Every text has one derivation, so its probability and the law's entropy
+are exact. A language model's loss on these texts can be compared with the best loss there is.
 
 The reward is the text's positivity, (positive slots - negative slots) / 3 clipped to [-1, 1] and moved
 to [0, 1]. The grammar itself earns 1/2 on average.
@@ -32,7 +32,7 @@ CLASSES = (1, 0, -1)
 
 @dataclass(frozen=True)
 class Domain:
-    """What a kind of subject has of its own: words separated by spaces. No aspect is in both lists."""
+    """The words of one kind of subject, separated by spaces. `first` and `second` share no aspect."""
 
     again: str
     first: str
@@ -194,8 +194,8 @@ def _plogp(p: float) -> float:
 
 @lru_cache(maxsize=None)
 def _class_entropy(slots: int) -> float:
-    """Entropy of the classes of so many slots. They depend on each other, since the mood is summed out,
-    but their probability depends only on how many there are of each."""
+    """Entropy of the classes of so many slots. The classes depend on each other, since the mood is summed out.
+    Their probability depends only on how many there are of each."""
     total = 0.0
     for a, b in product(range(slots + 1), repeat=2):
         ways = math.comb(slots, a) * math.comb(slots - a, b) if a + b <= slots else 0
@@ -238,15 +238,15 @@ def subjects(split: str) -> tuple[str, ...]:
 
 
 def text_split(text: str) -> str:
-    """The split that a review text belongs to where it is the question, as in `sentiment`."""
+    """The split of a review text that is itself the question, as in `sentiment`."""
     return task_split(f"{NAME} text {text}")
 
 
 def records(split: str, n: int, seed: int) -> list[dict]:
     """n records with "subject"; subjects repeat in train, with fresh reviews, and are distinct elsewhere.
 
-    The split is one of subjects: reviews are independent draws in all of them, so a short one may occur
-    on both sides. Raises ValueError for an unknown split, or if it has fewer than n subjects.
+    The split is by subject. Reviews are drawn independently in every split, so a short one may occur in
+    two of them. Raises ValueError for an unknown split, or if it has fewer than n subjects.
     """
     rng = random.Random(f"{NAME} {split} {seed}")
     return [{"task": NAME, "prompt": f"review of the {subject}:", "response": sample_review(subject, rng)[0],

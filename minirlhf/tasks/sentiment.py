@@ -21,7 +21,7 @@ LABELS = ("positive", "neutral", "negative")
 def records(split: str, n: int, seed: int) -> list[dict]:
     """n records with "label"; no review occurs twice in a held-out split.
 
-    Reviews are drawn until n fall on the split's side. The grammar has more than 10**12 of them, so
+    Reviews are drawn until n of them belong to the split. The grammar has more than 10**12 reviews, so
     memory ends before they do. Raises ValueError for an unknown split.
     """
     check_split(split, ("train", *EVAL_SPLITS))
@@ -44,7 +44,7 @@ def documents(n: int, seed: int) -> list[str]:
 
 
 def reward(prompt: str, response: str, record: dict) -> float:
-    """1.0 if the response is the record's label, white space around it aside, and nothing more, else 0.0."""
+    """1.0 if the response is the record's label and nothing more, white space around it aside; else 0.0."""
     return float(response.strip() == record["label"])
 
 

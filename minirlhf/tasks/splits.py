@@ -1,8 +1,8 @@
 """Which split an item belongs to, decided by a hash of the item itself.
 
-Membership needs no stored lists and cannot drift: the same item is on the same side in every run, on
-every machine, in every task that asks. A linear hash will not do in place of blake2b: with two operands
-it can coincide with a digit of their sum, and then the held-out answers are ones that never occur in train.
+Membership needs no stored lists and cannot drift. The same item is on the same side in every run, on every
+machine and in every task. A linear hash will not do in place of blake2b. With two operands it can coincide
+with a digit of their sum. Then the held-out answers never occur in train.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def check_split(split: str, known: Sequence[str]) -> None:
 
 
 def draw_items(items: Sequence, n: int, rng: random.Random, split: str) -> list:
-    """n items of a split at random: in train they repeat, elsewhere they differ; ValueError for fewer than n."""
+    """n random items of a split. In train they may repeat, elsewhere they differ. Raises ValueError for too few."""
     if split == "train":
         return rng.choices(items, k=n)
     if n > len(items):

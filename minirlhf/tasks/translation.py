@@ -5,12 +5,12 @@ A synchronous grammar writes both sides of a sentence at once:
     English    subject  verb group  determiner adjective noun  place  time  .
     Chinese    subject  time  negation/modal  place  verb(了)  determiner+measure adjective noun  。
 
-So a translator has to move time and place before the verb, put negation before the place, choose the
-measure word by the noun, and drop number and agreement. Each English sentence has one Chinese sentence,
+So a translator has to move time and place before the verb, and put negation before the place. It has to choose
+the measure word by the noun, and to drop number and agreement. Each English sentence has one Chinese sentence,
 and the other way round.
 
-The split is by a hash of (subject, verb, adjective, noun): whoever does what to which thing in a held-out
-sentence does it in no training sentence, in no tense and at no time or place.
+The split is by a hash of (subject, verb, adjective, noun). So no training sentence has
+all four of a held-out sentence, in any tense or at any time or place.
 """
 
 import random
@@ -54,7 +54,7 @@ _DEFINITE = ("this", "that", "these", "those")
 
 
 class Mode(NamedTuple):
-    """Tense and polarity: verb groups by person, what precedes and follows the Chinese verb, the rest."""
+    """Tense and polarity: verb groups by person, what Chinese puts before the place and after the verb, the rest."""
 
     plain: str
     third: str
@@ -97,7 +97,7 @@ NOUNS = {
 
 
 class Verb(NamedTuple):
-    """What goes with a verb, whose base form is its key in VERBS; "" in places is no place."""
+    """What goes with a verb. Its base form is its key in VERBS; "" in places means no place."""
 
     past: str
     chinese: str
@@ -131,7 +131,7 @@ VERBS = {
 
 
 class Frame(NamedTuple):
-    """Who does what to which thing: what a split is decided by."""
+    """Who does what to which thing. The split depends on it alone."""
 
     subject: str
     verb: str
@@ -184,7 +184,7 @@ def settings_of(verb: str) -> tuple[Setting, ...]:
 
 @lru_cache(maxsize=None)
 def frames(split: str) -> tuple[tuple[Frame, ...], tuple[int, ...]]:
-    """The frames of a split, and for each the number of sentences made of it and of those before it.
+    """The frames of a split, and the running total of the sentences made of them.
 
     Raises ValueError for an unknown split.
     """
@@ -196,7 +196,7 @@ def frames(split: str) -> tuple[tuple[Frame, ...], tuple[int, ...]]:
 
 
 def _sentence(split: str, index: int) -> tuple[Frame, Setting]:
-    """The sentence of that number among all of the split, which are never listed."""
+    """Sentence number `index` of the split. The sentences are never listed."""
     held, ends = frames(split)
     which = bisect_right(ends, index)
     return held[which], settings_of(held[which].verb)[index - ends[which]]  # counted back from the frame's end
@@ -214,7 +214,7 @@ def records(split: str, n: int, seed: int) -> list[dict]:
 
 
 def documents(n: int, seed: int) -> list[str]:
-    """n sentences of training frames, each in English or Chinese by a coin, never side by side."""
+    """n sentences of training frames, each in English or Chinese at random, never both side by side."""
     rng = random.Random(f"{NAME} documents {seed}")
     chosen = rng.choices(range(frames("train")[1][-1]), k=n)
     return [(english if rng.random() < 0.5 else chinese)(*_sentence("train", index)) for index in chosen]

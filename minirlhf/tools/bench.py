@@ -1,4 +1,4 @@
-"""How fast it runs here: training, sampling and a PPO iteration in tokens/s, the tokenizer in MB/s.
+"""How fast it runs here: training and sampling in tokens/s, a PPO iteration in s, the tokenizer in MB/s.
 
 python -m minirlhf.tools.bench --sizes baby --repeats 10
 
@@ -31,19 +31,19 @@ SIZES = {  # name -> a model, and the rows of its training batch
     "small": (GPTConfig(vocab_size=512, context=128, layers=4, heads=4, width=128), 32),
     "baby": (GPTConfig(vocab_size=65, context=256, layers=6, heads=6, width=384), 16),
 }
-PROMPTS, PROMPT, NEW = 64, 16, 48  # of sampling and of the PPO iteration
+PROMPTS, PROMPT, NEW = 64, 16, 48  # prompts, tokens per prompt and per response, in sampling and in the PPO iteration
 
 
 @dataclass(frozen=True)
 class Bench:
     """What to measure."""
 
-    sizes: tuple[str, ...] = option(tuple(SIZES), "of " + ", ".join(SIZES))
-    repeats: int = option(5, "runs of each, of which the best counts", least=1)
+    sizes: tuple[str, ...] = option(tuple(SIZES), "models to measure: " + ", ".join(SIZES))
+    repeats: int = option(5, "runs per measurement; the best one counts", least=1)
 
 
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
-    """The least of some wall times, after one run that does not count."""
+    """The shortest of some wall times, after one run that does not count."""
     run()
     times = []
     for _ in range(repeats):
@@ -71,12 +71,12 @@ def sampling_speed(shape: GPTConfig, device: torch.device, repeats: int) -> floa
     """Sampled tokens/s with the cache, in float32."""
     model = GPT(shape).to(device)
     prompts = torch.randint(shape.vocab_size, (PROMPTS, PROMPT)).tolist()
-    never = shape.vocab_size  # an EOS that no token is, so that every row runs to its end
+    never = shape.vocab_size  # an EOS beyond the vocabulary, so that every row runs to its end
     return PROMPTS * NEW / best_seconds(lambda: generate(model, prompts, Sampling(NEW), never, range(PROMPTS)), repeats)
 
 
 def ppo_iteration(shape: GPTConfig, device: torch.device, dtype: torch.dtype, repeats: int) -> float:
-    """Seconds of one round: sample, score by policy, reference and value head, 4 epochs in 1 minibatch."""
+    """Seconds per round: sample, score by policy, reference and value head, 4 epochs in 1 minibatch."""
     # With EOS last, a model that embeds one token fewer never ends a row early.
     specials = ("<|user|>", "<|assistant|>", "<|system|>", "<|endoftext|>")
     V = max(shape.vocab_size, 256 + len(specials) - 1)
@@ -103,7 +103,7 @@ def tokenizer_speed(repeats: int) -> tuple[float, float, float]:
     megabytes = [len(text.encode()) / 1e6 for text in texts]
     train = best_seconds(lambda: Tokenizer.train([texts[0]], 2048), repeats)
     merges = Tokenizer.train([texts[0]], 2048).merges
-    # A new tokenizer each time: its cache of words would make the second run another task.
+    # A new tokenizer each time: with a filled cache of words the second run would be another task.
     encode = best_seconds(lambda: Tokenizer(merges).encode(texts[1]), repeats)
     return megabytes[0], megabytes[0] / train, megabytes[1] / encode
 

@@ -1,9 +1,9 @@
 """Compare the algorithms on equal samples: python -m minirlhf.tools.compare_algorithms --init out/sft
 
-Each gets as many responses and rounds (one round more where a critic is to be fitted), a learning rate chosen
-among the same few on a seed of its own, and then `seeds` runs. A run is judged on held-out prompts by the share
-of the achievable objective that it reached, (J − J_ref) / (J* − J_ref). Every run is kept as soon as it is done;
-called again, the tool goes on where it stopped. Proved by tests/tools/test_compare_algorithms.py.
+Each gets as many responses and rounds, with one round more where a critic must be fitted first. Its learning rate is
+chosen from the same few on a separate seed. Then it runs on `seeds` seeds. A run is judged on held-out prompts, by its
+share of the achievable objective, (J − J_ref) / (J* − J_ref). J is reward − β KL. Every run is kept when it is done.
+Called again, the tool goes on where it stopped. Proved by tests/tools/test_compare_algorithms.py.
 """
 
 from copy import deepcopy
@@ -27,7 +27,7 @@ from minirlhf.rl.optimum import LEAST
 from minirlhf.tasks import reward_of_task
 from minirlhf.tasks.sources import parse_tasks
 
-# What GRPO does otherwise than the rest, undone one choice at a time.
+# What GRPO does differently from the rest, undone one choice at a time.
 UNDONE = {"no std": {"baseline": "group"}, "k2 in the loss": {"kl": "k2"}, "KL in the reward": {"kl_in": "reward"}}
 VARIANTS = {name: {"algo": name} for name in ALGORITHMS} | {
     f"grpo, {name}": {"algo": "grpo"} | choice for name, choice in UNDONE.items()}  # fmt: skip
@@ -38,22 +38,22 @@ TUNING_SEED = 1000
 class Comparison:
     """Comparison."""
 
-    init: str = option("out/sft", "checkpoint folder that all start from, and the reference of the KL")
-    task: str = option("reviews,arithmetic", "generated tasks, each compared by itself")
-    algos: tuple[str, ...] = option(tuple(VARIANTS), "what to compare; in quotes where the name has spaces")
-    lrs: tuple[str, ...] = option(("4e-4", "8e-4"), "learning rates to choose among")
-    seeds: int = option(5, "runs of each with the rate chosen", least=1)
-    iterations: int = option(30, "rounds", least=1)
+    init: str = option("out/sft", "checkpoint folder: all start from it, and the KL is measured to it")
+    task: str = option("reviews,arithmetic", "generated tasks, separated by commas; each is compared by itself")
+    algos: tuple[str, ...] = option(tuple(VARIANTS), "algorithms to compare; put a name with spaces in quotes")
+    lrs: tuple[str, ...] = option(("4e-4", "8e-4"), "learning rates to choose from")
+    seeds: int = option(5, "runs per algorithm, with the chosen learning rate", least=1)
+    iterations: int = option(30, "rounds per run", least=1)
     batch: int = option(128, "responses per round", least=1)
-    beta: float = option(0.025, "KL coefficient")
+    beta: float = option(0.025, "KL coefficient: reward given up for a nat of KL")
     prompts: int = option(200, "held-out prompts to judge on", least=1)
-    samples: int = option(4, "responses to each", least=1)
-    reference_samples: int = option(100, "responses of the reference to each, for J*", least=1)
-    out: str = option("out/algorithms", "folder for a file a run, TASK/*.json, and algorithms.TASK.svg")
+    samples: int = option(4, "responses per held-out prompt", least=1)
+    reference_samples: int = option(100, "responses of the reference per held-out prompt, for J*", least=1)
+    out: str = option("out/algorithms", "folder for TASK/*.json, one file per run, and algorithms.TASK.svg")
 
 
 def yardstick(start: Policy, task: str, options: Comparison) -> dict:
-    """J_ref and, as `optimum.reference_optimum` has it, J* of the held-out prompts, from samples of the reference.
+    """J_ref, and J* as `optimum.reference_optimum` has it, on held-out prompts, from samples of the reference.
 
     Raises UserError where J* is not known well enough, or nothing is better than the reference.
     """
@@ -64,12 +64,12 @@ def yardstick(start: Policy, task: str, options: Comparison) -> dict:
         said = f"J* rests on {known['effective_size']:.0f} effective samples, fewer than {LEAST}"
         raise UserError(f"{said}: more --reference-samples, or a larger --beta")
     if known["value"] <= known["reference"]:
-        raise UserError("no response earned more than the reference does on average: nothing to tell them apart by")
+        raise UserError("no response earned more than the reference does on average, so nothing tells algorithms apart")
     return known
 
 
 def config_of(name: str, lr: float, options: Comparison) -> PPOConfig:
-    """What is the same for all, and the choices of the one."""
+    """The settings that all share, and the choices of this one."""
     alike = {key: getattr(options, key) for key in ("iterations", "batch", "beta")}
     alike |= {"minibatches": 4, "warmup": max(1, options.iterations // 8), "save_every": options.iterations}
     return PPOConfig(**VARIANTS[name], **alike, lr=lr)
@@ -87,7 +87,7 @@ def one_run(name: str, lr: float, seed: int, task: str, start: Policy, options: 
 
 
 def runs_of(name: str, rates: list[float], task: str, start: Policy, options: Comparison, dtype: torch.dtype) -> list:
-    """The runs of one algorithm, with the learning rate that reached the highest J on a seed of its own."""
+    """The runs of one algorithm, with the learning rate that reached the highest J on TUNING_SEED."""
     def made(lr: float, seed: int) -> dict:
         path = Path(options.out) / task / f"{name}, lr {lr}, seed {seed}.json"
         return kept(path, lambda: one_run(name, lr, seed, task, start, options, dtype))
@@ -98,7 +98,7 @@ def runs_of(name: str, rates: list[float], task: str, start: Policy, options: Co
 
 
 def algorithm_table(found: dict[str, list[dict]]) -> str:
-    """A row an algorithm: mean ± standard deviation over seeds."""
+    """One row per algorithm: mean ± standard deviation over seeds."""
     def cell(runs: list[dict], key: str, digits: int) -> str:
         values = [x[key] for x in runs]
         spread = f" ±{np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""

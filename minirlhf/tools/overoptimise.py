@@ -1,9 +1,9 @@
 """Optimise learned rewards too far, and see when to stop: python -m minirlhf.tools.overoptimise
 
-Simulated people compare samples of a checkpoint; a reward model learns from some of the comparisons; then
-best-of-n and PPO at several beta make the most of it. The task's own reward, which none of them sees, is
-gold: both on held-out prompts against d = √KL, in a table and a figure (`experiments/goodhart.py`). Each step is kept
-as soon as it is done; called again, the tool goes on where it stopped. Proved by tests/tools/test_overoptimise.py.
+Simulated people compare samples of a checkpoint. Each reward model learns from some of the comparisons. Then best-of-n
+and PPO at several beta optimise it. Gold is the task's own reward, which none of them sees. A table and a figure show
+both rewards on held-out prompts against d = √KL (`experiments/goodhart.py`). Each step is kept when it is done. Called
+again, the tool goes on where it stopped. Proved by tests/tools/test_overoptimise.py.
 """
 
 from copy import deepcopy
@@ -40,17 +40,17 @@ BETAS = ("1", "0.3", "0.1", "0.03", "0.01", "0.003", "0")
 class Overoptimisation:
     """What is compared."""
 
-    init: str = option("out/sft", "checkpoint folder: the reference, from which all else starts")
+    init: str = option("out/sft", "checkpoint folder of the reference, from which all else starts")
     task: str = option("reviews", "generated task, whose reward is gold", choices=TASKS)
-    pairs: tuple[str, ...] = option(("250", "1000", "4000"), "comparisons that a reward model learns from")
-    betas: tuple[str, ...] = option(BETAS, "of PPO: deviations of the learned reward given up for a nat")
-    temperature: float = option(0.1, "of the people: a gold reward this much higher is chosen e to 1")
+    pairs: tuple[str, ...] = option(("250", "1000", "4000"), "numbers of comparisons, one per reward model")
+    betas: tuple[str, ...] = option(BETAS, "of PPO: deviations of the learned reward given up for a nat of KL")
+    temperature: float = option(0.1, "of the people: a gold reward this much higher is chosen with odds of e to 1")
     epochs: int = option(10, "passes of a reward model over its comparisons", least=1)
     iterations: int = option(60, "rounds of PPO", least=1)
     batch: int = option(128, "responses per round", least=1)
     prompts: int = option(100, "held-out prompts", least=2)
-    best_of: int = option(256, "samples of the reference for each, for best-of-n up to that n", least=2)
-    samples: int = option(8, "samples of a policy for each", least=1)
+    best_of: int = option(256, "samples of the reference per held-out prompt, for best-of-n up to that n", least=2)
+    samples: int = option(8, "samples of a policy per held-out prompt", least=1)
     out: str = option("out/overoptimise", "folder for all that is made")
 
 
@@ -59,7 +59,7 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
     out = Path(options.out)
     folder, prefs = out / f"rm.{n}", out / f"prefs.{n}.jsonl"
     if not (folder / "config.json").exists():  # written last
-        # However many are wanted, a seed's comparisons are the same: those of 250 are among those of 1000.
+        # The number does not change a seed's comparisons: the 250 are the first of the 1000.
         asked = make_preferences.Options(options.init, options.task, n, out=str(prefs))
         make_preferences.write_preferences(asked, Labeller(options.temperature), machine)
         learnt = train_reward.Options((str(prefs),), options.init, str(folder), overwrite=True)
@@ -69,7 +69,7 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
 
 
 def sampled(reference: Policy, options: Overoptimisation, seed: int) -> dict[str, list]:
-    """`best_of` answers of the reference to each held-out prompt, None one without an end: index, response, gold."""
+    """`best_of` answers of the reference per held-out prompt: index, response (None without an end), gold."""
     task, index = TASKS[options.task], [i for i in range(options.prompts) for _ in range(options.best_of)]
     records = task.records("test", options.prompts, 0)
     seeds = np.random.default_rng(seed).integers(2**63, size=len(index)).tolist()
@@ -84,7 +84,7 @@ def sampled(reference: Policy, options: Overoptimisation, seed: int) -> dict[str
 
 
 def scored(proxy: LearnedReward, records: list[dict], answers: list[tuple[int, str | None]]) -> np.ndarray:
-    """The proxy of each (index of the record, response), (n,)."""
+    """The learned reward of each (index of the record, response): (n,)."""
     ended = [k for k, (_, said) in enumerate(answers) if said is not None]
     values = np.full(len(answers), UNFINISHED)  # (n,)
     asked = [records[answers[k][0]] for k in ended]

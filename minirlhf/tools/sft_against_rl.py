@@ -1,8 +1,8 @@
 """Test what people say of SFT and RL: python -m minirlhf.tools.sft_against_rl
 
-On each task and seed, one base model, and from it the arms of `experiments/arms.py`, SFT and PPO with their rivals and
+Each task and seed has one base model. The arms of `experiments/arms.py` start from it: SFT and PPO, their rivals and
 controls. `experiments/claims.py` says what the results say to each claim. Every finished arm is a checkpoint under
-TASK/SEED/ARM with its result.json; called again, the study goes on where it stopped. Proved by
+TASK/SEED/ARM with its result.json. Called again, the study goes on where it stopped. Proved by
 tests/tools/test_sft_against_rl.py.
 """
 
@@ -38,7 +38,7 @@ def run_cells(options: StudyOptions) -> Cells:
         arm = tables[task][name]
         return all(results[task, seed, x].exists() for x in (arm.start, arm.match) if x)
 
-    # Ctrl-C is the parent's to handle; in a loop of training it still ends the cell.
+    # The parent handles Ctrl-C. Inside a training loop it still ends the cell.
     pool = ProcessPoolExecutor(options.workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
     with tqdm(total=len(waiting), desc="cells", smoothing=0.0, dynamic_ncols=True) as bar, pool:
         try:
@@ -52,7 +52,7 @@ def run_cells(options: StudyOptions) -> Cells:
                     bar.set_postfix_str(" ".join(map(str, running.pop(future))))
                     bar.update(1)
         except (KeyboardInterrupt, Interrupted):
-            tqdm.write("waiting for the arms that are under way; called again, the study goes on")
+            tqdm.write("waiting for the arms that are running; call the tool again to go on")
             raise
     return {cell: read_json(path) for cell, path in results.items()}
 

@@ -22,10 +22,10 @@ from minirlhf.tasks.sources import data_hash
 class Options:
     """Data and objective."""
 
-    data: tuple[str, ...] = option((), ".jsonl files of prompt, chosen and rejected, perhaps p")
-    init: str = option("out/sft", "checkpoint to start from, and the reference")
+    data: tuple[str, ...] = option((), ".jsonl files of prompt, chosen and rejected, with p if known")
+    init: str = option("out/sft", "checkpoint folder to start from, which is also the reference")
     out: str = option("out/dpo", "checkpoint folder to write")
-    beta: float = option(0.1, "nats of KL are worth so much reward: lower lets the policy go further", least=1e-6)
+    beta: float = option(0.1, "reward given up for a nat of KL; a lower beta lets the policy go further", least=1e-6)
     resume: bool = option(False, "go on where the run in --out stopped, with its options")
     overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
 

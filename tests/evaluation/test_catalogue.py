@@ -248,7 +248,7 @@ def test_reviews_are_measured_against_their_grammar(context, tokenizer):
     paid = [log(tokenizer.vocab_size) * (len(r["response"].encode()) + 1) for r in kept]
     exact = [-TASKS["reviews"].log_probability(r["response"], r["subject"]) for r in kept]
     H = sum(TASKS["reviews"].entropy_of(r["subject"]) for r in kept) / len(kept)
-    assert got["nats a text"]["m"] == pytest.approx(sum(paid) / len(kept), rel=1e-5)
+    assert got["nats per text"]["m"] == pytest.approx(sum(paid) / len(kept), rel=1e-5)
     excess = sum(a - b for a, b in zip(paid, exact)) / len(kept)
     assert got[f"above entropy {H:.2f}, %"]["m"] == pytest.approx(100 * excess / H, rel=1e-5)
 

@@ -159,4 +159,4 @@ def test_the_reference_is_one_of_the_models(reference, made):
     path, *_ = made
     first, *rest = path.read_text("utf-8").split("\n")[:-1]
     other = json.dumps(json.loads(first) | {"reference": reference})
-    assert "is none of its models" in refused(path, [other, *rest])
+    assert "is not one of its models" in refused(path, [other, *rest])

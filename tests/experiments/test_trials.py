@@ -66,12 +66,14 @@ def test_a_policy_is_trained_as_asked_on_as_many_responses(algo, monkeypatch):
     """Those of a group count one by one; the prompts are the training's of that seed."""
     seen = {}
 
-    def train(policy, tokenizer, batch_of, reward_of, config, run, watchers):
+    def train(models, batch_of, reward_of, config, run, watchers):
         seen.update(asked=[batch_of(step) for step in range(9)], reward=reward_of({}), rest=(run.seed, run.dtype))
         seen.update(config=config, drawn=torch.rand(1), whole=run.out.parent.is_dir(), out=run.out)
-        return None, {"seconds": 1.5}
+        return {"seconds": 1.5}
 
     monkeypatch.setattr(trials, "train", train)
+    monkeypatch.setattr(trials, "models_of", lambda *_: None)
+    monkeypatch.setattr(trials, "start_critic", lambda *a: seen.update(before=a[1:]))
     config = PPOConfig(algo=algo, batch=24, iterations=9)
     cost = optimise(Policy(None, None), "arithmetic", lambda record: "reward", config, 3, torch.float32)
     torch.manual_seed(3)
@@ -81,6 +83,7 @@ def test_a_policy_is_trained_as_asked_on_as_many_responses(algo, monkeypatch):
     prompts = {record["prompt"] for record in TASKS["arithmetic"].records("train", 20_000, 3)}
     assert {record["prompt"] for records in seen["asked"] for record in records} <= prompts
     assert seen["reward"] == "reward" and seen["rest"] == (3, torch.float32)
+    assert seen["before"][1]({}) == "reward" and seen["before"][2] == seen["config"]  # the critic starts like that
     assert seen["whole"] and not seen["out"].parent.exists() and seen["out"].name == algo
 
 
@@ -90,7 +93,9 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(monke
         raise Interrupted("stopped after round 1; go on with --resume")
 
     monkeypatch.setattr(trials, "train", train)
-    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+    monkeypatch.setattr(trials, "models_of", lambda *_: None)
+    monkeypatch.setattr(trials, "start_critic", lambda *_: None)
+    with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         optimise(Policy(None, None), "arithmetic", lambda record: None, PPOConfig(), 3, torch.float32)
 
 

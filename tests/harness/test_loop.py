@@ -20,7 +20,8 @@ from minirlhf.preferences.comparisons import Pair
 from minirlhf.preferences.dpo import ImplicitReward
 from minirlhf.preferences.train_reward import RewardConfig, fit_rewards
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.ppo import train
+from minirlhf.rl.critic import start_critic
+from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.reward_model import RewardModel
 from minirlhf.rl.watch import Description, Optimum
 
@@ -254,13 +255,13 @@ def ppo(out, resume) -> list[torch.Tensor]:
     policy, optimum = gpt(), Optimum(0.1)
     config = PPOConfig(iterations=7, batch=4, minibatches=2, lr=1e-2, kl_target=0.5, kl_horizon=50.0, max_new=6,
                        save_every=2)  # fmt: skip
-    head, _ = train(
-        policy, Tokenizer(), lambda step: [{"prompt": p} for p in "abcd"],
-        lambda record: lambda prompt, response, record: float(len(response)), config, Run(out, resume=resume),
-        [Description(config.algorithm), optimum],
-    )  # fmt: skip
+    models, run = models_of(policy, Tokenizer(), config.algorithm), Run(out, resume=resume)
+    records_of = lambda step: [{"prompt": p} for p in "abcd"]
+    reward_of = lambda record: lambda prompt, response, record: float(len(response))
+    start_critic(models, records_of, reward_of, config, run)
+    train(models, records_of, reward_of, config, run, [Description(config.algorithm), optimum])
     counted = [torch.tensor([x["n"], x["first"], x["second"]]) for x in optimum.state_dict().values()]
-    return weights(policy, head) + counted
+    return weights(policy, models.value_head) + counted
 
 
 def killed(training, out, resume, place, n) -> bool:

@@ -9,7 +9,7 @@ from minirlhf.lm.logits import token_logprobs
 from minirlhf.preferences.dpo import implicit_reward
 from minirlhf.preferences.train_reward import preference_loss
 from minirlhf.rl.losses import (
-    adapt_beta, explained_variance, gae, group_relative, kl_estimate, kl_loss, leave_one_out, masked_mean, masked_sum,
+    adapt_beta, gae, group_relative, kl_estimate, kl_loss, leave_one_out, masked_mean, masked_sum,
     policy_loss, reinforce_loss, token_rewards, token_weights, value_loss, whiten,
 )
 
@@ -449,26 +449,6 @@ def test_the_value_clip_changes_the_loss_only_where_it_is_the_larger(value, loss
     got = value_loss(V, zero, one, one, torch.inf if value == 0.5 else 0.2)
     assert got.item() == pytest.approx(loss)
     assert gradient(got, V).item() == pytest.approx(slope)
-
-
-def test_explained_variance_of_four_predictions():
-    """notes/evaluation.md, section 3, item 13."""
-    values, returns = torch.tensor([1.1, 1.9, 3.2, 3.7]), torch.tensor([1.0, 2, 3, 4])
-    got = explained_variance(values, returns, torch.ones(4).bool())
-    assert float(got) == pytest.approx(0.9705, abs=1e-6)
-
-
-def test_explained_variance_of_a_perfect_and_a_constant_prediction():
-    returns = spoiled(ragged(), nan)
-    assert float(explained_variance(returns, returns, MASK)) == 1
-    assert float(explained_variance(torch.full_like(returns, 7.0), returns, MASK)) == pytest.approx(0)
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, 12345.6])
-def test_explained_variance_of_a_constant_return_is_undefined(constant):
-    """Also where the float32 mean of equal numbers is another number."""
-    returns = torch.full((1000,), constant)
-    assert explained_variance(torch.randn(1000), returns, torch.ones(1000).bool()).isnan()
 
 
 # Preferences

@@ -10,12 +10,9 @@ from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
-from minirlhf.rl import rollout as rollout_module
 from minirlhf.rl.losses import gae, kl_estimate, reinforce_loss, token_rewards
 from minirlhf.rl.rewards import call_rewards, prompt_text
-from minirlhf.rl.rollout import (
-    Models, Rollout, collect, fit_value_head, response_hidden, score_responses, score_tokens,
-)
+from minirlhf.rl.rollout import Models, Rollout, collect, score_responses, score_tokens
 
 RECORDS = [
     {"prompt": "a"},
@@ -272,35 +269,3 @@ def test_the_expected_gradient_is_the_gradient_of_the_objective(make_gpt, every_
     loss = reinforce_loss(logprobs, advantages * probability.detach()[:, None], g.mask.float())
     for got, wanted in zip(torch.autograd.grad(-loss, parameters), exact):
         torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
-
-
-# The value head's start
-
-
-def test_the_fitted_value_head_is_the_least_squares_fit(made):
-    """Against the normal equations with a column of ones; the intercept is not shrunk."""
-    policy, _, r = made
-    r.returns = torch.where(r.mask, torch.randn(r.mask.shape, generator=torch.Generator().manual_seed(0)), nan)
-    head = ScalarHead(16)
-    fit_value_head(policy, head, r, ridge=0.1)
-    with torch.no_grad():
-        hidden, n = response_hidden(policy, r)  # (N', C)
-        X = hidden[:n].double()  # (N, C)
-    X = torch.cat([X, torch.ones(len(X), 1)], 1)  # (N, C + 1)
-    penalty = 0.1 * len(X) * torch.diag(torch.tensor([1.0] * 16 + [0.0])).double()
-    best = torch.linalg.solve(X.T @ X + penalty, X.T @ r.returns[r.mask].double())  # (C + 1,)
-    fitted = torch.cat([head.weight[0], head.bias]).detach().double()
-    torch.testing.assert_close(fitted, best, atol=1e-4, rtol=1e-4)
-
-
-def test_the_fit_finds_a_linear_value_function(made, monkeypatch):
-    """Without ridge, from returns that are linear in the hidden state, in micro-batches of a row."""
-    policy, _, r = made
-    with torch.no_grad():
-        _, r.returns, _ = score_tokens(policy, random_head(), r)
-        head = ScalarHead(16)
-        one_each = lambda lengths, tokens: [[i] for i in range(len(lengths))]
-        monkeypatch.setattr(rollout_module, "micro_batches", one_each)
-        fit_value_head(policy, head, r, ridge=1e-9)
-        _, values, _ = score_tokens(policy, head, r)
-    torch.testing.assert_close(values, r.returns, atol=1e-3, rtol=1e-3)

@@ -1,6 +1,7 @@
 """What is logged of a round: that it is right, by loops over responses, and that watching changes nothing."""
 
 import json
+from math import nan
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.rl import optimum
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.ppo import train
+from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rollout import Models, collect
-from minirlhf.rl.watch import Description, Gold, Optimum
+from minirlhf.rl.watch import Description, Gold, Optimum, explained_variance
 
 ALGORITHM = PPOConfig().algorithm
 RECORDS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2
@@ -55,6 +56,27 @@ def test_what_is_described_equals_loops_over_responses(rollout):
     grpo = Description(PPOConfig("grpo").algorithm)(r, records, 0.5)  # k3 in its loss, k1 in the log
     assert grpo["kl"] == got["kl"] and grpo["objective"] == got["objective"]
     assert 0 < got["sampler_gap"] < 1e-5
+
+
+def test_explained_variance_of_four_predictions():
+    """notes/evaluation.md, section 3, item 13."""
+    values, returns = torch.tensor([1.1, 1.9, 3.2, 3.7]), torch.tensor([1.0, 2, 3, 4])
+    got = explained_variance(values, returns, torch.ones(4).bool())
+    assert float(got) == pytest.approx(0.9705, abs=1e-6)
+
+
+def test_explained_variance_of_a_perfect_and_a_constant_prediction():
+    """Whatever stands where the mask is False."""
+    returns, mask = torch.tensor([[1.0, -2, nan], [3, nan, nan]]), torch.tensor([[True, True, False], [True, False, False]])
+    assert float(explained_variance(returns, returns, mask)) == 1
+    assert float(explained_variance(torch.full_like(returns, 7.0), returns, mask)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 12345.6])
+def test_explained_variance_of_a_constant_return_is_undefined(constant):
+    """Also where the float32 mean of equal numbers is another number."""
+    returns = torch.full((1000,), constant)
+    assert explained_variance(torch.randn(1000), returns, torch.ones(1000).bool()).isnan()
 
 
 @pytest.mark.parametrize("tasks", ["xyyxyyxy", ""])
@@ -101,7 +123,8 @@ def test_watching_changes_nothing(make_policy, tokenizer, tmp_path):
         config = PPOConfig(iterations=2, batch=8, minibatches=3, lr=1e-2, beta=0.1, max_new=8)
         policies.append(make_policy(0))
         watchers = [Description(config.algorithm), *more]
-        train(policies[-1], tokenizer, lambda step: TASKS, lambda record: SHORT, config, Run(tmp_path / name), watchers)
+        models = models_of(policies[-1], tokenizer, config.algorithm)
+        train(models, lambda step: TASKS, lambda record: SHORT, config, Run(tmp_path / name), watchers)
         lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
         logs.append([json.loads(line) for line in lines])
     assert all(torch.equal(a, b) for a, b in zip(*(policy.parameters() for policy in policies), strict=True))

@@ -140,7 +140,7 @@ def test_without_a_better_response_there_is_nothing_to_compare(make_policy, toke
     monkeypatch.setattr("minirlhf.experiments.trials.sample_items", lambda *a: [
         {"index": i, "sample": k, "scores": {"reward": 0.5}} for i in range(10) for k in range(30)
     ])  # fmt: skip
-    with pytest.raises(UserError, match="nothing to tell them apart by"):
+    with pytest.raises(UserError, match="nothing tells algorithms apart"):
         start = Policy(make_policy(0, context=64), tokenizer)
         yardstick(start, "arithmetic", Comparison(prompts=10, reference_samples=30))
 
@@ -198,7 +198,7 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(comma
     with pytest.raises(SystemExit) as stop:
         run_script(compare_algorithms.main)
     said = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 130 and "called again, the tool begins this run anew" in said
+    assert stop.value.code == 130 and "it keeps the runs done and begins this one anew" in said
     assert "--resume" not in said and list(files(tmp_path / "out")) == [f"rloo {TUNING_SEED}"]
     compare_algorithms.main()
     assert list(files(tmp_path / "out")) == ["rloo 0", f"rloo {TUNING_SEED}"]

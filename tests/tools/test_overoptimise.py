@@ -173,7 +173,7 @@ def test_a_reward_model_that_is_stopped_is_begun_anew(options, monkeypatch):
 
     monkeypatch.setattr(make_preferences, "write_preferences", lambda *given: None)
     monkeypatch.setattr(train_reward, "make_reward_model", train)
-    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+    with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         proxy_of(8, options, Machine(), torch.device("cpu"))
 
 

@@ -176,12 +176,13 @@ def test_picked_labels_are_those_of_the_highest_reward(fitted, model, tokenizer,
 def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypatch):
     seen = {}
 
-    def train(model, tokenizer, records_of, reward_of, config, *rest):
+    def train(models, records_of, reward_of, config, *rest):
         seen.update(records=[r for step in range(5) for r in records_of(step)], reward=reward_of({}), lr=config.lr)
         seen.update(out=rest[0].out)
-        return None, {}
+        return {}
 
     monkeypatch.setattr(trials, "train", train)
+    monkeypatch.setattr(trials, "start_critic", lambda *_: None)
     arm = Arm("sft10", "ppo", reward="random", rate=5.0)
     experiment.train_ppo(Policy(model, tokenizer), "arithmetic", arm, StudyOptions(batch=4, ppo_lr=1e-3), Run(tmp_path))
     assert len(seen["records"]) == 5 * 8 and not any("response" in r for r in seen["records"])
@@ -367,7 +368,7 @@ def test_ctrl_c_leaves_what_is_finished(again, monkeypatch, capsys):
     monkeypatch.setattr(sft_against_rl, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sft_against_rl.run_cells(options(folder))
-    assert ran == NAMES[:3] and "called again, the study goes on" in capsys.readouterr().out
+    assert ran == NAMES[:3] and "call the tool again to go on" in capsys.readouterr().out
     monkeypatch.setattr(sft_against_rl, "run_cell", whole_cell)
     assert len(sft_against_rl.run_cells(options(folder))) == len(NAMES) and ran == NAMES
 
@@ -392,7 +393,7 @@ def test_an_arm_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(tmp_
         raise Interrupted("stopped after step 1; go on with --resume")
 
     monkeypatch.setattr(experiment, "train_base", train_base)
-    with pytest.raises(Interrupted, match="called again, the tool begins this run anew"):
+    with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         experiment.run_cell("arithmetic", 0, "base", StudyOptions(out=str(tmp_path)))
 
 

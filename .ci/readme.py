@@ -1,0 +1,37 @@
+"""Run the commands of README.md one after the other in this folder, as a reader would: each must end with 0.
+
+The README prints a reward of the reader's own, which is written here, and names files of the reader's own, which are
+made here. A command that stands in the README twice runs once; what `.ci/run` has run already is passed over.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, "tests")
+from test_readme import commands  # noqa: E402
+
+text = Path("README.md").read_text(encoding="utf-8")
+done = {"python train_sft.py", "python train_ppo.py", "python evaluate.py"}
+blocks = re.findall(r"(?m)^    # (\w+\.py)\n((?:    .*\n|\n)+)", text)
+assert blocks, "the README prints no reward"
+for name, body in blocks:
+    Path(name).write_text(re.sub(r"(?m)^    ", "", body), encoding="utf-8")
+sums = [{"prompt": f"{a}+{b}?", "response": str(a + b), "label": str(a + b)} for a in range(12) for b in range(12)]
+for name, kept in (("pairs.jsonl", sums[::2]), ("test.jsonl", sums[1::2])):
+    Path(name).write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+assert code(text) and commands(text)
+for command in commands(text):
+    if command in done or not command.startswith("python"):
+        continue
+    done.add(command)
+    start = time.perf_counter()
+    end = subprocess.run([sys.executable, *shlex.split(command)[1:]], capture_output=True, text=True)
+    print(f"{'ok    ' if end.returncode == 0 else 'BROKEN'} {command} ({time.perf_counter() - start:.0f} s)", flush=True)
+    if end.returncode:
+        sys.exit(f"{end.stdout[-2000:]}\n{end.stderr[-2000:]}")
