@@ -7,7 +7,6 @@ new, nothing in between. Proved by tests/harness/test_files.py.
 import io
 import json
 import os
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -113,23 +112,23 @@ def misfit(x, like, name: str = "it") -> str:
     """What of x is not as in `like`, an example of it; "" where all is.
 
     A dict has the keys of its example, but for those that end in "?"; the values under "*" are all alike; so are the
-    entries of a list. A tuple lists examples of which one will do. A number is finite, a float may be an int; a range
-    gives bounds.
+    entries of a list, unless its example has several. A tuple lists examples of which one will do. A number is within float32, a float may be an int; a
+    range gives bounds.
     """
     if isinstance(like, tuple):
         return min((misfit(x, one, name) for one in like), key=len)
     if isinstance(like, dict | list):
-        if not isinstance(x, type(like)):
+        if not isinstance(x, type(like)) or isinstance(like, list) and 1 < len(like) != len(x):
             return name
-        pairs = [(y, like[0], f"{name}[{i}]") for i, y in enumerate(x)] if isinstance(like, list) else []
+        pairs = [(y, like[i % len(like)], f"{name}[{i}]") for i, y in enumerate(x)] if isinstance(like, list) else []
         for key, value in like.items() if isinstance(like, dict) else ():
             keys = x if key == "*" else [key.removesuffix("?")]
-            pairs += [(x.get(k), value, f"{name}.{k}") for k in keys if k in x or not key.endswith("?")]
+            pairs += [(x.get(k, ...), value, f"{name}.{k}") for k in keys if k in x or not key.endswith("?")]
         return next((found for pair in pairs if (found := misfit(*pair))), "")
     if isinstance(like, range):
         return "" if type(x) is int and x in like else name
     if isinstance(like, int | float) and type(x) in (int, type(like)):
-        return "" if abs(x) <= sys.float_info.max else name
+        return "" if abs(x) <= 1e38 else name
     return "" if type(x) is type(like) else name
 
 

@@ -19,7 +19,8 @@ import torch
 from minirlhf.harness.files import UserError, load_state, lock, misfit, parse_object, read_json, read_text, write_json
 
 MARKS = "config.json", "run.json", "log.jsonl", "train_state.pt"  # with one of them a run stands in the folder
-STATE = {"settings": {}, "step": range(2**63), "seconds": 0.0, "kept": {"*": 0.0}, "parts": {"*": {}}}
+PLAIN = "", 0.0, True, None, [""]
+STATE = {"settings": {"*": PLAIN}, "step": range(2**63), "seconds": 0.0, "kept": {"*": 0.0}, "parts": {"*": {}}}
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Run:
         there = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise UserError(f"--out {self.out}: {there} is no folder that can be written; choose another")
+        replaced = stands_in(self.out) and not self.resume
         for name, inner in (("--init", self.start), ("the working directory", os.getcwd())):
-            if inner and stands_in(self.out) and not self.resume and Path(inner).resolve().is_relative_to(self.out.resolve()):
+            if replaced and inner and Path(inner).resolve().is_relative_to(self.out.resolve()):
                 raise UserError(f"--out {self.out}: holds {name} {inner}, which a new run would replace; choose another")
         (folder := Folder(self)).hold()
         folder.close()
@@ -60,7 +62,8 @@ class Folder:
 
     def hold(self) -> None:
         """Keep other runs out, until `close`. Raises UserError."""
-        self._held = [take(folder, "r+b") for folder in (self.run.out, *self.run.also) if (folder / "log.jsonl").exists()]
+        there = [x for x in (self.run.out, *self.run.also) if (x / "log.jsonl").exists()]
+        self._held = [take(folder, "r+b") for folder in there]
 
     def begin(self, start: int) -> str:
         """Touch the folder: go on behind `start` steps, or anew, what stands there moved aside; says what was done."""
@@ -70,6 +73,8 @@ class Folder:
             if (run.out / "log.jsonl").exists():
                 size = max((end for end, x in read_log(run.out / "log.jsonl") if x["step"] <= start), default=0)
             about = read_run(run.out) | about
+        self.close()
+        self.hold()  # again: a run that began in the meantime
         self.close()
         if not run.resume:
             said = make_room((run.out, *run.also), run.overwrite)
@@ -91,10 +96,12 @@ class Folder:
         state = about["resume"] if self.finished else load_state(path)
         if misfit(state, STATE if self.finished else STATE | {"rng": torch.Tensor()}):
             raise UserError(f"{path}: not a state of this version; train without --resume")
+        total = settings["steps in all"]
         for key, value in settings.items():
-            saved, longer = state["settings"].get(key), key == "steps in all"
-            if saved != value and not (longer and type(saved) is int and saved < value):
-                raise UserError(f"{path}: saved with {key} = {saved}, now {value}: resume with the same options and files")
+            saved = state["settings"].get(key)
+            if saved != value and not (key == "steps in all" and type(saved) is int and saved < value):
+                why = f"saved with {key} = {saved}, now {value}"
+                raise UserError(f"{path}: {why}: resume with the same options and files")
         try:
             if self.finished:
                 run.load(parts)
@@ -103,13 +110,13 @@ class Folder:
             for name in state["parts"] if self.finished else parts:
                 load_part(parts[name], state["parts"][name])
             kept = {key: state["kept"][key] for key in kept}
-            start = range(settings["steps in all"] + 1)[state["step"]]
+            start = range(total + 1)[state["step"]]
         except UserError:
             raise
         except Exception as error:  # what is wrong in a state can raise nearly anything
             raise UserError(f"{path}: damaged, {type(error).__name__}; train without --resume") from error
-        if self.finished and start < settings["steps in all"]:
-            print(f"{run.out}: finished after {start} steps; goes on to {settings['steps in all']}, with a fresh optimizer")
+        if self.finished and start < total:
+            print(f"{run.out}: finished after {start} steps; goes on to {total}, with a fresh optimizer")
         return start, state["seconds"], kept
 
     def close(self) -> None:
@@ -141,7 +148,7 @@ def make_room(folders: Sequence[Path], overwrite: bool) -> str:
     found = [folder for folder in folders if stands_in(folder)]
     if overwrite:
         for folder in found:
-            for name in ("config.json", "train_state.pt"):
+            for name in ("config.json", "train_state.pt", "run.json"):
                 (folder / name).unlink(missing_ok=True)
     n = next(n for n in count(1) if not any(os.path.lexists(f"{folder}.{n}") for folder in found))
     moved = {} if overwrite else {folder: f"{folder}.{n}" for folder in found}
@@ -169,7 +176,7 @@ def read_log(path: Path) -> list[tuple[int, dict]]:
     records, end = [], 0
     for line in read_text(path).split("\n")[:-1]:
         record, end = parse_object(line, f"{path}, line {len(records) + 1}"), end + len(line.encode()) + 1
-        if misfit(record, {"step": range(1, 2**63)}):
+        if misfit(record, {"step": range(2**63)}):
             raise UserError(f"{path}, line {len(records) + 1}: no step in it; not a log of ours, or damaged")
         records.append((end, record))
     return records

@@ -132,7 +132,10 @@ def read_config(path: Path, fields: dict) -> dict:
 def options_of_run(out: Path, fields: dict) -> dict:
     """The options of the run that is resumed in a folder, or in its sft/ or base/; {} where there is none yet."""
     folder = next((x for x in (out, out / "sft", out / "base") if (x / "run.json").exists()), out)
-    return typed(read_run(folder, {"options?": {}}).get("options", {}), fields, str(folder / "run.json"))
+    found = read_run(folder, {"options?": {}}).get("options", {})
+    if other := [name for name in found if name not in fields]:
+        raise UserError(f"{folder}: the run of another command, with the option {other[0]}; resume it with that command")
+    return typed(found, fields, str(folder / "run.json"))
 
 
 def typed(raw: dict, fields: dict, where: str) -> dict:

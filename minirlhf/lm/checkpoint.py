@@ -137,13 +137,20 @@ def save(
 
 
 def restore(folder: str | Path, model: GPT, value_head: nn.Module | None = None) -> None:
-    """Give a model of the same shape, and its value head, the weights in a folder. Raises UserError."""
+    """Give a model of the same shape, and its value head, the weights in a folder. Raises UserError, RuntimeError."""
+    model.load_state_dict(load(folder)[0].state_dict())
+    if value_head:
+        load_value_head(folder, value_head)
+
+
+def load_value_head(folder: str | Path, value_head: nn.Module) -> None:
+    """Give a value head its weights in a folder, if there are any. Raises UserError."""
+    path = Path(folder) / "value_head.safetensors"
     try:
-        model.load_state_dict(load(folder)[0].state_dict())
-        if value_head and (path := Path(folder) / "value_head.safetensors").exists():
+        if path.exists():
             value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
-    except RuntimeError as error:
-        raise UserError(f"{folder}: its weights are of another model: {error}") from None
+    except RuntimeError:
+        raise UserError(f"{path}: is of another model than {folder}") from None
 
 
 def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
