@@ -45,7 +45,7 @@ def main() -> None:
         run, sets = collect_items(options, machine.seed, models, runs, folders)
     out = Path(options.out)
     items.write_items(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
-    report = build(run, sets, wanted or metric_names(run["settings"]["metrics"]))
+    report = build(run, sets, wanted or metric_names(run["settings"].get("metrics", "")))
     report["seconds"] = time.perf_counter() - start
     write_json(out / "report.json", report)
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))

@@ -1,7 +1,7 @@
 """Improve a fine-tuned model by reinforcement learning: PPO, or another policy gradient.
 
 python train_ppo.py                                          out/sft -> out/ppo on the tasks it was trained on
-python train_ppo.py --algo rloo                              another algorithm of minirlhf/rl/algorithms.py
+python train_ppo.py --algo rloo                              another algorithm, -> out/rloo
 python train_ppo.py --reward model:out/rm                    a reward model instead of the tasks' own reward
 python train_ppo.py --prompts p.jsonl --reward mine.py:fn    your own prompts and reward
 """
@@ -19,7 +19,6 @@ from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.records import question_of
-from minirlhf.lm.safetensors import save_module
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.critic import start_critic
 from minirlhf.rl.ppo import models_of, train
@@ -37,10 +36,11 @@ class Data:
     task: str = option("", "generated tasks, with weights: a,b:2; none: all that --init was trained on")
     prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
     reward: str = option("", "FILE.py:FUNCTION of (prompt, response, record), or model:DIR; replaces the task's")
-    examples: int = option(20_000, "prompts that are generated for a task", least=1)
+    examples: int = option(20_000, "prompts that are generated for a task", least=1, most=checkpoint.MOST_EXAMPLES)
     init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
-    out: str = option("out/ppo", "checkpoint folder to write")
-    resume: bool = option(False, "go on where the run in --out stopped")
+    out: str = option("out/ALGO", "checkpoint folder to write")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options; more --iterations extend it")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
     map: str = option("", MAP)
     check_data: bool = option(False, CHECK)
 
@@ -68,19 +68,22 @@ def main() -> None:
     policy.to(device)
     reference, source = checkpoint.fingerprint(policy), data_hash([sets, data.reward, reward_hash(data.reward)])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
+    run = machine.record(data, config, config.algorithm)
+    run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
+    told = Run(
+        out, machine.seed, dtype, data.resume, source, checkpoint.fingerprint(policy, tokenizer), data.init,
+        data.overwrite, about=run,
+        save=lambda run, parts: checkpoint.save(
+            out, policy, tokenizer, run | {"optimum": optimum.best()}, value_head=parts.get("value_head")),
+        load=lambda parts: checkpoint.restore(out, policy, parts.get("value_head")),
+    )  # fmt: skip
     watchers = [Description(config.algorithm)]
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
     models, records_of = models_of(policy, tokenizer, config.algorithm, dtype), Mixture(sets, machine.seed).step
     reward_of = (lambda record: reward) if reward else reward_of_task
-    told = Run(out, machine.seed, dtype, data.resume, source, reference)
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)
-    run = machine.record(data, config, config.algorithm)
-    run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "cost": cost}
-    run |= {"reference": reference, "optimum": optimum.best()}
-    save_module(out / "value_head.safetensors", models.value_head)
-    checkpoint.save(out, policy, tokenizer, run)
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Run
+from minirlhf.harness.folders import Run, can_resume
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
@@ -29,11 +29,12 @@ class Data:
 
     task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
     data: tuple[str, ...] = option((), "your own files instead: records, or texts")
-    examples: int = option(20_000, "records that are generated for a task", least=1)
+    examples: int = option(20_000, "records that are generated for a task", least=1, most=checkpoint.MOST_EXAMPLES)
     init: str = option("", "start from this checkpoint folder and skip pretraining")
     batch: int = option(32, "rows of each data set per step, times its weight", least=1)
     out: str = option("out", "folder that receives base/ and sft/")
-    resume: bool = option(False, "go on where the run in --out stopped")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options; more --steps extend it")
+    overwrite: bool = option(False, "replace runs in --out instead of moving them aside")
     map: str = option("", MAP)
     check_data: bool = option(False, CHECK)
 
@@ -60,15 +61,17 @@ def main() -> None:
     tasks = {} if data.data else parse_tasks(data.task)
     sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data, data.map)]
     run = machine.record(data, base, config) | {"tasks": tasks, "data_hash": data_hash(list(map(asdict, sources)))}
-    out = Path(data.out)
 
-    def train(sets: dict, validation: list, config: FitConfig, name: str) -> None:
-        folder = out / name
-        resume = data.resume and (folder / "train_state.pt").exists()  # a run stopped in pretraining has none of SFT
-        source, init = f"{data.batch} rows of {run['data_hash']}", checkpoint.fingerprint(model)
-        told = Run(folder, machine.seed, dtype, resume, source, init)
+    def train(sets: dict, validation: list, config: FitConfig, name: str, after: tuple = ()) -> None:
+        folder, first = Path(data.out, name), bool(after or data.init)
+        told = Run(
+            folder, machine.seed, dtype, data.resume and (first or can_resume(folder)),
+            f"{data.batch} rows of {run['data_hash']}", checkpoint.fingerprint(model, tokenizer), data.init,
+            data.overwrite, after, run | {"stage": name},
+            save=lambda run, parts: checkpoint.save(folder, model, tokenizer, run),
+            load=lambda parts: checkpoint.restore(folder, model),
+        )  # fmt: skip
         cost = fit(model.to(device), Mixture(sets, machine.seed).step, validation, config, told)
-        checkpoint.save(folder, model, tokenizer, run | {"stage": name, "cost": cost})
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:
@@ -81,11 +84,10 @@ def main() -> None:
             raise UserError(str(error)) from None
     if data.check_data:
         return check_sources(sources, tokenizer, model.config.context)
-    for name in ("base", "sft") if not data.resume else ():  # a later --resume might find what an earlier run left
-        (out / name / "train_state.pt").unlink(missing_ok=True)
     if not data.init:
         pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
-        train(*text_sets(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
+        sets, after = text_sets(sources, tokenizer, model.config.context, data.batch), Path(data.out, "sft")
+        train(*sets, pretraining, "base", (after,))
     sets, validation = sft_sets(sources, tokenizer, model.config.context, data.batch)
     if sets:
         train(sets, validation, config, "sft")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 out = Path(sys.argv[1])
 for name in ("base", "sft", "ppo"):
-    for file in ("config.json", "model.safetensors", "tokenizer.json", "run.json", "log.jsonl", "train_state.pt"):
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "run.json", "log.jsonl"):
         assert (out / name / file).stat().st_size > 0, f"{name}/{file} is empty"
+    assert not (out / name / "train_state.pt").exists(), f"{name}: a finished run keeps its state"
 
 report = json.loads((out / "eval" / "report.json").read_text(encoding="utf-8"))
 text = (out / "eval" / "items.jsonl").read_text(encoding="utf-8")

@@ -335,7 +335,7 @@ MUTANTS = [
     Mutant(
         "random-numbers-start-again", "A resumed run draws the numbers that the whole run draws",
         "nanoGPT#467",
-        "harness/loop.py", '            torch.set_rng_state(state["rng"])\n', "",
+        "harness/folders.py", 'torch.set_rng_state(state["rng"])', "pass",
         "tests/lm/test_sft.py::test_interrupted_and_resumed_equals_uninterrupted[4-0.2]",
     ),
     Mutant(
@@ -510,6 +510,40 @@ MUTANTS = [
         "lm/reading.py", "yield from json_rows(text, path)",
         'yield from json_rows(text, path) if path.endswith(".jsonl") else [(path, {"text": text})]',
         "tests/faults/test_own_records.py::test_fault_13_no_file_of_records_is_read_as_one_text",
+    ),
+    # Folders
+    Mutant(
+        "touched-too-early", "A run that is refused leaves an earlier one as it was", "our own, at first",
+        "harness/loop.py", "        self.folder.hold()\n", "        self.folder.hold(), self.folder.begin(self.start)\n",
+        "tests/faults/test_folders.py::test_fault_14_a_refused_run_changes_no_byte_of_an_earlier_one",
+    ),
+    Mutant(
+        "written-over", "A run that stands in the folder is moved aside", "our own, at first",
+        "harness/folders.py", "        folder.rename(aside)\n", "        pass\n",
+        "tests/faults/test_folders.py::test_fault_15_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost",
+    ),
+    Mutant(
+        "two-runs-at-once", "A lock keeps a second run out of a folder", "our own, at first",
+        "harness/files.py", "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "            pass\n",
+        "tests/faults/test_folders.py::test_fault_16_a_second_run_into_a_folder_is_refused",
+    ),
+    Mutant(
+        "mark-left-standing", "A kill while a checkpoint is replaced leaves no mixture of two", "our own, at first",
+        "lm/checkpoint.py", 'for name in ("config.json", "value_head.safetensors"):',
+        'for name in ("value_head.safetensors",):',
+        "tests/faults/test_folders.py::test_fault_17_a_checkpoint_of_each_kind_is_unmarked_before_it_is_written",
+    ),
+    Mutant(
+        "start-without-tokenizer", "A resume from other weights or another tokenizer is refused", "our own, at first",
+        "lm/checkpoint.py",
+        'hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")',
+        "hashlib.sha256()",
+        "tests/faults/test_folders.py::test_fault_18_what_a_run_starts_from_is_weights_and_tokenizer",
+    ),
+    Mutant(
+        "content-taken-on-trust", "A file of ours with wrong content is refused in one line", "our own, at first",
+        "lm/checkpoint.py", '"examples?": range(MOST_EXAMPLES + 1)', '"examples?": range(2**63)',
+        "tests/faults/test_folders.py::test_fault_19_a_run_json_with_wrong_content_is_refused_wherever_it_is_read",
     ),
 ]
 

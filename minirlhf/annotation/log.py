@@ -14,7 +14,6 @@ Proved by tests/annotation/test_log.py.
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -24,12 +23,14 @@ from hashlib import sha256
 from io import FileIO
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, read_bytes, read_json, write_atomic
+from minirlhf.harness.files import UserError, lock, misfit, parse_object, read_bytes, read_json, write_atomic
 
 VERSION = 2  # of study.json and key.json
 # What each file or line must have, by an example.
-STUDY = {"question": "", "places": [{"prompt": "", "left": "", "right": ""}]}
-KEY = {"study": "", "models": [""], "identical": [""], "places": [{"item": "", "kind": "", "left": ""}]}
+TURN = {"role": "", "content": ""}
+STUDY = {"question": "", "places": [{"prompt": "", "left": "", "right": "", "messages?": [TURN]}]}
+PLACE = {"item": "", "kind": "", "left": "", "good?": ("", None)}
+KEY = {"study": "", "models": [""], "identical": [""], "source?": "", "places": [PLACE]}
 FIRST = {"study": "", "token": ""}
 EVENT = {"event": "", "do": "", "place": 0, "seconds": 0.0}
 ACTIONS = ("left", "right", "tie", "bad", "skip")
@@ -57,8 +58,8 @@ def create(folder: str | Path, study: dict, key: dict) -> None:
     if logs := sorted(folder.glob("*.log")):
         raise UserError(f"{logs[0]}: holds judgements; put their study.json back, or choose another --study")
     data = json.dumps({"version": VERSION} | study, indent=1).encode()
-    lock = {"version": VERSION, "study": study_hash(data)}
-    write_atomic(folder / "key.json", json.dumps(lock | key, indent=1).encode())
+    about = {"version": VERSION, "study": study_hash(data)}
+    write_atomic(folder / "key.json", json.dumps(about | key, indent=1).encode())
     write_atomic(folder / "study.json", data)
 
 
@@ -71,21 +72,9 @@ def read_part(path: Path, like: dict, remedy: str) -> dict:
     """The content of study.json or key.json, with all that `like` (STUDY or KEY) has. Raises UserError."""
     if not path.exists():
         raise UserError(f"{path}: no such file; {remedy}")
-    content = read_json(path)
-    if content.get("version") != VERSION:
+    if read_json(path).get("version") != VERSION:
         raise UserError(f"{path}: not a study of version {VERSION}, which is all that this program reads")
-    if not has(content, like):
-        raise UserError(f"{path}: damaged, it needs {', '.join(like)}; put back an undamaged copy")
-    return content
-
-
-def has(x, like) -> bool:
-    """Whether x has like's type (an int passes as a float). A dict needs like's keys, a list entries like its first."""
-    if isinstance(like, dict):
-        return isinstance(x, dict) and all(k in x and has(x[k], v) for k, v in like.items())
-    if isinstance(like, list):
-        return isinstance(x, list) and all(has(y, like[0]) for y in x)
-    return type(x) is type(like) or (type(x), type(like)) == (int, float)
+    return read_json(path, like)
 
 
 def read_study(folder: Path) -> tuple[dict, str]:
@@ -97,10 +86,10 @@ def read_study(folder: Path) -> tuple[dict, str]:
 def read_event(data: bytes) -> dict:
     """The event in a line of a log, or in what a page sent. Raises ValueError with the reason if it holds none."""
     try:
-        event = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
-    if not has(event, EVENT) or not 0 <= event["seconds"] < LONGEST:
+        event = parse_object(data.decode(), "event")
+    except (ValueError, UserError):
+        raise ValueError("not a JSON object") from None
+    if misfit(event, EVENT) or not 0 <= event["seconds"] < LONGEST:
         raise ValueError(f"not an event; it needs {', '.join(EVENT)}")
     if event["do"] not in (*ACTIONS, "undo"):
         raise ValueError(f"{event['do']!r} is no action of an annotator")
@@ -124,10 +113,10 @@ def replay(path: Path, study: str, total: int) -> tuple[str, list[dict], set[str
     if not lines:  # its first process died before the first line was complete
         return "", [], set()
     try:
-        first = json.loads(lines[0])
-    except ValueError:
-        first = None
-    if not has(first, FIRST) or first["study"] != study:
+        first = parse_object(lines[0].decode(), str(path))
+    except (ValueError, UserError):
+        first = {}
+    if misfit(first, FIRST) or first["study"] != study:
         raise UserError(f"{path}, line 1: not a log of study {study}, the one here; studies do not mix")
     judged, ids = [], set()
     for number, line in enumerate(lines[1:], 2):
@@ -162,12 +151,10 @@ class Session:
         check_open(Path(folder))
         self.total = len(self.study["places"])
         self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it when this process dies
-        except BlockingIOError:
+        if not lock(self._file):  # the kernel releases it when this process dies
             self._file.close()
             raise UserError(f"{annotator} is judging already, in another window: end that session, "
-                            "or give another --annotator") from None
+                            "or give another --annotator")
         data = read_bytes(self.path)
         self._size = data.rfind(b"\n") + 1  # of the file, in bytes
         self._file.truncate(self._size)  # an incomplete last line comes from a process that died

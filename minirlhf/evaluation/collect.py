@@ -242,7 +242,7 @@ def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
     Of files that are gone there is nothing.
     """
     data = [(run.get("data", {}), run) for run in runs.values()]
-    made = {(name, d.get("examples", 0), run["seed"]) for d, run in data for name in run.get("tasks", {})}
+    made = {(name, d.get("examples", 0), run.get("seed", 0)) for d, run in data for name in run.get("tasks", {})}
     seen: dict[str, list[dict]] = {}
     for name, n, seed in sorted(made):
         seen.setdefault(name, []).extend(TASKS[name].records("train", n, seed) if name in TASKS else [])

@@ -3,14 +3,13 @@
 Pure functions of the items to plain dicts, which `html/page.py` draws. Proved by tests/evaluation/test_panels.py.
 """
 
-import json
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
 from minirlhf.evaluation.metric import View, per_unit, ratio
-from minirlhf.harness.files import UserError, read_text
+from minirlhf.harness.files import UserError, misfit
+from minirlhf.harness.folders import read_log
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.paired_tests import win_rate
 from minirlhf.metrics.scores import best_of_n_kl_bound
@@ -112,10 +111,9 @@ def sample_panel(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
 
 def read_curves(folder: str | Path) -> list[dict]:
     """What training logged, thinned to at most POINTS points a curve; [] without a log."""
-    path = Path(folder) / "log.jsonl"
     try:
-        log = [json.loads(line) for line in read_text(path).splitlines() if line.endswith("}")]
-    except (UserError, ValueError):
+        log = [record for _, record in read_log(Path(folder) / "log.jsonl")]
+    except UserError:
         return []  # a model from elsewhere
     names = [n for n in CURVES if any(n in x for x in log)]
     names += sorted({n for x in log for n in x if n.startswith("share/")})
@@ -131,4 +129,4 @@ def read_curves(folder: str | Path) -> list[dict]:
 
 def all_finite(*values: object) -> bool:
     """Whether all are finite numbers: a log of another program may hold anything."""
-    return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
+    return not any(misfit(x, 0.0) for x in values)

@@ -194,7 +194,7 @@ def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
     out = folder / name
     out.mkdir(parents=True, exist_ok=True)
     before = {x: read_json(folder / x / "result.json") for x in (arm.start, arm.match) if x}
-    run = Run(out, seed, choose_dtype("auto", CPU))
+    run = Run(out, seed, choose_dtype("auto", CPU), overwrite=True)
     begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
     with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file), begun_anew():  # bars
         if arm.how == "base":

@@ -11,40 +11,65 @@ import os
 import stat
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two runs apart
+    fcntl = None
 
 FOREIGN = {  # how what is no text begins
     b"PK\3\4": "a zip archive or a spreadsheet", b"\xd0\xcf\x11\xe0": "an old spreadsheet or document",
     b"%PDF-": "a PDF", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"SQLite format": "a database", b"BZh": "bzip2",
     b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7-Zip", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
 }  # fmt: skip
+TEMPORARY = ".minirlhf.tmp"  # how a file's name ends while it is written
 
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and the remedy."""
 
 
+def lock(file: IO) -> bool:
+    """Take an open file for this process until it is closed, by a kill too; False where another has it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` through a temporary file in the same folder, flush, sync, rename.
 
     Makes the folder if it is missing and keeps the mode of a file that is replaced. On any
-    exception the old file stands untouched and the temporary one is removed.
+    exception the old file stands untouched and the temporary one is removed; those of killed writers are, too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".*{TEMPORARY}"):
+        with suppress(OSError), left.open("rb") as file:
+            if lock(file):  # who wrote it is dead
+                left.unlink()
     umask = os.umask(0)
     os.umask(umask)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            lock(file)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+            os.chmod(temporary, mode)
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -107,9 +132,36 @@ def parse_object(text: str, where: str) -> dict:
     return value
 
 
-def read_json(path: str | Path) -> dict:
-    """The JSON object in a file. Raises UserError if it is missing or not a JSON object."""
-    return parse_object(read_text(path), str(path))
+def misfit(x, like, name: str = "it") -> str:
+    """What of x is not as in `like`, an example of it; "" where all is.
+
+    A dict has the keys of its example, but for those that end in "?"; the values under "*" are all alike; so are the
+    entries of a list, unless its example has several. A tuple lists examples of which one will do. A number is within float32, a float may be an int; a
+    range gives bounds.
+    """
+    if isinstance(like, tuple):
+        return min((misfit(x, one, name) for one in like), key=len)
+    if isinstance(like, dict | list):
+        if not isinstance(x, type(like)) or isinstance(like, list) and 1 < len(like) != len(x):
+            return name
+        pairs = [(y, like[i % len(like)], f"{name}[{i}]") for i, y in enumerate(x)] if isinstance(like, list) else []
+        for key, value in like.items() if isinstance(like, dict) else ():
+            keys = x if key == "*" else [key.removesuffix("?")]
+            pairs += [(x.get(k, ...), value, f"{name}.{k}") for k in keys if k in x or not key.endswith("?")]
+        return next((found for pair in pairs if (found := misfit(*pair))), "")
+    if isinstance(like, range):
+        return "" if type(x) is int and x in like else name
+    if isinstance(like, int | float) and type(x) in (int, type(like)):
+        return "" if abs(x) <= 1e38 else name
+    return "" if type(x) is type(like) else name
+
+
+def read_json(path: str | Path, like: dict | None = None, remedy: str = "put back an undamaged copy") -> dict:
+    """The JSON object in a file. Raises UserError if it is missing, not a JSON object, or not as in `like`."""
+    found = parse_object(read_text(path), str(path))
+    if wrong := misfit(found, like or {}).removeprefix("it."):
+        raise UserError(f"{path}: damaged, {wrong} is missing or not what belongs there; {remedy}")
+    return found
 
 
 def read_json_lines(path: str | Path) -> list[tuple[int, dict]]:

@@ -21,6 +21,7 @@ from math import inf, isfinite
 from pathlib import Path
 
 from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.folders import read_run
 from minirlhf.harness.loop import Diverged, Interrupted
 
 RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
@@ -82,6 +83,10 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     values = vars(given)
     if config := values.pop("config", None):
         values = read_config(Path(config), fields) | values
+    if "algo" in fields and "out" in fields and "out" not in values:
+        values["out"] = fields["out"].default.replace("ALGO", values.get("algo", fields["algo"].default))
+    if values.get("resume"):
+        values = options_of_run(Path(values.get("out", fields["out"].default)), fields) | values
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
         check(flags[name], value, fields[name].metadata)
@@ -126,18 +131,31 @@ def unknown_option(word: str, known: list[str]) -> str:
 def read_config(path: Path, fields: dict) -> dict:
     """The options in a JSON file, checked against the fields' types. Raises UserError."""
     try:
-        raw = read_json(path)
+        return typed(read_json(path), fields, str(path))
     except UserError as error:
         raise UserError(f"--config {error}") from None
+
+
+def options_of_run(out: Path, fields: dict) -> dict:
+    """The options of the run that is resumed in a folder, or in its sft/ or base/; {} where there is none yet."""
+    folder = next((x for x in (out, out / "sft", out / "base") if (x / "run.json").exists()), out)
+    found = read_run(folder, {"options?": {}}).get("options", {})
+    if other := [name for name in found if name not in fields]:
+        raise UserError(f"{folder}: the run of another command, with the option {other[0]}; resume it with that command")
+    return typed(found, fields, str(folder / "run.json"))
+
+
+def typed(raw: dict, fields: dict, where: str) -> dict:
+    """The options in JSON, checked against the fields' types. Raises UserError."""
     for name, value in list(raw.items()):
         if name not in fields:
-            raise UserError(f"--config {path}: {unknown_option(name, list(fields))}")
+            raise UserError(f"{where}: {unknown_option(name, list(fields))}")
         kind = fields[name].type
         good = list if typing.get_origin(kind) is tuple else (int, float) if kind is float else kind
         wrong = not isinstance(value, good) or (isinstance(value, bool) and kind is not bool)
         wrong = wrong or (kind is float and type(value) is int and abs(value) > sys.float_info.max)
         if wrong or (good is list and not all(isinstance(word, str) for word in value)):
-            raise UserError(f"--config {path}: {name} is {value!r:.40}, not {getattr(kind, '__name__', kind)}")
+            raise UserError(f"{where}: {name} is {value!r:.40}, not {getattr(kind, '__name__', kind)}")
         raw[name] = float(value) if kind is float else value
     return raw
 

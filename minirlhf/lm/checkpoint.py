@@ -13,9 +13,11 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from minirlhf.harness import folders
 from minirlhf.harness.files import UserError, read_bytes, read_json, write_atomic, write_json
+from minirlhf.harness.folders import stands_in
 from minirlhf.lm import tokenizer_files
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors, to_floats
@@ -25,11 +27,25 @@ from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
 TRANSPOSED = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
 MASKS = (".attn.bias", ".attn.masked_bias")  # causal ones, that old checkpoints carry
 ELSEWHERE = "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"
+COUNT = range(2**63)
+MOST_EXAMPLES = 1_000_000  # made for a task: what run.json says is made again by an evaluation
+RUN = {  # of run.json: all that anything reads of it, as an example
+    "stage?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "max_new?": COUNT,
+    "data?": {
+        "examples?": range(MOST_EXAMPLES + 1), "init?": "", "reward?": "", "data?": [""], "prompts?": [""], "map?": "",
+    },
+    "training?": {"beta?": 0.0, "temperature?": 0.0, "missing_eos?": 0.0},
+    "cost?": {"steps": COUNT, "tokens": COUNT, "seconds": 0.0},
+    "optimum?": {"*": {"effective_size": 0.0, "value": (0.0, None), "low?": 0.0, "high?": 0.0}},
+}  # fmt: skip
 
 
-def fingerprint(model: GPT) -> str:
-    """SHA-256 of the weights, so that two names for one model are found out, and one name for two."""
-    digest = hashlib.sha256()
+def fingerprint(model: GPT, tokenizer: Tokenizer | None = None) -> str:
+    """SHA-256 of the weights, so that two names for one model are found out, and one name for two.
+
+    tokenizer: it counts, too.
+    """
+    digest = hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -110,17 +126,39 @@ def config_from_json(raw: dict, name: str) -> GPTConfig:
 
 def save(
     folder: str | Path, model: GPT, tokenizer: Tokenizer, run: dict,
-    head: dict[str, Tensor] | None = None, config: dict | None = None,
+    head: dict[str, Tensor] | None = None, config: dict | None = None, value_head: nn.Module | None = None,
 ) -> None:  # fmt: skip
-    """Write the model, its tokenizer and run.json. config.json comes last: it marks the folder whole.
+    """Write the model, its tokenizer and run.json. config.json goes first and comes last: it marks the folder whole.
 
     head, config: tensors beside the model's, and keys of config.json that differ from a language model's.
+    value_head: in a file of its own; without one, what an earlier run left there is removed.
     """
     folder = Path(folder)
+    for name in ("config.json", "value_head.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     write_atomic(folder / "model.safetensors", dump_safetensors(to_huggingface(model) | (head or {})))
+    if value_head:
+        write_atomic(folder / "value_head.safetensors", dump_safetensors(value_head.state_dict()))
     tokenizer_files.save(tokenizer, folder)
     write_json(folder / "run.json", run)
     write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id) | (config or {}))
+
+
+def restore(folder: str | Path, model: GPT, value_head: nn.Module | None = None) -> None:
+    """Give a model of the same shape, and its value head, the weights in a folder. Raises UserError, RuntimeError."""
+    model.load_state_dict(load(folder)[0].state_dict())
+    if value_head:
+        load_value_head(folder, value_head)
+
+
+def load_value_head(folder: str | Path, value_head: nn.Module) -> None:
+    """Give a value head its weights in a folder, if there are any. Raises UserError."""
+    path = Path(folder) / "value_head.safetensors"
+    try:
+        if path.exists():
+            value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
+    except RuntimeError:
+        raise UserError(f"{path}: is of another model than {folder}") from None
 
 
 def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
@@ -136,6 +174,8 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; train one first, or name another")
+    if not (folder / "config.json").exists() and stands_in(folder):
+        raise UserError(f"{folder}: no config.json, not whole: a run there goes on or was killed; resume it, or train again")
     config = config_from_json(read_json(folder / "config.json"), str(folder / "config.json"))
     weights = folder / "model.safetensors"
     if not weights.exists() and (others := [folder / x for x in ELSEWHERE if (folder / x).exists()]):
@@ -154,9 +194,8 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
 
 
 def read_run(folder: str | Path) -> dict:
-    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
-    path = Path(folder) / "run.json"
-    return read_json(path) if path.exists() else {}
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere). Raises UserError."""
+    return folders.read_run(folder, RUN)
 
 
 def load_with_roles(folder: str | Path) -> tuple[GPT, Tokenizer]:

@@ -8,12 +8,11 @@ Proved by tests/lm/test_safetensors.py.
 import json
 import struct
 from math import prod
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import UserError
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
@@ -91,11 +90,3 @@ def to_floats(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
             what = "a weight is not finite in float32" if x.is_floating_point() else f"{x.dtype} is no type of weights"
             raise UserError(f"{name}: tensor {key!r}: {what}; take an earlier checkpoint, or one in float32")
     return {key: x.float() for key, x in tensors.items()}
-
-
-def save_module(path: Path, module: nn.Module | None) -> None:
-    """Write the parameters of a module, atomically; of None, remove what an earlier run may have left there."""
-    if module is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_atomic(path, dump_safetensors(module.state_dict()))

@@ -91,7 +91,7 @@ def fit(
                 figures["validation_loss"] = nll / max(count, 1)
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
     model.eval()
-    return loop.cost() | {"skipped": stepper.skipped}
+    return loop.cost()
 
 
 def accumulate(

@@ -103,7 +103,7 @@ def fit_rewards(model: RewardModel, groups: Sequence[list[Pair]], config: Reward
             tokens = sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
     model.eval()
-    return loop.cost() | {"skipped": stepper.skipped}
+    return loop.cost()
 
 
 def sign_agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -150,17 +150,20 @@ def summary(held_out: dict) -> str:
 
 def learn(
     model: RewardModel, groups: Sequence[list[Pair]], held_out: Sequence[Pair], config: RewardConfig, run: Run, **source
-) -> dict:
-    """Fit the model and measure it on the comparisons held out: prints both, and returns what run.json says of them."""
-    cost = fit_rewards(model, groups, config, run, **source)
-    print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
-    said = {"cost": cost, "data_hash": run.data}
-    if held_out:
-        chosen = predict_rewards(model, [pair.chosen for pair in held_out])  # (N,)
-        rejected = predict_rewards(model, [pair.rejected for pair in held_out])  # (N,)
-        said["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
-        print(summary(said["held_out"]))
-    return said
+) -> None:
+    """Fit the model; when it ends or is stopped, print how it does on the comparisons held out, and tell run.json."""
+    def save(about: dict, parts: dict) -> None:
+        cost = about["cost"]
+        print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
+        model.eval()
+        if held_out:
+            chosen = predict_rewards(model, [pair.chosen for pair in held_out])  # (N,)
+            rejected = predict_rewards(model, [pair.rejected for pair in held_out])  # (N,)
+            about["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
+            print(summary(about["held_out"]))
+        run.save(about | {"data_hash": run.data}, parts)
+
+    fit_rewards(model, groups, config, dataclasses.replace(run, save=save), **source)
 
 
 def reference_texts(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minirlhf.harness.files import misfit
 from minirlhf.lm.records import task_named
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import Algorithm
@@ -82,7 +83,9 @@ class Optimum:
         return {task: achieved.state for task, achieved in self.achieved.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave. Raises ValueError for anything else."""
+        if misfit(state, {"*": {"reward": 0.0, "n": range(1, 2**53), "first": 0.0, "second": 0.0}}):
+            raise ValueError("not the state of an Optimum")
         self.achieved = {task: Achieved(self.beta, kept) for task, kept in state.items()}
 
 

@@ -20,16 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirlhf.harness.files import UserError, read_bytes
+from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import Machine, autocast
-from minirlhf.harness.options import option, parse, run_script
+from minirlhf.harness.options import option, parse, run_script, typed
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
-from minirlhf.lm.safetensors import parse_safetensors, to_floats
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
@@ -93,8 +92,8 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     records = [record for one_of_each in zip(*sets.values()) for record in one_of_each]
     fit = with_room(records, [partial(render_prompt, tokenizer=tokenizer)], policy.config.context, folder)
     reward = load_reward(spec, device) if spec else None
-    known = {f.name for f in dataclasses.fields(PPOConfig)}
-    settings = {name: value for name, value in training.items() if name in known} | {"group": GROUP}
+    known = {f.name: f for f in dataclasses.fields(PPOConfig)}
+    settings = typed({k: v for k, v in training.items() if k in known}, known, f"{folder}/run.json") | {"group": GROUP}
     settings["max_new"] = past.get("max_new") or max_new
     reference, reference_name = deepcopy(policy), "the checkpoint itself"
     if data.get("init") and Path(data["init"]).is_dir():
@@ -102,12 +101,8 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
         reference, other = checkpoint.load(reference_name)
         if (other.token_bytes, other.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
             raise UserError(f"{reference_name}: the reference of {folder} by its run.json, has other tokens")
-    value_head, path = ScalarHead(policy.config.width), Path(folder) / "value_head.safetensors"
-    if path.exists():
-        try:
-            value_head.load_state_dict(to_floats(parse_safetensors(read_bytes(path), str(path)), str(path)))
-        except RuntimeError:
-            raise UserError(f"{path}: is of another model than {folder}") from None
+    value_head = ScalarHead(policy.config.width)
+    checkpoint.load_value_head(folder, value_head)
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))
     models = Models(policy, value_head, reference, tokenizer)
     reward_of = (lambda record: reward) if reward else reward_of_task

@@ -29,7 +29,8 @@ class Options:
     init: str = option("out/sft", "checkpoint folder to start from, which is also the reference")
     out: str = option("out/dpo", "checkpoint folder to write")
     beta: float = option(0.1, "reward given up for a nat of KL; a lower beta lets the policy go further", least=1e-6)
-    resume: bool = option(False, "go on where the run in --out stopped")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
     map: str = option("", MAP)
     check_data: bool = option(False, CHECK)
 
@@ -45,12 +46,15 @@ def main() -> None:
     found = load_comparisons(options.data, options.map, tokenizer, context, config.held_out, whole=True)
     records, groups, held_out, lost = found
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
-    reference = checkpoint.fingerprint(policy)
-    told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), reference)
-    parent, run = checkpoint.read_run(options.init), machine.record(options, config) | {"stage": "dpo"} | lost
-    run |= {"tasks": parent.get("tasks", {}), "reference": reference}
-    run |= learn(model, groups, held_out, config, told, beta=options.beta)
-    checkpoint.save(options.out, policy, tokenizer, run)
+    reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
+    run = machine.record(options, config) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
+    told = Run(
+        Path(options.out), machine.seed, dtype, options.resume, data_hash(records),
+        checkpoint.fingerprint(policy, tokenizer), options.init, options.overwrite, about=run | lost,
+        save=lambda run, parts: checkpoint.save(options.out, policy, tokenizer, run),
+        load=lambda parts: checkpoint.restore(options.out, policy),
+    )  # fmt: skip
+    learn(model, groups, held_out, config, told, beta=options.beta)
 
 
 if __name__ == "__main__":

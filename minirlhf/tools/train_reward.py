@@ -6,6 +6,7 @@
 Proved by tests/tools/test_train_reward.py.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from minirlhf.lm.records import split_by_prompt
 from minirlhf.lm.tokenizer import PAD
 from minirlhf.preferences.comparisons import load_comparisons, read_preferences
 from minirlhf.preferences.train_reward import REFERENCE, RewardConfig, learn, reference_texts
-from minirlhf.rl.reward_model import RewardModel, normalise, predict_rewards, save_reward_model
+from minirlhf.rl.reward_model import (
+    RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model,
+)
 from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import data_hash
 
@@ -31,7 +34,8 @@ class Options:
     data: tuple[str, ...] = option((), "files of prompt, chosen and rejected, perhaps p")
     init: str = option("out/sft", "checkpoint to start from; its responses get mean reward 0 and std 1")
     out: str = option("out/rm", "checkpoint folder to write")
-    resume: bool = option(False, "go on where the run in --out stopped")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
     map: str = option("", MAP)
     check_data: bool = option(False, CHECK)
 
@@ -57,11 +61,19 @@ def make_reward_model(options: Options, config: RewardConfig, machine: Machine) 
     if len(reference) < 2:
         why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
         raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
-    model, start = RewardModel(trunk).to(device), checkpoint.fingerprint(trunk)
-    told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start)
-    run = machine.record(options, config) | {"stage": "reward"} | lost | learn(model, groups, held_out, config, told)
-    run["normalisation"] = normalise(model, predict_rewards(model, reference))
-    save_reward_model(options.out, model, tokenizer, run)
+    model, start = RewardModel(trunk).to(device), checkpoint.fingerprint(trunk, tokenizer)
+
+    def save(run: dict, parts: dict) -> None:
+        scaled = deepcopy(model)
+        run["normalisation"] = normalise(scaled, predict_rewards(scaled, reference))
+        save_reward_model(options.out, scaled, tokenizer, run)
+
+    told = Run(
+        Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start, options.init,
+        options.overwrite, about=machine.record(options, config) | {"stage": "reward"} | lost, save=save,
+        load=lambda parts: model.load_state_dict(load_reward_model(options.out).model.state_dict()),
+    )  # fmt: skip
+    learn(model, groups, held_out, config, told)
 
 
 if __name__ == "__main__":

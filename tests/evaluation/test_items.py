@@ -151,7 +151,8 @@ def test_every_response_has_the_scores_of_the_others(scores, made):
     where = [n for n, line in enumerate(lines) if json.loads(line)["kind"] == "response"]
     for n in (where[0], where[-1]):
         other = json.dumps(json.loads(lines[n]) | {"scores": scores})
-        assert "its scores are not those of the other responses" in refused(path, [*lines[:n], other, *lines[n + 1 :]])
+        message = "'scores' is missing" if scores is None else "its scores are not those of the other responses"
+        assert message in refused(path, [*lines[:n], other, *lines[n + 1 :]])
 
 
 @pytest.mark.parametrize("reference", [None, "nobody"])

@@ -229,7 +229,10 @@ def test_a_log_of_another_kind_or_broken_has_no_curves(lines, tmp_path):
 
 
 def test_a_line_that_was_being_written_is_passed_over(tmp_path):
-    got = logged(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, '{"step": 3, "lo'])
+    logged(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    got = read_curves(tmp_path)
     assert [x["points"] for x in got] == [[[1, 2.0], [2, 1.0]]]
 
 

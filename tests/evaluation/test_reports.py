@@ -37,6 +37,7 @@ def answers(prompts=PROMPTS, samples=2, shift=0.0, noise=0, **other) -> list[dic
             x = value(prompt, k)
             out.append({
                 "index": i, "sample": k, "prompt": prompt, "response": f"{x:.3f}" + " noise" * bool(noise),
+                "reference": "right",
                 "stop": "eos", "tokens": 2 + int(10 * x), "ids": [], "kl": x, "k1": x, "k3": x, "entropy": 3 * x,
                 "scores": {"reward": x + shift + (noise and value(prompt, k, noise)), "unparsable": 0.0},
             } | other)  # fmt: skip
@@ -51,7 +52,7 @@ def write(folder: Path, sets: dict[str, dict[str, list[dict]]], records=None, **
         nothing = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
         texts = {m: [{"index": i} | nothing for i in asked] for m in items}
         made.append(TestSet(title, records or list(asked.values()), items, texts))
-    models = {m: {"sha256": f"{folder.name} {m}"} for of in sets.values() for m in of}
+    models = {m: {"sha256": f"{folder.name} {m}", "folder": ""} for of in sets.values() for m in of}
     about = {"settings": {}, "seed": 0, "models": models, "reference": next(iter(models))} | about
     items_file.write_items(folder / "items.jsonl", about, made)
     (folder / "report.json").write_text(json.dumps({"version": VERSION} | about))

@@ -354,7 +354,7 @@ def test_a_stop_in_the_last_step_is_not_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, value", [("steps", 20), ("lr", 2e-2), ("weight_decay", 0.5), ("warmup", 0)]
+    "name, value", [("lr", 2e-2), ("weight_decay", 0.5), ("warmup", 0)]
 )
 def test_resuming_with_another_setting_is_refused_by_its_name(name, value, tmp_path):
     run(fresh(), tmp_path)

@@ -250,13 +250,13 @@ def test_a_resume_of_another_run_is_refused_by_name(tmp_path, change, message):
         run(change.pop("model", fresh()), tmp_path, resume=True, **change)
 
 
-def test_there_must_be_something_to_resume_and_a_new_run_forgets_an_old_one(tmp_path):
+def test_there_must_be_something_to_resume_and_a_run_that_fails_at_once_leaves_an_old_one(tmp_path):
     with pytest.raises(UserError, match="nothing to resume"):
         run(fresh(), tmp_path, resume=True)
     run(fresh(), tmp_path)
     with pytest.raises(IndexError):
         run(fresh(), tmp_path, groups=[[Pair((1, 60), (2,))]])  # no such id
-    assert not (tmp_path / "train_state.pt").exists()
+    assert (tmp_path / "train_state.pt").exists()
 
 
 def test_a_run_that_diverges_leaves_the_last_good_state(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def test_people_and_reward_model_get_the_options(options, monkeypatch, tmp_path)
     prefs = str(tmp_path / "prefs.8.jsonl")
     people = make_preferences.Options(init="start", task="arithmetic", pairs=8, out=prefs)
     assert asked == [people, Labeller(temperature=0.7), machine]
-    learning = train_reward.Options(data=(prefs,), init="start", out=str(tmp_path / "rm.8"))
+    learning = train_reward.Options(data=(prefs,), init="start", out=str(tmp_path / "rm.8"), overwrite=True)
     assert learnt == [learning, RewardConfig(epochs=4), machine]
 
 
