@@ -14,7 +14,7 @@ from pathlib import Path
 from minirlhf.evaluation import items, reports
 from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.catalogue import metric_names
-from minirlhf.evaluation.collect import Evaluation, collect_items, load_models, prompts_that_fit
+from minirlhf.evaluation.collect import Evaluation, check_sets, collect_items, load_models, prompts_that_fit
 from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
 from minirlhf.evaluation.report import build
 from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, text_table
@@ -37,9 +37,11 @@ def main() -> None:
     else:
         models, runs, folders = load_models(options, device)
         if options.text:
-            return print("\n".join(score_lines(score_texts(read_texts(options.text), models, runs, options.stride))))
+            return print("\n".join(score_lines(score_texts(read_texts(options.text, options.map), models, runs, options.stride))))
         if options.prompt:
-            return answer(options, machine.seed, models)
+            return answer(options, machine.seed, models, runs)
+        if options.check_data:
+            return check_sets(options, machine.seed, list(models.values())[-1], runs)
         run, sets = collect_items(options, machine.seed, models, runs, folders)
     out = Path(options.out)
     items.write_items(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
@@ -67,11 +69,12 @@ def main() -> None:
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 
 
-def answer(options: Evaluation, seed: int, models: dict[str, Policy]) -> None:
-    """Print what each model says to --prompt."""
+def answer(options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict]) -> None:
+    """Print what each model says to --prompt; a model without roles goes on where it ends, unless it knows own data."""
     prompts_that_fit([{"prompt": options.prompt}], models, "--prompt")
     for name, policy in models.items():
-        ids = policy.prompt({"prompt": options.prompt})
+        bare = not policy.chat and not runs[name].get("data", {}).get("data")
+        ids = policy.text(options.prompt) if bare else policy.prompt({"prompt": options.prompt})
         g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
         print(f"{name}: {one_line(policy.tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
 

@@ -17,6 +17,8 @@ from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.reading import CHECK, MAP
+from minirlhf.lm.records import question_of
 from minirlhf.lm.safetensors import save_module
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.critic import start_critic
@@ -24,6 +26,7 @@ from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.reward_files import load_reward, reward_hash
 from minirlhf.rl.watch import Description, Gold, Optimum
 from minirlhf.tasks import reward_of_task
+from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import data_hash, prompts_of, with_room
 
 
@@ -32,12 +35,14 @@ class Data:
     """Data."""
 
     task: str = option("", "generated tasks, with weights: a,b:2; none: all that --init was trained on")
-    prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
+    prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
     reward: str = option("", "FILE.py:FUNCTION of (prompt, response, record), or model:DIR; replaces the task's")
     examples: int = option(20_000, "prompts that are generated for a task", least=1)
     init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
     out: str = option("out/ppo", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped")
+    map: str = option("", MAP)
+    check_data: bool = option(False, CHECK)
 
 
 def main() -> None:
@@ -47,10 +52,13 @@ def main() -> None:
     policy, tokenizer = checkpoint.load_chat(data.init)
     if data.prompts and not data.task and not data.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
-    records, weights, longest = prompts_of(data.init, data.task, data.prompts, data.examples, machine.seed)
+    records, weights, longest = prompts_of(data.init, data.task, data.prompts, data.examples, machine.seed, data.map)
     asked_as, rows = [partial(render_prompt, tokenizer=tokenizer)], config.batch / config.algorithm.group
     sets = {name: (with_room(some, asked_as, policy.config.context, name), rows * weights.get(name, 1.0))
             for name, some in records.items()}
+    if data.check_data:
+        asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
+        return check_data(asked, tokenizer, policy.config.context)
     reward = load_reward(data.reward, device) if data.reward else None
     if data.reward.startswith("model:") and config.missing_eos >= 0:
         print(f"--missing-eos {config.missing_eos:g} is no less than the mean of a learnt reward, which is 0: an answer"

@@ -6,7 +6,7 @@ python train_sft.py --data pairs.jsonl corpus.txt     your own
 python train_sft.py --data pairs.jsonl --init DIR     your own, from a checkpoint (GPT-2, say)
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
@@ -15,13 +15,12 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
-from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.sft import FitConfig, fit
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.tasks.check import check_sources
 from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, sft_sets, task_sources, text_sets, texts_of
-
-SHAPE = "context", "layers", "heads", "width", "dropout", "attention"
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,14 @@ class Data:
     """Data."""
 
     task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
-    data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
+    data: tuple[str, ...] = option((), "your own files instead: records, or texts")
     examples: int = option(20_000, "records that are generated for a task", least=1)
     init: str = option("", "start from this checkpoint folder and skip pretraining")
     batch: int = option(32, "rows of each data set per step, times its weight", least=1)
     out: str = option("out", "folder that receives base/ and sft/")
     resume: bool = option(False, "go on where the run in --out stopped")
+    map: str = option("", MAP)
+    check_data: bool = option(False, CHECK)
 
 
 @dataclass(frozen=True)
@@ -57,33 +58,32 @@ def main() -> None:
     data, base, config, machine = parse(__doc__.splitlines()[0], Data, Base, FitConfig, Machine)
     device, dtype = machine.set_up()
     tasks = {} if data.data else parse_tasks(data.task)
-    sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data)]
-    run = machine.record(data, base, config) | {"tasks": tasks}
-    run |= {"data_hash": data_hash([asdict(source) for source in sources])}
+    sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data, data.map)]
+    run = machine.record(data, base, config) | {"tasks": tasks, "data_hash": data_hash(list(map(asdict, sources)))}
     out = Path(data.out)
-    if not data.resume:
-        for name in ("base", "sft"):  # else a later --resume might find what an earlier run left
-            (out / name / "train_state.pt").unlink(missing_ok=True)
 
-    def train(sets: dict, validation: list[Example], config: FitConfig, name: str) -> None:
+    def train(sets: dict, validation: list, config: FitConfig, name: str) -> None:
         folder = out / name
         resume = data.resume and (folder / "train_state.pt").exists()  # a run stopped in pretraining has none of SFT
         source, init = f"{data.batch} rows of {run['data_hash']}", checkpoint.fingerprint(model)
         told = Run(folder, machine.seed, dtype, resume, source, init)
-        cost = fit(model, Mixture(sets, machine.seed).step, validation, config, told)
+        cost = fit(model.to(device), Mixture(sets, machine.seed).step, validation, config, told)
         checkpoint.save(folder, model, tokenizer, run | {"stage": name, "cost": cost})
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:
         model, tokenizer = checkpoint.load_with_roles(data.init)
-        model.to(device)
     else:
         try:
             tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
-            shape = {name: getattr(base, name) for name in SHAPE}
-            model = GPT(GPTConfig(tokenizer.vocab_size, **shape)).to(device)
+            model = GPT(GPTConfig(tokenizer.vocab_size, **{f.name: getattr(base, f.name) for f in fields(GPTConfig)[1:]}))
         except (ValueError, RuntimeError, MemoryError) as error:  # no such shape, or no memory for it
             raise UserError(str(error)) from None
+    if data.check_data:
+        return check_sources(sources, tokenizer, model.config.context)
+    for name in ("base", "sft") if not data.resume else ():  # a later --resume might find what an earlier run left
+        (out / name / "train_state.pt").unlink(missing_ok=True)
+    if not data.init:
         pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
         train(*text_sets(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
     sets, validation = sft_sets(sources, tokenizer, model.config.context, data.batch)

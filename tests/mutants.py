@@ -293,7 +293,7 @@ MUTANTS = [
     Mutant(
         "reference-is-the-policy", "The reference is frozen and shares no storage with the policy",
         "common slip",
-        "rl/ppo.py", "reference = deepcopy(policy).requires_grad_(False)", "reference = policy",
+        "rl/ppo.py", "Models(policy, head, deepcopy(policy).requires_grad_(False),", "Models(policy, head, policy,",
         "tests/rl/test_ppo.py::test_the_reference_is_frozen_and_shares_no_storage",
     ),
     Mutant(
@@ -303,7 +303,7 @@ MUTANTS = [
     ),
     Mutant(
         "critic-not-trained", "Policy and value head are both in the optimizer", "common slip",
-        "rl/ppo.py", "[policy, value_head], config.lr", "[policy], config.lr",
+        "rl/ppo.py", "make_adamw(learning.values(),", "make_adamw([policy],",
         "tests/rl/test_ppo.py::test_the_value_head_is_trained_with_the_policy",
     ),
     Mutant(
@@ -329,7 +329,7 @@ MUTANTS = [
     ),
     Mutant(
         "critic-forgotten", "A resumed run goes on with its critic", "TRL PPO; trl#3308",
-        "rl/ppo.py", '"value_head": value_head, "stepper"', '"stepper"',
+        "rl/ppo.py", 'learning | {"stepper": stepper}', '{"policy": policy, "stepper": stepper}',
         "tests/rl/test_ppo.py::test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits[2-0.5]",
     ),
     Mutant(
@@ -412,8 +412,7 @@ MUTANTS = [
     Mutant(
         "prompt-without-the-cue", "A model is asked in the ids after which its answers were trained",
         "rlhf-book and TRL do not check it",
-        "lm/chat.py", 'return prefix + ([tokenizer.special_ids["<|assistant|>"]] if chat else [])',
-        "return prefix",
+        "lm/chat.py", "tokenizer, chat).ids[:-1]", "tokenizer, chat).ids[:-2]",
         "tests/lm/test_chat.py::test_the_prompt_is_a_strict_prefix_of_what_was_trained[yes-True]",
     ),
     # The model
@@ -478,6 +477,39 @@ MUTANTS = [
         "preferences/train_reward.py", "-(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()",
         "-(p * F.logsigmoid(delta)).mean()",
         "tests/theory/test_oracle.py::test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective",
+    ),
+    # Records of the user's
+    Mutant(
+        "base-asked-without-a-break", "A base model is asked in the format of its documents", "common slip",
+        "lm/records.py", 'return "" if task_named(record) else "\\n"', 'return ""',
+        "tests/faults/test_own_records.py::test_fault_08_a_base_model_is_asked_in_the_format_of_its_documents",
+    ),
+    Mutant(
+        "text-beside-a-prompt", "A record of two kinds is one and the same for all scripts", "common slip",
+        "lm/reading.py", 'else {"text"} if "prompt" in r else ())', "else ())",
+        "tests/faults/test_own_records.py::test_fault_09_a_record_of_two_kinds_is_one_and_the_same_everywhere",
+    ),
+    Mutant(
+        "fields-taken-by-str", "A label or reference that is no text or number is refused", "common slip",
+        "lm/records.py", "if not all(map(is_plain, several)):", "if False:",
+        "tests/faults/test_own_records.py::test_fault_10_fields_that_are_compared_as_text_are_checked",
+    ),
+    Mutant(
+        "one-label-missing", "One record without a label does not take accuracy from all", "common slip",
+        "evaluation/catalogue.py", "return labels if any(labels) else None", "return labels if all(labels) else None",
+        "tests/faults/test_own_records.py::"
+        "test_fault_11_records_without_a_label_are_left_out_aloud_and_the_rest_is_scored",
+    ),
+    Mutant(
+        "column-task-selects", "A user's column `task` selects no built-in parser, metric or reward", "common slip",
+        "lm/reading.py", '({OF_FILE: True} if "task" in r else {})', "{}",
+        "tests/faults/test_own_records.py::test_fault_12_a_users_column_task_selects_nothing_that_is_built_in",
+    ),
+    Mutant(
+        "suffix-decides", "The content and not the name says whether a file holds records", "common slip",
+        "lm/reading.py", "yield from json_rows(text, path)",
+        'yield from json_rows(text, path) if path.endswith(".jsonl") else [(path, {"text": text})]',
+        "tests/faults/test_own_records.py::test_fault_13_no_file_of_records_is_read_as_one_text",
     ),
 ]
 

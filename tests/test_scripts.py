@@ -282,7 +282,7 @@ def test_evidence_that_lacks_what_a_metric_needs_or_was_cut_off_is_refused(train
         (["cut.jsonl"], "cut.jsonl, line "), (["torn.jsonl"], f"torn.jsonl, line {line}: not JSON"),
         (["gone.jsonl"], "gone.jsonl: No such file"),
         ([folder / "report.json"], "report.json, line 1: not JSON"),
-        ([folder / "items.jsonl", "--metrics", "kl,f1"], "--metrics f1 needs a label in each record"),
+        ([folder / "items.jsonl", "--metrics", "kl,f1"], "--metrics f1 needs a label in some records"),
     ):
         status, out, err = call("evaluate.py", "--from", *argv)
         assert status == 2 and message in err and err.count("\n") == 1
@@ -490,6 +490,55 @@ def test_a_prompt_is_answered_by_each_model_on_a_line(trained, call, monkeypatch
     status, out, _ = call("evaluate.py", "--prompt", "12+34=", "--max-new", "5")
     assert status == 0
     assert [line.split(":")[0] for line in out.splitlines()] == ["base", "sft", "ppo"]
+
+
+@pytest.mark.parametrize("data, gap", [({}, ""), ({"task": "arithmetic"}, ""), ({"data": ["x.csv"]}, "\n")], ids=str)
+def test_a_base_model_goes_on_with_a_prompt_as_its_documents_do(data, gap, trained, tmp_path, run_main, monkeypatch):
+    """A stranger and one of generated tasks where it ends; one of own records on the next line."""
+    shutil.copytree(trained / "out" / "base", tmp_path / "base")
+    (tmp_path / "base" / "run.json").write_text(json.dumps({"stage": "base", "data": data}))
+    asked = []
+    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "evaluate.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    monkeypatch.setattr(module, "generate", lambda model, prompts, *rest: asked.append(prompts) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_main(module.main, "evaluate.py", "--prompt", "12+34=", "--models", f"base={tmp_path / 'base'}")
+    tokenizer = checkpoint.load(tmp_path / "base")[1]
+    assert asked == [[[tokenizer.eos_id, *tokenizer.encode("12+34="), *tokenizer.encode(gap)]]]
+
+
+CHECKED = [
+    ("train_sft.py --data named.csv more.txt", "⟦aa<|endoftext|>⟧"), ("train_sft.py --data named.csv --init good", "data, train"),
+    ("train_ppo.py --init good --prompts named.csv --reward mine.py:none", "|  <|user|>say a\n"),
+    ("evaluate.py --models good=good --data named.csv", "prompts also stand in training, but for case"),
+    ("train_reward --init good --data compared.tsv", "train: 6 records"),
+    ("train_dpo --init good --data compared.tsv --held-out 50", "validation: 0 of "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command, said", CHECKED, ids=lambda x: x.split(" -")[0])
+def test_check_data_shows_the_data_under_the_users_names_and_touches_nothing(command, said, files, folders, call, run_main):
+    (files / "named.csv").write_text("question,answer,id\n" + "".join(f"say {c},{2 * c},7\n" for c in "abcdefgh"))
+    (files / "compared.tsv").write_text("question\tchosen\trejected\n" + "".join(f"{c}\ta\tb\n" for c in "abcdefgh"))
+    (files / "more.txt").write_text("some raw text " * 30)
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    name, *argv = command.split()
+    names = "prompt=question" + ",response=answer" * ("named.csv" in argv)
+    argv += ["--map", names, "--check-data", "--threads", "1"]
+    tool = None if name.endswith(".py") else importlib.import_module(f"minirlhf.tools.{name}")
+    status, out, err = run_main(tool.main, name, *argv) if tool else call(name, *argv)
+    assert status == 0 and said in out and out.count("\n|  ") >= 3, err
+    assert f"{argv[argv.index('named.csv' if 'named.csv' in argv else 'compared.tsv')]}: 8 records of prompt" in out
+    assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
+
+
+def test_names_of_fields_reach_run_json_and_what_was_trained_on_is_known_by_them(files, folders, call):
+    (files / "named.csv").write_text("q,response\n" + "".join(f"say {c},{2 * c}\n" for c in "abcdefgh"))
+    argv = ["--data", "named.csv", "--map", "prompt=q", "--threads", "1"]
+    assert call("train_sft.py", "--init", "good", "--out", "own", *STEPS, *argv)[0] == 0
+    assert strict((files / "own" / "sft" / "run.json").read_text())["data"]["map"] == "prompt=q"
+    _, out, _ = call("evaluate.py", "--models", "sft=own/sft", "--samples", "2", *argv)
+    assert "ALARM train/test overlap: 8 of 8 prompts of data" in out
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

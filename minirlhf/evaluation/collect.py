@@ -22,12 +22,14 @@ from minirlhf.harness.machine import environment
 from minirlhf.harness.options import option
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
-from minirlhf.lm.records import messages_of, prompt_of, read_records, references_of
+from minirlhf.lm.reading import CHECK, MAP, read_again, read_records
+from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.rewards import prompt_text
 from minirlhf.tasks import TASKS, reward_of_task, task_of
+from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import OWN, parse_tasks, with_room
 
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
@@ -41,7 +43,9 @@ class Evaluation:
     models: tuple[str, ...] = option(("base=out/base", "sft=out/sft", "ppo=out/ppo"), "name=folder of each model")
     reference: str = option("sft", "the model that the last is compared with, and the reference of the KL")
     task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
-    data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label, or messages")
+    data: tuple[str, ...] = option((), "your own files instead: prompts with response, label or reference")
+    map: str = option("", MAP)
+    check_data: bool = option(False, CHECK)
     metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record), or model:DIR")
     beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0)
@@ -90,8 +94,8 @@ def turn_records(records: Sequence[dict]) -> list[dict]:
             out.append(record)
         else:
             ends += [len(messages)] if messages[-1]["role"] == "user" else []
-            known = first.setdefault(str(messages), i)
-            out += [record | {"messages": messages[:end], "conversation": known} for end in ends]
+            known = {"conversation": first.setdefault(str(messages), i)}
+            out += [known | record | {"messages": messages[:end]} for end in ends]
     return out
 
 
@@ -100,8 +104,8 @@ def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: tor
     reward = load_reward(options.reward, device) if options.reward else None
     of = (lambda record: reward) if reward else None
     if options.data:
-        records = turn_records([r for path in options.data for r in read_records(path) if "text" not in r])
-        if not records:
+        records = turn_records(read_records(options.data, options.map, "left to the reward" if reward else "unused"))
+        if all("text" in record for record in records):
             raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
         return [("data", records, of, "", options.max_new)]
     trained = [name for run in runs.values() for name in run.get("tasks", {})]
@@ -130,12 +134,23 @@ def left_out(records: list[dict], scored: int) -> list[str]:
     """What some of the records lack, and which metrics do without them. scored: how many texts have a loss."""
     n, answers = len(records), sum(map(answered, records))
     known, lines = sum(any(references_of(r)) for r in records), []
+    labelled = sum(label_of(r) is not None for r in records)
+    if 0 < labelled < n:
+        lines.append(f"{n - labelled} of {n} records have no label: accuracy and F1 leave them out")
     if 0 < known < n:
         lines.append(f"{n - known} of {n} records have no answer to compare with: no BLEU, chrF, ROUGE, exact match")
     if scored < answers:
         unfit = f"{answers - scored} of {answers} answers fit no context"
         lines.append(f"{unfit}: perplexity and calibration leave them out")
     return lines
+
+
+def check_sets(options: Evaluation, seed: int, policy: Policy, runs: dict[str, dict]) -> None:
+    """--check-data: `check_data` of the test sets beside what the models were trained on."""
+    sets = test_sets(options, runs, seed, policy.model.wte.weight.device)
+    parts = {"training": [r for records in training_records(runs).values() for r in records]}
+    parts |= {title: records for title, records, *_ in sets}
+    check_data(parts, policy.tokenizer, policy.model.config.context)
 
 
 def collect_items(
@@ -228,11 +243,10 @@ def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
     """
     data = [(run.get("data", {}), run) for run in runs.values()]
     made = {(name, d.get("examples", 0), run["seed"]) for d, run in data for name in run.get("tasks", {})}
-    files = {path for d, _ in data for path in (*d.get("data", ()), *d.get("prompts", ())) if Path(path).is_file()}
     seen: dict[str, list[dict]] = {}
     for name, n, seed in sorted(made):
         seen.setdefault(name, []).extend(TASKS[name].records("train", n, seed) if name in TASKS else [])
-    return seen | {OWN: [r for path in sorted(files) for r in read_records(path) if "text" not in r]}
+    return seen | {OWN: [r for r in read_again(*runs.values()) if "text" not in r]}
 
 
 def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) -> dict | None:

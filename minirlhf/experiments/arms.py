@@ -123,7 +123,7 @@ def train_base(task: str, options: StudyOptions, run: Run) -> tuple[Policy, dict
     tokenizer = Tokenizer.train(documents + prompts, 1024)
     torch.manual_seed(run.seed)
     model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=4, width=options.width))
-    examples = [e for text in documents for e in document_examples(text, tokenizer, 128)]
+    examples = [e for text in documents for e in document_examples({"text": text}, tokenizer, 128)]
     config = FitConfig(options.base_steps, options.lr, min(50, options.base_steps // 4), save_every=10**9)
     cost = fit(model, Mixture({task: (examples, options.rows)}, run.seed).step, [], config, run)
     return Policy(model, tokenizer, chat=False), cost

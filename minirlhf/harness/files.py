@@ -4,14 +4,22 @@ A reader that opens a file while we write it, or after we were killed, finds the
 new, nothing in between. Proved by tests/harness/test_files.py.
 """
 
+import gzip
 import io
 import json
 import os
 import stat
 import tempfile
+import zlib
 from pathlib import Path
 
 import torch
+
+FOREIGN = {  # how what is no text begins
+    b"PK\3\4": "a zip archive or a spreadsheet", b"\xd0\xcf\x11\xe0": "an old spreadsheet or document",
+    b"%PDF-": "a PDF", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"SQLite format": "a database", b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7-Zip", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
 
 
 class UserError(Exception):
@@ -73,12 +81,19 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file. Raises UserError if it is missing or not UTF-8."""
+    """The text of a file, unpacked if it is gzip. Raises UserError if it is missing, damaged, binary or not UTF-8."""
     try:
-        text = read_bytes(path).decode("utf-8-sig")  # editors on Windows put a mark in front
+        data = read_bytes(path)
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        kinds = [kind for begin, kind in FOREIGN.items() if data.startswith(begin)] + ["binary"] * (b"\0" in data)
+        if kinds:
+            raise UserError(f"{path}: this is {kinds[0]}; save it as JSON lines, CSV or text in UTF-8, as gzip at most")
+        # Editors on Windows put a mark in front, and their own ends of lines.
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: damaged gzip: {error}; pack it again") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_object(text: str, where: str) -> dict:

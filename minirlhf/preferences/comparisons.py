@@ -10,23 +10,21 @@ Proved by tests/preferences/test_comparisons.py.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import messages_of, read_records, validation_split
+from minirlhf.lm.reading import read_records
+from minirlhf.lm.records import prompt_key, validation_split
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.reward_model import text_ids
 
 
-def read_preferences(paths: Sequence[str | Path]) -> list[dict]:
-    """The comparisons in some .jsonl files. Raises UserError for a record that is none."""
-    records = []
-    for path in paths:
-        for number, record in enumerate(read_records(path), 1):
-            if "chosen" not in record:
-                found = ", ".join(record)
-                raise UserError(f"{path}: record {number} has no 'chosen' and 'rejected'; found {found}")
-            records.append(record)
+def read_preferences(paths: Sequence[str], names: str = "") -> list[dict]:
+    """The comparisons in some files, read as `read_records` does. Raises UserError for a record that is none."""
+    records = read_records(paths, names)
+    for number, record in enumerate(records, 1):
+        if "chosen" not in record:
+            where = f"{' '.join(map(str, paths))}: record {number}"
+            raise UserError(f"{where} has no 'chosen' and 'rejected'; found {', '.join(record)}")
     return records
 
 
@@ -64,12 +62,12 @@ def pairs_by_prompt(
             known = "gold_chosen" in record and "gold_rejected" in record
             gold = record["gold_chosen"] - record["gold_rejected"] if known else 0.0
             pair = Pair(chosen, rejected, float(record.get("p", 1)), gold)
-            groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
+            groups.setdefault(prompt_key(record), []).append(pair)
     return groups, counts
 
 
 def load_comparisons(
-    paths: Sequence[str], tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
+    paths: Sequence[str], names: str, tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
 ) -> tuple[list[dict], list[list[Pair]], list[Pair], dict[str, int]]:
     """(records, comparisons to train on by prompt, those of the held-out prompts, for run.json what was lost).
 
@@ -77,7 +75,7 @@ def load_comparisons(
     """
     if not paths:
         raise UserError("--data: name a file of comparisons; python -m minirlhf.tools.make_preferences makes one")
-    records = read_preferences(paths)
+    records = read_preferences(paths, names)
     groups, counts = pairs_by_prompt(records, tokenizer, context, whole)
     n, limit = len(records), f"the context of {context} tokens"
     if counts["equal"]:

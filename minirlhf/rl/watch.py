@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minirlhf.lm.records import task_named
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import Algorithm
 from minirlhf.rl.losses import masked_mean, masked_sum
@@ -101,5 +102,5 @@ def by_task(name: str, scores: Tensor, records: list[dict]) -> dict[str, float]:
 
 def rows_of(records: list[dict]) -> dict[str, list[int]]:
     """task -> the rows that are of it; what is of no task is not in it."""
-    tasks = [str(record.get("task", "")) for record in records]
+    tasks = [task_named(record) for record in records]
     return {task: [i for i, name in enumerate(tasks) if name == task] for task in sorted(set(tasks) - {""})}

@@ -28,6 +28,7 @@ from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
+from minirlhf.lm.reading import MAP
 from minirlhf.lm.safetensors import parse_safetensors, to_floats
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
@@ -50,7 +51,8 @@ class Doctor:
 
     checkpoint: str = option("", "checkpoint folder; none: out/ppo, or out/sft", bare=True)
     task: str = option("", "generated tasks, a,b; none: the prompts that the checkpoint was trained on")
-    prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
+    prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
+    map: str = option("", MAP)
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
     explain: bool = option(False, "print one response token by token, and examine nothing")
 
@@ -87,7 +89,7 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     spec = options.reward or ("" if options.task else data.get("reward", ""))
     if files and not spec:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
-    sets, _, max_new = prompts_of(folder, options.task, files, 200, seed)
+    sets, _, max_new = prompts_of(folder, options.task, files, 200, seed, options.map or data.get("map", ""))
     records = [record for one_of_each in zip(*sets.values()) for record in one_of_each]
     fit = with_room(records, [partial(render_prompt, tokenizer=tokenizer)], policy.config.context, folder)
     reward = load_reward(spec, device) if spec else None

@@ -18,6 +18,7 @@ from minirlhf.annotation.rows import Row, read_studies
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm.records import task_named
 from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.tasks import TASKS
@@ -47,7 +48,7 @@ def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) 
     items = dict.fromkeys([options.items] if options.items else sources) if judges else ()
     records = records_by_prompt([s for path in items if Path(path).is_file() for s in read_sets(path)])
     for row in rows:
-        if options.gold and records.get(row.prompt, {}).get("task") != options.gold:
+        if options.gold and task_named(records.get(row.prompt, {})) != options.gold:
             where = "give --items, the items.jsonl of evaluate.py that the study was made from"
             raise UserError(f"--gold {options.gold}: no record of this task has the prompt {row.prompt!r:.60}; {where}")
         records.setdefault(row.prompt, {"messages": row.messages} if row.messages else {"prompt": row.prompt})

@@ -17,6 +17,7 @@ from minirlhf.annotation.pairs import records_by_prompt, shown_prompt
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm.records import task_named
 from minirlhf.preferences.simulated import Labeller
 from minirlhf.rl.rewards import call_reward, prompt_text
 from minirlhf.tasks import TASKS, reward_of_task
@@ -60,7 +61,7 @@ def gold_of(items: str) -> GoldReward:
 
     def gold(prompt: str, response: str) -> float:
         record = records.get(prompt, {})
-        if record.get("task") not in TASKS:
+        if task_named(record) not in TASKS:
             raise UserError(f"--items {items}: no generated task has the prompt {prompt!r:.60}: no gold reward")
         if (prompt, response) not in said:
             return BESIDE

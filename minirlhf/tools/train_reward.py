@@ -14,10 +14,13 @@ from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
+from minirlhf.lm.reading import CHECK, MAP
+from minirlhf.lm.records import split_by_prompt
 from minirlhf.lm.tokenizer import PAD
-from minirlhf.preferences.comparisons import load_comparisons
+from minirlhf.preferences.comparisons import load_comparisons, read_preferences
 from minirlhf.preferences.train_reward import REFERENCE, RewardConfig, learn, reference_texts
 from minirlhf.rl.reward_model import RewardModel, normalise, predict_rewards, save_reward_model
+from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import data_hash
 
 
@@ -25,10 +28,12 @@ from minirlhf.tasks.sources import data_hash
 class Options:
     """Data."""
 
-    data: tuple[str, ...] = option((), ".jsonl files of prompt, chosen and rejected, perhaps p")
+    data: tuple[str, ...] = option((), "files of prompt, chosen and rejected, perhaps p")
     init: str = option("out/sft", "checkpoint to start from; its responses get mean reward 0 and std 1")
     out: str = option("out/rm", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped")
+    map: str = option("", MAP)
+    check_data: bool = option(False, CHECK)
 
 
 def main() -> None:
@@ -42,7 +47,10 @@ def make_reward_model(options: Options, config: RewardConfig, machine: Machine) 
     trunk, tokenizer = checkpoint.load_chat(options.init)
     tokenizer.add_specials([PAD])
     trunk.resize_vocabulary(tokenizer.vocab_size)
-    records, groups, held_out, lost = load_comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
+    context = trunk.config.context
+    if options.check_data:
+        return check_data(split_by_prompt(read_preferences(options.data, options.map), config.held_out), tokenizer, context)
+    records, groups, held_out, lost = load_comparisons(options.data, options.map, tokenizer, context, config.held_out)
 
     longest = max(max(len(x.chosen), len(x.rejected)) for x in (*held_out, *(x for pairs in groups for x in pairs)))
     reference = reference_texts(trunk.to(device), tokenizer, records, longest, machine.seed)

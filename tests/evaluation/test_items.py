@@ -77,7 +77,7 @@ def refused(path, lines: list) -> str:
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
     with pytest.raises(UserError, match="items.jsonl: No such file"):
         read_items(tmp_path / "items.jsonl")
-    (tmp_path / "items.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "items.jsonl").write_bytes(b"\xff\xfd")
     with pytest.raises(UserError, match="items.jsonl: byte 0 is not UTF-8"):
         read_items(tmp_path / "items.jsonl")
 

@@ -233,7 +233,7 @@ def test_training_learns_replies_and_their_end(tokenizer, tmp_path):
 
 
 def test_pretraining_is_the_same_loop(tokenizer, tmp_path):
-    examples = document_examples("abracadabra" * 4, tokenizer, 32)
+    examples = document_examples({"text": "abracadabra" * 4}, tokenizer, 32)
     run(fresh(), tmp_path, dataclasses.replace(CONFIG, steps=60, lr=2e-2), lambda step: examples)
     losses = [record["loss"] for record in logged(tmp_path)]
     assert losses[-1] < 1.0 < 4.0 < losses[0]

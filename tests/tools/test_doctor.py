@@ -398,8 +398,8 @@ def folders(call, policy, head, make_policy, tokenizer, tmp_path):
 def test_a_sound_run_is_called_sound_in_every_check(call, folders):
     """Prompts, reward, reference and settings are those of the run, out/ppo without being named."""
     status, out, err = call()
-    head, *lines = out.splitlines()
-    assert status == 0 and err == ""
+    read, head, *lines = out.splitlines()
+    assert status == 0 and err == "" and read == "p.jsonl: 4 records of prompt"
     assert head == "ppo, beta 0.1, temperature 0.7, float32; 4 prompts x 8 responses; reference: out/sft"
     found = [line[8:32].strip() for line in lines if line[:8].strip()]
     assert found == [name for i, name in enumerate(NAMES) if i not in (2, 3)]
@@ -445,7 +445,7 @@ def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
 def test_a_checkpoint_is_its_own_reference_before_ppo(call, folders):
     """It has no critic, no settings and no prompts of its own; those of train_ppo.py hold."""
     status, out, _ = call("out/sft", "--prompts", "p.jsonl", "--reward", "mine.py:length")
-    assert out.startswith("ppo, beta 0.025, temperature 1, float32; 4 prompts x 8 responses; reference: the ")
+    assert out.splitlines()[1].startswith("ppo, beta 0.025, temperature 1, float32; 4 prompts x 8 responses; reference: the ")
     assert status == 0 and "to the reference 0.000, k1 0.000" in out
     assert "cut by max_new = 64" in out
     assert "max_new = 8:" in call("out/sft", "--task", "arithmetic")[1]
@@ -454,7 +454,7 @@ def test_a_checkpoint_is_its_own_reference_before_ppo(call, folders):
 def test_explain_prints_one_response_that_adds_up(call, folders):
     """By the numbers printed, in the settings of the run, with its critic and its reference."""
     status, out, err = call("out/ppo", "--explain")
-    title, settings, _, *lines, last = out.splitlines()
+    _, title, settings, _, *lines, last = out.splitlines()
     assert status == 0 and err == "" and title == "reference: out/sft; log-probs at temperature 0.7"
     assert settings == "advantage: GAE with gamma 0.9 and lambda 0.8, before whitening"
     table = [[float(x) for x in line.split()[-10:]] for line in lines[2:]]
@@ -477,7 +477,7 @@ def test_explain_compares_a_response_as_its_row_does(algo, formula, factor, call
     path = folders / "out" / "ppo" / "run.json"
     run = json.loads(path.read_text())
     path.write_text(json.dumps(run | {"stage": algo, "training": run["training"] | {"algo": algo}}))
-    _, settings, names, *lines, last = call("out/ppo", "--explain")[1].splitlines()
+    _, _, settings, names, *lines, last = call("out/ppo", "--explain")[1].splitlines()
     heading = f"advantage: {formula}, R the sum of rewards, of 8 responses to the prompt"
     mean, by = re.fullmatch(heading, settings).groups()
     wanted = (float(last.split()[3]) - float(mean)) * factor(by)  # R is what the rewards sum to

@@ -10,7 +10,7 @@ from minirlhf.annotation.pairs import shown_prompt
 from minirlhf.annotation.rows import Row
 from minirlhf.evaluation import items
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import read_records
+from minirlhf.lm.reading import read_records
 from minirlhf.tools import judgements as judged
 
 WORDS = {"sft": "plain", "ppo": "lovely indeed"}
@@ -99,7 +99,7 @@ def test_the_gold_reward_of_the_task_is_used(study, monkeypatch, capsys):
 def test_preferences_are_exported_for_those_who_pass(study, tmp_path, monkeypatch, capsys):
     folder = study()
     said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
-    records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    records = [r for name in ("prefs", "prefs.test") for r in read_records([tmp_path / f"{name}.jsonl"])]
     assert len(records) == 27 and sum("lovely" in r["chosen"] for r in records) == 20
     assert {(r["p"], r["n"]) for r in records} == {(1.0, 2)} and "prefs.test.jsonl" in said
 
@@ -110,7 +110,7 @@ def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypat
     bob_fails = lambda rows: checks(rows) | {"excluded": rows[0].annotator == "bob"}  # noqa: E731
     monkeypatch.setattr(results, "annotator_checks", bob_fails)
     said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
-    records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    records = [r for name in ("prefs", "prefs.test") for r in read_records([tmp_path / f"{name}.jsonl"])]
     assert {r["n"] for r in records} == {1} and "\n(bob)" in said and "== without" in said
 
 
