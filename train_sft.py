@@ -85,9 +85,8 @@ def main() -> None:
     if data.check_data:
         return check_sources(sources, tokenizer, model.config.context)
     if not data.init:
-        pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
-        sets, after = text_sets(sources, tokenizer, model.config.context, data.batch), Path(data.out, "sft")
-        train(*sets, pretraining, "base", (after,))
+        sets = text_sets(sources, tokenizer, model.config.context, data.batch)
+        train(*sets, replace(config, steps=base.base_steps, lr=base.base_lr), "base", (Path(data.out, "sft"),))
     sets, validation = sft_sets(sources, tokenizer, model.config.context, data.batch)
     if sets:
         train(sets, validation, config, "sft")

@@ -29,6 +29,10 @@ from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
+<<<<<<< HEAD
+=======
+from minirlhf.lm.safetensors import parse_safetensors, to_floats
+>>>>>>> types
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
