@@ -40,9 +40,9 @@ LINES = {  # kind of line -> an example of it
     "text": {"model": "", "index": N, "nll": MAYBE, "tokens": N, "bytes": N, "confidence": [X], "correct": [range(2)],
              "tempered?": [X]},
     "response": {
-        "model": "", "index": N, "sample": range(-1, 2**53), "prompt": "", "response": "", "reference": "", "stop": "", "tokens": N,
-        "ids": [N], "kl": X, "k1": X, "k3": X, "entropy": X, "log_ratio?": X, "scores": {"*": X}, "pieces?": [""],
-        "token_kl?": [X], "token_log_ratio?": [X],
+        "model": "", "index": N, "sample": range(-1, 2**53), "prompt": "", "response": "", "reference": "", "stop": "",
+        "tokens": N, "ids": [N], "kl": X, "k1": X, "k3": X, "entropy": X, "log_ratio?": X, "scores": {"*": X},
+        "pieces?": [""], "token_kl?": [X], "token_log_ratio?": [X],
     },
 }  # fmt: skip
 

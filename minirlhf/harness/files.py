@@ -132,11 +132,11 @@ def parse_object(text: str, where: str) -> dict:
 
 
 def misfit(x, like, name: str = "it") -> str:
-    """What of x is not as in `like`, an example of it; "" where all is.
+    """What of x is not as in `like`, an example of it; "" if all is.
 
-    A dict has the keys of its example, but for those that end in "?"; the values under "*" are all alike; so are the
-    entries of a list, unless its example has several. A tuple lists examples of which one will do. A number is within float32, a float may be an int; a
-    range gives bounds.
+    A dict needs the keys of its example, except those that end in "?"; the values under "*" are all alike. So are the
+    entries of a list, unless its example has several. A tuple lists examples of which one suffices. A number is one
+    of float32, a float may be an int, and a range is a bounded int.
     """
     if isinstance(like, tuple):
         return min((misfit(x, one, name) for one in like), key=len)

@@ -48,7 +48,7 @@ class Run:
         replaced = stands_in(self.out) and not self.resume
         for name, inner in (("--init", self.start), ("the working directory", os.getcwd())):
             if replaced and inner and Path(inner).resolve().is_relative_to(self.out.resolve()):
-                raise UserError(f"--out {self.out}: holds {name} {inner}, which a new run would replace; choose another")
+                raise UserError(f"--out {self.out}: holds {name} {inner}, which a new run would replace; take another")
         (folder := Folder(self)).hold()
         folder.close()
 

@@ -141,7 +141,7 @@ def options_of_run(out: Path, fields: dict) -> dict:
     folder = next((x for x in (out, out / "sft", out / "base") if (x / "run.json").exists()), out)
     found = read_run(folder, {"options?": {}}).get("options", {})
     if other := [name for name in found if name not in fields]:
-        raise UserError(f"{folder}: the run of another command, with the option {other[0]}; resume it with that command")
+        raise UserError(f"{folder}: the run of another command, with --{other[0]}; resume it with that")
     return typed(found, fields, str(folder / "run.json"))
 
 

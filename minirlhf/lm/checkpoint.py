@@ -175,7 +175,7 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; train one first, or name another")
     if not (folder / "config.json").exists() and stands_in(folder):
-        raise UserError(f"{folder}: no config.json, not whole: a run there goes on or was killed; resume it, or train again")
+        raise UserError(f"{folder}: no config.json, not whole: a run goes on or was killed; resume it, or train again")
     config = config_from_json(read_json(folder / "config.json"), str(folder / "config.json"))
     weights = folder / "model.safetensors"
     if not weights.exists() and (others := [folder / x for x in ELSEWHERE if (folder / x).exists()]):

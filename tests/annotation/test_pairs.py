@@ -31,7 +31,7 @@ def test_what_an_evaluation_wrote_is_read(make_evaluation, tmp_path):
 
 
 @pytest.mark.parametrize("record, message", [
-    ({"messages": [5]}, "prompt 0 of made: a message needs a 'role'"), (None, "No such file"),
+    ({"messages": [5]}, "i.jsonl, line 3: a message needs a 'role'"), (None, "No such file"),
 ])  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(make_evaluation, tmp_path, record, message):
     path = tmp_path / "i.jsonl"

@@ -90,7 +90,8 @@ def test_the_reports_say_which_is_meant_and_a_line_says_why(abouts, runs, why):
 ])
 def test_the_command_prints_why_and_what_was_found(seeds, function, lines, tmp_path, capsys):
     sides = {"sft": answers(), "ppo": answers(shift=1.0)}
-    models = [{"sft": {"sha256": "s"}, "ppo": {"sha256": str(i), "seed": seed}} for i, seed in enumerate(seeds)]
+    sft = {"sha256": "s", "folder": ""}
+    models = [{"sft": sft, "ppo": sft | {"sha256": str(i), "seed": seed}} for i, seed in enumerate(seeds)]
     paths = [write(tmp_path / str(i), {"task": sides}, models=m) for i, m in enumerate(models)]
     print_comparison(paths)
     why, _, rest = capsys.readouterr().out.partition("\n")
@@ -152,7 +153,7 @@ def test_greedy_answers_and_samples_are_compared_apart(compare):
 
 
 def test_a_run_compared_with_itself_shows_nothing(compare):
-    same = {"models": {"ppo": {"sha256": "1"}}}
+    same = {"models": {"ppo": {"sha256": "1", "folder": ""}}}
     c = compare(answers(), answers(), same, same)
     (part,) = c["parts"]
     assert {(x["value"], x["p"], x["verdict"]) for x in metrics(part).values()} == {(0, 1, "no difference shown")}

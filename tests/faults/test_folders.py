@@ -141,7 +141,8 @@ def test_fault_14_a_refused_run_changes_no_byte_of_an_earlier_one(name, argv, ov
 
 @pytest.mark.parametrize("name, argv, folder", [
     ("train_sft", [*SFT, "--init", "start"], "sft"), ("train_ppo", PPO, "ppo"),
-    ("train_ppo", [*PPO, "--algo", "rloo", "--batch", "8"], "rloo"), (train_dpo, LEARN, "dpo"), (train_reward, LEARN, "rm"),
+    ("train_ppo", [*PPO, "--algo", "rloo", "--batch", "8"], "rloo"), (train_dpo, LEARN, "dpo"),
+    (train_reward, LEARN, "rm"),
 ])  # fmt: skip
 def test_fault_15_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(name, argv, folder, call, tmp_path):
     """Called three times; --overwrite then replaces the last, and --out that is --init, or holds it, is refused."""
@@ -172,7 +173,7 @@ def test_fault_15_pretraining_moves_what_was_made_from_its_model_along(call, tmp
         status, said, err = call("train_sft", *SFT)
         assert status == 0, err
         assert ("out/base -> out/base.%d, out/sft -> out/sft.%d" % (n, n) in said) == (n > 0)
-    assert sorted(p.name for p in Path("out").iterdir()) == ["base", "base.2", "base.3", "sft", "sft.1", "sft.2", "sft.3"]
+    assert {p.name for p in Path("out").iterdir()} == {"base", "base.2", "base.3", "sft", "sft.1", "sft.2", "sft.3"}
 
 
 @pytest.mark.parametrize("inner", ["out", "out/deep/er"])
@@ -365,8 +366,8 @@ def test_fault_18_what_a_run_starts_from_is_weights_and_tokenizer(call, tmp_path
 
 
 def test_fault_18_a_resume_without_a_state_is_refused_everywhere(call, tmp_path, monkeypatch):
-    for name, argv in (("train_sft", SFT), ("train_sft", [*SFT, "--init", "start"]), ("train_ppo", PPO), (train_dpo, LEARN),
-                       (train_reward, LEARN)):  # fmt: skip
+    for name, argv in (("train_sft", SFT), ("train_sft", [*SFT, "--init", "start"]), ("train_ppo", PPO),
+                       (train_dpo, LEARN), (train_reward, LEARN)):  # fmt: skip
         status, _, err = call(name, *argv, "--resume")
         assert status == 2 and "there is nothing to resume" in err and not Path("out").exists()
     stop_in(monkeypatch, "base", 3)  # but not where a run was stopped in pretraining, at its last step even
@@ -405,7 +406,7 @@ def test_fault_18_killed_in_sft_before_its_first_state_the_finished_base_is_gone
     ("train_sft", [*SFT, "--lr", "0.01"], "sft"), ("train_ppo", [*PPO, "--lr", "0.01", "--algo", "a2c"], "a2c"),
     (train_dpo, [*LEARN, "--lr", "0.01"], "dpo"), (train_reward, [*LEARN, "--lr", "0.01"], "rm"),
 ])  # fmt: skip
-def test_users_10_a_stopped_run_is_a_checkpoint_and_is_resumed_by_its_folder_alone(name, argv, folder, call, monkeypatch):
+def test_users_10_a_stopped_run_is_a_checkpoint_and_is_resumed_by_its_folder_alone(name, argv, folder, call):
     """To the same bits as if it had not been stopped."""
     assert call(name, *argv, "--out", "whole")[0] == 0
     with pytest.MonkeyPatch.context() as patch:
@@ -438,7 +439,7 @@ def test_users_10_a_finished_run_is_extended(name, argv, folder, longer, call):
     assert call(name, "--resume")[0] == 0 and content(out) == before  # nothing left to do
     status, said, _ = call(name, "--resume", *longer)
     run = checkpoint.read_run(out)
-    assert status == 0 and f"out/{folder}: finished after {steps} steps; goes on to" in said and "fresh optimizer" in said
+    assert status == 0 and f"out/{folder}: finished after {steps} steps; goes on to" in said and "fresh opt" in said
     assert content(out)["model.safetensors"] != before["model.safetensors"] and run["cost"]["steps"] > steps
     assert [json.loads(x)["step"] for x in (out / "log.jsonl").read_text().splitlines()] == [
         *range(1, run["cost"]["steps"] + 1)]  # fmt: skip
@@ -462,7 +463,8 @@ def test_users_10_an_extended_ppo_keeps_reference_beta_and_optimum(call):
 # Files of ours with wrong content
 
 
-VALUES = [None, True, -1, 0, 3, 10**13, 10**400, 1e300, float("nan"), "", "x", "\ud800", [], [1], ["a"], {}, {"a": 1}, [[]]]
+VALUES = [None, True, -1, 0, 3, 10**13, 10**400, 1e300, float("nan"), "", "x", "\ud800"]
+VALUES += [[], [1], ["a"], {}, {"a": 1}, [[]]]
 
 
 def places(x, path=()):
@@ -533,7 +535,7 @@ def test_fault_19_a_state_with_wrong_content_is_refused(tmp_path, monkeypatch):
         tiny(tmp_path / "run", about={"stage": "ppo"})
     path, good = tmp_path / "run" / "train_state.pt", load_state(tmp_path / "run" / "train_state.pt")
     rng, refused, before = random.Random(0), 0, content(tmp_path / "run")
-    tensors = [torch.zeros(0), torch.zeros(2, 3), torch.zeros(5056, dtype=torch.uint8), torch.ones(3, dtype=torch.int64)]
+    tensors = [torch.zeros(0), torch.zeros(2, 3), torch.zeros(5056, dtype=torch.uint8), torch.arange(3)]
     monkeypatch.setattr(f"{__name__}.VALUES", [*VALUES, *tensors])
     for _ in range(40):
         shutil.rmtree(tmp_path / "run")
@@ -619,7 +621,8 @@ def test_fault_19_items_and_reports_with_wrong_content_are_refused(tmp_path, mak
 
 
 def test_fault_19_judgements_and_keys_with_wrong_content_are_refused(tmp_path):
-    places_ = [{"prompt": f"p{i}", "left": "l", "right": "r", "messages": [{"role": "user", "content": "p"}]} for i in range(4)]
+    shown = {"left": "l", "right": "r", "messages": [{"role": "user", "content": "p"}]}
+    places_ = [{"prompt": f"p{i}"} | shown for i in range(4)]
     key = {"models": ["sft", "ppo"], "identical": [], "source": "x", "places": [
         {"item": f"i{i}", "kind": "pair", "left": "a", "good": None} for i in range(4)]}  # fmt: skip
     log.create(tmp_path, {"question": "?", "places": places_}, key)
@@ -631,8 +634,8 @@ def test_fault_19_judgements_and_keys_with_wrong_content_are_refused(tmp_path):
         path = tmp_path / name
         data = path.read_bytes()
         good = [json.loads(x) for x in data.splitlines()] if name == "ann.log" else json.loads(data)
-        survives(lambda: rows.read_studies([str(tmp_path)]), path, good, 120, lines if name == "ann.log" else
-                 lambda x: json.dumps(x, indent=1).encode() if name == "study.json" else json.dumps(x).encode())  # fmt: skip
+        write = lines if name == "ann.log" else lambda x: json.dumps(x, indent=1).encode()
+        survives(lambda: rows.read_studies([str(tmp_path)]), path, good, 120, write)
         path.write_bytes(data)
 
 
