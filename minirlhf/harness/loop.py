@@ -33,6 +33,10 @@ class Diverged(Exception):
     """Training ran into gradients that are not finite, several steps in a row."""
 
 
+class Unharmed(UserError):
+    """A step failed before it changed anything: the steps before it can be saved."""
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM came, and what is needed to go on has been saved."""
 
@@ -102,6 +106,9 @@ class Loop:
             signal.signal(number, handler)
         self._bar.close()
         self._log.close()
+        if isinstance(error, Unharmed) and self.step > self.start:
+            self._save(self.step)
+            raise Unharmed(f"{error}; {self.state_path} has all before step {self.step + 1}, for --resume") from None
         if isinstance(error, Diverged):
             good = f"{self.state_path}, if it was written before, is good"
             raise Diverged(f"{self.run.out}, step {self.step + 1}: {error}; {good}") from None
