@@ -23,11 +23,12 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.html.page import page
 from minirlhf.lm.generation import Sampling, generate
+from minirlhf.rl.reward_files import RewardOptions
 
 
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
-    options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
+    options, judged, machine = parse(__doc__.splitlines()[0], Evaluation, RewardOptions, Machine)
     device, _ = machine.set_up()
     if options.reports:
         return reports.print_comparison(options.reports)
@@ -42,7 +43,7 @@ def main() -> None:
             return answer(options, machine.seed, models, runs)
         if options.check_data:
             return check_sets(options, machine.seed, list(models.values())[-1], runs)
-        run, sets = collect_items(options, machine.seed, models, runs, folders)
+        run, sets = collect_items(options, judged, machine.seed, models, runs, folders)
     out = Path(options.out)
     items.write_items(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
     report = build(run, sets, wanted or metric_names(run["settings"].get("metrics", "")))

@@ -26,8 +26,8 @@ from minirlhf.lm.reading import CHECK, MAP, read_again, read_records
 from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit_ngram
-from minirlhf.rl.reward_files import load_reward
-from minirlhf.rl.rewards import prompt_text
+from minirlhf.rl.reward_files import RewardOptions, load_rewards
+from minirlhf.rl.rewards import Reward, prompt_text
 from minirlhf.tasks import TASKS, reward_of_task, task_of
 from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import OWN, parse_tasks, with_room
@@ -47,7 +47,6 @@ class Evaluation:
     map: str = option("", MAP)
     check_data: bool = option(False, CHECK)
     metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
-    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record), or model:DIR")
     beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0)
     prompts: int = option(200, "held-out prompts of each test set", least=1)
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
@@ -99,9 +98,8 @@ def turn_records(records: Sequence[dict]) -> list[dict]:
     return out
 
 
-def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: torch.device) -> list[tuple]:
+def test_sets(options: Evaluation, reward: Reward | None, runs: dict[str, dict], seed: int) -> list[tuple]:
     """(title, records, reward_of or None, its name, max_new) of each set of held-out prompts. Raises UserError."""
-    reward = load_reward(options.reward, device) if options.reward else None
     of = (lambda record: reward) if reward else None
     if options.data:
         records = turn_records(read_records(options.data, options.map, "left to the reward" if reward else "unused"))
@@ -154,7 +152,8 @@ def check_sets(options: Evaluation, seed: int, policy: Policy, runs: dict[str, d
 
 
 def collect_items(
-    options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict], folders: dict[str, str]
+    options: Evaluation, judged: RewardOptions, seed: int, models: dict[str, Policy], runs: dict[str, dict],
+    folders: dict[str, str],
 ) -> tuple[dict, list[TestSet]]:
     """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
     if options.reference not in (*models, Evaluation.reference):
@@ -168,7 +167,7 @@ def collect_items(
         raise UserError(f"{others[0]} and {reference} have different tokenizers, so no KL: evaluate them apart")
     last, ref = list(models)[-1], models[reference]
     policy, vocabulary, device = models[last], ref.model.config.vocab_size, ref.model.wte.weight.device
-    run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": asdict(options)}
+    run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": asdict(options) | asdict(judged)}
     run |= {"environment": environment(), "models": {
         name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name].model), "stage": runs[name].get("stage"),
                "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": read_curves(folder)}
@@ -178,13 +177,13 @@ def collect_items(
     seen = training_records(runs)
     trained = {prompt_of(r) for records in seen.values() for r in records}
     sets, fitted = [], {}  # fitted: task -> model -> temperature
-    for title, records, reward_of, reward_name, max_new in test_sets(options, runs, seed, device):
+    for title, records, reward_of, reward_name, max_new in test_sets(options, load_rewards(judged, device), runs, seed):
         s = TestSet(title, prompts_that_fit(records, models, title), about={"reward": reward_name})
         generated = "" if options.data else task_of(s.records[0]).NAME
         if generated not in fitted:
             fitted[generated] = temperatures(generated, models, seed)
         s.about["temperatures"] = fitted[generated]
-        protocol = Protocol(reward_of, max_new, options.samples, seed, gold=bool(options.reward))
+        protocol = Protocol(reward_of, max_new, options.samples, seed, gold=bool(judged.reward))
         for name, asked in models.items():
             compared = policy.model if name in (reference, last) else None
             s.items[name] = sample_items(asked, ref, s.records, protocol, compared)
@@ -192,7 +191,7 @@ def collect_items(
         # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
         if beta > 0 and reward_of is not None and last != reference and policy.chat == ref.chat:
             sha = run["models"][reference]["sha256"]
-            known = optimum_of_training(runs[last], sha, beta, options.reward, title)
+            known = optimum_of_training(runs[last], sha, beta, judged.reward, title)
             if known is None and options.reference_samples:
                 more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))
                 known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
@@ -225,13 +224,13 @@ def temperatures(task: str, models: dict[str, Policy], seed: int) -> dict[str, f
     return fitted if all(0 < t < math.inf for t in fitted.values()) else {}
 
 
-def optimum_of_training(run: dict, reference: str, beta: float, reward: str, title: str) -> dict | None:
+def optimum_of_training(run: dict, reference: str, beta: float, reward: tuple[str, ...], title: str) -> dict | None:
     """J* of a test set as training came to know it, if that was for the same reference, β, reward and prompts.
 
     And for what is sampled here: at temperature 1, with 0 for a response that did not end.
     """
     known, wanted = run.get("optimum", {}).get(title), {"beta": beta, "temperature": 1.0, "missing_eos": 0.0}
-    same = run.get("reference") == reference and run.get("data", {}).get("reward") == reward
+    same = run.get("reference") == reference and list(run.get("data", {}).get("reward", ())) == list(reward)
     same = same and wanted.items() <= run.get("training", {}).items()
     return known if same and known and known["value"] is not None else None
 

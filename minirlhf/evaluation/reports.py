@@ -27,7 +27,8 @@ from minirlhf.lm.records import prompt_of
 from minirlhf.metrics.paired_tests import Difference
 from minirlhf.metrics.training_runs import crossed_t, independent_t
 
-ELSEWHERE = ("models", "metrics", "show", "from_", "out")  # settings that change no answer, or are compared
+# Settings that change no answer, or are compared elsewhere.
+ELSEWHERE = ("models", "metrics", "show", "from_", "out", "reward_threads", "reward_timeout")
 Sets = dict[str, TestSet]  # by title
 
 

@@ -118,6 +118,7 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}: damaged gzip: {error}; pack it again") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_object(text: str, where: str) -> dict:

@@ -24,12 +24,16 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
-from minirlhf.harness.files import save_state
+from minirlhf.harness.files import UserError, save_state
 from minirlhf.harness.folders import Folder, Run, is_plain
 
 
 class Diverged(Exception):
     """Training ran into gradients that are not finite, several steps in a row."""
+
+
+class Unharmed(UserError):
+    """A step failed before it changed anything: the steps before it can be saved."""
 
 
 class Interrupted(Exception):
@@ -72,7 +76,12 @@ class Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._bar.close()
+        if isinstance(error, Unharmed) and self.done > self.start:
+            save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
+            self._write()
         self.folder.close()
+        if isinstance(error, Unharmed) and self.done > self.start:
+            raise Unharmed(f"{error}; all before step {self.done + 1} is saved, for --resume") from None
         if isinstance(error, Diverged):
             good = f"{self.folder.state_path}, if it was written before, is good"
             raise Diverged(f"{self.run.out}, step {self.step + 1}: {error}; {good}") from None

@@ -29,16 +29,12 @@ from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
-<<<<<<< HEAD
-=======
-from minirlhf.lm.safetensors import parse_safetensors, to_floats
->>>>>>> types
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
 from minirlhf.rl.ppo import sample_round, update
-from minirlhf.rl.reward_files import load_reward
+from minirlhf.rl.reward_files import RewardOptions, load_rewards
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, score_tokens
 from minirlhf.tasks import reward_of_task
@@ -56,7 +52,6 @@ class Doctor:
     task: str = option("", "generated tasks, a,b; none: the prompts that the checkpoint was trained on")
     prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
     map: str = option("", MAP)
-    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
     explain: bool = option(False, "print one response token by token, and examine nothing")
 
 
@@ -76,7 +71,7 @@ class Patient:
         return sample_round(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
 
 
-def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
+def admit(options: Doctor, judged: RewardOptions, device: torch.device, seed: int) -> Patient:
     """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
     if options.task and options.prompts:
         raise UserError("--task and --prompts: give one of them")
@@ -89,13 +84,15 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
     data, training = past.get("data", {}), past.get("training", {})
 
     files = () if options.task else options.prompts or data.get("prompts", ())
-    spec = options.reward or ("" if options.task else data.get("reward", ""))
-    if files and not spec:
+    if not judged.reward and not options.task:
+        said = data.get("reward") or ()  # a text in runs of before
+        judged = dataclasses.replace(judged, reward=(said,) if isinstance(said, str) else tuple(said))
+    if files and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
     sets, _, max_new = prompts_of(folder, options.task, files, 200, seed, options.map or data.get("map", ""))
     records = [record for one_of_each in zip(*sets.values()) for record in one_of_each]
     fit = with_room(records, [partial(render_prompt, tokenizer=tokenizer)], policy.config.context, folder)
-    reward = load_reward(spec, device) if spec else None
+    reward = load_rewards(judged, device)
     known = {f.name: f for f in dataclasses.fields(PPOConfig)}
     settings = typed({k: v for k, v in training.items() if k in known}, known, f"{folder}/run.json") | {"group": GROUP}
     settings["max_new"] = past.get("max_new") or max_new
@@ -164,7 +161,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
     texts = rollout.responses()
     cases = [(p.records[i // GROUP], tokenizer.decode(texts[i])) for i in ended]
-    yield checks.reward_is_a_function(p.reward_of, cases)
+    yield checks.reward_is_a_function(p.reward_of, cases, config.batch)
 
 
 def token_table(
@@ -231,9 +228,9 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
 
 def main() -> None:
     """Admit, then examine or explain."""
-    options, machine = parse(__doc__.splitlines()[0], Doctor, Machine)
+    options, judged, machine = parse(__doc__.splitlines()[0], Doctor, RewardOptions, Machine)
     device, dtype = machine.set_up()
-    patient = admit(options, device, machine.seed)
+    patient = admit(options, judged, device, machine.seed)
     if options.explain:
         print("\n".join(explain(patient, machine.seed)))
         return

@@ -19,7 +19,7 @@ from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.records import task_named
-from minirlhf.rl.reward_files import load_reward
+from minirlhf.rl.reward_files import RewardOptions, load_rewards
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.tasks import TASKS
 
@@ -41,7 +41,7 @@ def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) 
     """The scores of every answer by --reward and --gold, if they are given. Raises UserError."""
     judges: dict[str, RewardOf] = {}
     if options.reward:
-        reward = load_reward(options.reward)
+        reward = load_rewards(RewardOptions((options.reward,)))
         judges["reward"] = lambda record: reward
     if options.gold:
         judges["gold"] = lambda record: TASKS[options.gold].reward

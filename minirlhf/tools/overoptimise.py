@@ -27,7 +27,7 @@ from minirlhf.preferences.simulated import Labeller, respond
 from minirlhf.preferences.train_reward import RewardConfig
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.reward_model import LearnedReward, load_reward_model
-from minirlhf.rl.rewards import prompt_text
+from minirlhf.rl.rewards import call_rewards, prompt_text
 from minirlhf.tasks import TASKS
 from minirlhf.tools import make_preferences, train_reward
 
@@ -87,8 +87,8 @@ def scored(proxy: LearnedReward, records: list[dict], answers: list[tuple[int, s
     """The learned reward of each (index of the record, response): (n,)."""
     ended = [k for k, (_, said) in enumerate(answers) if said is not None]
     values = np.full(len(answers), UNFINISHED)  # (n,)
-    asked = [records[answers[k][0]] for k in ended]
-    values[ended] = proxy.many([(prompt_text(r), answers[k][1], r) for r, k in zip(asked, ended)])
+    asked = [(records[i], said) for i, said in answers if said is not None]
+    values[ended] = call_rewards(lambda record: proxy, [(prompt_text(r), said, r) for r, said in asked])
     return values
 
 

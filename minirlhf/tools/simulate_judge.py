@@ -19,7 +19,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.records import task_named
 from minirlhf.preferences.simulated import Labeller
-from minirlhf.rl.rewards import call_reward, prompt_text
+from minirlhf.rl.rewards import ask, prompt_text
 from minirlhf.tasks import TASKS, reward_of_task
 
 BESIDE = -1.0  # for an answer beside the point; rewards lie in [0, 1]
@@ -65,7 +65,7 @@ def gold_of(items: str) -> GoldReward:
             raise UserError(f"--items {items}: no generated task has the prompt {prompt!r:.60}: no gold reward")
         if (prompt, response) not in said:
             return BESIDE
-        return call_reward(reward_of_task(record), prompt_text(record), response, record)
+        return ask(reward_of_task(record), [(prompt_text(record), response, record)])[0]
 
     return gold
 

@@ -41,10 +41,10 @@ def main() -> None:
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(options.init)
     context = policy.config.context
+    records = read_preferences(options.data, options.map)
     if options.check_data:
-        return check_data(split_by_prompt(read_preferences(options.data, options.map), config.held_out), tokenizer, context)
-    found = load_comparisons(options.data, options.map, tokenizer, context, config.held_out, whole=True)
-    records, groups, held_out, lost = found
+        return check_data(split_by_prompt(records, config.held_out), tokenizer, context)
+    groups, held_out, lost = load_comparisons(records, tokenizer, context, config.held_out, whole=True)
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
     reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
     run = machine.record(options, config) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}

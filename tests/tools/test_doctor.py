@@ -18,6 +18,7 @@ from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import dump_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, advantages_of
+from minirlhf.rl.reward_files import RewardOptions
 from minirlhf.rl.losses import gae, kl_estimate, masked_mean, masked_sum, token_rewards
 from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
 from minirlhf.tools import checks, doctor
@@ -304,10 +305,10 @@ def test_a_reward_that_changes_its_mind_is_found():
         (lambda p, r, x: rng.random(), True),
         (lambda p, r, x: next(counter) == 5, True),
     ):
-        assert broken(checks.reward_is_a_function(lambda record: reward, cases)) == wrong
-    assert checks.reward_is_a_function(lambda record: None, []).ok is None
+        assert broken(checks.reward_is_a_function(lambda record: reward, cases, 8)) == wrong
+    assert checks.reward_is_a_function(lambda record: None, [], 8).ok is None
     with pytest.raises(UserError, match="the reward is nan"):
-        checks.reward_is_a_function(lambda record: lambda p, r, x: nan, cases)
+        checks.reward_is_a_function(lambda record: lambda p, r, x: nan, cases, 8)
 
 
 def columns_of(table):
@@ -387,7 +388,7 @@ def folders(call, policy, head, make_policy, tokenizer, tmp_path):
     """out/sft and out/ppo, which came from it, as the scripts leave them."""
     sft, ppo = tmp_path / "out" / "sft", tmp_path / "out" / "ppo"
     checkpoint.save(sft, make_policy(1), tokenizer, {"stage": "sft", "tasks": {}, "training": {"beta": 9.0}})
-    data = {"prompts": ["p.jsonl"], "reward": "mine.py:length", "init": "out/sft"}
+    data = {"prompts": ["p.jsonl"], "reward": ["mine.py:length"], "init": "out/sft"}
     training = {"beta": BETA, "gamma": 0.9, "lam": 0.8, "temperature": T, "of another version": 3}
     run = {"stage": "ppo", "tasks": {}, "data": data, "training": training, "max_new": MAX_NEW}
     checkpoint.save(ppo, policy, tokenizer, run)
@@ -417,14 +418,15 @@ def test_what_is_broken_is_named_and_the_exit_status_is_1(reward, name, call, fo
 
 
 def test_bfloat16_is_examined_beside_float32(folders):
-    findings = list(doctor.examine(doctor.admit(doctor.Doctor(), torch.device("cpu"), 0), torch.bfloat16, 0))
+    patient = doctor.admit(doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
+    findings = list(doctor.examine(patient, torch.bfloat16, 0))
     assert [finding.name for finding in findings] == NAMES
     assert all(finding.ok is not False for finding in findings)
     assert [finding.figure.split(", ")[-1] for finding in findings[:4]] == ["float32"] * 2 + ["bfloat16"] * 2
 
 
 def test_examining_leaves_the_checkpoint_as_it_was(folders):
-    patient = doctor.admit(doctor.Doctor(), torch.device("cpu"), 0)
+    patient = doctor.admit(doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
     models = patient.models
     before = [checkpoint.fingerprint(model) for model in (models.policy, models.reference)]
     head = models.value_head.weight.clone()
@@ -435,7 +437,7 @@ def test_examining_leaves_the_checkpoint_as_it_was(folders):
 
 def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
     """Twice, the same responses to the same prompts, without EOS; and never for bfloat16's sake."""
-    patient, calls = doctor.admit(doctor.Doctor(), torch.device("cpu"), 0), []
+    patient, calls = doctor.admit(doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0), []
     reward = lambda *case: calls.append(case) or float(len(case[1]))  # noqa: E731
     list(doctor.examine(dataclasses.replace(patient, reward_of=lambda record: reward), torch.bfloat16, 0))
     n = len(calls) // 3
@@ -492,7 +494,7 @@ WRONG = [
     ("out/sft --prompts p.jsonl", "--prompts without --reward"),
     ("--prompts long.jsonl", "no prompt of 1 records fits the model's context of 32"),
     ("--prompts missing.jsonl", "missing.jsonl: No such file"),
-    ("--reward mine.py:nan", "the reward is nan for prompt"),
+    ("--reward mine.py:nan", "the reward is nan, no finite"),
     ("--reward mine.py:missing", "no function 'missing'"),
     ("--task revews", "no task 'revews'"),
     ("--task arithmetic --prompts missing.jsonl", "--task and --prompts: give one of them"),
