@@ -549,7 +549,7 @@ def test_fault_32_validation_obeys_micro_rows_and_dtype(micro_rows, dtype, make_
 
     monkeypatch.setattr(sft, "negative_log_likelihood", spy)
     model = make_gpt(vocab_size=tokenizer.vocab_size)
-    examples = [e for n in range(3, 20) for e in document_examples("abc" * n, tokenizer, 32)]
+    examples = [e for n in range(3, 20) for e in document_examples({"text": "abc" * n}, tokenizer, 32)]
     config = sft.FitConfig(steps=1, lr=0.0, micro_rows=micro_rows, eval_every=1)
     sft.fit(model, lambda step: examples[:2], examples, config, Run(tmp_path, dtype=dtype))
     assert {kind for _, kind in seen} == {dtype} and max(n for n, _ in seen) <= micro_rows
