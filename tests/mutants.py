@@ -462,8 +462,8 @@ MUTANTS = [
     Mutant(
         "pattern-forgotten", "A tokenizer that was saved encodes as before", "minbpe",
         "lm/tokenizer_files.py",
-        'return _from_symbols({**model["vocab"], **specials}, merges, pattern, list(specials))',
-        'return _from_symbols({**model["vocab"], **specials}, merges, "gpt2-digits", list(specials))',
+        'return {**model["vocab"], **specials}, merges, pattern, list(specials)',
+        'return {**model["vocab"], **specials}, merges, "gpt2-digits", list(specials)',
         "tests/lm/test_tokenizer.py::test_save_and_load_keep_everything",
     ),
     # Preferences
