@@ -68,7 +68,7 @@ def main() -> None:
     rewards = [(spec, reward_hash(spec)) for spec in judged.reward]
     reference, source = checkpoint.fingerprint(policy), data_hash([sets, rewards])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
-    run = machine.record(data, config, config.algorithm)
+    run = machine.record(data, config, config.algorithm, judged)
     run["data"] |= asdict(judged)
     run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
     told = Run(

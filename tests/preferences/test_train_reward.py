@@ -388,7 +388,9 @@ def test_a_fresh_classifier_has_a_loss_of_log_k(make_gpt):
 def test_a_classifier_learns_and_is_measured_on_texts_held_out(tmp_path, capsys):
     texts, model = texts_by_class(300), classifier()
     config = RewardConfig(epochs=6, batch=10, lr=1e-2, warmup=2)
-    said = learn(model, [[x] for x in texts[:200]], texts[200:], config, Run(tmp_path))["held_out"]
+    told = []
+    learn(model, [[x] for x in texts[:200]], texts[200:], config, Run(tmp_path, save=lambda about, _: told.append(about)))
+    said = told[-1]["held_out"]
     assert said["accuracy"] > 0.9 > said["commonest"] and said["texts"] == 100
     out = capsys.readouterr().out
     assert "200 labelled texts, 120 steps" in out and f"100 held-out texts: accuracy {said['accuracy']:.3f} [" in out
