@@ -27,7 +27,7 @@ from minirlhf.lm.generation import Sampling, generate
 
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
-    options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
+    options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine, without=("dtype",))
     device, _ = machine.set_up()
     if options.reports:
         return reports.print_comparison(options.reports)
@@ -47,12 +47,12 @@ def main() -> None:
     report["seconds"] = time.perf_counter() - start
     for alarm in report["alarms"]:
         print(f"ALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
-    names, reference = list(report["models"]), report["reference"]
+    names = list(report["models"])
     for s in sets:
         task = report["tasks"][s.title]
-        print(f"\n{text_table(s.title, task['metrics'], names, reference)}")
+        print(f"\n{text_table(s.title, task['metrics'], names, report['against'])}")
         if task.get("optimum"):
-            print(optimum_line(task["optimum"], reference, report["last"]))
+            print(optimum_line(task["optimum"], report["reference"], report["last"]))
         if task.get("ngram"):
             print(ngram_line(task["ngram"]))
         if options.show:
@@ -64,6 +64,7 @@ def main() -> None:
     write_json(out / "report.json", report)
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
     print(f"\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
+          "\nBy p: that of a test beside the interval, which may differ at its edge; by H: Holm's p over all rewards."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 
 

@@ -31,10 +31,10 @@ from minirlhf.tasks.sources import data_hash, prompts_of, with_room
 class Data:
     """Data."""
 
-    task: str = option("", "generated tasks, with weights: a,b:2; none: all that --init was trained on")
+    task: str = option("", "generated tasks, weighted: a,b:2; none: all that --init was trained on", needs="-prompts")
     prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
     reward: str = option("", "FILE.py:FUNCTION of (prompt, response, record), or model:DIR; replaces the task's")
-    examples: int = option(20_000, "prompts that are generated for a task", least=1)
+    examples: int = option(20_000, "prompts that are generated for a task", least=1, needs="-prompts")
     init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
     out: str = option("out/ppo", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped")
@@ -45,7 +45,7 @@ def main() -> None:
     data, config, machine = parse(__doc__.splitlines()[0], Data, PPOConfig, Machine)
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(data.init)
-    if data.prompts and not data.task and not data.reward:
+    if data.prompts and not data.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
     records, weights, longest = prompts_of(data.init, data.task, data.prompts, data.examples, machine.seed)
     asked_as, rows = [partial(render_prompt, tokenizer=tokenizer)], config.batch / config.algorithm.group

@@ -28,9 +28,9 @@ SHAPE = "context", "layers", "heads", "width", "dropout", "attention"
 class Data:
     """Data."""
 
-    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
+    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, weighted: a,b:2", needs="-data")
     data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
-    examples: int = option(20_000, "records that are generated for a task", least=1)
+    examples: int = option(20_000, "records that are generated for a task", least=1, needs="-data")
     init: str = option("", "start from this checkpoint folder and skip pretraining")
     batch: int = option(32, "rows of each data set per step, times its weight", least=1)
     out: str = option("out", "folder that receives base/ and sft/")
@@ -41,15 +41,15 @@ class Data:
 class Base:
     """Base model, where none is given by --init."""
 
-    layers: int = option(2, "transformer blocks")
-    heads: int = option(4, "attention heads")
-    width: int = option(128, "size of the embedding")
-    context: int = option(128, "longest sequence, in tokens")
-    vocab: int = option(1024, "size of the tokenizer that is trained: 260 is bytes and the special tokens")
-    dropout: float = option(0.0, "in training")
-    attention: str = option("manual", "manual (the one to read), or sdpa: torch's kernel, the same numbers")
-    base_steps: int = option(250, "optimizer steps of pretraining", least=0)
-    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0)
+    layers: int = option(2, "transformer blocks", needs="-init")
+    heads: int = option(4, "attention heads", needs="-init")
+    width: int = option(128, "size of the embedding", needs="-init")
+    context: int = option(128, "longest sequence, in tokens", needs="-init")
+    vocab: int = option(1024, "size of the tokenizer that is trained; 260: bytes, special tokens", needs="-init")
+    dropout: float = option(0.0, "in training", needs="-init")
+    attention: str = option("manual", "manual (to be read), or sdpa: torch's kernel, same numbers", needs="-init")
+    base_steps: int = option(250, "optimizer steps of pretraining", least=0, needs="-init")
+    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0, needs="-init base_steps")
 
 
 def main() -> None:

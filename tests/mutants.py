@@ -6,7 +6,7 @@ A mutant changes one place of a copy of the package. If the named test still pas
     pytest --mutants -k score-behind-the-eos    this one alone
 
 `seen` says where it was found: projects, and issues or pull requests of theirs, as they were in 2026. A
-"common slip" is one that we could pin on nobody. `markdown()` is the table for readers.
+"common slip" is one that we could pin on nobody, "ours, earlier" one of this project. `markdown()` is the table for readers.
 Run by tests/test_mutants.py.
 """
 
@@ -478,6 +478,44 @@ MUTANTS = [
         "preferences/train_reward.py", "-(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()",
         "-(p * F.logsigmoid(delta)).mean()",
         "tests/theory/test_oracle.py::test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective",
+    ),
+    # Numbers that mislead
+    Mutant(
+        "worth-on-few-samples", "A figure is not shown on fewer than 200 effective samples of its own", "ours, earlier",
+        "evaluation/optimum.py", 'if found["effective_size"] >= LEAST and n < inf:', "if n < inf:",
+        "tests/faults/test_numbers.py::test_fault_01_worth_best_of_n_has_its_own_size_and_interval_or_none",
+    ),
+    Mutant(
+        "few-runs-as-sure-as-many-prompts", "Few training runs have the t of few", "ours, earlier",
+        "metrics/training_runs.py", "t_runs * a + t_prompts", "t_prompts * a + t_prompts",
+        "tests/faults/test_numbers.py::test_fault_02_few_runs_on_shared_prompts_reject_in_5_percent",
+    ),
+    Mutant(
+        "intervals-of-no-width", "Units that all say the same do not make an interval of width 0", "ours, earlier",
+        "metrics/intervals.py", "return not np.ptp(x) <= 1e-12 * max(np.abs(x).max(), scale)", "return True",
+        "tests/faults/test_numbers.py::test_fault_03_no_interval_has_no_width_of_means",
+    ),
+    Mutant(
+        "rule-not-said", "A verdict says by which p it was decided", "ours, earlier",
+        "evaluation/verdicts.py", '"p_holm": or_none(p), "decided_by": "p_holm"', '"p_holm": or_none(p)',
+        "tests/faults/test_numbers.py::test_fault_04_a_row_says_which_rule_decided_and_goes_by_it",
+    ),
+    Mutant(
+        "kl-to-what-is-compared", "KL and J are to the model that a policy was trained against", "ours, earlier",
+        "evaluation/collect.py", "return {m: given or known or last for m, known in own.items()} | {last: last}",
+        "return dict.fromkeys(own, against)",
+        "tests/faults/test_numbers.py::"
+        "test_fault_05_kl_is_to_what_a_policy_was_trained_against_whatever_it_is_compared_with",
+    ),
+    Mutant(
+        "idle-options-taken", "An option that can do nothing is refused", "ours, earlier",
+        "harness/options.py", 'raise UserError(f"{flags[name]} can do nothing {why}: leave it out")', "continue",
+        "tests/faults/test_numbers.py::test_fault_06_an_option_that_cannot_act_is_refused_in_every_script",
+    ),
+    Mutant(
+        "share-of-nothing", "No share is said of what leaves nothing to gain", "ours, earlier",
+        "rl/optimum.py", "np.where(room > beta / 10, room, nan)", "np.where(room > 0, room, nan)",
+        "tests/faults/test_numbers.py::test_fault_07_no_share_is_said_of_what_leaves_nothing_to_gain",
     ),
 ]
 

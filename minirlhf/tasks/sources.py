@@ -127,8 +127,6 @@ def prompts_of(
     From files, or of the tasks in `task`, else of those that the checkpoint in the folder was trained on.
     Raises UserError.
     """
-    if files and task:
-        raise UserError("--task and --prompts: give one of them")
     if files:
         return {OWN: [record for path in files for record in read_records(path)]}, {}, 64
     known = {name: TASKS[name].RL_WEIGHT for name in read_run(folder).get("tasks", {}) if name in TASKS}

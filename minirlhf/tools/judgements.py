@@ -31,7 +31,7 @@ class Judged:
     more: tuple[str, ...] = option((), "folders of further studies to count in")
     reward: str = option("", "a reward to hold against people: model:FOLDER or FILE.py:FUNCTION")
     gold: str = option("", "a task whose own reward to hold against people", choices=tuple(TASKS))
-    items: str = option("", "items.jsonl that the studies were made from; none: where it was then")
+    items: str = option("", "items.jsonl that the studies were made from; none: where it was then", needs="reward|gold")
     export: str = option("", "file for the preferences, .jsonl; test prompts go to NAME.test.jsonl")
     seed: int = option(0, "decides the bootstrap's resamples", least=0)
 
