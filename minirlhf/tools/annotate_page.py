@@ -2,15 +2,15 @@
 
     GET  /TOKEN/        annotate.html, the same for every study: it holds no text of a model
     GET  /TOKEN/item    the item whose turn it is, as JSON
-    POST /TOKEN/judge   {"event": id, "do", "place", "seconds"}, as for Session.act; once saved, the next item
+    POST /TOKEN/judge   {"event": id, "do", "place", "seconds"}, as for Session.act; the answer is the next item
 
-200 and 409 carry an item: 409 says that the event was about another one, and the page shows this instead. A
-repeated event id changes nothing, so the page sends until it hears an answer. 410: the study is closed.
+200 and 409 carry an item. 409 says that the event was about another item; the page shows this one instead. A
+repeated event id changes nothing, so the page sends it until it gets an answer. 410: the study is closed.
 503: not saved, try again.
 
-Other programs and web sites cannot take part: they do not know the token; a name that somebody's DNS points
-to 127.0.0.1 fails at Host, another site's script at Origin. What models wrote is shown as text, and the page may
-load nothing. Each connection serves one request. Proved by tests/tools/test_annotate_page.py.
+Other programs and web sites cannot take part: they do not know the token. A host name that somebody's DNS points
+to 127.0.0.1 fails the check of Host. Another site's script fails that of Origin. The models' answers are shown as
+text, and the page may load nothing. Each connection serves one request. Proved by tests/tools/test_annotate_page.py.
 """
 
 import hmac
@@ -34,7 +34,7 @@ SECURITY = {
 
 
 class Page(ThreadingTCPServer):
-    """The server of one session. Not HTTPServer, which asks the DNS for the name of 127.0.0.1."""
+    """The server of one session. It is not an HTTPServer: that asks the DNS for the name of 127.0.0.1."""
 
     allow_reuse_address = daemon_threads = True
 
@@ -47,7 +47,7 @@ class Page(ThreadingTCPServer):
         self.html = Path(__file__).with_name("annotate.html").read_bytes()
 
     def handle_error(self, request: socket.socket, client_address: tuple) -> None:
-        """A reader that left is no news; anything else is a defect, and has a traceback."""
+        """Ignore a reader that has left. Anything else is a defect and gets a traceback."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         size = self.headers.get("Content-Length", "")
         if not re.fullmatch("[0-9]{1,4}", size):
             return self.answer(413, "Content-Length is missing, or above 9999")
-        body = self.rfile.read(int(size))  # first: a connection closed on unread bytes loses the answer
+        body = self.rfile.read(int(size))  # read first: closing a connection with unread bytes loses the answer
         if self.admit("judge") is None:
             return None
         if self.headers.get_all("Origin") != [f"http://{self.headers['Host']}"]:
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.show(200)
 
     def admit(self, *names: str) -> str | None:
-        """The one of the names that stands behind the token; None for a request that was refused."""
+        """Which of the names stands after the token in the path; None for a request that was refused."""
         if self.headers.get_all("Host") not in [[host] for host in self.server.hosts]:
             return self.answer(403, "not a name of this server")
         for name in names:
@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(410, str(error))
 
     def answer(self, status: int, text: str | bytes, kind: str = "text/plain") -> None:
-        """The one way out: every answer has the headers that keep others out."""
+        """Send any answer. All go through here, so all have the headers that keep others out."""
         body = text if isinstance(text, bytes) else text.encode(errors="replace")
         self.send_response(status)
         headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))} | SECURITY
@@ -120,4 +120,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Silence: the path holds the token."""
+        """Log nothing: the path holds the token."""

@@ -303,7 +303,7 @@ def test_another_studys_log_is_refused(study, tmp_path):
     other = make_study(tmp_path / "other", question="who?")
     judge(other, "left")
     (study / "ann.log").write_bytes((other / "ann.log").read_bytes())
-    with pytest.raises(UserError, match="ann.log, line 1: not of study .* do not mix"):
+    with pytest.raises(UserError, match="ann.log, line 1: not a log of study .* do not mix"):
         Session(study, "ann")
 
 
@@ -324,10 +324,10 @@ EVENT = {"event": "e9", "do": "left", "place": 1, "seconds": 1.0}
     ({"event": None}, "not an event; it needs"),
     ({"seconds": -1}, "not an event; it needs"),
     ({"seconds": float("nan")}, "not an event; it needs"),
-    ({"do": "maybe"}, "'maybe' is nothing that an annotator does"),
-    ({"place": 0}, "left of place 0, it is the turn of 1"),
-    ({"place": 2}, "left of place 2, it is the turn of 1"),
-    ({"do": "undo", "place": 1}, "undo of place 1, it is the turn of 1"),
+    ({"do": "maybe"}, "'maybe' is no action of an annotator"),
+    ({"place": 0}, "left of place 0, but it is the turn of place 1"),
+    ({"place": 2}, "left of place 2, but it is the turn of place 1"),
+    ({"do": "undo", "place": 1}, "undo of place 1, but it is the turn of place 1"),
     (b"[1]", "not an event; it needs"),
     (b"\xff", "not JSON"),
     (b"", "not JSON"),
@@ -350,7 +350,7 @@ def test_a_log_that_begins_with_something_else_is_refused(study, first):
     judge(study, "left")
     head, event = (study / "ann.log").read_text().splitlines()
     (study / "ann.log").write_text(f"{json.dumps(json.loads(head) | first)}\n{event}\n")
-    with pytest.raises(UserError, match="ann.log, line 1: not of study"):
+    with pytest.raises(UserError, match="ann.log, line 1: not a log of study"):
         Session(study, "ann")
 
 

@@ -230,7 +230,7 @@ def test_the_answer_says_for_each_set_what_is_shown_of_the_primary_metric():
     assert lines[0].replace("\u00a0", " ") == (
         "arithmetic: reward of ppo 0.625 [0.605, 0.645], of sft 0.500 [0.480, 0.520]: "
         "better by p (difference +0.100 [0.050, 0.150], p = 0.012); "
-        "more on 25 prompts, as much on 10, less on 5: a win rate of 0.750 [0.600, 0.850], a tie half a win."
+        "more on 25 prompts, as much on 10, less on 5: a win rate of 0.750 [0.600, 0.850], with a tie as half a win."
     )
     assert len(lines) == 2 and "better on 2" in seen.texts("p")[3]
 
@@ -241,7 +241,7 @@ def test_every_figure_has_its_words_and_a_title():
     assert len(svgs) == 1 + 2 * (2 + 3 + 2) + 3 * 3 and all(a["role"] == "img" for a in svgs)
     assert all(titles) and len(seen["figcaption"]) == len(seen["figure"]) == len(svgs)
     for text in ("lengths cannot be compared between rows", "an upper bound of its KL", "not explanations by themselves",
-                 "ECE 0.062; a perfectly calibrated model would show 0.016", "β = 0.05. J* = 0.900 ±0.100"):  # fmt: skip
+                 "ECE 0.062. A perfectly calibrated model would show 0.016", "β = 0.05. J* = 0.900 ±0.100"):  # fmt: skip
         assert text in seen.texts("body")[0], text
 
 

@@ -80,7 +80,7 @@ def test_rewards_are_held_against_people(study, tmp_path, monkeypatch, capsys):
 
 def test_gold_wants_the_records_of_its_task(study, tmp_path, monkeypatch, capsys):
     folder = study(task="arithmetic")
-    with pytest.raises(UserError, match="--gold reviews: no record of it has the prompt"):
+    with pytest.raises(UserError, match="--gold reviews: no record of this task has the prompt"):
         report(monkeypatch, capsys, f"{folder} --gold reviews")
     with pytest.raises(UserError, match="--gold poems: not one of reviews"):
         report(monkeypatch, capsys, f"{folder} --gold poems")
@@ -189,5 +189,5 @@ def test_a_study_without_judgements_is_refused(study, monkeypatch, capsys):
 @pytest.mark.parametrize("needed, words", [(50.0, "20 more"), (30.0, "enough"), (None, "never enough")])
 def test_what_is_still_needed_is_said(needed, words):
     said = judged.power_line(30, 0.2, {"the rate seen": needed, "60 %": 40.0})
-    assert said.startswith("30 prompts show a win rate 20 points from 50 %; ")
+    assert said.startswith("30 prompts can show a win rate 20 points from 50 %; ")
     assert said.endswith(f"for the rate seen: {words}; for 60 %: 10 more")
