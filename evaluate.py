@@ -63,8 +63,8 @@ def main() -> None:
             print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
     write_json(out / "report.json", report)
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
-    print(f"\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
-          "\nBy p: that of a test beside the interval, which may differ at its edge; by H: Holm's p over all rewards."
+    print("\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
+          "\nBy p: a test beside the interval, which may differ at its edge; by H: Holm's p over all rewards."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 
 

@@ -28,7 +28,7 @@ SHAPE = "context", "layers", "heads", "width", "dropout", "attention"
 class Data:
     """Data."""
 
-    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, weighted: a,b:2", needs="-data")
+    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights", needs="-data")
     data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
     examples: int = option(20_000, "records that are generated for a task", least=1, needs="-data")
     init: str = option("", "start from this checkpoint folder and skip pretraining")

@@ -69,7 +69,7 @@ def other_reference(models: Mapping[str, Mapping], against: str) -> Iterator[Ala
     for name, model in models.items():
         own, trained = model.get("reference"), model.get("trained_against")
         if trained and models[own]["sha256"] != trained:
-            yield {"what": f"other reference: KL and J of {name} are to {own}, which is not what it was trained against",
+            yield {"what": f"other reference: KL and J of {name} are to {own}, not to what it was trained against",
                    "why": "KL, J and share are not those of its training: another distance, from another start",
                    "remedy": f"name the weights {trained[:8]} among --models; if they are gone, train {name} again"}
         elif trained and against not in (name, own):

@@ -41,29 +41,24 @@ VALIDATION = 200  # records that each model's temperature is fitted on
 class Evaluation:
     """Evaluation."""
 
-    models: tuple[str, ...] = option(
-        (), "name=folder of each model; none: out/base, out/sft and the RL in out/ that was trained against it")
+    models: tuple[str, ...] = option((), "name=folder of each; none: out/base, out/sft, and RL in out/ that began there")
     against: str = option("", "the model that the others are compared with; none: sft, or the first")
     reference: str = option("", "the model that all KL and J are to; none: that which each was trained against")
     task: str = option("", "generated tasks, a,b; none: those that the models were trained on", needs="-data")
     data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label, or messages")
     metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record), or model:DIR")
-    beta: float = option(
-        0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0, needs=SCORED)
+    beta: float = option(0.0, "KL coefficient of J; 0: that which the last was trained with", least=0, needs=SCORED)
     prompts: int = option(200, "held-out prompts of each generated test set", least=1, needs="-data")
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
-    reference_samples: int = option(
-        0, "more of the reference to each, for J* where training did not know it", least=0, needs=SCORED)
+    reference_samples: int = option(0, "more of the reference, where J* is not known", least=0, needs=SCORED)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1, needs="data|prompt")
     show: int = option(2, "samples to print of each test set, side by side", least=0)
     prompt: str = option("", "only print what each model answers to this", only="models max_new device threads")
     text: tuple[str, ...] = option(
-        (), "only perplexity and bits per byte of these .txt or .jsonl files, of any length",
-        only="models stride device threads")
+        (), "only perplexity and bits per byte of these .txt or .jsonl files", only="models stride device threads")
     stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0, needs="text")
-    from_: str = option(
-        "", "items.jsonl of an evaluation: make its report again, without the models", only="metrics show out threads")
+    from_: str = option("", "items.jsonl: make its report again, without the models", only="metrics show out threads")
     reports: tuple[str, ...] = option(
         (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
         "trained with different seeds; else as old and new, item by item", only="threads")  # fmt: skip
@@ -85,8 +80,7 @@ def rl_runs(start: str) -> list[str]:
 
 def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
     """The policy, run.json and folder of each name. Raises UserError."""
-    pairs = options.models
-    if not pairs:
+    if not (pairs := options.models):
         pairs = [f"{Path(f).name}={f}" for f in ("out/base", START, *rl_runs(START)) if Path(f).is_dir()]
         print(f"--models {' '.join(pairs)}")
     folders = dict(pair.partition("=")[::2] for pair in pairs)

@@ -31,7 +31,7 @@ def judged(d: dict, width: int) -> str:
 
 
 def text_table(title: str, rows: Sequence[dict], models: Sequence[str], against: str) -> str:
-    """The rows as text: a column a model, value ± the longer side of its interval, and last − against with verdict."""
+    """The rows as text: a column a model, value ± the longer side of its interval, and last − against, judged."""
     last = models[-1]
     width = max(len(title), *(len(row["metric"]) for row in rows))
     compared = last != against and len(models) > 1

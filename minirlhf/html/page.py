@@ -222,7 +222,8 @@ def settings_section(report: dict) -> str:
     """Settings, seeds, fingerprints and versions."""
     prints = {name: f"{m['folder']}, sha256 {m['sha256']}" for name, m in report["models"].items()}
     first = {"compared with": report["against"], "seed": report["seed"]}
-    first["KL and J of"] = "; ".join(f"{name}: to {m['reference']}" for name, m in report["models"].items() if m["reference"])
+    kl_to = {name: m["reference"] for name, m in report["models"].items() if m["reference"]}
+    first["KL and J"] = "; ".join(f"{name}: to {reference}" for name, reference in kl_to.items())
     first |= {"evaluation took": f"{report['seconds']:.1f} s"} if all_finite(report.get("seconds")) else {}
     first["version of report.json"] = report["version"]
     parts = {"Models": prints, "Settings": first | (report.get("settings") or {}),

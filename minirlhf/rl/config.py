@@ -46,8 +46,8 @@ class PPOConfig:
     whiten: bool = option(None, "advantages of mean 0 and variance 1 over a round")
     clip: float = option(None, "PPO's ε for the probability ratio", least=0, needs="algorithm.ratio=clipped")
     clip_high: float = option(None, "ε above 1", least=0, needs="algorithm.ratio=clipped")
-    value_clip: float = option(None, f"clip range of the critic (default: {Algorithm.value_clip})", least=0, needs=CRITIC)
-    value_coefficient: float = option(None, f"weight of its loss (default: {Algorithm.value_coefficient})", least=0, needs=CRITIC)
+    value_clip: float = option(None, f"ε of the value loss (default: {Algorithm.value_clip})", least=0, needs=CRITIC)
+    value_coefficient: float = option(None, f"its weight (default: {Algorithm.value_coefficient})", least=0, needs=CRITIC)
     group: int = option(None, "responses to each prompt", least=1)
 
     def __post_init__(self) -> None:

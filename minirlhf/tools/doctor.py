@@ -50,7 +50,7 @@ class Doctor:
     """What to examine."""
 
     checkpoint: str = option("", "checkpoint folder; none: the RL in out/ from out/sft, or that", bare=True)
-    task: str = option("", "generated tasks, a,b; none: the prompts that the checkpoint was trained on", needs="-prompts")
+    task: str = option("", "generated tasks, a,b; none: those that the checkpoint was trained on", needs="-prompts")
     prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
     reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
     explain: bool = option(
