@@ -28,7 +28,7 @@ from minirlhf.rl.reward_files import RewardOptions
 
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
-    options, judged, machine = parse(__doc__.splitlines()[0], Evaluation, RewardOptions, Machine)
+    options, judged, machine = parse(__doc__.splitlines()[0], Evaluation, RewardOptions, Machine, without=("dtype",))
     device, _ = machine.set_up()
     if options.reports:
         return reports.print_comparison(options.reports)
@@ -38,7 +38,8 @@ def main() -> None:
     else:
         models, runs, folders = load_models(options, device)
         if options.text:
-            return print("\n".join(score_lines(score_texts(read_texts(options.text, options.map), models, runs, options.stride))))
+            texts = read_texts(options.text, options.map)
+            return print("\n".join(score_lines(score_texts(texts, models, runs, options.stride))))
         if options.prompt:
             return answer(options, machine.seed, models, runs)
         if options.check_data:
@@ -52,12 +53,12 @@ def main() -> None:
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
     for alarm in report["alarms"]:
         print(f"ALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
-    names, reference = list(report["models"]), report["reference"]
+    names = list(report["models"])
     for s in sets:
         task = report["tasks"][s.title]
-        print(f"\n{text_table(s.title, task['metrics'], names, reference)}")
+        print(f"\n{text_table(s.title, task['metrics'], names, report['against'])}")
         if task.get("optimum"):
-            print(optimum_line(task["optimum"], reference, report["last"]))
+            print(optimum_line(task["optimum"], report["reference"], report["last"]))
         if task.get("ngram"):
             print(ngram_line(task["ngram"]))
         if options.show:
@@ -66,7 +67,8 @@ def main() -> None:
     for name, model in report["models"].items():
         if cost := model["cost"]:
             print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
-    print(f"\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
+    print("\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as seen."
+          "\nBy p: a test beside the interval, which may differ at its edge; by H: Holm's p over all rewards."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 
 

@@ -27,15 +27,15 @@ from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, sft_sets
 class Data:
     """Data."""
 
-    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
+    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights", needs="-data")
     data: tuple[str, ...] = option((), "your own files instead: records, or texts")
-    examples: int = option(20_000, "records that are generated for a task", least=1, most=checkpoint.MOST_EXAMPLES)
+    examples: int = option(20_000, "records made for a task", least=1, most=checkpoint.MOST_EXAMPLES, needs="-data")
     init: str = option("", "start from this checkpoint folder and skip pretraining")
     batch: int = option(32, "rows of each data set per step, times its weight", least=1)
     out: str = option("out", "folder that receives base/ and sft/")
     resume: bool = option(False, "go on where the run in --out stopped, with its options; more --steps extend it")
     overwrite: bool = option(False, "replace runs in --out instead of moving them aside")
-    map: str = option("", MAP)
+    map: str = option("", MAP, needs="data")
     check_data: bool = option(False, CHECK)
 
 
@@ -43,15 +43,15 @@ class Data:
 class Base:
     """Base model, where none is given by --init."""
 
-    layers: int = option(2, "transformer blocks")
-    heads: int = option(4, "attention heads")
-    width: int = option(128, "size of the embedding")
-    context: int = option(128, "longest sequence, in tokens")
-    vocab: int = option(1024, "size of the tokenizer that is trained: 260 is bytes and the special tokens")
-    dropout: float = option(0.0, "in training")
-    attention: str = option("manual", "manual (the one to read), or sdpa: torch's kernel, the same numbers")
-    base_steps: int = option(250, "optimizer steps of pretraining", least=0)
-    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0)
+    layers: int = option(2, "transformer blocks", needs="-init")
+    heads: int = option(4, "attention heads", needs="-init")
+    width: int = option(128, "size of the embedding", needs="-init")
+    context: int = option(128, "longest sequence, in tokens", needs="-init")
+    vocab: int = option(1024, "size of the tokenizer that is trained; 260: bytes, special tokens", needs="-init")
+    dropout: float = option(0.0, "in training", needs="-init")
+    attention: str = option("manual", "manual (to be read), or sdpa: torch's kernel, same numbers", needs="-init")
+    base_steps: int = option(250, "optimizer steps of pretraining", least=0, needs="-init")
+    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0, needs="-init base_steps")
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
     else:
         try:
             tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
-            model = GPT(GPTConfig(tokenizer.vocab_size, **{f.name: getattr(base, f.name) for f in fields(GPTConfig)[1:]}))
+            model = GPT(GPTConfig(tokenizer.vocab_size, *(getattr(base, f.name) for f in fields(GPTConfig)[1:])))
         except (ValueError, RuntimeError, MemoryError) as error:  # no such shape, or no memory for it
             raise UserError(str(error)) from None
     if data.check_data:

@@ -16,7 +16,7 @@ for name in ("base", "sft", "ppo"):
 report = json.loads((out / "eval" / "report.json").read_text(encoding="utf-8"))
 text = (out / "eval" / "items.jsonl").read_text(encoding="utf-8")
 kinds = [json.loads(line)["kind"] for line in text.split("\n")[:-1]]
-assert report["version"] == 2 and set(report["models"]) == {"base", "sft", "ppo"}
+assert report["version"] == 3 and set(report["models"]) == {"base", "sft", "ppo"}
 assert {"reviews", "sentiment", "arithmetic", "translation"} <= set(report["tasks"])
 prompts = sum(t["prompts"] for t in report["tasks"].values())
 responses = sum(t["prompts"] * (t["samples"] + 1) * 3 for t in report["tasks"].values())

@@ -167,8 +167,8 @@ def make_evaluation():
                         n = len(text)
                         x |= {"pieces": [*text], "token_kl": [0.25] * n, "token_log_ratio": [-0.5] * n}
                     s.items[model].append(x | {"scores": {"reward": float(reward(text))} if reward else {}})
-        run = {"reference": reference, "seed": 0, "vocabulary": 260, "settings": {}, "environment": {}}
-        known = {"folder": "", "stage": None, "cost": None, "curves": []}
+        run = {"reference": reference, "against": reference, "seed": 0, "vocabulary": 260, "settings": {}, "environment": {}}
+        known = {"folder": "", "reference": reference, "trained_against": None, "stage": None, "cost": None, "curves": []}
         return run | {"models": {m: known | {"sha256": m} for m in models}}, [s]
 
     return make

@@ -6,7 +6,7 @@ A mutant changes one place of a copy of the package. If the named test still pas
     pytest --mutants -k score-behind-the-eos    this one alone
 
 `seen` says where it was found: projects, and issues or pull requests of theirs, as they were in 2026. A
-"common slip" is one that we could pin on nobody. `markdown()` is the table for readers.
+"common slip" is one that we could pin on nobody, "ours, earlier" one of this project. `markdown()` is the table for readers.
 Run by tests/test_mutants.py.
 """
 
@@ -513,37 +513,75 @@ MUTANTS = [
     ),
     # Folders
     Mutant(
-        "touched-too-early", "A run that is refused leaves an earlier one as it was", "our own, at first",
+        "touched-too-early", "A run that is refused leaves an earlier one as it was", "ours, earlier",
         "harness/loop.py", "        self.folder.hold()\n", "        self.folder.hold(), self.folder.begin(self.start)\n",
         "tests/faults/test_folders.py::test_fault_14_a_refused_run_changes_no_byte_of_an_earlier_one",
     ),
     Mutant(
-        "written-over", "A run that stands in the folder is moved aside", "our own, at first",
+        "written-over", "A run that stands in the folder is moved aside", "ours, earlier",
         "harness/folders.py", "        folder.rename(aside)\n", "        pass\n",
         "tests/faults/test_folders.py::test_fault_15_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost",
     ),
     Mutant(
-        "two-runs-at-once", "A lock keeps a second run out of a folder", "our own, at first",
+        "two-runs-at-once", "A lock keeps a second run out of a folder", "ours, earlier",
         "harness/files.py", "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "            pass\n",
         "tests/faults/test_folders.py::test_fault_16_a_second_run_into_a_folder_is_refused",
     ),
     Mutant(
-        "mark-left-standing", "A kill while a checkpoint is replaced leaves no mixture of two", "our own, at first",
+        "mark-left-standing", "A kill while a checkpoint is replaced leaves no mixture of two", "ours, earlier",
         "lm/checkpoint.py", 'for name in ("config.json", "value_head.safetensors"):',
         'for name in ("value_head.safetensors",):',
         "tests/faults/test_folders.py::test_fault_17_a_checkpoint_of_each_kind_is_unmarked_before_it_is_written",
     ),
     Mutant(
-        "start-without-tokenizer", "A resume from other weights or another tokenizer is refused", "our own, at first",
+        "start-without-tokenizer", "A resume from other weights or another tokenizer is refused", "ours, earlier",
         "lm/checkpoint.py",
         'hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")',
         "hashlib.sha256()",
         "tests/faults/test_folders.py::test_fault_18_what_a_run_starts_from_is_weights_and_tokenizer",
     ),
     Mutant(
-        "content-taken-on-trust", "A file of ours with wrong content is refused in one line", "our own, at first",
+        "content-taken-on-trust", "A file of ours with wrong content is refused in one line", "ours, earlier",
         "lm/checkpoint.py", '"examples?": range(MOST_EXAMPLES + 1)', '"examples?": range(2**63)',
         "tests/faults/test_folders.py::test_fault_19_a_run_json_with_wrong_content_is_refused_wherever_it_is_read",
+    ),
+    # Numbers that mislead
+    Mutant(
+        "worth-on-few-samples", "A figure is not shown on fewer than 200 effective samples of its own", "ours, earlier",
+        "evaluation/optimum.py", 'if found["effective_size"] >= LEAST and n < inf:', "if n < inf:",
+        "tests/faults/test_numbers.py::test_fault_01_worth_best_of_n_has_its_own_size_and_interval_or_none",
+    ),
+    Mutant(
+        "few-runs-as-sure-as-many-prompts", "Few training runs have the t of few", "ours, earlier",
+        "metrics/training_runs.py", "t_runs * a + t_prompts", "t_prompts * a + t_prompts",
+        "tests/faults/test_numbers.py::test_fault_02_few_runs_on_shared_prompts_reject_in_5_percent",
+    ),
+    Mutant(
+        "intervals-of-no-width", "Units that all say the same do not make an interval of width 0", "ours, earlier",
+        "metrics/intervals.py", "return not np.ptp(x) <= 1e-12 * max(np.abs(x).max(), scale)", "return True",
+        "tests/faults/test_numbers.py::test_fault_03_no_interval_has_no_width_of_means",
+    ),
+    Mutant(
+        "rule-not-said", "A verdict says by which p it was decided", "ours, earlier",
+        "evaluation/verdicts.py", '"p_holm": or_none(p), "decided_by": "p_holm"', '"p_holm": or_none(p)',
+        "tests/faults/test_numbers.py::test_fault_04_a_row_says_which_rule_decided_and_goes_by_it",
+    ),
+    Mutant(
+        "kl-to-what-is-compared", "KL and J are to the model that a policy was trained against", "ours, earlier",
+        "evaluation/collect.py", "return {m: given or known or last for m, known in own.items()} | {last: last}",
+        "return dict.fromkeys(own, against)",
+        "tests/faults/test_numbers.py::"
+        "test_fault_05_kl_is_to_what_a_policy_was_trained_against_whatever_it_is_compared_with",
+    ),
+    Mutant(
+        "idle-options-taken", "An option that can do nothing is refused", "ours, earlier",
+        "harness/options.py", 'raise UserError(f"{flags[name]} can do nothing {why}: leave it out")', "continue",
+        "tests/faults/test_numbers.py::test_fault_06_an_option_that_cannot_act_is_refused_in_every_script",
+    ),
+    Mutant(
+        "share-of-nothing", "No share is said of what leaves nothing to gain", "ours, earlier",
+        "rl/optimum.py", "np.where(room > beta / 10, room, nan)", "np.where(room > 0, room, nan)",
+        "tests/faults/test_numbers.py::test_fault_07_no_share_is_said_of_what_leaves_nothing_to_gain",
     ),
 ]
 

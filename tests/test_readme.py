@@ -80,8 +80,8 @@ def check(command: str, text: str, monkeypatch) -> None:
 
 def parses(module, words: list[str], monkeypatch) -> None:
     """The options are read by the parser of the module's own main."""
-    def parse(description: str, *classes: type) -> None:
-        for found in options.parse(description, *classes, argv=words):
+    def parse(description: str, *classes: type, **more) -> None:
+        for found in options.parse(description, *classes, argv=words, **more):
             if task := getattr(found, "task", ""):
                 parse_tasks(task)
             if metrics := getattr(found, "metrics", ""):
@@ -103,7 +103,7 @@ def known() -> set[str]:
     """The options of all scripts and tools, as they are typed."""
     found = {"--help", "--config", "--mutants"}  # argparse's, that of every script, and pytest's in tests/conftest.py
 
-    def parse(description: str, *classes: type) -> None:
+    def parse(description: str, *classes: type, **more) -> None:
         for field in (field for cls in classes for field in dataclasses.fields(cls)):
             name = field.name.rstrip("_").replace("_", "-")
             found.update({f"--{name}", f"--no-{name}"} if field.type is bool else {f"--{name}"})

@@ -22,11 +22,13 @@ from minirlhf.rl.reward_model import RewardModel, save_reward_model
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train_sft.py", "train_ppo.py", "evaluate.py")
 SHAPE = "--layers 1 --heads 2 --width 16 --context 128 --vocab 300 --threads 1".split()
-STEPS = "--base-steps 6 --steps 12 --batch 4 --base-lr 0.02 --lr 0.02 --warmup 2".split()
+BASE = "--base-steps 6 --base-lr 0.02".split()
+STEPS = "--steps 12 --batch 4 --lr 0.02 --warmup 2".split()
 STEPS += "--eval-every 3 --save-every 4".split()
-SFT = ["--task", "sentiment,arithmetic:2", "--examples", "60", *SHAPE, *STEPS]
-PPO = "--examples 40 --iterations 3 --batch 8 --minibatches 2 --lr 0.02 --missing-eos -1".split()
+SFT = ["--task", "sentiment,arithmetic:2", "--examples", "60", *SHAPE, *BASE, *STEPS]
+PPO = "--iterations 3 --batch 8 --minibatches 2 --lr 0.02 --missing-eos -1".split()
 PPO += "--save-every 2 --threads 1".split()
+FEW = ["--examples", "40"]  # of generated prompts
 PAIRS = [{"prompt": f"say {c}", "response": 2 * c, "hint": i} for i, c in enumerate("abcdefgh")]
 CHAT = {
     "messages": [
@@ -76,7 +78,7 @@ def start(name, *argv, cwd):
 def trained(tmp_path_factory):
     """A folder in which each script has run once: out/base, out/sft, out/ppo, out/eval, what they said."""
     folder = tmp_path_factory.mktemp("trained")
-    for name, argv in zip(SCRIPTS, (SFT, PPO, "--prompts 4 --samples 2 --threads 1".split())):
+    for name, argv in zip(SCRIPTS, (SFT, PPO + FEW, "--prompts 4 --samples 2 --threads 1".split())):
         process = start(name, *argv, cwd=folder)
         out, err = process.communicate()
         assert process.returncode == 0 and "Traceback" not in err, err
@@ -250,7 +252,7 @@ def test_the_items_rebuild_the_report(trained):
 def test_the_report_can_be_made_again_without_the_models(trained, call, tmp_path):
     """Every number and text of it, and the page, but for the seconds it took; and the items byte for byte."""
     items = trained / "out" / "eval" / "items.jsonl"
-    status, _, err = call("evaluate.py", "--from", items, "--threads", "1")
+    status, _, err = call("evaluate.py", "--from", items)
     made = tmp_path / "out" / "eval"
     assert status == 0 and (made / "items.jsonl").read_bytes() == items.read_bytes(), err
     old, new = (strict((path / "report.json").read_text("utf-8")) for path in (items.parent, made))
@@ -300,7 +302,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(trained, call):
         assert call("train_sft.py", *SFT, "--seed", seed)[0] == 0
         for name in ("base", "sft"):
             assert (weights_of(f"out/{name}") == weights_of(trained / "out" / name)) == equal
-        argv = [*PPO, "--init", trained / "out" / "sft", "--seed", seed]
+        argv = [*PPO, *FEW, "--init", trained / "out" / "sft", "--seed", seed]
         assert call("train_ppo.py", *argv)[0] == 0
         assert (weights_of("out/ppo") == weights_of(trained / "out" / "ppo")) == equal
 
@@ -355,7 +357,7 @@ def test_resuming_sft_with_another_option_is_refused_by_its_name(option, value, 
 
 @pytest.mark.parametrize("option, value, message", RESUMED_PPO)
 def test_resuming_ppo_with_another_option_is_refused_by_its_name(option, value, message, trained, call):
-    argv = [*PPO, "--init", trained / "out" / "sft"]
+    argv = [*PPO, *FEW, "--init", trained / "out" / "sft"]
     assert call("train_ppo.py", *argv)[0] == 0
     value = trained / "out" / "base" if option == "init" else value
     status, _, err = call("train_ppo.py", *argv, "--resume", f"--{option}", value)
@@ -386,7 +388,7 @@ def test_a_sigterm_saves_and_exits(tmp_path):
 
 def test_own_pairs_and_text_are_trained_on(files, call):
     (files / "options.json").write_text(json.dumps({"data": ["pairs.jsonl", "corpus.txt"], "out": "own"}))
-    status, out, _ = call("train_sft.py", *SHAPE, *STEPS, "--vocab", "264", "--config", "options.json")
+    status, out, _ = call("train_sft.py", *SHAPE, *BASE, *STEPS, "--vocab", "264", "--config", "options.json")
     assert status == 0 and "own/sft" in out
     run = strict((files / "own" / "sft" / "run.json").read_text())
     assert run["tasks"] == {} and run["data"]["data"] == ["pairs.jsonl", "corpus.txt"]
@@ -437,7 +439,7 @@ def test_a_reward_model_drives_ppo_with_the_tasks_own_reward_logged_beside_it(ju
 @pytest.mark.parametrize("missing, said", [("0", True), ("-3", False)])
 def test_a_learnt_reward_that_pays_for_answers_without_end_is_pointed_out(missing, said, judge, call):
     """Its mean is 0, which is what missing_eos is where nobody says otherwise."""
-    argv = ["--init", "good", "--reward", "model:rm", "--task", "sentiment", *PPO, "--missing-eos", missing]
+    argv = ["--init", "good", "--reward", "model:rm", "--task", "sentiment", *PPO, *FEW, "--missing-eos", missing]
     status, out, _ = call("train_ppo.py", *argv)
     assert status == 0 and ("an answer that never ends pays" in out) == said
 
@@ -446,7 +448,7 @@ def test_a_reward_model_judges_own_prompts_too_and_gold_is_what_a_task_says_alon
     argv = "--init good --reward model:rm --prompts prompts.jsonl --max-new 6".split()
     status, _, err = call("train_ppo.py", *argv, *PPO)
     assert status == 0, err
-    assert call("train_ppo.py", "--init", "good", "--task", "sentiment", "--out", "plain", *PPO)[0] == 0
+    assert call("train_ppo.py", "--init", "good", "--task", "sentiment", "--out", "plain", *PPO, *FEW)[0] == 0
     for name in ("out/ppo", "plain"):
         log = (judge / name / "log.jsonl").read_text()
         assert '"reward"' in log and "gold" not in log
@@ -487,9 +489,11 @@ def test_own_reward_is_evaluated(files, folders, call):
 
 def test_a_prompt_is_answered_by_each_model_on_a_line(trained, call, monkeypatch):
     monkeypatch.chdir(trained)
+    """The models are those of out/, which are named."""
     status, out, _ = call("evaluate.py", "--prompt", "12+34=", "--max-new", "5")
-    assert status == 0
-    assert [line.split(":")[0] for line in out.splitlines()] == ["base", "sft", "ppo"]
+    first, *lines = out.splitlines()
+    assert status == 0 and first == "--models base=out/base sft=out/sft ppo=out/ppo"
+    assert [line.split(":")[0] for line in lines] == ["base", "sft", "ppo"]
 
 
 @pytest.mark.parametrize("data, gap", [({}, ""), ({"task": "arithmetic"}, ""), ({"data": ["x.csv"]}, "\n")], ids=str)
@@ -584,7 +588,7 @@ WRONG = [
     ("train_ppo.py --init shape", "config.json and weights are of two models"),
     ("train_ppo.py --init other", "give --task, or --prompts and --reward"),
     ("train_ppo.py --init good --prompts prompts.jsonl", "--prompts without --reward"),
-    ("train_ppo.py --init good --prompts prompts.jsonl --task reviews", "--task and --prompts: give one of them"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --task reviews", "--task can do nothing beside --prompts"),
     ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:none", "missing.jsonl: No such file"),
     ("train_ppo.py --init good --prompts long.jsonl --reward mine.py:length", "context of 128"),
     ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),
@@ -624,7 +628,7 @@ WRONG = [
     ("evaluate.py --models a=good --data pairs.jsonl --metrics f1", "--metrics f1 needs a label"),
     ("evaluate.py --from missing.jsonl", "missing.jsonl: No such file"),
     ("evaluate.py --from broken.jsonl", "broken.jsonl, line 17: not JSON"),
-    ("evaluate.py --from empty.jsonl", "empty.jsonl: not the items of an evaluation of version 2"),
+    ("evaluate.py --from empty.jsonl", "empty.jsonl: not the items of an evaluation of version 3"),
     ("evaluate.py --models a=good --promt x", "no option --promt; did you mean --prompt"),
 ]
 if not torch.cuda.is_available():

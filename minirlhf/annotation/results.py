@@ -17,7 +17,7 @@ and without them. Proved by tests/annotation/test_results.py.
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from itertools import combinations
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from statistics import median
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy as np
 from minirlhf.annotation.rows import Row, decided, grouped, of_kind
 from minirlhf.metrics.agreement import Measure, cohen_kappa, krippendorff_alpha
 from minirlhf.metrics.bradley_terry import length_controlled, places, strengths
-from minirlhf.metrics.intervals import clustered_se, corpus_interval, wilson
+from minirlhf.metrics.intervals import clustered_se, corpus_interval, standard_error, unseen, wilson
 from minirlhf.metrics.paired_tests import minimum_detectable_effect, prompts_needed, win_rate
 from minirlhf.metrics.scores import divide
 
@@ -52,9 +52,10 @@ def by_prompt(prompts: Sequence[str], values: Sequence[float]) -> np.ndarray:
 
 
 def mean_by_prompt(prompts: Sequence[str], values: Sequence[float], seed: int) -> Measure:
-    """The mean of the values, with its bootstrap interval over prompts."""
+    """The mean of the values, in [0, 1], with its bootstrap interval over prompts; the bound where all are the same."""
     interval = corpus_interval(by_prompt(prompts, values), lambda s: divide(s[:, 0], s[:, 1]), seed=seed)
-    return Measure(sum(values) / len(values) if values else nan, *interval, len(values))
+    value, n = sum(values) / len(values) if values else nan, len(set(prompts))
+    return Measure(value, *(unseen(value, n, 0.0, 1.0) if n > 1 and isnan(interval[0]) else interval), len(values))
 
 
 def share_by_prompt(prompts: Sequence[str], values: Sequence[bool]) -> Measure:
@@ -108,7 +109,7 @@ def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
     scores, prompts = [row.score for row in rows], [row.prompt for row in rows]
     of_prompt = by_prompt(prompts, scores)  # (P, 2)
     means = np.append(of_prompt[:, 0] / of_prompt[:, 1], [0.5] * identical)  # (P + identical,)
-    sd = float(means.std(ddof=1)) if len(means) > 1 else nan
+    sd = standard_error(means) * len(means) ** 0.5
     return {
         "models": rows[0].models,
         "annotators": {

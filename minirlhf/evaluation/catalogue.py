@@ -40,9 +40,10 @@ def score_metrics(view: View) -> list[Metric]:
         reward = name == "reward"
         shown = f"reward = {view.reward}" if reward and view.reward else name
         direction = -1 if name == "unparsable" else 1
-        metrics.append(view.mean(shown, direction, lambda x: x["scores"][name], primary=reward))
+        made = [view.mean(shown, direction, lambda x: x["scores"][name], primary=reward)]
         if name != "unparsable":
-            metrics.append(view.mean(f"{name}, greedy", direction, lambda x: x["scores"][name], view.greedy))
+            made.append(view.mean(f"{name}, greedy", direction, lambda x: x["scores"][name], view.greedy))
+        metrics += [replace(metric, bounded=not reward or bool(view.reward)) for metric in made]
     return metrics
 
 
@@ -57,7 +58,8 @@ def best_of_metrics(view: View) -> list[Metric]:
         return expected_best_of_n(rewards, rewards, k)
 
     wanted = sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples})
-    return [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k)) for k in wanted]
+    found = [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k)) for k in wanted]
+    return [replace(metric, bounded=bool(view.reward)) for metric in found]
 
 
 def labels_of(view: View) -> list[str | None] | None:
@@ -183,12 +185,13 @@ def brier(view: View, rows: Items) -> list[Metric]:
 
 def kl_metrics(view: View) -> list[Metric]:
     """KL to the reference, exact at each sampled position (Rao-Blackwell), summed over the response."""
-    return [view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift")]
+    return [replace(view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift"), fixed=view.reference)]
 
 
 def estimates(view: View) -> list[Metric]:
     """The same KL by the k1 and k3 estimators, as a check."""
-    return [view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3")]
+    made = (view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3"))
+    return [replace(metric, fixed=view.reference) for metric in made]
 
 
 def diversity(name: str, value: Callable[[list[list[int]], list[str], int], float]) -> Made:

@@ -1,6 +1,6 @@
 """items.jsonl: all that an evaluation saw, so that every number can be computed again without the models.
 
-    {"kind": "run", "version": 2, ...}                            settings, models, curves of their training
+    {"kind": "run", "version": 3, ...}                            settings, models, curves of their training
     {"kind": "set", "set": "reviews", ...}                        what its reward measures, its known optimum
     {"kind": "prompt", "set": ..., "index": 0, "record": {...}}   what was asked
     {"kind": "text", "set": ..., "model": "sft", ...}             how a model predicts the record's own answer
@@ -17,16 +17,17 @@ from pathlib import Path
 from minirlhf.harness.files import UserError, misfit, read_json_lines, write_atomic
 from minirlhf.lm.records import check_record
 
-VERSION = 2  # of items.jsonl and report.json
+VERSION = 3  # of items.jsonl and report.json
 N, X, MAYBE = range(2**53), 0.0, (0.0, None)  # a count, a number, and one that may be unknown
 COST = {"steps": N, "tokens": N, "seconds": X}
 CURVE = {"name": "", "x": "", "points": [[X, X]]}
 MODEL = {
-    "sha256": "", "folder": "", "stage?": ("", None), "seed?": (N, None), "cost?": (COST, None), "curves?": [CURVE],
+    "sha256": "", "folder": "", "reference": "", "trained_against?": ("", None), "stage?": ("", None),
+    "seed?": (N, None), "cost?": (COST, None), "curves?": [CURVE],
 }  # fmt: skip
 LINES = {  # kind of line -> an example of it
     "run": {
-        "reference?": (None, ""), "seed": N, "vocabulary?": N, "settings": {"metrics?": ""}, "environment?": {},
+        "reference?": (None, ""), "against?": (None, ""), "seed": N, "vocabulary?": N, "settings": {"metrics?": ""}, "environment?": {},
         "models": {"*": MODEL},
     },
     "set": {
@@ -101,8 +102,9 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
             raise UserError(f"{path}, line {number}: {error} is missing, or stands before its set") from None
     if misfit(run, LINES["run"]) or not run["models"] or not sets:
         raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")
-    if run.get("reference") not in run["models"]:
-        raise UserError(f"{path}: its reference, {run.get('reference')!r:.40}, is not one of its models")
+    for name in (run.get("reference"), run.get("against"), *(m.get("reference") for m in run["models"].values())):
+        if name not in run["models"]:
+            raise UserError(f"{path}: {name!r:.40}, a reference or what is compared with, is not one of its models")
     for title, s in sets.items():
         if not is_complete(s, run["models"]):
             raise UserError(f"{path}: some model's answers to {title} are missing; was it cut off?")

@@ -13,7 +13,7 @@ from minirlhf.harness.folders import read_log
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.paired_tests import win_rate
 from minirlhf.metrics.scores import best_of_n_kl_bound
-from minirlhf.rl.optimum import best_of_n
+from minirlhf.rl.optimum import best_of_table
 
 CURVES = ("loss", "validation_loss", "reward", "kl", "entropy", "explained_variance", "ended")
 POINTS = 150  # of a curve
@@ -42,10 +42,9 @@ def best_of_curve(best: dict[str, float]) -> list[dict]:
 
 
 def best_of_reference(view: View, reference: str) -> dict[str, float]:
-    """Expected best reward of n samples of the reference, over all its samples; n up to a tenth of them."""
+    """Expected best reward of n samples of the reference, over all its samples."""
     rewards = np.array([x["scores"]["reward"] for x in view.sampled[reference]])
-    ones = np.ones(len(rewards))
-    return {str(2**k): best_of_n(rewards, ones, 2**k) for k in range(8) if 2**k <= max(len(rewards) / 10, 1)}
+    return best_of_table(rewards, np.ones(len(rewards)))
 
 
 def length_panel(view: View) -> dict | None:

@@ -3,7 +3,8 @@
     n_rows: int = option(10, "rows to read", least=1)        a field of a dataclass; on the command line --n-rows 10
 
 Type, default and help come from the field, groups from the class. Flags win over --config FILE, the file over
-the defaults. Wrong use ends in one line on stderr and exit status 2. Proved by tests/harness/test_options.py.
+the defaults. An option that cannot act beside the others is an error (`idle`). Wrong use ends in one line on stderr
+and exit status 2. Proved by tests/harness/test_options.py.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from math import inf, isfinite
+from operator import attrgetter
 from pathlib import Path
 
 from minirlhf.harness.files import UserError, read_json
@@ -29,15 +31,15 @@ RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evalua
 
 def option(
     default, help: str, least: float = -inf, above: float = -inf, most: float = inf, choices: Sequence[str] = (),
-    bare: bool = False,
+    **more,
 ):  # fmt: skip
     """A dataclass field that is a command-line option.
 
     least, most: the smallest and the largest number allowed; above: all allowed are larger.  choices: the words
-    allowed.  bare: a word that stands without the option's name.
+    allowed.  more: bare, True for a word that stands without the option's name; needs and only, see `idle`.
     """
     limits = {"least": least, "above": above, "most": most, "choices": tuple(choices)}
-    return field(default=default, metadata={"help": help, "bare": bare} | limits)
+    return field(default=default, metadata={"help": help} | limits | more)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -47,20 +49,20 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def parse(description: str, *classes: type, argv: list[str] | None = None) -> list:
+def parse(description: str, *classes: type, argv: list[str] | None = None, without: Sequence[str] = ()) -> list:
     """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
 
     A field `n_rows: int` is the option --n-rows, `from_` is --from; a bool is a switch with a --no- form; a tuple
     takes several words; a `bare` option is a word without its name. Flags win over the file, the file over the
-    defaults. Raises UserError.
+    defaults. without: fields that mean nothing here, and are no options. Raises UserError.
     """
-    fields = {f.name: f for cls in classes for f in dataclasses.fields(cls)}
+    fields = {f.name: f for cls in classes for f in dataclasses.fields(cls) if f.name not in without}
     flags = {k: k if f.metadata.get("bare") else f"--{k.rstrip('_').replace('_', '-')}" for k, f in fields.items()}
     parser = OneLineParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
     for cls in classes:
         group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
-        for f in dataclasses.fields(cls):
+        for f in (f for f in dataclasses.fields(cls) if f.name in fields):
             shown = f.default if f.default not in ((), "") else "none"
             text = ": ".join(x for x in (f.metadata["help"], ", ".join(f.metadata["choices"])) if x)
             if f.default is not None:  # else the help says what it stands for
@@ -90,7 +92,32 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
         check(flags[name], value, fields[name].metadata)
-    return [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
+    made = [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
+    for name in values:
+        if why := idle(name, values, fields, made):
+            raise UserError(f"{flags[name]} can do nothing {why}: leave it out")
+    return made
+
+
+def idle(name: str, given: Mapping, fields: Mapping, made: Sequence) -> str:
+    """Why the option `name` cannot act beside the others, or "": the one rule, for the options of all scripts.
+
+    only, of another option: the names of those that can act where it is given.  needs, of this one: conditions that
+    must all hold. "data|prompt": one of the two is set; "-data": it is not; "algorithm.ratio=clipped": an attribute of
+    the options, `made`, is so.
+    """
+    def why(need: str) -> str:
+        key, _, word = need.removeprefix("-").partition("=")
+        owner = next((x for x in made if hasattr(x, key.partition(".")[0])), None)
+        found, flag = owner and attrgetter(key)(owner), f"--{key.rpartition('.')[2].rstrip('_').replace('_', '-')}"
+        if word:
+            return "" if str(found) == word else f"where {flag} is {found}"
+        return "" if bool(found) != need.startswith("-") else f"beside {flag}" if found else f"without {flag}"
+
+    rivals = [k for k in given if name not in f"{k} {fields[k].metadata.get('only', name)}".split() and given[k]]
+    needs = [*(f"-{rival}" for rival in rivals), *fields[name].metadata.get("needs", "").split()]
+    reasons = ([why(one) for one in need.split("|")] for need in needs)
+    return next((" and ".join(dict.fromkeys(reason)) for reason in reasons if all(reason)), "")
 
 
 def check_options(options) -> None:

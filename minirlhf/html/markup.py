@@ -72,6 +72,9 @@ details:not([open],.folded)::details-content{content-visibility:visible;block-si
 """
 
 
+RULES = {"p": " by p", "p_holm": " by Holm’s p"}  # decided_by -> what the reader is told
+
+
 def show(value: object) -> str:
     """Any text as HTML text or attribute. Nothing in it is markup, and invisible characters are spelled out."""
     return escape(visible(str(value)))
@@ -103,8 +106,6 @@ def chances(d: dict) -> list[str]:
 
 def power(d: dict) -> str:
     """How large a difference a comparison without a result could have shown."""
-    if d["value"] == d.get("low") == d.get("high") == 0:
-        return "the two are equal on every prompt"
     if not all_finite(d.get("minimum_detectable")):
         return "the difference that could have been shown is undefined"
     words = f"{d['n']} prompts could have shown a difference of {num(d['minimum_detectable'])}, 4 times in 5"
@@ -124,7 +125,7 @@ def in_words(d: dict) -> str:
     if d["verdict"] == "undefined" or not all_finite(d.get("value")):
         return f"<b>undefined</b> ({reason(d)})"
     numbers = ", ".join([f"difference {num(d['value'], True)} {interval(d)}".strip(), *chances(d)])
-    words = f"<b>{show(d['verdict'])}</b> ({numbers})"
+    words = f"<b>{show(d['verdict'])}</b>{RULES.get(d.get('decided_by'), '')} ({numbers})"
     return words + (f"; {power(d)}" if d["verdict"] == "no difference shown" else "")
 
 
@@ -137,7 +138,8 @@ def in_cells(d: dict) -> str:
         verdict, note = "not shown", power(d)
     kind = verdict if verdict in ("better", "worse") else "neither"
     chance = "<br>".join(chances(d)) or "–"
-    words = f'<span class="verdict {kind}">{show(verdict)}</span><small>{note}</small>'
+    rule = "" if verdict == "undefined" else RULES.get(d.get("decided_by"), "")
+    words = f'<span class="verdict {kind}">{show(verdict)}</span>{rule}<small>{note}</small>'
     return (f"<td>{num(d.get('value'), True)}<small>{interval(d)}</small></td><td>{chance}</td>"
             f'<td class="words">{words}</td>')
 

@@ -44,12 +44,12 @@ CANNOT = (
 
 def page(report: dict) -> str:
     """The whole file."""
-    names, last, reference = list(report["models"]), report["last"], report["reference"]
-    compared = reference in names and last != reference
-    title = f"{last} against {reference}" if compared else f"Evaluation of {', '.join(names)}"
+    names, last, against = list(report["models"]), report["last"], report["against"]
+    compared = against in names and last != against
+    title = f"{last} against {against}" if compared else f"Evaluation of {', '.join(names)}"
     parts = {("answer", "The answer"): answer_section(report, compared)}
     for i, (name, task) in enumerate(report["tasks"].items(), 1):
-        parts[f"set-{i}", name] = one_set(task, names, last, reference if compared else "")
+        parts[f"set-{i}", name] = one_set(task, names, last, against if compared else "", report["reference"])
     parts["training", "Training"] = training_section(report["models"])
     parts["cost", "What training cost"] = cost_section(report["models"])
     parts["made", "How this was made"] = settings_section(report)
@@ -74,14 +74,14 @@ def alarm_boxes(found: Sequence[dict]) -> str:
 
 def answer_section(report: dict, compared: bool) -> str:
     """The result on the primary metric of each set, in words, and a figure of all sets."""
-    last, reference = report["last"], report["reference"]
+    last, against = report["last"], report["against"]
     lines, rows = [], []
     for title, task in report["tasks"].items():
         for m in (m for m in task["metrics"] if m["primary"]):
             words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m['models'][last])}"
             if compared:
                 rows.append((title, m["differences"][last]))
-                words += f", of {show(reference)} {value(m['models'][reference])}: {in_words(m['differences'][last])}"
+                words += f", of {show(against)} {value(m['models'][against])}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
                     words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
                     words += f"a win rate of {num(w['rate'])} {interval(w)}, with a tie as half a win"
@@ -91,31 +91,31 @@ def answer_section(report: dict, compared: bool) -> str:
     if not rows:
         return f"<ul>{''.join(lines)}</ul>"
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
-    lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set "
+    lead = f"<p>Is {show(last)} better than {show(against)}? By the primary metric of each set "
     lead += f"({len(rows)} in all): {counts}. Brackets hold 95 % intervals.</p>"
-    forest = captioned(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
+    forest = captioned(f"Primary metrics, {last} − {against}", FOREST, figures.forest, rows)
     return f"{lead}<ul>{''.join(lines)}</ul>{grid([forest])}"
 
 
-def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
-    """Everything about one set of prompts. reference: "" where nothing is compared with it."""
+def one_set(task: dict, names: Sequence[str], last: str, against: str, reference: str) -> str:
+    """Everything about one set of prompts. against: "" where nothing is compared; reference: of the last one's KL."""
     count = f"{task['prompts']} prompts, {task['samples']} sampled answers to each"
     if (task.get("units") or task["prompts"]) < task["prompts"]:
         count += f"; {task['units']} are independent: turns of a conversation count as one, and so do equal prompts"
     metrics = sorted(task["metrics"], key=lambda m: [*GROUPS, m["group"]].index(m["group"]))
-    head = f"{last} − {reference}" if reference else ""
+    head = f"{last} − {against}" if against else ""
     values = metrics_table("Values with 95 % intervals over prompts", metrics, names, last, head)
     parts = [f'<p class="quiet">{count}.</p>', values]
-    others = [name for name in names if name not in (last, reference)] if reference else []
+    others = [name for name in names if name not in (last, against)] if against else []
     for name in others:
-        inside = metrics_table(f"{name} − {reference}", metrics, [], name, "difference")
-        parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
-    if reference and (best := task.get("optimum")):
+        inside = metrics_table(f"{name} − {against}", metrics, [], name, "difference")
+        parts.append(f"<details><summary>{show(name)} against {show(against)}</summary>{inside}</details>")
+    if reference in names and (best := task.get("optimum")):
         words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
         parts.append(f"<p>{show(words + optimum_line(best, reference, last))}.</p>")
     parts.append(grid(plots_of(task, names), "flow"))
     if task.get("examples"):
-        rule = RULE.format(last, f" less that of {reference}" if reference else "")
+        rule = RULE.format(last, f" less that of {against}" if against else "")
         parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
         parts += [sample_box(x, i == 0) for i, x in enumerate(task["examples"])]
     if task.get("attention"):
@@ -221,7 +221,9 @@ def cost_section(models: dict[str, dict]) -> str:
 def settings_section(report: dict) -> str:
     """Settings, seeds, fingerprints and versions."""
     prints = {name: f"{m['folder']}, sha256 {m['sha256']}" for name, m in report["models"].items()}
-    first = {"reference": report["reference"], "seed": report["seed"]}
+    first = {"compared with": report["against"], "seed": report["seed"]}
+    kl_to = {name: m["reference"] for name, m in report["models"].items() if m["reference"]}
+    first["KL and J"] = "; ".join(f"{name}: to {reference}" for name, reference in kl_to.items())
     first |= {"evaluation took": f"{report['seconds']:.1f} s"} if all_finite(report.get("seconds")) else {}
     first["version of report.json"] = report["version"]
     parts = {"Models": prints, "Settings": first | (report.get("settings") or {}),

@@ -32,7 +32,8 @@ MOST_EXAMPLES = 1_000_000  # made for a task: what run.json says is made again b
 RUN = {  # of run.json: all that anything reads of it, as an example
     "stage?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "max_new?": COUNT,
     "data?": {
-        "examples?": range(MOST_EXAMPLES + 1), "init?": "", "reward?": ("", [""]), "data?": [""], "prompts?": [""], "map?": "",
+        "examples?": range(MOST_EXAMPLES + 1), "init?": "", "reward?": ("", [""]), "data?": [""], "prompts?": [""],
+        "map?": "",
     },
     "training?": {"beta?": 0.0, "temperature?": 0.0, "missing_eos?": 0.0},
     "cost?": {"steps": COUNT, "tokens": COUNT, "seconds": 0.0},

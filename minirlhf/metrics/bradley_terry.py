@@ -16,11 +16,11 @@ from statistics import NormalDist
 import numpy as np
 
 from minirlhf.metrics.agreement import Measure, undefined
+from minirlhf.metrics.intervals import TAILS, percentiles
 
 STEPS = 200  # of Newton's method, each at most 2 long; a handful suffice unless it runs off to infinity
 LEAST = 1e-6  # information about any parameter; with less the likelihood rises without end
 PSEUDO = 0.5  # judgements that are then added to each outcome for each pair of models
-TAILS = 0.025, 0.975
 
 
 def newton(X: np.ndarray, wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def strengths(
     unit = np.eye(len(models))[:, 1:]  # (M, M − 1)
     D = np.array([unit[b] - unit[a] for a, b in two])  # (D, M − 1)
     values = phi @ D.T  # (1 + R, D)
-    low, high = np.quantile(values[1:], TAILS, axis=0)  # (D,)
+    low, high = np.array([percentiles(x) for x in values[1:].T]).T  # (D,)
     if added[0]:
         half = NormalDist().inv_cdf(TAILS[1]) * np.sqrt(np.einsum("dp,pq,dq->d", D, np.linalg.inv(H[0]), D))  # (D,)
         low, high = values[0] - half, values[0] + half
@@ -119,4 +119,4 @@ def length_controlled(
     X = np.column_stack([np.ones(len(delta)), np.tanh(delta / sd)])  # (n, 2)
     phi, _, _ = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(delta)), 1000, seed)
     rates = (1 + np.tanh(phi[:, 0] / 2)) / 2  # (1 + R,)
-    return Measure(float(rates[0]), *np.quantile(rates[1:], TAILS).tolist(), len(delta))
+    return Measure(float(rates[0]), *percentiles(rates[1:]), len(delta))

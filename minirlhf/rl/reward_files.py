@@ -32,9 +32,9 @@ class RewardOptions:
     """Reward."""
 
     reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
-    reward_threads: int = option(1, "calls of a reward of one response at once", least=1)
-    reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6)
-    reward_once: bool = option(True, "equal answers to a prompt are asked once per round; not for a random reward")
+    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, needs="reward")
+    reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
+    reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")
 
 
 @dataclass

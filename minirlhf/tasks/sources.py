@@ -128,8 +128,6 @@ def prompts_of(
     From files, or of the tasks in `task`, else of those that the checkpoint in the folder was trained on.
     Raises UserError.
     """
-    if files and task:
-        raise UserError("--task and --prompts: give one of them")
     if files:
         return {OWN: read_records(files, names, "left to the reward")}, {}, 64
     known = {name: TASKS[name].RL_WEIGHT for name in read_run(folder).get("tasks", {}) if name in TASKS}

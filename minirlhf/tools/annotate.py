@@ -19,6 +19,8 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.tools.annotate_page import Page
 
+MAKE = "action=make"  # what the options of making need
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -26,21 +28,21 @@ class Annotation:
 
     action: str = option("judge", "what to do", choices=("make", "judge", "close"), bare=True)
     study: str = option("out/judgements", "folder of the study")
-    annotator: str = option("anonymous", "name of the judge; letters, digits, - and _")
-    port: int = option(8765, "port of the page; 0: any free one", least=0)
-    early: bool = option(False, "close the study although not everything is judged")
+    annotator: str = option("anonymous", "name of the judge; letters, digits, - and _", needs="action=judge")
+    port: int = option(8765, "port of the page; 0: any free one", least=0, needs="action=judge")
+    early: bool = option(False, "close the study although not everything is judged", needs="action=close")
 
 
 @dataclass(frozen=True)
 class Making:
     """How to make a study."""
 
-    items: str = option("out/eval/items.jsonl", "responses, as evaluate.py writes them")
-    models: tuple[str, ...] = option(("sft", "ppo"), "the two models to compare, as --items names them")
-    set: str = option("", "the test set; empty: the only one in --items")
-    pairs: int = option(100, "pairs of answers to compare", least=1)
-    question: str = option("Which answer is better?", "what the judges decide, in one sentence")
-    seed: int = option(0, "decides the pairs, their order and their sides", least=0)
+    items: str = option("out/eval/items.jsonl", "responses, as evaluate.py writes them", needs=MAKE)
+    models: tuple[str, ...] = option(("sft", "ppo"), "the two models to compare, as --items names them", needs=MAKE)
+    set: str = option("", "the test set; empty: the only one in --items", needs=MAKE)
+    pairs: int = option(100, "pairs of answers to compare", least=1, needs=MAKE)
+    question: str = option("Which answer is better?", "what the judges decide, in one sentence", needs=MAKE)
+    seed: int = option(0, "decides the pairs, their order and their sides", least=0, needs=MAKE)
 
 
 def chosen_set(sets: Sequence[TestSet], models: Sequence[str], title: str) -> TestSet:

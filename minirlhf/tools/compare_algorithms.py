@@ -113,7 +113,7 @@ def algorithm_table(found: dict[str, list[dict]]) -> str:
 
 def main() -> None:
     """Run what is not yet run, then print the tables and draw the figures."""
-    options, machine = parse(__doc__.splitlines()[0], Comparison, Machine)
+    options, machine = parse(__doc__.splitlines()[0], Comparison, Machine, without=("seed",))
     device, dtype = machine.set_up()
     if not options.algos or not set(options.algos) <= set(VARIANTS):
         raise UserError(f"--algos {' '.join(options.algos)}: there are {', '.join(VARIANTS)}")

@@ -1,6 +1,6 @@
 """What to look at first when RLHF misbehaves: a checkpoint, its prompts and its reward, examined in seconds.
 
-python -m minirlhf.tools.doctor                                                 out/ppo, else out/sft
+python -m minirlhf.tools.doctor                                                 the RL in out/ that began at out/sft
 python -m minirlhf.tools.doctor out/sft --prompts p.jsonl --reward mine.py:fn   before PPO on your own
 python -m minirlhf.tools.doctor out/ppo --explain                               one response, token by token
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minirlhf.evaluation.collect import START, rl_runs
 from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import option, parse, run_script, typed
@@ -48,11 +49,13 @@ PROMPTS, GROUP = 16, 8  # sampled are 8 responses to each of 16 prompts
 class Doctor:
     """What to examine."""
 
-    checkpoint: str = option("", "checkpoint folder; none: out/ppo, or out/sft", bare=True)
-    task: str = option("", "generated tasks, a,b; none: the prompts that the checkpoint was trained on")
+    checkpoint: str = option("", "checkpoint folder; none: the RL in out/ from out/sft, or that", bare=True)
+    task: str = option("", "generated tasks, a,b; none: those that the checkpoint was trained on", needs="-prompts")
     prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
-    map: str = option("", MAP)
-    explain: bool = option(False, "print one response token by token, and examine nothing")
+    map: str = option("", MAP, needs="prompts")
+    explain: bool = option(
+        False, "print one response token by token, and examine nothing",
+        only="checkpoint task prompts map reward seed device threads")
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,8 @@ class Patient:
         return sample_round(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
 
 
-def admit(options: Doctor, judged: RewardOptions, device: torch.device, seed: int) -> Patient:
+def admit(folder: str, options: Doctor, judged: RewardOptions, device: torch.device, seed: int) -> Patient:
     """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
-    if options.task and options.prompts:
-        raise UserError("--task and --prompts: give one of them")
-    folder = options.checkpoint or next((f for f in ("out/ppo", "out/sft") if Path(f).is_dir()), "")
-    if not folder:
-        raise UserError("no checkpoint in out/ppo or out/sft: run train_sft.py first, or name a folder")
     policy, tokenizer = checkpoint.load_chat(folder)
     run = checkpoint.read_run(folder)
     past = run if run.get("stage") in ALGORITHMS else {}  # written by train_ppo.py
@@ -102,6 +100,8 @@ def admit(options: Doctor, judged: RewardOptions, device: torch.device, seed: in
         reference, other = checkpoint.load(reference_name)
         if (other.token_bytes, other.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
             raise UserError(f"{reference_name}: the reference of {folder} by its run.json, has other tokens")
+        if run.get("reference") not in (None, checkpoint.fingerprint(reference)):
+            reference_name += ", which is not what it was trained against any more"
     value_head = ScalarHead(policy.config.width)
     checkpoint.load_value_head(folder, value_head)
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))
@@ -230,17 +230,20 @@ def main() -> None:
     """Admit, then examine or explain."""
     options, judged, machine = parse(__doc__.splitlines()[0], Doctor, RewardOptions, Machine)
     device, dtype = machine.set_up()
-    patient = admit(options, judged, device, machine.seed)
-    if options.explain:
-        print("\n".join(explain(patient, machine.seed)))
-        return
-    config, n = patient.config, len(patient.records)
-    print(f"{config.algo}, beta {config.beta:g}, temperature {config.temperature:g}, {str(dtype)[6:]}; "
-          f"{n} prompts x {GROUP} responses; reference: {patient.reference_name}")
+    if not options.checkpoint and not Path(START).is_dir():
+        raise UserError(f"no checkpoint in {START}: run train_sft.py first, or name a folder")
     broken = 0
-    for finding in examine(patient, dtype, machine.seed):
-        print(finding, flush=True)
-        broken += finding.ok is False
+    for folder in [options.checkpoint] if options.checkpoint else rl_runs(START) or [START]:
+        patient = admit(folder, options, judged, device, machine.seed)
+        config, n = patient.config, len(patient.records)
+        print(f"{folder}: {config.algo}, beta {config.beta:g}, temperature {config.temperature:g}, {str(dtype)[6:]}; "
+              f"{n} prompts x {GROUP} responses; reference: {patient.reference_name}")
+        if options.explain:
+            print("\n".join(explain(patient, machine.seed)))
+            continue
+        for finding in examine(patient, dtype, machine.seed):
+            print(finding, flush=True)
+            broken += finding.ok is False
     sys.exit(1 if broken else 0)
 
 

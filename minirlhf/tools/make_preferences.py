@@ -30,7 +30,7 @@ class Options:
 
 def main() -> None:
     """From the command line."""
-    write_preferences(*parse(__doc__.splitlines()[0], Options, Labeller, Machine))
+    write_preferences(*parse(__doc__.splitlines()[0], Options, Labeller, Machine, without=("dtype",)))
 
 
 def write_preferences(options: Options, labeller: Labeller, machine: Machine) -> None:

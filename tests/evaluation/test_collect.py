@@ -174,22 +174,22 @@ def test_models_of_different_tokenizers_are_refused_by_name(ask, make_policy, to
     with pytest.raises(UserError, match="b and a have different tokenizers"):
         models = {"a": Policy(make_policy(0), tokenizer), "b": Policy(make_policy(0, layers=1), tokenizer)}
         models["b"].model.resize_vocabulary(261)
-        collect_items(Evaluation(), RewardOptions(), 0, models, {}, {})
+        collect_items(Evaluation(), RewardOptions(), 0, models, dict.fromkeys(models, {}), {})
 
 
 def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_knows_no_roles(
     files, make_policy, tokenizer
 ):
-    for name, stage in (("base", "base"), ("ppo", "ppo")):
+    for name, stage in (("base", "base"), ("sft", "sft")):
         checkpoint.save(files / "out" / name, make_policy(0), tokenizer, {"stage": stage})
     models, runs, folders = load_models(Evaluation(), "cpu")
-    assert list(models) == ["base", "ppo"] and folders == {"base": "out/base", "ppo": "out/ppo"}
-    assert {name: policy.chat for name, policy in models.items()} == {"base": False, "ppo": True}
-    assert not models["ppo"].model.training
-    assert runs["ppo"] == {"stage": "ppo"} and checkpoint.read_run("nowhere") == {}
+    assert list(models) == ["base", "sft"] and folders == {"base": "out/base", "sft": "out/sft"}
+    assert {name: policy.chat for name, policy in models.items()} == {"base": False, "sft": True}
+    assert not models["sft"].model.training
+    assert runs["sft"] == {"stage": "sft"} and checkpoint.read_run("nowhere") == {}
 
 
-@pytest.mark.parametrize("models", [("good",), ("a=x", "a=y"), (), ("a=",)])
+@pytest.mark.parametrize("models", [("good",), ("a=x", "a=y"), ("a=",)])
 def test_models_want_a_name_and_a_folder_each(models):
     with pytest.raises(UserError, match="name=folder"):
         load_models(Evaluation(models=models), "cpu")

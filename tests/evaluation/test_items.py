@@ -8,7 +8,7 @@ from minirlhf.evaluation.items import VERSION, TestSet, read_items, write_items
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 
-RECORDS = [{"prompt": "a好\u2028b", "response": "x\ny"}, {"prompt": "\ud800", "response": "🙂", "label": [1]},
+RECORDS = [{"prompt": "a好\u2028b", "response": "x\ny"}, {"prompt": "\ud800", "response": "🙂", "label": 1},
            {"messages": [{"role": "user", "content": "q"}], "conversation": 3}]  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_another_version_or_no_evaluation_is_refused(first, made):
 
 def test_the_items_of_version_1_which_knew_no_kinds_are_refused(tmp_path):
     old = {"set": "reviews", "model": "sft", "index": 0, "sample": -1, "response": "x"}
-    assert refused(tmp_path / "items.jsonl", [old]).startswith(": not the items of an evaluation of version 2")
+    assert refused(tmp_path / "items.jsonl", [old]).startswith(": not the items of an evaluation of version 3")
 
 
 def test_a_file_that_was_cut_off_anywhere_is_refused(made):

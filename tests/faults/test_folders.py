@@ -36,8 +36,9 @@ from minirlhf.rl.watch import Optimum
 from minirlhf.tools import train_dpo, train_reward
 
 ROOT = Path(__file__).resolve().parents[2]
-SFT = "--data pairs.jsonl --layers 1 --heads 2 --width 16 --context 32 --vocab 262 --batch 2 --base-steps 3 --steps 4"
-SFT = f"{SFT} --save-every 2 --warmup 1 --threads 1".split()
+TUNE = "--data pairs.jsonl --batch 2 --steps 4 --save-every 2 --warmup 1 --threads 1".split()
+SFT = [*TUNE, *"--layers 1 --heads 2 --width 16 --context 32 --vocab 262 --base-steps 3".split()]
+TUNE += ["--init", "start"]
 PPO = "--prompts pairs.jsonl --reward mine.py:length --iterations 3 --batch 4 --minibatches 1 --max-new 4".split()
 PPO += "--save-every 2 --threads 1 --init start".split()
 LEARN = "--data prefs.jsonl --init start --epochs 1 --batch 2 --held-out 20 --threads 1".split()
@@ -108,7 +109,7 @@ def stop_in(monkeypatch, folder, step) -> None:
 
 
 REFUSED = [
-    ("train_sft", [*SFT, "--init", "nowhere"]), ("train_sft", [*SFT, "--data", "gone.jsonl"]),
+    ("train_sft", [*TUNE, "--init", "nowhere"]), ("train_sft", [*SFT, "--data", "gone.jsonl"]),
     ("train_sft", [*SFT, "--heads", "3"]), ("train_sft", [*SFT, "--dtype", "int8"]),
     *(("train_ppo", [*PPO, "--reward", f"mine.py:{bad}", "--algo", algo, "--out", "out/ppo"])
       for bad in ("none", "nan", "fails") for algo in ("ppo", "rloo")),
@@ -140,7 +141,7 @@ def test_fault_14_a_refused_run_changes_no_byte_of_an_earlier_one(name, argv, ov
 
 
 @pytest.mark.parametrize("name, argv, folder", [
-    ("train_sft", [*SFT, "--init", "start"], "sft"), ("train_ppo", PPO, "ppo"),
+    ("train_sft", TUNE, "sft"), ("train_ppo", PPO, "ppo"),
     ("train_ppo", [*PPO, "--algo", "rloo", "--batch", "8"], "rloo"), (train_dpo, LEARN, "dpo"),
     (train_reward, LEARN, "rm"),
 ])  # fmt: skip
@@ -348,7 +349,7 @@ def test_fault_18_what_a_run_starts_from_is_weights_and_tokenizer(call, tmp_path
     dtype = "bfloat16" if auto == torch.float32 else "float32"
     checkpoint.save("twin", gpt(), Tokenizer(specials=("<|user|>", *[s for s in SPECIALS if s != "<|user|>"])), {})
     for name, argv, folder in (
-        ("train_sft", [*SFT, "--init", "start"], "sft"), ("train_ppo", PPO, "ppo"), (train_dpo, LEARN, "dpo"),
+        ("train_sft", TUNE, "sft"), ("train_ppo", PPO, "ppo"), (train_dpo, LEARN, "dpo"),
         (train_reward, LEARN, "rm"),
     ):  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
@@ -366,7 +367,7 @@ def test_fault_18_what_a_run_starts_from_is_weights_and_tokenizer(call, tmp_path
 
 
 def test_fault_18_a_resume_without_a_state_is_refused_everywhere(call, tmp_path, monkeypatch):
-    for name, argv in (("train_sft", SFT), ("train_sft", [*SFT, "--init", "start"]), ("train_ppo", PPO),
+    for name, argv in (("train_sft", SFT), ("train_sft", TUNE), ("train_ppo", PPO),
                        (train_dpo, LEARN), (train_reward, LEARN)):  # fmt: skip
         status, _, err = call(name, *argv, "--resume")
         assert status == 2 and "there is nothing to resume" in err and not Path("out").exists()
