@@ -1,0 +1,150 @@
+"""A folder in which a user has done everything once, as small as it can be: what a bad input must leave as it was.
+
+    out/base out/sft out/ppo out/rm out/eval out/judgements    what the commands write where nothing else is said
+    stopped/ stopped-ppo/ stopped-dpo/                          trainings that were stopped after a step
+    open/                                                       a study of which not all is judged
+    gpt2/                                                       a checkpoint from elsewhere: vocab.json, merges.txt
+    pairs.jsonl prompts.jsonl prefs.jsonl corpus.txt mine.py    the user's own
+    sft.json, ...                                               options of commands, for --config: CONFIGS
+"""
+
+import importlib
+import importlib.util
+import io
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+from minirlhf.annotation import log
+from minirlhf.harness.loop import Loop
+from minirlhf.harness.options import run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.tokenizer import PAD
+from minirlhf.rl.reward_model import RewardModel, save_reward_model
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {"layers": 1, "heads": 2, "width": 8, "context": 96, "vocab": 300, "base_steps": 2}
+FIT = {"steps": 2, "batch": 2, "save_every": 1}
+PPO = {"lr": 0.1, "iterations": 2, "batch": 4, "minibatches": 1, "max_new": 4, "save_every": 1}
+CONFIGS = {  # no option stands in one where it could do nothing
+    "sft.json": {"task": "sentiment", "examples": 20} | SHAPE | FIT,
+    "more.json": {"task": "sentiment", "examples": 20} | FIT,  # with --init
+    "own.json": SHAPE | FIT,  # with --data
+    "ppo.json": {"examples": 20} | PPO,
+    "mine.json": {"prompts": ["prompts.jsonl"], "reward": "mine.py:length"} | PPO,
+    "eval.json": {"prompts": 3, "samples": 1},
+    "dpo.json": {"data": ["prefs.jsonl"], "held_out": 0, "save_every": 1},
+}  # fmt: skip
+REWARDS = """
+def length(prompt, response, record):
+    return len(response) / 10
+"""
+
+
+def jsonl(*records: dict) -> bytes:
+    """The lines of a .jsonl file."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+OWN = {
+    "pairs.jsonl": jsonl(*({"prompt": f"say {c}", "response": 2 * c} for c in "abcdefgh")),
+    "prompts.jsonl": jsonl(*({"prompt": f"say {c}"} for c in "abcdefgh")),
+    "prefs.jsonl": jsonl(*({"prompt": f"say {c}", "chosen": 2 * c, "rejected": c} for c in "abcdefgh")),
+    "corpus.txt": b"to be or not to be " * 20,
+    "mine.py": REWARDS.encode(),
+} | {name: json.dumps(options).encode() for name, options in CONFIGS.items()}  # fmt: skip
+
+
+def main_of(name: str) -> tuple[Callable[[], None], str]:
+    """(The main of a script or tool, its name on the command line): train_sft.py, or a module of minirlhf/tools."""
+    if not name.endswith(".py"):
+        return importlib.import_module(f"minirlhf.tools.{name}").main, f"{name}.py"
+    if (module := sys.modules.get(f"script {name}")) is None:
+        spec = importlib.util.spec_from_file_location(f"script {name}", ROOT / name)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module.main, name
+
+
+def run(command: str) -> tuple[int, str, str]:
+    """(Exit status, stdout, stderr) of a command in this process; what is no clean exit comes through."""
+    name, *argv = shlex.split(command)
+    main, shown = main_of(name)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with mock.patch.object(sys, "argv", [shown, *argv]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            run_script(main)
+        except SystemExit as stop:
+            status = stop.code
+    return status or 0, out.getvalue(), err.getvalue()
+
+
+@contextmanager
+def a_signal_after_the_first_step():
+    """SIGTERM arrives in the first step of each training: what it saves is what a --resume goes on from."""
+    record = Loop.record
+
+    def logged(self, *arguments):
+        record(self, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with mock.patch.object(Loop, "record", logged):
+        yield
+
+
+def succeed(command: str, status: int = 0) -> None:
+    """Run what must end as said."""
+    found, _, err = run(command)
+    assert found == status and "Traceback" not in err, f"{command}: {found}, {err}"
+
+
+def make_study(folder: str, judged: int) -> None:
+    """A study of two models' answers in `folder`, of which so many places are judged."""
+    succeed(f"annotate make --study {folder} --items out/eval/items.jsonl --set sentiment --pairs 3 --models base ppo")
+    with log.Session(folder, "ann") as session:
+        for place in range(judged or session.total):
+            session.act("left", place, 1.0, f"event {place}")
+
+
+def build(folder: Path) -> None:
+    """Make it all in an empty folder, which is the current one."""
+    for name, data in OWN.items():
+        (folder / name).write_bytes(data)
+    succeed("train_sft.py --config sft.json")
+    succeed("train_ppo.py --config ppo.json --out out/ppo")
+    succeed("evaluate.py --config eval.json")
+    with a_signal_after_the_first_step():
+        succeed("train_sft.py --config more.json --init out/base --out stopped", 130)
+        succeed("train_ppo.py --config ppo.json --out stopped-ppo", 130)
+        succeed("train_dpo --config dpo.json --out stopped-dpo", 130)
+    model, tokenizer = checkpoint.load("out/sft")
+    tokenizer.add_specials([PAD])
+    model.resize_vocabulary(tokenizer.vocab_size)
+    save_reward_model("out/rm", RewardModel(model), tokenizer, {"stage": "reward"})
+    make_gpt2(folder / "gpt2")
+    make_study("out/judgements", 0)
+    succeed("annotate close")
+    make_study("open", 1)
+
+
+def make_gpt2(folder: Path) -> None:
+    """A GPT-2 as Hugging Face keeps it, with one special token and no run.json."""
+    import torch
+
+    from minirlhf.lm.model import GPT, GPTConfig
+    from minirlhf.lm.tokenizer import EOS, Tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = Tokenizer([(72, 68)], "gpt2", [EOS])
+    checkpoint.save(folder, GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 8)), tokenizer, {})
+    vocabulary = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    for name in ("run.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary | {EOS: 257}), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\ni e\n", "utf-8")
