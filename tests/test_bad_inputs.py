@@ -1,148 +1,86 @@
-"""Bad inputs, each as a user would give it: one line, status 2, and nothing is lost."""
+"""Bad inputs, each as a user would give it: one line, status 2, nothing is lost, and it takes little time and memory.
+
+`bad_inputs/` holds them as tables, by kind; `bad_inputs/world.py` is the folder in which they are given.
+"""
 
 import os
-import re
-import resource
 import shlex
-import shutil
-import signal
-import stat
 import subprocess
 import sys
-from contextlib import contextmanager
-from pathlib import Path
+from collections import Counter
 
 import pytest
 from bad_inputs import world
-from bad_inputs.table import FOLDER, GONE, LOOP, PIPE, Bad, spoilt
+from bad_inputs.care import complaints, contents, limits
 from bad_inputs.checkpoints import CHECKPOINTS
 from bad_inputs.data import DATA
+from bad_inputs.judgements import JUDGEMENTS
 from bad_inputs.options import OPTIONS
+from bad_inputs.reports import REPORTS_AND_ITEMS
+from bad_inputs.rewards import REWARDS
+from bad_inputs.runs import RUNS
+from bad_inputs.table import Bad, spoilt
 
-TABLE = [*OPTIONS, *DATA, *CHECKPOINTS]
-SECONDS = 5
-MEMORY = 2**30  # bytes beyond what the process has
-BAR = re.compile(r"\S+: +\d+%\|.*")  # a line of a progress bar
-
-
-class TooSlow(BaseException):
-    """Not an Exception, which a script may catch."""
-
-
-def contents(folder: Path) -> dict[str, object]:
-    """What is in a folder: path -> the bytes of a file, or what else stands there."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        mode = path.lstat().st_mode
-        other = "folder" if stat.S_ISDIR(mode) else f"{stat.S_IFMT(mode):o}"
-        found[str(path.relative_to(folder))] = path.read_bytes() if stat.S_ISREG(mode) else other
-    return found
+TABLE = [*OPTIONS, *DATA, *CHECKPOINTS, *RUNS, *REWARDS, *REPORTS_AND_ITEMS, *JUDGEMENTS]
+ALWAYS = "a learning rate of NaN", "a line that is not JSON", "a study that is not closed"
+WITH_FUZZ = [  # each takes the seconds in which torch is imported
+    "an option with a slip of the pen", "a seed of 400 digits", "options nested 100,000 deep",
+    "data in Latin-1", "data that are a pipe without a writer", "a text without an end",
+    "a line of 5,000,000 characters that does not end", "data whose name would colour the terminal",
+    "weights that lack a byte", "a weight of NaN", "a model of 10**9 layers", "a tokenizer that ends too soon",
+    "a state that is code", "an output that is a file, of PPO", "a reward whose file exits as if all were well",
+    "a reward of NaN", "items that end too soon",
+]  # fmt: skip
 
 
-def remove(path: Path) -> None:
-    """Whatever stands there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def put(path: Path, data: bytes) -> None:
-    """Write a file, or one of the things that are none."""
-    remove(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if data == FOLDER:
-        path.mkdir()
-    elif data == PIPE:
-        os.mkfifo(path)
-    elif data == LOOP:
-        path.symlink_to(path.name)
-    elif data != GONE:
-        path.write_bytes(data)
-
-
-def restore(folder: Path, before: dict[str, object]) -> None:
-    """Make the folder what it was."""
-    now = contents(folder)
-    for name in now:
-        if now[name] != before.get(name):
-            remove(folder / name)
-    for name, content in before.items():
-        if content == "folder":
-            (folder / name).mkdir(exist_ok=True)
-        elif not (folder / name).exists():
-            (folder / name).write_bytes(content)
-
-
-@contextmanager
-def limits():
-    """Time and memory for one command."""
-    def stop(*_):
-        raise TooSlow(f"not done in {SECONDS} s")
-
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else 0
-    most = resource.getrlimit(resource.RLIMIT_AS)
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    if used:
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, most[1]))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, most)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[Path, dict[str, object]]:
-    """(The folder of `world.py`, what is in it.)"""
-    folder, here = tmp_path_factory.mktemp("world"), Path.cwd()
-    os.chdir(folder)
-    try:
-        world.build(folder)
-    finally:
-        os.chdir(here)
-    return folder, contents(folder)
-
-
-@pytest.fixture
-def spoil(made, monkeypatch):
-    """A function that spoils the folder, the current one, as an entry says; afterwards it is as before."""
-    folder, before = made
-    monkeypatch.chdir(folder)
-
-    def spoil(entry: Bad) -> None:
-        for name, how in entry.files.items():
-            old = before.get(name, b"")
-            put(folder / name, spoilt(old if isinstance(old, bytes) else b"", how))
-
-    yield spoil
-    restore(folder, before)
-
-
-def complaints(entry: Bad, status: int, err: str, before: dict[str, object], after: dict[str, object]) -> list[str]:
-    """What is promised of a bad input, and is not so."""
-    lines = [x for x in err.replace("\r", "\n").split("\n") if x.strip() and not BAR.fullmatch(x.strip())]
-    said, name = lines[0] if lines else "", shlex.split(entry.command)[0].removesuffix(".py")
-    wrong = {
-        f"exit status {status}": status != 2,
-        f"{len(lines)} lines": len(lines) != 1,
-        "does not begin with the script's name": not said.startswith(f"{name}.py: "),
-        f"a line of {len(said)} characters": len(said) > 500,
-        "not all can be seen": not said.isprintable(),
-        "a traceback": "Traceback" in err,
-        "files changed or lost": [path for path in before if after.get(path) != before[path]],
-        "temporary files left behind": [path for path in after if path.endswith(".tmp")],
-    }
-    wrong |= {f"does not say {word!r}": word.lower() not in said.lower() for word in entry.says}
-    return [what if isinstance(bad, bool) else f"{what}: {bad}" for what, bad in wrong.items() if bad]
+def spoil(entry: Bad, damage) -> None:
+    """Spoil the folder as the entry says."""
+    for name, how in entry.files.items():
+        damage(name, lambda old, how=how: spoilt(old, how))
 
 
 @pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.claim)
-def test_it_ends_in_one_line(entry, spoil, made):
-    spoil(entry)
-    before = contents(made[0])
+def test_it_ends_in_one_line(entry, damage, user_folder):
+    spoil(entry, damage)
+    before = contents(user_folder)
     with limits():
         status, _, err = world.run(entry.command)
-    assert complaints(entry, status, err, before, contents(made[0])) == [], err[:1000]
+    assert complaints(entry.command, status, err, before, contents(user_folder), entry.says) == [], err[:1000]
+
+
+def check_in_a_process_of_its_own(claim, damage, folder):
+    """As a user starts it, where nothing stands between the script and the terminal."""
+    (entry,) = [entry for entry in TABLE if entry.claim == claim]
+    spoil(entry, damage)
+    before, (name, *argv) = contents(folder), shlex.split(entry.command)
+    script = [str(world.ROOT / name)] if name.endswith(".py") else ["-m", f"minirlhf.tools.{name}"]
+    done = subprocess.run(
+        [sys.executable, *script, *argv], env=os.environ | {"PYTHONPATH": str(world.ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=60,
+    )  # fmt: skip
+    found = complaints(entry.command, done.returncode, done.stderr, before, contents(folder), entry.says)
+    assert found == [], done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("claim", ALWAYS)
+def test_it_ends_so_in_a_process_of_its_own(claim, damage, user_folder):
+    check_in_a_process_of_its_own(claim, damage, user_folder)
+
+
+@pytest.mark.parametrize("claim", WITH_FUZZ)
+def test_so_do_others_in_a_process_of_their_own(claim, damage, user_folder, at_length):
+    check_in_a_process_of_its_own(claim, damage, user_folder)
+
+
+def test_there_are_many_and_no_two_are_the_same():
+    assert len(TABLE) >= 300 and len(ALWAYS) + len(WITH_FUZZ) == 20
+    assert [claim for claim, n in Counter(entry.claim for entry in TABLE).items() if n > 1] == []
+    given = Counter((entry.command, repr(sorted(entry.files.items(), key=repr))) for entry in TABLE)
+    assert max(given.values()) == 1
+
+
+def test_every_script_and_tool_is_given_some():
+    tools = {path.stem for path in (world.ROOT / "minirlhf" / "tools").glob("*.py")
+             if "run_script(main)" in path.read_text("utf-8")}  # fmt: skip
+    given = {shlex.split(entry.command)[0] for entry in TABLE}
+    assert given == tools | {"train_sft.py", "train_ppo.py", "evaluate.py"}

@@ -1,10 +1,11 @@
 """A folder in which a user has done everything once, as small as it can be: what a bad input must leave as it was.
 
     out/base out/sft out/ppo out/rm out/eval out/judgements    what the commands write where nothing else is said
+    old/                                                        an evaluation before that
     stopped/ stopped-ppo/ stopped-dpo/                          trainings that were stopped after a step
     open/                                                       a study of which not all is judged
     gpt2/                                                       a checkpoint from elsewhere: vocab.json, merges.txt
-    pairs.jsonl prompts.jsonl prefs.jsonl corpus.txt mine.py    the user's own
+    pairs.jsonl prompts.jsonl prefs.jsonl rich.jsonl table.csv corpus.txt mine.py    the user's own
     sft.json, ...                                               options of commands, for --config: CONFIGS
 """
 
@@ -21,11 +22,15 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import torch
+
 from minirlhf.annotation import log
 from minirlhf.harness.loop import Loop
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
-from minirlhf.lm.tokenizer import PAD
+from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.safetensors import dump_safetensors
+from minirlhf.lm.tokenizer import EOS, PAD, Tokenizer
 from minirlhf.rl.reward_model import RewardModel, save_reward_model
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +60,14 @@ def jsonl(*records: dict) -> bytes:
 OWN = {
     "pairs.jsonl": jsonl(*({"prompt": f"say {c}", "response": 2 * c} for c in "abcdefgh")),
     "prompts.jsonl": jsonl(*({"prompt": f"say {c}"} for c in "abcdefgh")),
+    "rich.jsonl": jsonl(
+        {"prompt": "say a", "response": "aa", "reference": ["aa", "a"], "label": "a", "n": 1.5},
+        {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "é?"},
+                      {"role": "assistant", "content": "1"}], "label": "b", "reference": "1"},
+        {"prompt": "say c", "response": "", "label": "a"},
+        {"text": "raw text, and more of it"},
+    ),
+    "table.csv": b'prompt,response,label\r\nsay a,"a ""a"", b",x\r\n"two\r\nlines",b,y\r\n',
     "prefs.jsonl": jsonl(*({"prompt": f"say {c}", "chosen": 2 * c, "rejected": c} for c in "abcdefgh")),
     "corpus.txt": b"to be or not to be " * 20,
     "mine.py": REWARDS.encode(),
@@ -117,8 +130,10 @@ def build(folder: Path) -> None:
     for name, data in OWN.items():
         (folder / name).write_bytes(data)
     succeed("train_sft.py --config sft.json")
+    let_answers_end(folder / "out" / "sft")
     succeed("train_ppo.py --config ppo.json --out out/ppo")
-    succeed("evaluate.py --config eval.json")
+    for out in ("old", "out/eval"):
+        succeed(f"evaluate.py --config eval.json --out {out}")
     with a_signal_after_the_first_step():
         succeed("train_sft.py --config more.json --init out/base --out stopped", 130)
         succeed("train_ppo.py --config ppo.json --out stopped-ppo", 130)
@@ -133,13 +148,17 @@ def build(folder: Path) -> None:
     make_study("open", 1)
 
 
+def let_answers_end(folder: Path) -> None:
+    """Make the end of text likely: a reward is asked about answers that end."""
+    model, tokenizer = checkpoint.load(folder)
+    with torch.no_grad():
+        eos = model.wte.weight[tokenizer.eos_id]
+        model.ln_f.bias += 6 * eos / (eos @ eos)
+    (folder / "model.safetensors").write_bytes(dump_safetensors(checkpoint.to_huggingface(model)))
+
+
 def make_gpt2(folder: Path) -> None:
     """A GPT-2 as Hugging Face keeps it, with one special token and no run.json."""
-    import torch
-
-    from minirlhf.lm.model import GPT, GPTConfig
-    from minirlhf.lm.tokenizer import EOS, Tokenizer
-
     torch.manual_seed(0)
     tokenizer = Tokenizer([(72, 68)], "gpt2", [EOS])
     checkpoint.save(folder, GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 8)), tokenizer, {})
