@@ -48,6 +48,16 @@ def has(**changes: object) -> Spoil:
     return state(lambda x: x.update(changes))
 
 
+def moments(change) -> Spoil:
+    """A state in which an average that Adam keeps of a gradient is another."""
+
+    def of(found: dict) -> None:
+        entry = found["parts"]["stepper"]["optimizer"]["state"][0]
+        entry["exp_avg"] = change(entry["exp_avg"])
+
+    return state(of)
+
+
 def first_tensor(change) -> Spoil:
     """A state in which the first tensor of the model is another."""
 
@@ -119,6 +129,10 @@ STATES = [
     kept_by(PPO, state(lambda x: x["parts"].update(stepper=3)), claim="an optimizer that is a number"),
     kept_by(PPO, state(lambda x: x["parts"].update(policy={})), claim="a state of no weight"),
     kept_by(PPO, first_tensor(lambda x: x[:3]), claim="a weight of another shape"),
+    kept_by(PPO, moments(lambda x: x[:3]), claim="an average of Adam of another shape"),
+    kept_by(PPO, moments(lambda x: x.long()), claim="an average of Adam of whole numbers"),
+    kept_by(PPO, moments(lambda x: "average"), claim="an average of Adam that is a text"),
+    kept_by(PPO, moments(lambda x: x * float("nan")), claim="an average of Adam of NaN"),
     kept_by(PPO, first_tensor(lambda x: "weight"), claim="a weight that is a text"),
     kept_by(PPO, first_tensor(lambda x: x * float("nan")), claim="a weight of NaN, in a state"),
     kept_by(SFT, first_tensor(lambda x: x[:3]), claim="a weight of another shape, in SFT"),

@@ -14,15 +14,18 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import shlex
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from threading import RLock
 from unittest import mock
 
 import torch
+from tqdm import tqdm
 
 from minirlhf.annotation import log
 from minirlhf.harness.loop import Loop
@@ -96,6 +99,33 @@ def run(command: str) -> tuple[int, str, str]:
         except SystemExit as stop:
             status = stop.code
     return status or 0, out.getvalue(), err.getvalue()
+
+
+def run_apart(command: str) -> tuple[int, str, str]:
+    """`run` in a copy of this process, which a damaged state of an optimizer may well kill; -n for signal n."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(reader)
+            tqdm.set_lock(RLock())  # its own: the lock of all processes would stay locked if this one is killed
+            with open(writer, "wb") as pipe:
+                try:
+                    pickle.dump(run(command), pipe)
+                except BaseException as error:
+                    pickle.dump((-1, "", f"{type(error).__name__}: {error}"), pipe)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    try:
+        with open(reader, "rb") as pipe:
+            told = pipe.read()
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        status = os.waitpid(child, 0)[1]
+    return pickle.loads(told) if told else (-status, "", "")
 
 
 @contextmanager
