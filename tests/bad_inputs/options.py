@@ -95,6 +95,7 @@ NUMBERS = [
     bad("a context that no record fits", "train_sft.py --config sft.json --context 3 --out new", "context"),
     bad("a vocabulary without room for the bytes", "train_sft.py --config sft.json --vocab 259 --out new", "vocab", "260"),
     bad("a vocabulary below 0", "train_sft.py --config sft.json --vocab -1 --out new", "vocab"),
+    bad("threads of 400 digits", f"train_sft.py --threads {DIGITS} --init nowhere", "--threads"),
     bad("threads below 0", "train_sft.py --threads -1", "--threads"),
     bad("no generated record", "train_sft.py --examples 0", "--examples", "at least 1"),
     bad("no prompt to evaluate on", "evaluate.py --prompts 0", "--prompts"),
