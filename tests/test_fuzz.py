@@ -31,13 +31,16 @@ LINES, JSON, HEADER, STATE = (
 )  # fmt: skip
 EVAL = "evaluate.py --prompts 1 --samples 1 --out new"
 READERS = [
-    Reader("records of SFT", "rich.jsonl", "train_sft.py --data rich.jsonl --init out/base --steps 1 --batch 2 --out new",
+    Reader("records of SFT", "rich.jsonl",
+        "train_sft.py --data rich.jsonl --init out/base --steps 1 --batch 2 --out new",
            LINES),
-    Reader("records of an evaluation", "rich.jsonl", "evaluate.py --models sft=out/sft --samples 1 --max-new 4 --out new "
+    Reader("records of an evaluation", "rich.jsonl",
+        "evaluate.py --models sft=out/sft --samples 1 --max-new 4 --out new "
            "--data rich.jsonl", LINES, 4),
     Reader("a table", "table.csv", "train_sft.py --data table.csv --init out/base --steps 1 --batch 2 --out new"),
     Reader("a text", "corpus.txt", "evaluate.py --models sft=out/sft --text corpus.txt", cost=2),
-    Reader("prompts", "prompts.jsonl", "train_ppo.py --config mine.json --iterations 1 --out new", LINES, 2),
+    Reader("prompts", "prompts.jsonl",
+        "train_ppo.py --config mine.json --reward mine.py:length --iterations 1 --out new", LINES, 2),
     Reader("comparisons", "prefs.jsonl", "train_dpo --config dpo.json --epochs 1 --out new", LINES, 2),
     Reader("config.json", "out/sft/config.json", ASK, JSON),
     Reader("weights", "out/sft/model.safetensors", ASK, HEADER),
@@ -47,24 +50,28 @@ READERS = [
     Reader("a reward model", "out/rm/model.safetensors", "judgements --reward model:out/rm", HEADER, 6),
     Reader("a value head", "out/ppo/value_head.safetensors", "doctor out/ppo", HEADER, 6),
     Reader("the run of a model", "out/ppo/run.json", EVAL, JSON, 15),
-    Reader("the run to start from", "out/sft/run.json", "train_ppo.py --config ppo.json --iterations 1 --out new", JSON, 3),
+    Reader("the run to start from", "out/sft/run.json", "train_ppo.py --config ppo.json --iterations 1 --out new",
+        JSON, 3),
     Reader("the run of the doctor", "out/ppo/run.json", "doctor out/ppo", JSON, 10),
     Reader("a log of the past", "out/ppo/log.jsonl", EVAL, LINES, 15),
     Reader("a log to go on with", "stopped-ppo/log.jsonl", "train_ppo.py --config ppo.json --out stopped-ppo --resume",
            LINES, 4),
-    Reader("a state", "stopped-ppo/train_state.pt", "train_ppo.py --config ppo.json --out stopped-ppo --resume", STATE, 8),
+    Reader("a state", "stopped-ppo/train_state.pt", "train_ppo.py --config ppo.json --out stopped-ppo --resume",
+        STATE, 8),
     Reader("a state of SFT", "stopped/sft/train_state.pt",
            "train_sft.py --config more.json --init out/base --out stopped --resume", STATE, 10),
     Reader("items", "out/eval/items.jsonl", "evaluate.py --from out/eval/items.jsonl --out new", LINES, 2),
     Reader("a report", "old/report.json", "evaluate.py --reports old/report.json out/eval/report.json"),
-    Reader("items beside a report", "old/items.jsonl", "evaluate.py --reports old/report.json out/eval/report.json", LINES),
-    Reader("items of a study", "out/eval/items.jsonl", "annotate make --models base ppo --set sentiment --study new", LINES),
+    Reader("items beside a report", "old/items.jsonl", "evaluate.py --reports old/report.json out/eval/report.json",
+        LINES),
+    Reader("items of a study", "out/eval/items.jsonl", "annotate make --models base ppo --set sentiment --study new",
+        LINES),
     Reader("a study", "out/judgements/study.json", "judgements", JSON),
     Reader("a key", "out/judgements/key.json", "judgements", JSON, 4),
     Reader("judgements", "out/judgements/ann.log", "judgements", LINES, 4),
     Reader("judgements to close", "open/ann.log", "annotate close --study open --early", LINES),
     Reader("options", "ppo.json", "train_ppo.py --config ppo.json --init nowhere", JSON),
-    Reader("a reward", "mine.py", "train_ppo.py --config mine.json --iterations 1 --out new"),
+    Reader("a reward", "mine.py", "train_ppo.py --config mine.json --reward mine.py:length --iterations 1 --out new"),
 ]  # fmt: skip
 
 

@@ -30,6 +30,11 @@ def config(changes: dict, *says: str, claim: str) -> Bad:
     return one("out/sft/config.json", with_keys(changes), *says, claim=claim)
 
 
+def sizes(changes: dict, claim: str) -> Bad:
+    """A config.json that does not fit the weights beside it: either file may be named."""
+    return bad(claim, ASK, "out/sft", files={"out/sft/config.json": with_keys(changes)})
+
+
 def tokens(changes: dict, *says: str, claim: str) -> Bad:
     """The tokenizer.json of out/sft with other values."""
     return one("out/sft/tokenizer.json", with_keys(changes), *says, claim=claim)
@@ -65,7 +70,8 @@ FOLDERS = [
     bad("a checkpoint that is not there", "train_ppo.py --init nowhere", "nowhere"),
     bad("a checkpoint that is not there, for SFT over a finished run", "train_sft.py --init nowhere", "nowhere"),
     bad("a checkpoint that is not there, of DPO", "train_dpo --data prefs.jsonl --init nowhere", "nowhere"),
-    bad("a checkpoint that is not there, of a reward model", "train_reward --data prefs.jsonl --init nowhere", "nowhere"),
+    bad("a checkpoint that is not there, of a reward model", "train_reward --data prefs.jsonl --init nowhere",
+        "nowhere"),
     bad("a checkpoint that is not there, to evaluate", "evaluate.py --models a=nowhere", "nowhere"),
     bad("one checkpoint of two that is not there", "evaluate.py --models a=out/sft b=nowhere --reference a", "nowhere"),
     bad("a checkpoint that is not there, of the doctor", "doctor nowhere", "nowhere"),
@@ -78,8 +84,10 @@ FOLDERS = [
     bad("a checkpoint that is the folder above it", "train_ppo.py --init out", "out"),
     bad("a checkpoint behind a link to itself", "train_ppo.py --init link", "link", files={"link": LOOP}),
     bad("a model of a hub, which is no folder here", "train_ppo.py --init openai-community/gpt2", "gpt2"),
-    bad("a model that knows no roles, in RL", "train_ppo.py --config mine.json --init gpt2 --out new", "gpt2", "<|user|>"),
-    bad("a model that knows no roles, in DPO", "train_dpo --data prefs.jsonl --init gpt2 --out new", "gpt2", "<|user|>"),
+    bad("a model that knows no roles, in RL", "train_ppo.py --config mine.json --reward mine.py:length --init gpt2 "
+        "--out new", "gpt2", "<|user|>"),
+    bad("a model that knows no roles, in DPO", "train_dpo --data prefs.jsonl --init gpt2 --out new", "gpt2",
+        "<|user|>"),
     bad("a model that knows no roles, of the doctor", "doctor gpt2", "gpt2", "<|user|>"),
     bad("a model of no generated task", "train_ppo.py --config ppo.json --init out/rm --out new", "out/rm"),
     bad("models of other tokenizers", "evaluate.py --models sft=out/sft gpt2=gpt2 --data prompts.jsonl --out new",
@@ -131,7 +139,8 @@ WEIGHTS = [
     weights(put(FIRST, NAN), "ln_1", claim="a weight of NaN, for PPO", command=PPO),
     weights(put(FIRST, -INF), "ln_1", claim="a weight of infinity, for SFT",
             command="train_sft.py --config more.json --init out/sft --out new"),
-    weights(put(FIRST, NAN), "ln_1", claim="a weight of NaN, for DPO", command="train_dpo --data prefs.jsonl --out new"),
+    weights(put(FIRST, NAN), "ln_1", claim="a weight of NaN, for DPO",
+        command="train_dpo --data prefs.jsonl --out new"),
     weights(as_type(torch.int64), claim="weights that are whole numbers"),
     weights(as_type(torch.bool), claim="weights that are true or false"),
     weights(as_type(torch.uint8), claim="weights that are bytes"),
@@ -151,21 +160,21 @@ CONFIG = [
     one("out/sft/config.json", b'{"model_type": "gpt2\xff"}', claim="a config that is not UTF-8"),
     one("out/sft/config.json", "{}", claim="a config without a key"),
     config({"n_layer": GONE}, "n_layer", claim="a config without its number of layers"),
-    config({"n_layer": 10**9}, claim="a model of 10**9 layers"),
-    config({"n_layer": 2}, claim="a model of more layers than weights"),
+    sizes({"n_layer": 10**9}, claim="a model of 10**9 layers"),
+    sizes({"n_layer": 2}, claim="a model of more layers than weights"),
     config({"n_layer": 0}, claim="a model of no layer"),
     config({"n_layer": -1}, claim="a model of layers below 0"),
     config({"n_layer": "one"}, claim="layers that are a word"),
     config({"n_layer": [1]}, claim="layers that are a list"),
     config({"n_layer": None}, claim="layers that are null"),
-    config({"n_embd": 10**9}, claim="a width of 10**9"),
-    config({"n_embd": 10**30}, claim="a width of 10**30"),
-    config({"n_embd": 9}, claim="a width that the heads of a file cannot share"),
-    config({"n_positions": 10**12}, claim="a context of 10**12"),
-    config({"n_positions": 10**30}, claim="a context of 10**30"),
-    config({"n_positions": 95}, claim="a context of another model"),
-    config({"vocab_size": 10**12}, claim="a vocabulary of 10**12"),
-    config({"vocab_size": 10}, claim="a vocabulary smaller than the tokenizer's"),
+    sizes({"n_embd": 10**9}, claim="a width of 10**9"),
+    sizes({"n_embd": 10**30}, claim="a width of 10**30"),
+    sizes({"n_embd": 9}, claim="a width that the heads of a file cannot share"),
+    sizes({"n_positions": 10**12}, claim="a context of 10**12"),
+    sizes({"n_positions": 10**30}, claim="a context of 10**30"),
+    sizes({"n_positions": 95}, claim="a context of another model"),
+    sizes({"vocab_size": 10**12}, claim="a vocabulary of 10**12"),
+    sizes({"vocab_size": 10}, claim="a vocabulary smaller than the tokenizer's"),
     config({"vocab_size": NAN}, claim="a vocabulary of NaN"),
     config({"n_head": 3}, claim="heads that cannot share the width"),
     config({"n_head": 0}, claim="no head in a file"),
@@ -224,7 +233,8 @@ TOKENIZERS = [
     bad("merges that are missing", GPT2, "merges.txt", files={"gpt2/merges.txt": GONE}),
     one("gpt2/vocab.json", "[]", claim="a vocabulary that is no object", command=GPT2),
     one("gpt2/vocab.json", cut(1000), claim="a vocabulary that ends too soon", command=GPT2),
-    one("gpt2/vocab.json", with_keys({"<|endoftext|>": GONE}), claim="a vocabulary without an end of text", command=GPT2),
+    one("gpt2/vocab.json", with_keys({"<|endoftext|>": GONE}), claim="a vocabulary without an end of text",
+        command=GPT2),
     one("gpt2/vocab.json", with_keys({"ie": 3}), claim="a vocabulary of another order", command=GPT2),
     one("gpt2/vocab.json", with_keys({"ie": None}), claim="a vocabulary with a null", command=GPT2),
     bad("merges of no byte", GPT2, "gpt2", files={"gpt2/merges.txt": b""}),
@@ -267,7 +277,8 @@ RUNS = [
         command="evaluate.py --text corpus.txt --models base=out/base", folder="out/base"),
 ]  # fmt: skip
 REWARD_MODELS = [
-    bad("a reward model that is not there", "train_ppo.py --config mine.json --reward model:nowhere --out new", "nowhere"),
+    bad("a reward model that is not there", "train_ppo.py --config mine.json --reward model:nowhere --out new",
+        "nowhere"),
     bad("a reward model without a folder", "train_ppo.py --config mine.json --reward model: --out new", "--reward"),
     bad("a policy in the place of a reward model", "train_ppo.py --config mine.json --reward model:out/sft --out new",
         "out/sft", "reward model"),
@@ -286,7 +297,8 @@ REWARD_MODELS = [
     bad("a reward model with a weight of NaN", RM, "out/rm", files={"out/rm/model.safetensors": put(WTE, NAN)}),
     bad("a reward model whose rewards float32 lacks", RM, "reward",
         files={"out/rm/model.safetensors": tensors(lambda x: x.update({"score.weight": torch.full((1, 8), 3e38),
-                                                                       "transformer.ln_f.bias": torch.full((8,), 3e38)}))}),
+                                                                       "transformer.ln_f.bias": torch.full((8,),
+                                                                           3e38)}))}),
     bad("a reward model without a tokenizer", RM, "out/rm", files={"out/rm/tokenizer.json": GONE}),
     one("out/ppo/value_head.safetensors", cut(-1), claim="a value head that lacks a byte", command="doctor out/ppo"),
     one("out/ppo/value_head.safetensors", tensors(lambda x: x.update(weight=torch.ones(1, 9))),

@@ -5,7 +5,7 @@ import json
 from bad_inputs.table import FOLDER, LOOP, NAN, PIPE, Bad, bad, cut, line, nested, swap
 
 SFT = "train_sft.py --config own.json --out new --data own.jsonl"
-PPO = "train_ppo.py --config mine.json --out new --prompts own.jsonl"
+PPO = "train_ppo.py --config mine.json --reward mine.py:length --out new --prompts own.jsonl"
 EVAL = "evaluate.py --models sft=out/sft --samples 1 --out new --data own.jsonl"
 DPO, RM = "train_dpo --data own.jsonl --out new", "train_reward --data own.jsonl --out new"
 PAIR = {"prompt": "say a", "response": "aa"}
@@ -87,7 +87,8 @@ FILES = [
         files={"own.xlsx": XLSX}),
     bad("data that are Parquet, by their name", "train_sft.py --data own.parquet --out new", "own.parquet",
         files={"own.parquet": PARQUET}),
-    bad("a table without a header", "train_sft.py --data own.csv --out new", "own.csv", files={"own.csv": "a,b\nc,d\n"}),
+    bad("a table without a header", "train_sft.py --data own.csv --out new", "own.csv",
+        files={"own.csv": "a,b\nc,d\n"}),
     bad("a table of other columns", "evaluate.py --models sft=out/sft --data own.tsv --out new", "own.tsv",
         files={"own.tsv": "question_id\tgrade\n1\t2\n"}),
     bad("a table of no byte", "train_sft.py --data own.csv --out new", "own.csv", files={"own.csv": b""}),
@@ -95,11 +96,13 @@ FILES = [
         files={"own.csv": b"prompt,response\ncaf\xe9,b\n"}),
     bad("one JSON value that ends too soon", "train_sft.py --data own.json --out new", "own.json",
         files={"own.json": '[{"prompt": "a", "response": "b"}'}),
-    bad("one JSON value that is a number", "train_sft.py --data own.json --out new", "own.json", files={"own.json": "3"}),
+    bad("one JSON value that is a number", "train_sft.py --data own.json --out new", "own.json",
+        files={"own.json": "3"}),
     bad("one JSON value nested 100,000 deep", "train_sft.py --data own.json --out new", "own.json",
         files={"own.json": nested(100_000)}),
     bad("comparisons that are a text", "train_reward --data corpus.txt", "corpus.txt", "chosen"),
-    bad("prompts that are a text", "train_ppo.py --config mine.json --out new --prompts corpus.txt"),
+    bad("prompts that are a text",
+        "train_ppo.py --config mine.json --reward mine.py:length --out new --prompts corpus.txt"),
     bad("test data that are a text", "evaluate.py --models sft=out/sft --data corpus.txt --out new", "corpus.txt"),
     bad("texts that are prompts", "evaluate.py --text prompts.jsonl", "prompts.jsonl", "--data"),
     bad("data of prompts alone", "train_sft.py --data prompts.jsonl --out new", "prompts.jsonl"),
@@ -195,9 +198,11 @@ SIZES = [
     long(PPO, claim="prompts that leave no room in the context"),
     long(EVAL, claim="test prompts that leave no room"),
     long(SFT, claim="records longer than the context"),
-    file(DPO, json.dumps(COMPARED | {"prompt": "word " * 500}) + "\n", "long", claim="comparisons longer than the context"),
+    file(DPO, json.dumps(COMPARED | {"prompt": "word " * 500}) + "\n", "long",
+        claim="comparisons longer than the context"),
     file(RM, json.dumps(COMPARED | {"rejected": "aa"}) + "\n", "equal", claim="comparisons of equal answers alone"),
-    long("doctor out/sft --reward mine.py:length --prompts own.jsonl", claim="prompts of the doctor that leave no room"),
+    long("doctor out/sft --reward mine.py:length --prompts own.jsonl",
+        claim="prompts of the doctor that leave no room"),
 ]  # fmt: skip
 IN_PLACE = [  # files that are good but for a small thing
     bad("a file of which the last line was cut off", "train_sft.py --data pairs.jsonl --config own.json --out new",

@@ -13,8 +13,10 @@ from bad_inputs.table import nested
 
 BYTES = b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\n", b"\r", b'"', b"{", b"]", b",", b"\x1b[31m", b"9" * 400
 STRANGE = (
-    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e39, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**13, 10**30, 10**400, "",
-    "a", "0", "nan", "\0", "\ud800", "\u202e\x1b[31m", "../..", "x" * 10_000, [], [1], ["a"], [[]], {}, {"a": 1}, {"": None},
+    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e39, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**13, 10**30,
+        10**400, "",
+    "a", "0", "nan", "\0", "\ud800", "\u202e\x1b[31m", "../..", "x" * 10_000, [], [1], ["a"], [[]], {}, {"a": 1},
+        {"": None},
 )  # fmt: skip
 DEEP = "\u0001deep", "\u0001many"  # in the place of a value until it is text: nested lists, and digits
 
@@ -130,7 +132,8 @@ def state_at_random(data: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.3:  # a tensor of another shape, type or content
         where, key = rng.choice([(w, k) for w, k in places(state) if isinstance(w[k], torch.Tensor)])
         x = where[key]
-        where[key] = rng.choice((x[None], x.double(), x.float() * float("nan"), x.flatten()[:3].clone(), x.to(torch.int64),
+        where[key] = rng.choice((x[None], x.double(), x.float() * float("nan"), x.flatten()[:3].clone(),
+            x.to(torch.int64),
                                  torch.zeros(0), x.float() * 1e30, x.bool()))
     else:
         state = value_at_random(state, rng)

@@ -6,7 +6,8 @@ from bad_inputs import world
 from bad_inputs.table import DIGITS, FOLDER, PIPE, Bad, bad, nested
 
 MORE = world.CONFIGS["more.json"] | {"out": "new"}
-RL, PPO = "train_ppo.py --config ppo.json --batch 8 --out new", "train_ppo.py --config mine.json --out new"
+RL = "train_ppo.py --config ppo.json --batch 8 --out new"
+PPO = "train_ppo.py --config mine.json --reward mine.py:length --out new"
 
 
 def config(script: str, options, *says: str, claim: str) -> Bad:
@@ -88,12 +89,14 @@ NUMBERS = [
     bad("a width that the heads cannot share", "train_sft.py --config sft.json --width 9 --out new", "width 9"),
     bad("no head", "train_sft.py --config sft.json --heads 0 --out new", "heads"),
     bad("a width below 0", "train_sft.py --config sft.json --width -8 --out new", "width"),
-    bad("a width of 10**12, which no machine has", f"train_sft.py --config sft.json --width {10**12} --out new", "width"),
+    bad("a width of 10**12, which no machine has", f"train_sft.py --config sft.json --width {10**12} --out new",
+        "width"),
     bad("a context of 10**15 tokens", f"train_sft.py --config sft.json --context {10**15} --out new", "context"),
     bad("a context of one token", "train_sft.py --config sft.json --context 1 --out new", "context"),
     bad("a context of none", "train_sft.py --config sft.json --context 0 --out new", "context"),
     bad("a context that no record fits", "train_sft.py --config sft.json --context 3 --out new", "context"),
-    bad("a vocabulary without room for the bytes", "train_sft.py --config sft.json --vocab 259 --out new", "vocab", "260"),
+    bad("a vocabulary without room for the bytes", "train_sft.py --config sft.json --vocab 259 --out new", "vocab",
+        "260"),
     bad("a vocabulary below 0", "train_sft.py --config sft.json --vocab -1 --out new", "vocab"),
     bad("threads of 400 digits", f"train_sft.py --threads {DIGITS} --init nowhere", "--threads"),
     bad("threads below 0", "train_sft.py --threads -1", "--threads"),
@@ -137,7 +140,8 @@ WORDS = [
     bad("a KL estimator in the loss whose gradient is 0", "train_ppo.py --kl k1 --kl-in loss", "--kl k1"),
     bad("a baseline that there is not", "train_ppo.py --baseline mean", "--baseline", "mean"),
     bad("an aggregate that there is not", "train_ppo.py --aggregate mean", "--aggregate", "mean"),
-    bad("an attention that there is not", "train_sft.py --config sft.json --attention flash --out new", "attention", "flash"),
+    bad("an attention that there is not", "train_sft.py --config sft.json --attention flash --out new", "attention",
+        "flash"),
     bad("a device that there is not", "train_sft.py --device tpu", "--device", "tpu"),
     bad("a device of a kind that is not supported", "evaluate.py --device meta", "--device", "meta"),
     bad("a GPU that is not there", "train_ppo.py --device cuda:99", "--device", "cuda:99"),
@@ -166,7 +170,8 @@ WORDS = [
     bad("an action that there is not", "annotate open", "open", "judge"),
     bad("an annotator with a path in the name", "annotate judge --study open --annotator ../ann", "--annotator"),
     bad("an annotator without a name", "annotate judge --study open --annotator ''", "--annotator"),
-    bad("an annotator with a name of 1000 letters", f"annotate judge --study open --annotator {'a' * 1000}", "--annotator"),
+    bad("an annotator with a name of 1000 letters", f"annotate judge --study open --annotator {'a' * 1000}",
+        "--annotator"),
     bad("a model without a folder", "evaluate.py --models sft", "--models", "name=folder"),
     bad("a model without a name", "evaluate.py --models =out/sft", "--models"),
     bad("a model named twice", "evaluate.py --models a=out/sft a=out/ppo", "--models"),
@@ -176,18 +181,23 @@ WORDS = [
     bad("one report to compare", "evaluate.py --reports out/eval/report.json", "--reports", "two"),
 ]
 CONFLICTS = [  # an option that cannot act is an error, not an ornament
-    bad("a task beside own data, in SFT", "train_sft.py --config own.json --data pairs.jsonl --task sentiment --out new", "--task", "--data"),
+    bad("a task beside own data, in SFT",
+        "train_sft.py --config own.json --data pairs.jsonl --task sentiment --out new", "--task", "--data"),
     bad("a task beside own prompts", "train_ppo.py --prompts prompts.jsonl --task sentiment --reward mine.py:length",
         "--task", "--prompts"),
     bad("a task beside own prompts, of the doctor", "doctor out/sft --prompts prompts.jsonl --task sentiment",
         "--task", "--prompts"),
     bad("own prompts without a reward", "train_ppo.py --prompts prompts.jsonl", "--prompts", "--reward"),
-    bad("own prompts without a reward, of the doctor", "doctor out/sft --prompts prompts.jsonl", "--prompts", "--reward"),
-    bad("a task beside own data, in an evaluation", "evaluate.py --data pairs.jsonl --task sentiment", "--task", "--data"),
-    bad("a task for a report made again", "evaluate.py --from out/eval/items.jsonl --task sentiment --out new", "--task"),
+    bad("own prompts without a reward, of the doctor", "doctor out/sft --prompts prompts.jsonl", "--prompts",
+        "--reward"),
+    bad("a task beside own data, in an evaluation", "evaluate.py --data pairs.jsonl --task sentiment", "--task",
+        "--data"),
+    bad("a task for a report made again", "evaluate.py --from out/eval/items.jsonl --task sentiment --out new",
+        "--task"),
     bad("models for a report made again", "evaluate.py --from out/eval/items.jsonl --models a=out/sft --out new",
         "--models", "--from"),
-    bad("data for a report made again", "evaluate.py --from out/eval/items.jsonl --data pairs.jsonl --out new", "--data"),
+    bad("data for a report made again", "evaluate.py --from out/eval/items.jsonl --data pairs.jsonl --out new",
+        "--data"),
     bad("models beside reports to compare", "evaluate.py --reports out/eval/report.json out/eval/report.json "
         "--models a=out/sft", "--models", "--reports"),
     bad("a report made again and others compared", "evaluate.py --reports out/eval/report.json out/eval/report.json "

@@ -1,6 +1,8 @@
 """Bad items and reports of evaluations."""
 
-from bad_inputs.table import FOLDER, GONE, NAN, PIPE, Bad, Spoil, bad, cut, first_of, in_line, line, nested, swap, with_keys
+from bad_inputs.table import (
+    FOLDER, GONE, NAN, PIPE, Bad, Spoil, bad, cut, first_of, in_line, line, nested, swap, with_keys,
+)
 
 AGAIN = "evaluate.py --from out/eval/items.jsonl --out new"
 REPORTS = "evaluate.py --reports old/report.json out/eval/report.json"

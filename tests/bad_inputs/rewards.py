@@ -77,8 +77,10 @@ RETURNS = [
     does("return None", "None", claim="a reward of nothing, to evaluate by", command=EVAL),
     does("return float('nan')", "nan", claim="a reward of NaN, of the doctor", command=DOCTOR),
     does("return float('nan')", "nan", claim="a reward of NaN, to judge by", command=JUDGED),
-    function("async def f(prompt, response, record):\n    return 0.5\n", "async", claim="a reward that is asynchronous"),
-    function("class f:\n    def __init__(self, prompt, response, record):\n        pass\n", claim="a reward that is a class"),
+    function("async def f(prompt, response, record):\n    return 0.5\n", "async",
+        claim="a reward that is asynchronous"),
+    function("class f:\n    def __init__(self, prompt, response, record):\n        pass\n",
+        claim="a reward that is a class"),
 ]
 RAISES = [
     does("return record['merit']", "KeyError", "merit", claim="a reward that wants a field that there is not"),
@@ -91,8 +93,8 @@ RAISES = [
     does("raise Exception('\\x1b[31mred\\u202e')", "red", claim="a reward that raises in red, from right to left"),
     does("raise Exception('one\\ntwo')", "one two", claim="a reward that raises in two lines"),
     does("raise Exception('\\ud800')", "Exception", claim="a reward that raises half a character"),
-    does("class E(Exception):\n        def __str__(self):\n            raise E\n    raise E", claim="a reward whose error "
-         "cannot be told"),
+    does("class E(Exception):\n        def __str__(self):\n            raise E\n    raise E",
+         claim="a reward whose error cannot be told"),
     does("return f(prompt, response, record)", "RecursionError", claim="a reward that calls itself for ever"),
     does("raise MemoryError", "MemoryError", claim="a reward that is out of memory"),
     does("raise StopIteration", "StopIteration", claim="a reward that raises the end of an iteration"),

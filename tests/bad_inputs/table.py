@@ -93,7 +93,12 @@ def line(number: int, text: str) -> Spoil:
 
 def in_line(number: int, changes: dict) -> Spoil:
     """A .jsonl file with other values in that line."""
-    return lambda old: line(number, json.dumps(changed(json.loads(old.split(b"\n")[number - (number > 0)]), changes)))(old)
+
+    def change(old: bytes) -> bytes:
+        text = old.split(b"\n")[number - (number > 0)]
+        return line(number, json.dumps(changed(json.loads(text), changes)))(old)
+
+    return change
 
 
 def first_of(kind: str, changes: dict) -> Spoil:

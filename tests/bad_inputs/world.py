@@ -45,9 +45,9 @@ CONFIGS = {  # no option stands in one where it could do nothing
     "more.json": {"task": "sentiment", "examples": 20} | FIT,  # with --init
     "own.json": SHAPE | FIT,  # with --data
     "ppo.json": {"examples": 20} | PPO,
-    "mine.json": {"prompts": ["prompts.jsonl"], "reward": "mine.py:length"} | PPO,
+    "mine.json": {"prompts": ["prompts.jsonl"]} | PPO,  # beside a --reward
     "eval.json": {"prompts": 3, "samples": 1},
-    "dpo.json": {"data": ["prefs.jsonl"], "held_out": 0, "save_every": 1},
+    "dpo.json": {"data": ["prefs.jsonl"], "batch": 4, "held_out": 0, "save_every": 1},
 }  # fmt: skip
 REWARDS = """
 def length(prompt, response, record):
