@@ -76,7 +76,7 @@ FIRST_LINE = [
     run({"models.sft.curves": [{"name": "loss", "x": "step", "points": [["a", "b"]]}]}, "curves",
         claim="a curve of words"),
     run({"reference": "gpt4"}, "reference", claim="a reference that is none of the models of a file"),
-    run({"reference": 3}, "reference", claim="a reference that is a number"),
+    run({"reference": 3}, claim="a reference that is a number"),
     run({"reference": ["sft"]}, "reference", claim="a reference that is a list, in the items"),
     run({"reference": GONE}, "reference", claim="a reference that is missing"),
     run({"seed": "zero"}, "seed", claim="a seed that is a word, in the items"),

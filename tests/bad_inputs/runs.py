@@ -5,7 +5,7 @@ import pickle
 
 import torch
 
-from bad_inputs.table import FOLDER, GONE, LOOP, PIPE, Bad, Spoil, bad, cut, in_line, line, nested, state
+from bad_inputs.table import FOLDER, LOOP, PIPE, Bad, Spoil, bad, cut, in_line, line, nested, state
 
 SFT = "train_sft.py --config more.json --init out/base --out stopped --resume"
 PPO = "train_ppo.py --config ppo.json --out stopped-ppo --resume"
@@ -82,7 +82,6 @@ STATES = [
     bad("another learning rate", f"{SFT} --lr 0.5", "lr", "0.5"),
     bad("another seed", f"{SFT} --seed 5", "seed", "5"),
     bad("another batch", f"{SFT} --batch 3", "stopped"),
-    bad("another number of steps", f"{SFT} --steps 9", "steps", "9"),
     bad("another number of records", f"{SFT} --examples 21", "stopped"),
     bad("another type of numbers", f"{SFT} --dtype bfloat16", "dtype"),
     bad("another checkpoint of the same shape to start from", SFT.replace("out/base", "out/sft"), "init"),
@@ -92,11 +91,10 @@ STATES = [
     bad("another reference", f"{PPO} --init out/base", "init"),
     bad("another strength of DPO", f"{DPO} --beta 0.5", "beta", "0.5"),
     bad("other comparisons", f"{DPO} --data own.jsonl", "data",
-        files={"own.jsonl": '{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 8}),
-    kept_by(PPO, GONE, claim="a state that is missing"),
+        files={"own.jsonl": "".join(
+            f'{{"prompt": "a {i}", "chosen": "b", "rejected": "c"}}\n' for i in range(8))}),
     kept_by(PPO, FOLDER, claim="a state that is a folder"),
     kept_by(PPO, PIPE, claim="a state that is a pipe"),
-    kept_by(PPO, LOOP, claim="a state that is a link to itself"),
     kept_by(PPO, b"", claim="a state of no byte"),
     kept_by(PPO, cut(-1), claim="a state that lacks a byte"),
     kept_by(PPO, cut(1000), claim="a state of a thousand bytes"),
