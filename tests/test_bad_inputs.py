@@ -4,6 +4,7 @@
 """
 
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from collections import Counter
 
 import pytest
 from bad_inputs import world
-from bad_inputs.care import complaints, contents, limits
+from bad_inputs.care import MEMORY, complaints, contents, limits
 from bad_inputs.checkpoints import CHECKPOINTS
 from bad_inputs.data import DATA
 from bad_inputs.judgements import JUDGEMENTS
@@ -49,6 +50,11 @@ def test_it_ends_in_one_line(entry, damage, user_folder):
     assert complaints(entry.command, status, err, before, contents(user_folder), entry.says) == [], err[:1000]
 
 
+def bounded():
+    """Little memory for what is to start: a file without an end would take all that the machine has."""
+    resource.setrlimit(resource.RLIMIT_DATA, (4 * MEMORY, 4 * MEMORY))
+
+
 def check_in_a_process_of_its_own(claim, damage, folder):
     """As a user starts it, where nothing stands between the script and the terminal."""
     (entry,) = [entry for entry in TABLE if entry.claim == claim]
@@ -57,7 +63,7 @@ def check_in_a_process_of_its_own(claim, damage, folder):
     script = [str(world.ROOT / name)] if name.endswith(".py") else ["-m", f"minirlhf.tools.{name}"]
     done = subprocess.run(
         [sys.executable, *script, *argv], env=os.environ | {"PYTHONPATH": str(world.ROOT), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=60, preexec_fn=bounded,
     )  # fmt: skip
     found = complaints(entry.command, done.returncode, done.stderr, before, contents(folder), entry.says)
     assert found == [], done.stderr[-1000:]
