@@ -12,6 +12,7 @@ it is a bound (`unseen`) or nan. Proved by tests/metrics/test_intervals.py.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -51,6 +52,7 @@ def bisect(increasing: Callable[[float], float], low: float, high: float) -> flo
     return middle
 
 
+@lru_cache(maxsize=256)
 def t_quantile(p: float, df: float) -> float:
     """Quantile of Student's t for 0.5 <= p < 1, by bisection on P(|t| > q) = I_{df/(df+q²)}(df/2, 1/2)."""
 
