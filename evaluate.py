@@ -14,7 +14,7 @@ from pathlib import Path
 from minirlhf.evaluation import items, reports
 from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.catalogue import metric_names
-from minirlhf.evaluation.collect import Evaluation, collect_items, load_models, prompts_that_fit
+from minirlhf.evaluation.collect import Evaluation, check_sets, collect_items, load_models, prompts_that_fit
 from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
 from minirlhf.evaluation.report import build
 from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, text_table
@@ -23,11 +23,12 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.html.page import page
 from minirlhf.lm.generation import Sampling, generate
+from minirlhf.rl.reward_files import RewardOptions
 
 
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
-    options, machine = parse(__doc__.splitlines()[0], Evaluation, Machine)
+    options, judged, machine = parse(__doc__.splitlines()[0], Evaluation, RewardOptions, Machine, without=("dtype",))
     device, _ = machine.set_up()
     if options.reports:
         return reports.print_comparison(options.reports)
@@ -37,22 +38,27 @@ def main() -> None:
     else:
         models, runs, folders = load_models(options, device)
         if options.text:
-            return print("\n".join(score_lines(score_texts(read_texts(options.text), models, runs, options.stride))))
+            texts = read_texts(options.text, options.map)
+            return print("\n".join(score_lines(score_texts(texts, models, runs, options.stride))))
         if options.prompt:
-            return answer(options, machine.seed, models)
-        run, sets = collect_items(options, machine.seed, models, runs, folders)
+            return answer(options, machine.seed, models, runs)
+        if options.check_data:
+            return check_sets(options, machine.seed, list(models.values())[-1], runs)
+        run, sets = collect_items(options, judged, machine.seed, models, runs, folders)
     out = Path(options.out)
     items.write_items(out / "items.jsonl", run, sets)  # first: whatever fails below, --from goes on with it
-    report = build(run, sets, wanted or metric_names(run["settings"]["metrics"]))
+    report = build(run, sets, wanted or metric_names(run["settings"].get("metrics", "")))
     report["seconds"] = time.perf_counter() - start
+    write_json(out / "report.json", report)
+    write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
     for alarm in report["alarms"]:
         print(f"ALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
-    names, reference = list(report["models"]), report["reference"]
+    names = list(report["models"])
     for s in sets:
         task = report["tasks"][s.title]
-        print(f"\n{text_table(s.title, task['metrics'], names, reference)}")
+        print(f"\n{text_table(s.title, task['metrics'], names, report['against'])}")
         if task.get("optimum"):
-            print(optimum_line(task["optimum"], reference, report["last"]))
+            print(optimum_line(task["optimum"], report["reference"], report["last"]))
         if task.get("ngram"):
             print(ngram_line(task["ngram"]))
         if options.show:
@@ -61,17 +67,17 @@ def main() -> None:
     for name, model in report["models"].items():
         if cost := model["cost"]:
             print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
-    write_json(out / "report.json", report)
-    write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
-    print(f"\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as large as seen."
+    print("\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as seen."
+          "\nBy p: a test beside the interval, which may differ at its edge; by H: Holm's p over all rewards."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
 
 
-def answer(options: Evaluation, seed: int, models: dict[str, Policy]) -> None:
-    """Print what each model says to --prompt."""
+def answer(options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict]) -> None:
+    """Print what each model says to --prompt; a model without roles goes on where it ends, unless it knows own data."""
     prompts_that_fit([{"prompt": options.prompt}], models, "--prompt")
     for name, policy in models.items():
-        ids = policy.prompt({"prompt": options.prompt})
+        bare = not policy.chat and not runs[name].get("data", {}).get("data")
+        ids = policy.text(options.prompt) if bare else policy.prompt({"prompt": options.prompt})
         g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
         print(f"{name}: {one_line(policy.tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
 

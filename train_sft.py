@@ -6,50 +6,52 @@ python train_sft.py --data pairs.jsonl corpus.txt     your own
 python train_sft.py --data pairs.jsonl --init DIR     your own, from a checkpoint (GPT-2, say)
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Run
+from minirlhf.harness.folders import Run, can_resume
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
-from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.sft import FitConfig, fit
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.tasks.check import check_sources
 from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, sft_sets, task_sources, text_sets, texts_of
-
-SHAPE = "context", "layers", "heads", "width", "dropout", "attention"
 
 
 @dataclass(frozen=True)
 class Data:
     """Data."""
 
-    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights: a,b:2")
-    data: tuple[str, ...] = option((), "your own files instead: .jsonl (prompt, response | messages | text), .txt")
-    examples: int = option(20_000, "records that are generated for a task", least=1)
+    task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights", needs="-data")
+    data: tuple[str, ...] = option((), "your own files instead: records, or texts")
+    examples: int = option(20_000, "records made for a task", least=1, most=checkpoint.MOST_EXAMPLES, needs="-data")
     init: str = option("", "start from this checkpoint folder and skip pretraining")
     batch: int = option(32, "rows of each data set per step, times its weight", least=1)
     out: str = option("out", "folder that receives base/ and sft/")
-    resume: bool = option(False, "go on where the run in --out stopped")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options; more --steps extend it")
+    overwrite: bool = option(False, "replace runs in --out instead of moving them aside")
+    map: str = option("", MAP, needs="data")
+    check_data: bool = option(False, CHECK)
 
 
 @dataclass(frozen=True)
 class Base:
     """Base model, where none is given by --init."""
 
-    layers: int = option(2, "transformer blocks")
-    heads: int = option(4, "attention heads")
-    width: int = option(128, "size of the embedding")
-    context: int = option(128, "longest sequence, in tokens")
-    vocab: int = option(1024, "size of the tokenizer that is trained: 260 is bytes and the special tokens")
-    dropout: float = option(0.0, "in training")
-    attention: str = option("manual", "manual (the one to read), or sdpa: torch's kernel, the same numbers")
-    base_steps: int = option(250, "optimizer steps of pretraining", least=0)
-    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0)
+    layers: int = option(2, "transformer blocks", needs="-init")
+    heads: int = option(4, "attention heads", needs="-init")
+    width: int = option(128, "size of the embedding", needs="-init")
+    context: int = option(128, "longest sequence, in tokens", needs="-init")
+    vocab: int = option(1024, "size of the tokenizer that is trained; 260: bytes, special tokens", needs="-init")
+    dropout: float = option(0.0, "in training", needs="-init")
+    attention: str = option("manual", "manual (to be read), or sdpa: torch's kernel, same numbers", needs="-init")
+    base_steps: int = option(250, "optimizer steps of pretraining", least=0, needs="-init")
+    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0, needs="-init base_steps")
 
 
 def main() -> None:
@@ -57,35 +59,34 @@ def main() -> None:
     data, base, config, machine = parse(__doc__.splitlines()[0], Data, Base, FitConfig, Machine)
     device, dtype = machine.set_up()
     tasks = {} if data.data else parse_tasks(data.task)
-    sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data)]
-    run = machine.record(data, base, config) | {"tasks": tasks}
-    run |= {"data_hash": data_hash([asdict(source) for source in sources])}
-    out = Path(data.out)
-    if not data.resume:
-        for name in ("base", "sft"):  # else a later --resume might find what an earlier run left
-            (out / name / "train_state.pt").unlink(missing_ok=True)
+    sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data, data.map)]
+    run = machine.record(data, base, config) | {"tasks": tasks, "data_hash": data_hash(list(map(asdict, sources)))}
 
-    def train(sets: dict, validation: list[Example], config: FitConfig, name: str) -> None:
-        folder = out / name
-        resume = data.resume and (folder / "train_state.pt").exists()  # a run stopped in pretraining has none of SFT
-        source, init = f"{data.batch} rows of {run['data_hash']}", checkpoint.fingerprint(model)
-        told = Run(folder, machine.seed, dtype, resume, source, init)
-        cost = fit(model, Mixture(sets, machine.seed).step, validation, config, told)
-        checkpoint.save(folder, model, tokenizer, run | {"stage": name, "cost": cost})
+    def train(sets: dict, validation: list, config: FitConfig, name: str, after: tuple = ()) -> None:
+        folder, first = Path(data.out, name), bool(after or data.init)
+        told = Run(
+            folder, machine.seed, dtype, data.resume and (first or can_resume(folder)),
+            f"{data.batch} rows of {run['data_hash']}", checkpoint.fingerprint(model, tokenizer), data.init,
+            data.overwrite, after, run | {"stage": name},
+            save=lambda run, parts: checkpoint.save(folder, model, tokenizer, run),
+            load=lambda parts: checkpoint.restore(folder, model),
+        )  # fmt: skip
+        cost = fit(model.to(device), Mixture(sets, machine.seed).step, validation, config, told)
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:
         model, tokenizer = checkpoint.load_with_roles(data.init)
-        model.to(device)
     else:
         try:
             tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
-            shape = {name: getattr(base, name) for name in SHAPE}
-            model = GPT(GPTConfig(tokenizer.vocab_size, **shape)).to(device)
-        except ValueError as error:
+            model = GPT(GPTConfig(tokenizer.vocab_size, *(getattr(base, f.name) for f in fields(GPTConfig)[1:])))
+        except (ValueError, RuntimeError, MemoryError) as error:  # no such shape, or no memory for it
             raise UserError(str(error)) from None
-        pretraining = replace(config, steps=base.base_steps, lr=base.base_lr)
-        train(*text_sets(sources, tokenizer, model.config.context, data.batch), pretraining, "base")
+    if data.check_data:
+        return check_sources(sources, tokenizer, model.config.context)
+    if not data.init:
+        sets = text_sets(sources, tokenizer, model.config.context, data.batch)
+        train(*sets, replace(config, steps=base.base_steps, lr=base.base_lr), "base", (Path(data.out, "sft"),))
     sets, validation = sft_sets(sources, tokenizer, model.config.context, data.batch)
     if sets:
         train(sets, validation, config, "sft")

@@ -9,13 +9,14 @@ from pathlib import Path
 
 out = Path(sys.argv[1])
 for name in ("base", "sft", "ppo"):
-    for file in ("config.json", "model.safetensors", "tokenizer.json", "run.json", "log.jsonl", "train_state.pt"):
+    for file in ("config.json", "model.safetensors", "tokenizer.json", "run.json", "log.jsonl"):
         assert (out / name / file).stat().st_size > 0, f"{name}/{file} is empty"
+    assert not (out / name / "train_state.pt").exists(), f"{name}: a finished run keeps its state"
 
 report = json.loads((out / "eval" / "report.json").read_text(encoding="utf-8"))
 text = (out / "eval" / "items.jsonl").read_text(encoding="utf-8")
 kinds = [json.loads(line)["kind"] for line in text.split("\n")[:-1]]
-assert report["version"] == 2 and set(report["models"]) == {"base", "sft", "ppo"}
+assert report["version"] == 3 and set(report["models"]) == {"base", "sft", "ppo"}
 assert {"reviews", "sentiment", "arithmetic", "translation"} <= set(report["tasks"])
 prompts = sum(t["prompts"] for t in report["tasks"].values())
 responses = sum(t["prompts"] * (t["samples"] + 1) * 3 for t in report["tasks"].values())

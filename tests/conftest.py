@@ -1,13 +1,16 @@
-"""What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary; and --mutants."""
+"""What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary; --mutants and --fuzz."""
 
 import dataclasses
+import os
 import sys
 from itertools import product
 from math import nan
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bad_inputs import care, world
 
 from minirlhf.evaluation.items import TestSet
 from minirlhf.harness.options import run_script
@@ -17,18 +20,27 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.rollout import Rollout
 
 
+ALONE = {"--mutants": "mutant", "--fuzz": "at_length"}  # option -> the argument of the tests that it runs
+
+
 def pytest_addoption(parser):
     parser.addoption("--mutants", action="store_true", help="run tests/mutants.py and nothing else")
+    parser.addoption("--fuzz", action="store_true", help="damage inputs at random for minutes, and nothing else")
 
 
 def pytest_collection_modifyitems(config, items):
-    """With --mutants nothing but the mutants, without it everything but them."""
-    wanted = config.getoption("--mutants")
+    """With --mutants nothing but the mutants, with --fuzz the long fuzz, without them everything but these."""
+    wanted = {argument for option, argument in ALONE.items() if config.getoption(option)}
     kept, left = [], []
     for item in items:
-        (kept if ("mutant" in item.fixturenames) == wanted else left).append(item)
+        (kept if {*ALONE.values()} & {*item.fixturenames} == wanted else left).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left)
+
+
+@pytest.fixture
+def at_length():
+    """Marks a test that takes long: --fuzz runs it."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -134,6 +146,37 @@ def run_main(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def user_files(tmp_path_factory) -> tuple[Path, dict[str, object]]:
+    """(The folder of `bad_inputs/world.py`, what is in it.)"""
+    folder, here = tmp_path_factory.mktemp("user"), Path.cwd()
+    os.chdir(folder)
+    try:
+        world.build(folder)
+    finally:
+        os.chdir(here)
+    return folder, care.contents(folder)
+
+
+@pytest.fixture
+def user_folder(user_files, monkeypatch):
+    """The folder in which a user has done everything once, as the current one; afterwards it is as before."""
+    folder, before = user_files
+    monkeypatch.chdir(folder)
+    yield folder
+    care.restore(folder, before)
+
+
+@pytest.fixture
+def damage(user_files, user_folder):
+    """A function that gives a file of that folder, old or new, the content that a function makes of the old one."""
+    def damage(name, change):
+        old = user_files[1].get(name, b"")
+        care.put(user_folder / name, change(old if isinstance(old, bytes) else b""))
+
+    return damage
+
+
 @pytest.fixture
 def make_evaluation():
     """A function that makes up what an evaluation saw, without models: (run, sets) of `evaluation/items.py`.
@@ -167,8 +210,8 @@ def make_evaluation():
                         n = len(text)
                         x |= {"pieces": [*text], "token_kl": [0.25] * n, "token_log_ratio": [-0.5] * n}
                     s.items[model].append(x | {"scores": {"reward": float(reward(text))} if reward else {}})
-        run = {"reference": reference, "seed": 0, "vocabulary": 260, "settings": {}, "environment": {}}
-        known = {"folder": "", "stage": None, "cost": None, "curves": []}
+        run = {"reference": reference, "against": reference, "seed": 0, "vocabulary": 260, "settings": {}, "environment": {}}
+        known = {"folder": "", "reference": reference, "trained_against": None, "stage": None, "cost": None, "curves": []}
         return run | {"models": {m: known | {"sha256": m} for m in models}}, [s]
 
     return make

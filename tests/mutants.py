@@ -6,7 +6,7 @@ A mutant changes one place of a copy of the package. If the named test still pas
     pytest --mutants -k score-behind-the-eos    this one alone
 
 `seen` says where it was found: projects, and issues or pull requests of theirs, as they were in 2026. A
-"common slip" is one that we could pin on nobody. `markdown()` is the table for readers.
+"common slip" is one that we could pin on nobody, "ours, earlier" one of this project. `markdown()` is the table for readers.
 Run by tests/test_mutants.py.
 """
 
@@ -43,7 +43,7 @@ MUTANTS = [
         "cuts-left-out", "Log-probs are of the distribution sampled from, top k and top p included",
         "rlhf-book, nanochat",
         "lm/generation.py", "logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()",
-        "logprob = (logits / sampling.temperature).log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)",
+        "logprob = logits.log_softmax(-1).gather(-1, token[:, None]).squeeze(-1)",
         "tests/lm/test_generation.py::test_one_allowed_token_is_greedy",
     ),
     Mutant(
@@ -293,7 +293,7 @@ MUTANTS = [
     Mutant(
         "reference-is-the-policy", "The reference is frozen and shares no storage with the policy",
         "common slip",
-        "rl/ppo.py", "reference = deepcopy(policy).requires_grad_(False)", "reference = policy",
+        "rl/ppo.py", "Models(policy, head, deepcopy(policy).requires_grad_(False),", "Models(policy, head, policy,",
         "tests/rl/test_ppo.py::test_the_reference_is_frozen_and_shares_no_storage",
     ),
     Mutant(
@@ -303,7 +303,7 @@ MUTANTS = [
     ),
     Mutant(
         "critic-not-trained", "Policy and value head are both in the optimizer", "common slip",
-        "rl/ppo.py", "[policy, value_head], config.lr", "[policy], config.lr",
+        "rl/ppo.py", "make_adamw(learning.values(),", "make_adamw([policy],",
         "tests/rl/test_ppo.py::test_the_value_head_is_trained_with_the_policy",
     ),
     Mutant(
@@ -329,13 +329,13 @@ MUTANTS = [
     ),
     Mutant(
         "critic-forgotten", "A resumed run goes on with its critic", "TRL PPO; trl#3308",
-        "rl/ppo.py", '"value_head": value_head, "stepper"', '"stepper"',
+        "rl/ppo.py", 'learning | {"stepper": stepper}', '{"policy": policy, "stepper": stepper}',
         "tests/rl/test_ppo.py::test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits[2-0.5]",
     ),
     Mutant(
         "random-numbers-start-again", "A resumed run draws the numbers that the whole run draws",
         "nanoGPT#467",
-        "harness/loop.py", '            torch.set_rng_state(state["rng"])\n', "",
+        "harness/folders.py", 'torch.set_rng_state(state["rng"])', "pass",
         "tests/lm/test_sft.py::test_interrupted_and_resumed_equals_uninterrupted[4-0.2]",
     ),
     Mutant(
@@ -412,8 +412,7 @@ MUTANTS = [
     Mutant(
         "prompt-without-the-cue", "A model is asked in the ids after which its answers were trained",
         "rlhf-book and TRL do not check it",
-        "lm/chat.py", 'return prefix + ([tokenizer.special_ids["<|assistant|>"]] if chat else [])',
-        "return prefix",
+        "lm/chat.py", "tokenizer, chat).ids[:-1]", "tokenizer, chat).ids[:-2]",
         "tests/lm/test_chat.py::test_the_prompt_is_a_strict_prefix_of_what_was_trained[yes-True]",
     ),
     # The model
@@ -463,8 +462,8 @@ MUTANTS = [
     Mutant(
         "pattern-forgotten", "A tokenizer that was saved encodes as before", "minbpe",
         "lm/tokenizer_files.py",
-        'return _from_symbols({**model["vocab"], **specials}, merges, pattern, list(specials))',
-        'return _from_symbols({**model["vocab"], **specials}, merges, "gpt2-digits", list(specials))',
+        'return {**model["vocab"], **specials}, merges, pattern, list(specials)',
+        'return {**model["vocab"], **specials}, merges, "gpt2-digits", list(specials)',
         "tests/lm/test_tokenizer.py::test_save_and_load_keep_everything",
     ),
     # Preferences
@@ -478,6 +477,111 @@ MUTANTS = [
         "preferences/train_reward.py", "-(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()",
         "-(p * F.logsigmoid(delta)).mean()",
         "tests/theory/test_oracle.py::test_dpo_on_exact_preferences_finds_the_optimum_of_the_objective",
+    ),
+    # Records of the user's
+    Mutant(
+        "base-asked-without-a-break", "A base model is asked in the format of its documents", "common slip",
+        "lm/records.py", 'return "" if task_named(record) else "\\n"', 'return ""',
+        "tests/faults/test_own_records.py::test_fault_08_a_base_model_is_asked_in_the_format_of_its_documents",
+    ),
+    Mutant(
+        "text-beside-a-prompt", "A record of two kinds is one and the same for all scripts", "common slip",
+        "lm/reading.py", 'else {"text"} if "prompt" in r else ())', "else ())",
+        "tests/faults/test_own_records.py::test_fault_09_a_record_of_two_kinds_is_one_and_the_same_everywhere",
+    ),
+    Mutant(
+        "fields-taken-by-str", "A label or reference that is no text or number is refused", "common slip",
+        "lm/records.py", "if not all(map(is_plain, several)):", "if False:",
+        "tests/faults/test_own_records.py::test_fault_10_fields_that_are_compared_as_text_are_checked",
+    ),
+    Mutant(
+        "one-label-missing", "One record without a label does not take accuracy from all", "common slip",
+        "evaluation/catalogue.py", "return labels if any(labels) else None", "return labels if all(labels) else None",
+        "tests/faults/test_own_records.py::"
+        "test_fault_11_records_without_a_label_are_left_out_aloud_and_the_rest_is_scored",
+    ),
+    Mutant(
+        "column-task-selects", "A user's column `task` selects no built-in parser, metric or reward", "common slip",
+        "lm/reading.py", '({OF_FILE: True} if "task" in r else {})', "{}",
+        "tests/faults/test_own_records.py::test_fault_12_a_users_column_task_selects_nothing_that_is_built_in",
+    ),
+    Mutant(
+        "suffix-decides", "The content and not the name says whether a file holds records", "common slip",
+        "lm/reading.py", "yield from json_rows(text, path)",
+        'yield from json_rows(text, path) if path.endswith(".jsonl") else [(path, {"text": text})]',
+        "tests/faults/test_own_records.py::test_fault_13_no_file_of_records_is_read_as_one_text",
+    ),
+    # Folders
+    Mutant(
+        "touched-too-early", "A run that is refused leaves an earlier one as it was", "ours, earlier",
+        "harness/loop.py", "        self.folder.hold()\n", "        self.folder.hold(), self.folder.begin(self.start)\n",
+        "tests/faults/test_folders.py::test_fault_14_a_refused_run_changes_no_byte_of_an_earlier_one",
+    ),
+    Mutant(
+        "written-over", "A run that stands in the folder is moved aside", "ours, earlier",
+        "harness/folders.py", "        folder.rename(aside)\n", "        pass\n",
+        "tests/faults/test_folders.py::test_fault_15_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost",
+    ),
+    Mutant(
+        "two-runs-at-once", "A lock keeps a second run out of a folder", "ours, earlier",
+        "harness/files.py", "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "            pass\n",
+        "tests/faults/test_folders.py::test_fault_16_a_second_run_into_a_folder_is_refused",
+    ),
+    Mutant(
+        "mark-left-standing", "A kill while a checkpoint is replaced leaves no mixture of two", "ours, earlier",
+        "lm/checkpoint.py", 'for name in ("config.json", "value_head.safetensors"):',
+        'for name in ("value_head.safetensors",):',
+        "tests/faults/test_folders.py::test_fault_17_a_checkpoint_of_each_kind_is_unmarked_before_it_is_written",
+    ),
+    Mutant(
+        "start-without-tokenizer", "A resume from other weights or another tokenizer is refused", "ours, earlier",
+        "lm/checkpoint.py",
+        'hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")',
+        "hashlib.sha256()",
+        "tests/faults/test_folders.py::test_fault_18_what_a_run_starts_from_is_weights_and_tokenizer",
+    ),
+    Mutant(
+        "content-taken-on-trust", "A file of ours with wrong content is refused in one line", "ours, earlier",
+        "lm/checkpoint.py", '"examples?": range(MOST_EXAMPLES + 1)', '"examples?": range(2**63)',
+        "tests/faults/test_folders.py::test_fault_19_a_run_json_with_wrong_content_is_refused_wherever_it_is_read",
+    ),
+    # Numbers that mislead
+    Mutant(
+        "worth-on-few-samples", "A figure is not shown on fewer than 200 effective samples of its own", "ours, earlier",
+        "evaluation/optimum.py", 'if found["effective_size"] >= LEAST and n < inf:', "if n < inf:",
+        "tests/faults/test_numbers.py::test_fault_01_worth_best_of_n_has_its_own_size_and_interval_or_none",
+    ),
+    Mutant(
+        "few-runs-as-sure-as-many-prompts", "Few training runs have the t of few", "ours, earlier",
+        "metrics/training_runs.py", "t_runs * a + t_prompts", "t_prompts * a + t_prompts",
+        "tests/faults/test_numbers.py::test_fault_02_few_runs_on_shared_prompts_reject_in_5_percent",
+    ),
+    Mutant(
+        "intervals-of-no-width", "Units that all say the same do not make an interval of width 0", "ours, earlier",
+        "metrics/intervals.py", "return not np.ptp(x) <= 1e-12 * max(np.abs(x).max(), scale)", "return True",
+        "tests/faults/test_numbers.py::test_fault_03_no_interval_has_no_width_of_means",
+    ),
+    Mutant(
+        "rule-not-said", "A verdict says by which p it was decided", "ours, earlier",
+        "evaluation/verdicts.py", '"p_holm": or_none(p), "decided_by": "p_holm"', '"p_holm": or_none(p)',
+        "tests/faults/test_numbers.py::test_fault_04_a_row_says_which_rule_decided_and_goes_by_it",
+    ),
+    Mutant(
+        "kl-to-what-is-compared", "KL and J are to the model that a policy was trained against", "ours, earlier",
+        "evaluation/collect.py", "return {m: given or known or last for m, known in own.items()} | {last: last}",
+        "return dict.fromkeys(own, against)",
+        "tests/faults/test_numbers.py::"
+        "test_fault_05_kl_is_to_what_a_policy_was_trained_against_whatever_it_is_compared_with",
+    ),
+    Mutant(
+        "idle-options-taken", "An option that can do nothing is refused", "ours, earlier",
+        "harness/options.py", 'raise UserError(f"{flags[name]} can do nothing {why}: leave it out")', "continue",
+        "tests/faults/test_numbers.py::test_fault_06_an_option_that_cannot_act_is_refused_in_every_script",
+    ),
+    Mutant(
+        "share-of-nothing", "No share is said of what leaves nothing to gain", "ours, earlier",
+        "rl/optimum.py", "np.where(room > beta / 10, room, nan)", "np.where(room > 0, room, nan)",
+        "tests/faults/test_numbers.py::test_fault_07_no_share_is_said_of_what_leaves_nothing_to_gain",
     ),
 ]
 

@@ -69,7 +69,7 @@ def check(command: str, text: str, monkeypatch) -> None:
         if "-k" in words:
             name = words.pop(words.index("-k") + 1)
             assert name in {mutant.name for mutant in MUTANTS}
-        assert all(word in ("--mutants", "-k") or (ROOT / word).exists() for word in words)
+        assert all(word in ("--mutants", "--fuzz", "-k") or (ROOT / word).exists() for word in words)
     elif words == ["-m", "minirlhf"] or f"# {words[0]}" in code(text):
         pass  # takes no options; a script that the README itself prints
     else:
@@ -80,8 +80,8 @@ def check(command: str, text: str, monkeypatch) -> None:
 
 def parses(module, words: list[str], monkeypatch) -> None:
     """The options are read by the parser of the module's own main."""
-    def parse(description: str, *classes: type) -> None:
-        for found in options.parse(description, *classes, argv=words):
+    def parse(description: str, *classes: type, **more) -> None:
+        for found in options.parse(description, *classes, argv=words, **more):
             if task := getattr(found, "task", ""):
                 parse_tasks(task)
             if metrics := getattr(found, "metrics", ""):
@@ -101,9 +101,9 @@ def parses(module, words: list[str], monkeypatch) -> None:
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     """The options of all scripts and tools, as they are typed."""
-    found = {"--help", "--config", "--mutants"}  # argparse's, that of every script, and pytest's in tests/conftest.py
+    found = {"--help", "--config", "--mutants", "--fuzz"}  # argparse's, that of every script, and pytest's in tests/conftest.py
 
-    def parse(description: str, *classes: type) -> None:
+    def parse(description: str, *classes: type, **more) -> None:
         for field in (field for cls in classes for field in dataclasses.fields(cls)):
             name = field.name.rstrip("_").replace("_", "-")
             found.update({f"--{name}", f"--no-{name}"} if field.type is bool else {f"--{name}"})

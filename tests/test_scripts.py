@@ -22,11 +22,13 @@ from minirlhf.rl.reward_model import RewardModel, save_reward_model
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train_sft.py", "train_ppo.py", "evaluate.py")
 SHAPE = "--layers 1 --heads 2 --width 16 --context 128 --vocab 300 --threads 1".split()
-STEPS = "--base-steps 6 --steps 12 --batch 4 --base-lr 0.02 --lr 0.02 --warmup 2".split()
+BASE = "--base-steps 6 --base-lr 0.02".split()
+STEPS = "--steps 12 --batch 4 --lr 0.02 --warmup 2".split()
 STEPS += "--eval-every 3 --save-every 4".split()
-SFT = ["--task", "sentiment,arithmetic:2", "--examples", "60", *SHAPE, *STEPS]
-PPO = "--examples 40 --iterations 3 --batch 8 --minibatches 2 --lr 0.02 --missing-eos -1".split()
+SFT = ["--task", "sentiment,arithmetic:2", "--examples", "60", *SHAPE, *BASE, *STEPS]
+PPO = "--iterations 3 --batch 8 --minibatches 2 --lr 0.02 --missing-eos -1".split()
 PPO += "--save-every 2 --threads 1".split()
+FEW = ["--examples", "40"]  # of generated prompts
 PAIRS = [{"prompt": f"say {c}", "response": 2 * c, "hint": i} for i, c in enumerate("abcdefgh")]
 CHAT = {
     "messages": [
@@ -76,7 +78,7 @@ def start(name, *argv, cwd):
 def trained(tmp_path_factory):
     """A folder in which each script has run once: out/base, out/sft, out/ppo, out/eval, what they said."""
     folder = tmp_path_factory.mktemp("trained")
-    for name, argv in zip(SCRIPTS, (SFT, PPO, "--prompts 4 --samples 2 --threads 1".split())):
+    for name, argv in zip(SCRIPTS, (SFT, PPO + FEW, "--prompts 4 --samples 2 --threads 1".split())):
         process = start(name, *argv, cwd=folder)
         out, err = process.communicate()
         assert process.returncode == 0 and "Traceback" not in err, err
@@ -250,7 +252,7 @@ def test_the_items_rebuild_the_report(trained):
 def test_the_report_can_be_made_again_without_the_models(trained, call, tmp_path):
     """Every number and text of it, and the page, but for the seconds it took; and the items byte for byte."""
     items = trained / "out" / "eval" / "items.jsonl"
-    status, _, err = call("evaluate.py", "--from", items, "--threads", "1")
+    status, _, err = call("evaluate.py", "--from", items)
     made = tmp_path / "out" / "eval"
     assert status == 0 and (made / "items.jsonl").read_bytes() == items.read_bytes(), err
     old, new = (strict((path / "report.json").read_text("utf-8")) for path in (items.parent, made))
@@ -282,7 +284,7 @@ def test_evidence_that_lacks_what_a_metric_needs_or_was_cut_off_is_refused(train
         (["cut.jsonl"], "cut.jsonl, line "), (["torn.jsonl"], f"torn.jsonl, line {line}: not JSON"),
         (["gone.jsonl"], "gone.jsonl: No such file"),
         ([folder / "report.json"], "report.json, line 1: not JSON"),
-        ([folder / "items.jsonl", "--metrics", "kl,f1"], "--metrics f1 needs a label in each record"),
+        ([folder / "items.jsonl", "--metrics", "kl,f1"], "--metrics f1 needs a label in some records"),
     ):
         status, out, err = call("evaluate.py", "--from", *argv)
         assert status == 2 and message in err and err.count("\n") == 1
@@ -300,7 +302,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(trained, call):
         assert call("train_sft.py", *SFT, "--seed", seed)[0] == 0
         for name in ("base", "sft"):
             assert (weights_of(f"out/{name}") == weights_of(trained / "out" / name)) == equal
-        argv = [*PPO, "--init", trained / "out" / "sft", "--seed", seed]
+        argv = [*PPO, *FEW, "--init", trained / "out" / "sft", "--seed", seed]
         assert call("train_ppo.py", *argv)[0] == 0
         assert (weights_of("out/ppo") == weights_of(trained / "out" / "ppo")) == equal
 
@@ -355,7 +357,7 @@ def test_resuming_sft_with_another_option_is_refused_by_its_name(option, value, 
 
 @pytest.mark.parametrize("option, value, message", RESUMED_PPO)
 def test_resuming_ppo_with_another_option_is_refused_by_its_name(option, value, message, trained, call):
-    argv = [*PPO, "--init", trained / "out" / "sft"]
+    argv = [*PPO, *FEW, "--init", trained / "out" / "sft"]
     assert call("train_ppo.py", *argv)[0] == 0
     value = trained / "out" / "base" if option == "init" else value
     status, _, err = call("train_ppo.py", *argv, "--resume", f"--{option}", value)
@@ -386,7 +388,7 @@ def test_a_sigterm_saves_and_exits(tmp_path):
 
 def test_own_pairs_and_text_are_trained_on(files, call):
     (files / "options.json").write_text(json.dumps({"data": ["pairs.jsonl", "corpus.txt"], "out": "own"}))
-    status, out, _ = call("train_sft.py", *SHAPE, *STEPS, "--vocab", "264", "--config", "options.json")
+    status, out, _ = call("train_sft.py", *SHAPE, *BASE, *STEPS, "--vocab", "264", "--config", "options.json")
     assert status == 0 and "own/sft" in out
     run = strict((files / "own" / "sft" / "run.json").read_text())
     assert run["tasks"] == {} and run["data"]["data"] == ["pairs.jsonl", "corpus.txt"]
@@ -437,7 +439,7 @@ def test_a_reward_model_drives_ppo_with_the_tasks_own_reward_logged_beside_it(ju
 @pytest.mark.parametrize("missing, said", [("0", True), ("-3", False)])
 def test_a_learnt_reward_that_pays_for_answers_without_end_is_pointed_out(missing, said, judge, call):
     """Its mean is 0, which is what missing_eos is where nobody says otherwise."""
-    argv = ["--init", "good", "--reward", "model:rm", "--task", "sentiment", *PPO, "--missing-eos", missing]
+    argv = ["--init", "good", "--reward", "model:rm", "--task", "sentiment", *PPO, *FEW, "--missing-eos", missing]
     status, out, _ = call("train_ppo.py", *argv)
     assert status == 0 and ("an answer that never ends pays" in out) == said
 
@@ -446,7 +448,7 @@ def test_a_reward_model_judges_own_prompts_too_and_gold_is_what_a_task_says_alon
     argv = "--init good --reward model:rm --prompts prompts.jsonl --max-new 6".split()
     status, _, err = call("train_ppo.py", *argv, *PPO)
     assert status == 0, err
-    assert call("train_ppo.py", "--init", "good", "--task", "sentiment", "--out", "plain", *PPO)[0] == 0
+    assert call("train_ppo.py", "--init", "good", "--task", "sentiment", "--out", "plain", *PPO, *FEW)[0] == 0
     for name in ("out/ppo", "plain"):
         log = (judge / name / "log.jsonl").read_text()
         assert '"reward"' in log and "gold" not in log
@@ -487,9 +489,60 @@ def test_own_reward_is_evaluated(files, folders, call):
 
 def test_a_prompt_is_answered_by_each_model_on_a_line(trained, call, monkeypatch):
     monkeypatch.chdir(trained)
+    """The models are those of out/, which are named."""
     status, out, _ = call("evaluate.py", "--prompt", "12+34=", "--max-new", "5")
-    assert status == 0
-    assert [line.split(":")[0] for line in out.splitlines()] == ["base", "sft", "ppo"]
+    first, *lines = out.splitlines()
+    assert status == 0 and first == "--models base=out/base sft=out/sft ppo=out/ppo"
+    assert [line.split(":")[0] for line in lines] == ["base", "sft", "ppo"]
+
+
+@pytest.mark.parametrize("data, gap", [({}, ""), ({"task": "arithmetic"}, ""), ({"data": ["x.csv"]}, "\n")], ids=str)
+def test_a_base_model_goes_on_with_a_prompt_as_its_documents_do(data, gap, trained, tmp_path, run_main, monkeypatch):
+    """A stranger and one of generated tasks where it ends; one of own records on the next line."""
+    shutil.copytree(trained / "out" / "base", tmp_path / "base")
+    (tmp_path / "base" / "run.json").write_text(json.dumps({"stage": "base", "data": data}))
+    asked = []
+    spec = importlib.util.spec_from_file_location("evaluate", ROOT / "evaluate.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    monkeypatch.setattr(module, "generate", lambda model, prompts, *rest: asked.append(prompts) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_main(module.main, "evaluate.py", "--prompt", "12+34=", "--models", f"base={tmp_path / 'base'}")
+    tokenizer = checkpoint.load(tmp_path / "base")[1]
+    assert asked == [[[tokenizer.eos_id, *tokenizer.encode("12+34="), *tokenizer.encode(gap)]]]
+
+
+CHECKED = [
+    ("train_sft.py --data named.csv more.txt", "⟦aa<|endoftext|>⟧"), ("train_sft.py --data named.csv --init good", "data, train"),
+    ("train_ppo.py --init good --prompts named.csv --reward mine.py:none", "|  <|user|>say a\n"),
+    ("evaluate.py --models good=good --data named.csv", "prompts also stand in training, but for case"),
+    ("train_reward --init good --data compared.tsv", "train: 6 records"),
+    ("train_dpo --init good --data compared.tsv --held-out 50", "validation: 0 of "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command, said", CHECKED, ids=lambda x: x.split(" -")[0])
+def test_check_data_shows_the_data_under_the_users_names_and_touches_nothing(command, said, files, folders, call, run_main):
+    (files / "named.csv").write_text("question,answer,id\n" + "".join(f"say {c},{2 * c},7\n" for c in "abcdefgh"))
+    (files / "compared.tsv").write_text("question\tchosen\trejected\n" + "".join(f"{c}\ta\tb\n" for c in "abcdefgh"))
+    (files / "more.txt").write_text("some raw text " * 30)
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    name, *argv = command.split()
+    names = "prompt=question" + ",response=answer" * ("named.csv" in argv)
+    argv += ["--map", names, "--check-data", "--threads", "1"]
+    tool = None if name.endswith(".py") else importlib.import_module(f"minirlhf.tools.{name}")
+    status, out, err = run_main(tool.main, name, *argv) if tool else call(name, *argv)
+    assert status == 0 and said in out and out.count("\n|  ") >= 3, err
+    assert f"{argv[argv.index('named.csv' if 'named.csv' in argv else 'compared.tsv')]}: 8 records of prompt" in out
+    assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
+
+
+def test_names_of_fields_reach_run_json_and_what_was_trained_on_is_known_by_them(files, folders, call):
+    (files / "named.csv").write_text("q,response\n" + "".join(f"say {c},{2 * c}\n" for c in "abcdefgh"))
+    argv = ["--data", "named.csv", "--map", "prompt=q", "--threads", "1"]
+    assert call("train_sft.py", "--init", "good", "--out", "own", *STEPS, *argv)[0] == 0
+    assert strict((files / "own" / "sft" / "run.json").read_text())["data"]["map"] == "prompt=q"
+    _, out, _ = call("evaluate.py", "--models", "sft=own/sft", "--samples", "2", *argv)
+    assert "ALARM train/test overlap: 8 of 8 prompts of data" in out
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -535,14 +588,14 @@ WRONG = [
     ("train_ppo.py --init shape", "config.json and weights are of two models"),
     ("train_ppo.py --init other", "give --task, or --prompts and --reward"),
     ("train_ppo.py --init good --prompts prompts.jsonl", "--prompts without --reward"),
-    ("train_ppo.py --init good --prompts prompts.jsonl --task reviews", "--task and --prompts: give one of them"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --task reviews", "--task can do nothing beside --prompts"),
     ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:none", "missing.jsonl: No such file"),
     ("train_ppo.py --init good --prompts long.jsonl --reward mine.py:length", "context of 128"),
     ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),
     ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:missing", "no function 'missing'"),
     ("train_ppo.py --init good --prompts prompts.jsonl --reward yours.py:f", "there is no file 'yours.py'"),
-    ("train_ppo.py --init good --reward mine.py:nan --batch 64", "the reward is nan for prompt"),
-    ("train_ppo.py --init good --reward mine.py:none --batch 64", "the reward raised TypeError"),
+    ("train_ppo.py --init good --reward mine.py:nan --batch 64", "the reward is nan, no finite"),
+    ("train_ppo.py --init good --reward mine.py:none --batch 64", "the reward is None, no finite"),
     ("train_ppo.py --init good --reward mine.py:fails --batch 64", "the reward raised KeyError"),
     ("train_ppo.py --init good --reward model:nowhere", "nowhere: no such checkpoint folder"),
     ("train_ppo.py --init good --reward model:good", "good: not a reward model of ours"),
@@ -570,12 +623,12 @@ WRONG = [
     ("evaluate.py --models a=good --samples 0", "--samples 0"),
     ("evaluate.py --models a=good --prompts 0", "--prompts 0"),
     ("evaluate.py --models a=good --data pairs.jsonl --max-new 0", "--max-new 0"),
-    ("evaluate.py --models a=good --data pairs.jsonl --reward mine.py:nan", "the reward is nan for prompt"),
+    ("evaluate.py --models a=good --data pairs.jsonl --reward mine.py:nan", "the reward is nan, no finite"),
     ("evaluate.py --models a=good --data pairs.jsonl --metrics belu", "--metrics belu: there are all, scores,"),
     ("evaluate.py --models a=good --data pairs.jsonl --metrics f1", "--metrics f1 needs a label"),
     ("evaluate.py --from missing.jsonl", "missing.jsonl: No such file"),
     ("evaluate.py --from broken.jsonl", "broken.jsonl, line 17: not JSON"),
-    ("evaluate.py --from empty.jsonl", "empty.jsonl: not the items of an evaluation of version 2"),
+    ("evaluate.py --from empty.jsonl", "empty.jsonl: not the items of an evaluation of version 3"),
     ("evaluate.py --models a=good --promt x", "no option --promt; did you mean --prompt"),
 ]
 if not torch.cuda.is_available():

@@ -1,11 +1,11 @@
-"""Judgements as training data for a reward model: {"prompt", "chosen", "rejected", "p", "n", ...} a pair.
+"""Judgements as training data for a reward model: {"prompt", "chosen", "rejected", "p", "n", ...} per pair.
 
-    W, L    annotators who preferred the one answer, the other; each has one vote a pair, ties do not count
-    chosen is the majority's, n = W + L, p = W / n; dropped where W = L
+    W, L    votes for the one answer, and for the other: one per annotator and pair; ties do not count
+    chosen  the majority's answer; n = W + L, p = W / n; a pair with W = L is dropped
 
-A conversation stands there as `messages` instead of `prompt`. Disagreement is kept as p, so that
-−p log σ(Δ) − (1 − p) log σ(−Δ) can be fitted instead of a certainty that nobody had. Attention items and
-repeated pairs are not exported. A prompt is on one side, training or test, for good.
+A conversation has `messages` instead of `prompt`. The disagreement is kept as p. So a trainer can fit
+−p log σ(Δ) − (1 − p) log σ(−Δ) instead of a certainty that nobody had. Attention items and repeated pairs are
+not exported. A prompt is on one side, training or test, for good.
 Proved by tests/annotation/test_export.py.
 """
 
@@ -22,9 +22,9 @@ TEST = 20  # % of prompts
 
 
 def preferences(rows: Sequence[Row]) -> list[dict]:
-    """One record for each different pair of answers that was decided, in the order of `rows`.
+    """One record for each different pair of answers that has a majority, in the order of `rows`.
 
-    rows: of annotators whose judgements count.
+    rows: those of annotators whose judgements count.
     """
     records = []
     for group in grouped(decided(rows), lambda row: (row.prompt, row.answers)).values():
@@ -42,18 +42,18 @@ def preferences(rows: Sequence[Row]) -> list[dict]:
 
 
 def is_test(prompt: str) -> bool:
-    """Whether a prompt is for testing a reward model: TEST % are, by a hash of it.
+    """Whether a prompt is for testing a reward model. A hash of the prompt chooses TEST % of them.
 
-    The hash is not that of the bare prompt, by which a trainer takes validation records from what is left: it
-    would find none there.
+    A trainer takes validation records from the rest by a hash of the bare prompt. With that same hash here, it
+    would find none.
     """
     return validation_split(f"judged {prompt}", TEST) == "validation"
 
 
 def write_train_and_test(path: str | Path, records: Sequence[dict]) -> tuple[Path, int, int]:
-    """Training records to `path`, test records beside it to NAME.test.jsonl: that path, and both counts.
+    """Write training records to `path`, test records to NAME.test.jsonl beside it. Returns that path and both counts.
 
-    Raises UserError, with old files as they were, if there is nothing to train on.
+    Raises UserError if there is nothing to train on, and leaves old files as they were.
     """
     path = Path(path)
     test = path.with_suffix(f".test{path.suffix}")

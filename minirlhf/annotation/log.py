@@ -1,20 +1,19 @@
-"""Judgements of people, of which none is lost: a study's folder, the log of each judge, and what it says now.
+"""People's judgements, of which none is lost: a study's folder, each judge's log, and the judgements that hold.
 
-    study.json   the question, and at each place a prompt, a left and a right answer: all that a judge sees
-    key.json     which model stands on which side, and which places are checks: shut until the study is closed
-    NAME.log     what annotator NAME did, a line of JSON each, synced before the next item is shown
-    closed       stands there when no judgement is taken any more
+    study.json   all that a judge sees: the question, and at each place a prompt, a left and a right answer
+    key.json     which model stands on which side, and which places are checks; secret until the study is closed
+    NAME.log     what annotator NAME did, one line of JSON per event, synced before the next item is shown
+    closed       exists when the study takes no more judgements
 
-Events are `left`, `right`, `tie`, `bad` and `skip` of a place, and `undo`, which takes back the last of them.
-Everybody judges the places in their order, so what holds after a log is a list: a judgement of place n is the
-next to append where n is its length, an undo pops. key.json and the first line of every log carry the hash of
-study.json: they do not mix with those of another study. A log has one writer, the session that holds its lock.
-What a killed process left of a line was never acknowledged: the page sends that event again.
+An event is `left`, `right`, `tie`, `bad` or `skip` at a place, or `undo`, which takes back the last one. Everybody
+judges the places in their order, so the judgements that hold are a list. A list of length n takes a judgement of
+place n next; an undo pops. The hash of study.json stands in key.json and in the first line of every log, so
+that studies do not mix. A log has one writer, the session that holds its lock. A killed process may leave part of
+a line: that event was never acknowledged, and the page sends it again.
 Proved by tests/annotation/test_log.py.
 """
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -22,22 +21,24 @@ import secrets
 import time
 from hashlib import sha256
 from io import FileIO
-from math import inf
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, read_json, write_atomic
+from minirlhf.harness.files import UserError, lock, misfit, parse_object, read_bytes, read_json, write_atomic
 
 VERSION = 2  # of study.json and key.json
-# What each must have, by an example.
-STUDY = {"question": "", "places": [{"prompt": "", "left": "", "right": ""}]}
-KEY = {"study": "", "models": [""], "identical": [""], "places": [{"item": "", "kind": "", "left": ""}]}
+# What each file or line must have, by an example.
+TURN = {"role": "", "content": ""}
+STUDY = {"question": "", "places": [{"prompt": "", "left": "", "right": "", "messages?": [TURN]}]}
+PLACE = {"item": "", "kind": "", "left": "", "good?": ("", None)}
+KEY = {"study": "", "models": [""], "identical": [""], "source?": "", "places": [PLACE]}
 FIRST = {"study": "", "token": ""}
 EVENT = {"event": "", "do": "", "place": 0, "seconds": 0.0}
 ACTIONS = ("left", "right", "tie", "bad", "skip")
+LONGEST = 1e9  # seconds that a judgement may take: thirty years
 
 
 class Stale(Exception):
-    """The event is about another place than the one whose turn it is."""
+    """The event is about a place whose turn it is not."""
 
 
 class Closed(UserError):
@@ -45,11 +46,11 @@ class Closed(UserError):
 
 
 def create(folder: str | Path, study: dict, key: dict) -> None:
-    """Write a new study. study.json comes last: a folder without it, or judgements, can be written again.
+    """Write a new study. study.json comes last: a folder without it and without judgements can be written again.
 
     study: {"question", "places": [{"prompt", "left", "right", perhaps "messages"}]}.
     key: {"models": [name of a, name of b], "places": [{"item", "kind", "left": "a" or "b", "good"}],
-    "identical": [item]}. Raises UserError if there is one.
+    "identical": [item]}. Raises UserError if the folder holds a study or judgements already.
     """
     folder = Path(folder)
     if (folder / "study.json").exists():
@@ -57,35 +58,23 @@ def create(folder: str | Path, study: dict, key: dict) -> None:
     if logs := sorted(folder.glob("*.log")):
         raise UserError(f"{logs[0]}: holds judgements; put their study.json back, or choose another --study")
     data = json.dumps({"version": VERSION} | study, indent=1).encode()
-    lock = {"version": VERSION, "study": study_hash(data)}
-    write_atomic(folder / "key.json", json.dumps(lock | key, indent=1).encode())
+    about = {"version": VERSION, "study": study_hash(data)}
+    write_atomic(folder / "key.json", json.dumps(about | key, indent=1).encode())
     write_atomic(folder / "study.json", data)
 
 
 def study_hash(data: bytes) -> str:
-    """What tells the study with this study.json from all others."""
+    """A hash of study.json, which tells its study from all others."""
     return sha256(data).hexdigest()[:16]
 
 
 def read_part(path: Path, like: dict, remedy: str) -> dict:
-    """study.json or key.json, which has all that STUDY or KEY has. Raises UserError."""
+    """The content of study.json or key.json, with all that `like` (STUDY or KEY) has. Raises UserError."""
     if not path.exists():
         raise UserError(f"{path}: no such file; {remedy}")
-    content = read_json(path)
-    if content.get("version") != VERSION:
-        raise UserError(f"{path}: not a study of version {VERSION}, the one that this program knows")
-    if not has(content, like):
-        raise UserError(f"{path}: damaged, it needs {', '.join(like)}; put back an undamaged copy")
-    return content
-
-
-def has(x, like) -> bool:
-    """Whether x is of like's type, an int also for a float; a dict has its keys, a list entries like its first."""
-    if isinstance(like, dict):
-        return isinstance(x, dict) and all(k in x and has(x[k], v) for k, v in like.items())
-    if isinstance(like, list):
-        return isinstance(x, list) and all(has(y, like[0]) for y in x)
-    return type(x) is type(like) or (type(x), type(like)) == (int, float)
+    if read_json(path).get("version") != VERSION:
+        raise UserError(f"{path}: not a study of version {VERSION}, which is all that this program reads")
+    return read_json(path, like)
 
 
 def read_study(folder: Path) -> tuple[dict, str]:
@@ -95,40 +84,40 @@ def read_study(folder: Path) -> tuple[dict, str]:
 
 
 def read_event(data: bytes) -> dict:
-    """The event that a line of a log, or a page, says. Raises ValueError with the reason where it says none."""
+    """The event in a line of a log, or in what a page sent. Raises ValueError with the reason if it holds none."""
     try:
-        event = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
-    if not has(event, EVENT) or not 0 <= event["seconds"] < inf:
+        event = parse_object(data.decode(), "event")
+    except (ValueError, UserError):
+        raise ValueError("not a JSON object") from None
+    if misfit(event, EVENT) or not 0 <= event["seconds"] < LONGEST:
         raise ValueError(f"not an event; it needs {', '.join(EVENT)}")
     if event["do"] not in (*ACTIONS, "undo"):
-        raise ValueError(f"{event['do']!r} is nothing that an annotator does")
+        raise ValueError(f"{event['do']!r} is no action of an annotator")
     return event
 
 
 def follow(judged: list[dict], event: dict, total: int) -> list[dict]:
-    """What holds after the event.  judged: what holds before it. Raises Stale if it cannot come next."""
+    """The judgements that hold after the event.  judged: those before it. Raises Stale if it cannot come next."""
     undo = event["do"] == "undo"
     if event["place"] != len(judged) - undo or not 0 <= event["place"] < total:
-        raise Stale(f"{event['do']} of place {event['place']}, it is the turn of {len(judged)}")
+        raise Stale(f"{event['do']} of place {event['place']}, but it is the turn of place {len(judged)}")
     return judged[:-1] if undo else [*judged, event]
 
 
 def replay(path: Path, study: str, total: int) -> tuple[str, list[dict], set[str]]:
-    """What the whole lines of a log say: its token, the event that holds at place 0, 1, ..., all events' ids.
+    """What the complete lines of a log say: its token, the events that hold at places 0, 1, ..., all events' ids.
 
     Raises UserError with the number of a line that is damaged, is of another study, or cannot come next.
     """
-    lines = path.read_bytes().split(b"\n")[:-1]
-    if not lines:  # who began it died before the first line was whole
+    lines = read_bytes(path).split(b"\n")[:-1]
+    if not lines:  # its first process died before the first line was complete
         return "", [], set()
     try:
-        first = json.loads(lines[0])
-    except ValueError:
-        first = None
-    if not has(first, FIRST) or first["study"] != study:
-        raise UserError(f"{path}, line 1: not of study {study}, which is the one here; they do not mix")
+        first = parse_object(lines[0].decode(), str(path))
+    except (ValueError, UserError):
+        first = {}
+    if misfit(first, FIRST) or first["study"] != study:
+        raise UserError(f"{path}, line 1: not a log of study {study}, the one here; studies do not mix")
     judged, ids = [], set()
     for number, line in enumerate(lines[1:], 2):
         try:
@@ -141,17 +130,17 @@ def replay(path: Path, study: str, total: int) -> tuple[str, list[dict], set[str
 
 
 def read_logs(folder: Path) -> dict[str, list[dict]]:
-    """Annotator -> the event that holds at place 0, 1, ... Raises UserError."""
+    """Annotator -> the events that hold at places 0, 1, ... Raises UserError."""
     study, name = read_study(folder)
     return {path.stem: replay(path, name, len(study["places"]))[1] for path in sorted(folder.glob("*.log"))}
 
 
 class Session:
-    """One annotator at work on a study: there is one at a time of each name.
+    """One annotator at work on a study. A name has one session at a time.
 
-    judged: the event that holds at place 0, 1, ...
-    token: random, and the same whenever this annotator goes on, so that an open page finds its server again.
-    Raises UserError for a name that cannot be one of a file, and while another session has it; Closed.
+    judged: the events that hold at places 0, 1, ...
+    token: random. It stays the same when this annotator goes on, so that an open page finds its server again.
+    Raises UserError for a name that is not allowed or that another session uses, and Closed for a closed study.
     """
 
     def __init__(self, folder: str | Path, annotator: str) -> None:
@@ -162,16 +151,14 @@ class Session:
         check_open(Path(folder))
         self.total = len(self.study["places"])
         self._file = FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when we die
-        except BlockingIOError:
+        if not lock(self._file):  # the kernel releases it when this process dies
             self._file.close()
             raise UserError(f"{annotator} is judging already, in another window: end that session, "
-                            "or give another --annotator") from None
-        data = self._file.readall()
-        self._size = data.rfind(b"\n") + 1  # of the file
-        self._file.truncate(self._size)  # who wrote more than whole lines died at it
-        os.fsync(self._file.fileno())  # or died before it was synced
+                            "or give another --annotator")
+        data = read_bytes(self.path)
+        self._size = data.rfind(b"\n") + 1  # of the file, in bytes
+        self._file.truncate(self._size)  # an incomplete last line comes from a process that died
+        os.fsync(self._file.fileno())  # it may also have died before a sync
         if not self._size:
             self._write({"study": name, "token": secrets.token_urlsafe(24)})
         self.token, self.judged, self._ids = replay(self.path, name, self.total)
@@ -184,21 +171,21 @@ class Session:
 
     @property
     def place(self) -> int:
-        """The place whose turn it is, which is how many are done."""
+        """The place whose turn it is, which is the number of places done."""
         return len(self.judged)
 
     def item(self) -> dict:
-        """Annotator, place, total, question; prompt, left and right unless all is done. Raises Closed."""
+        """Annotator, place, total and question, with prompt, left and right unless all is done. Raises Closed."""
         check_open(self.path.parent)
         head = {"annotator": self.annotator, "place": self.place, "total": self.total}
         head["question"] = self.study["question"]
         return head | (self.study["places"][self.place] if self.place < self.total else {})
 
     def act(self, do: str, place: int, seconds: float = 0.0, event: str = "") -> None:
-        """Judge or skip the item shown, after `seconds`, or undo the one before it; on the disk when this returns.
+        """Judge or skip the item shown, after `seconds`, or undo the last one. It is on disk when this returns.
 
-        event: an id; a second call with it does nothing. Raises Stale, Closed; UserError for a log that was
-        moved away; and OSError (a full disk) with the log as it was before.
+        event: an id; a second call with it does nothing. Raises Stale; Closed; UserError for a log that was moved
+        or changed; OSError (a full disk), and leaves the log as it was.
         """
         if event in self._ids:
             return
@@ -215,7 +202,7 @@ class Session:
         self._ids.add(entry["event"])
 
     def _write(self, entry: dict) -> None:
-        """A line at the end of the log, whole and on the disk, or OSError and nothing."""
+        """Append a line to the log, complete and on disk. On OSError nothing is appended."""
         line = json.dumps(entry).encode() + b"\n"
         try:
             if self._file.write(line) != len(line):
@@ -228,15 +215,15 @@ class Session:
 
 
 def check_open(folder: Path) -> None:
-    """Raises Closed."""
+    """Raises Closed if the study is closed."""
     if (folder / "closed").exists():
         raise Closed("the study is closed: it takes no more judgements")
 
 
 def close(folder: str | Path, early: bool = False) -> dict[str, int]:
-    """End the study: no judgement is taken any more, and the key may be read. Annotator -> places done.
+    """End the study: it takes no more judgements, and its key may be read. Returns annotator -> places done.
 
-    Raises UserError if it is closed, and, unless `early`, while somebody has not finished.
+    Raises UserError if it is closed already. Unless `early`, also if somebody has not finished or nobody has judged.
     """
     folder = Path(folder)
     study, _ = read_study(folder)
@@ -255,11 +242,11 @@ def read_key(folder: Path) -> dict:
     """key.json of a study that is closed. Raises UserError."""
     study, name = read_study(folder)
     if not (folder / "closed").exists():
-        raise UserError(f"{folder}: not closed; names stay hidden until annotate close has ended the study")
+        raise UserError(f"{folder}: not closed; names stay hidden until `annotate close` ends the study")
     path = folder / "key.json"
     key = read_part(path, KEY, "put it back: nothing else knows which answer is whose")
     if key["study"] != name:
-        raise UserError(f"{path}: is the key of study {key['study']}, this is {name}")
+        raise UserError(f"{path}: is the key of study {key['study']}, but this study is {name}")
     sides = {place["left"] for place in key["places"]}
     if len(key["models"]) != 2 or len(key["places"]) != len(study["places"]) or not sides <= {"a", "b"}:
         raise UserError(f"{path}: damaged, it does not fit study.json; put back an undamaged copy")

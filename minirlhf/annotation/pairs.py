@@ -1,15 +1,15 @@
-"""Which answers people compare: two models' answers to the same prompts, in an order and on sides by chance.
+"""Which answers people compare: two models' answers to the same prompts, in random order and on random sides.
 
-From the responses in evaluate.py's items.jsonl to the content of study.json, which a judge sees, and of
-key.json, which nobody sees before the end. Of n pairs:
+It makes study.json, which a judge sees, and key.json, which nobody sees before the end, from the responses in
+evaluate.py's items.jsonl. n pairs become:
 
-    identical     texts equal: a tie that needs no judge, counted and not shown
-    pair          a on the left as often as on the right, ± 1
-    duplicate     1 in 10, shown again at least 10 places later with sides swapped: is the judge consistent?
-    attention     1 in 20 more, one model's answer against the other's to another prompt: is the judge awake?
+    identical     both texts are equal: a tie that needs no judge, so it is counted and not shown
+    pair          model a stands on the left as often as on the right, ± 1
+    duplicate     1 pair in 10, shown again at least 10 places later with sides swapped: is the judge consistent?
+    attention     1 extra per 20 pairs: one model's answer against the other's to another prompt: is the judge awake?
 
-An attention item tests something only where answers to other prompts are visibly wrong. Of a conversation the
-prompt is every turn before the answer, and the study holds these as `messages`, too.
+An attention item tests something only where answers to other prompts are visibly wrong. A conversation's prompt
+is every turn before the answer; the study holds these turns as `messages`, too.
 Proved by tests/annotation/test_pairs.py.
 """
 
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import question_of
 
-LATER = 10  # places between a pair and its duplicate, at least
+LATER = 10  # places from a pair to its duplicate, at least
 
 
 class AnswerPair(NamedTuple):
@@ -43,7 +43,7 @@ class Showing(NamedTuple):
 
 
 def item_id(pair: AnswerPair) -> str:
-    """Hash of the prompt and both texts. Sorted, or it would tell which text is the first model's."""
+    """Hash of the prompt and both texts. These are sorted, or it would tell which text is the first model's."""
     content = json.dumps([pair.prompt, *sorted(pair[1:])])
     return sha256(content.encode()).hexdigest()[:16]
 
@@ -54,9 +54,9 @@ def turns_before(record: dict) -> list[dict]:
 
 
 def shown_prompt(record: dict) -> str:
-    """The prompt as judges see it, by which all that comes later knows it: several turns behind their roles.
+    """The prompt as judges see it. Later steps identify the prompt by this text.
 
-    Their lines are indented, or a turn could hold what looks like the next one.
+    If it has several turns, each follows its role. Lines are indented, or a turn could hold what looks like the next.
     """
     turns = turns_before(record)
     if len(turns) == 1:
@@ -70,10 +70,10 @@ def records_by_prompt(sets: Iterable) -> dict[str, dict]:
 
 
 def candidates(records: Sequence[dict], answers: Sequence[tuple[dict, dict]], rng: random.Random) -> list[AnswerPair]:
-    """All different pairs of two models on a test set, in random order: one a prompt, then second samples.
+    """All different pairs of two models on a test set, in random order: one per prompt, then second samples.
 
-    records: what was asked.  answers: both models' to one of them, of equal index and sample, as items.jsonl has
-    them. Greedy ones are taken only where there are no sampled ones.
+    records: what was asked.  answers: both models' answers to one record, with equal index and sample, as in
+    items.jsonl. Greedy answers are used only if there are no sampled ones.
     """
     prompts = [shown_prompt(record) for record in records]
     sampled = any(x["sample"] >= 0 for x, _ in answers)
@@ -94,7 +94,7 @@ def candidates(records: Sequence[dict], answers: Sequence[tuple[dict, dict]], rn
 def attention_items(pool: Sequence[AnswerPair], n: int, rng: random.Random) -> list[Showing]:
     """Up to n: an answer to each of the first prompts in `pool`, against the other model's to another prompt.
 
-    The right answer is of either model, and on either side, equally often.
+    The right answer is equally often from each model, and equally often on each side.
     """
     made: list[Showing] = []
     start = rng.randrange(4)
@@ -136,7 +136,7 @@ def arrange(pairs: Sequence[AnswerPair], spare: Sequence[AnswerPair], rng: rando
 def make_places(
     records: Sequence[dict], answers: Sequence[tuple[dict, dict]], n: int, seed: int
 ) -> tuple[list[dict], dict]:
-    """The places of a study of n pairs, or as many as there are, and what the key holds of them. Raises UserError.
+    """The places of a study of n pairs (or all, if there are fewer), and what the key says of them. Raises UserError.
 
     records, answers: as for `candidates`.
     """
@@ -145,7 +145,7 @@ def make_places(
     pairs, spare = found[:n], found[n:]
     shown = [pair for pair in pairs if pair.a != pair.b]
     if not shown:
-        raise UserError(f"all of {len(pairs)} pairs are identical: nothing to judge")
+        raise UserError(f"all {len(pairs)} pairs are identical: nothing to judge")
     turns = {shown_prompt(record): turns_before(record) for record in records}
     places, secrets = [], []
     for kind, pair, left, good in arrange(shown, spare, rng):

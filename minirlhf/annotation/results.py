@@ -1,23 +1,23 @@
-"""What people's judgements say: who won, by how much, how far the judges can be trusted, and what it takes to know.
+"""What people's judgements say: who won, by how much, how far judges can be trusted, and how many prompts it takes.
 
-    win rate       (W + T/2) / N, each prompt once, by the majority of its judgements: five people who judge
-                   one prompt are not five prompts; identical answers, which nobody saw, are ties
-    strengths      Bradley-Terry, of any number of models
-    power          the win rate's least detectable distance from 1/2, and the prompts that less would need
-    attention      an item with one right answer                    awake?
-    consistency    a pair shown again with its sides swapped        sure?
-    left, longer   share of decided pairs won by that answer        biased?
+    win rate       (W + T/2) / N. Each prompt counts once, by the majority of its judgements: five people who judge
+                   one prompt are not five prompts. Identical answers, which nobody saw, are ties
+    strengths      Bradley-Terry, for any number of models
+    power          the least distance of the win rate from 1/2 that can be detected, and how many prompts are needed
+    attention      an item with one right answer                    is the judge awake?
+    consistency    a pair shown again with its sides swapped        is the judge sure?
+    left, longer   share of decided pairs won by that answer        is the judge biased?
     triangle       agreement of people, reward model, gold reward   does the reward measure what people want?
 
-A tie and "both bad" are one answer, half a win. A pair shown again checks the judge and is no second judgement.
-Annotators below ATTENTION are left out by a rule older than the judgements; results stand with and without
-them. Proved by tests/annotation/test_results.py.
+A tie and "both bad" count the same: half a win. A pair shown again checks the judge and is no second judgement.
+Annotators below ATTENTION are left out, by a rule fixed before the first judgement. The report has results with
+and without them. Proved by tests/annotation/test_results.py.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from itertools import combinations
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from statistics import median
 
 import numpy as np
@@ -25,17 +25,17 @@ import numpy as np
 from minirlhf.annotation.rows import Row, decided, grouped, of_kind
 from minirlhf.metrics.agreement import Measure, cohen_kappa, krippendorff_alpha
 from minirlhf.metrics.bradley_terry import length_controlled, places, strengths
-from minirlhf.metrics.intervals import clustered_se, corpus_interval, wilson
+from minirlhf.metrics.intervals import clustered_se, corpus_interval, standard_error, unseen, wilson
 from minirlhf.metrics.paired_tests import minimum_detectable_effect, prompts_needed, win_rate
 from minirlhf.metrics.scores import divide
 
-ATTENTION = 0.8  # the rule, there before the first judgement: who passes fewer of the checks is left out
+ATTENTION = 0.8  # the rule, fixed before the first judgement: an annotator with a smaller share right is left out
 EFFECT = 0.1  # a win rate of 60 % against 50 %: what a study should be able to see
 Scores = dict[tuple[str, str], float]  # (prompt, response) -> what a reward gives it
 
 
 def json_ready(x):
-    """The report as JSON has it: no dataclass, and None for what is not finite."""
+    """The report ready for JSON: dataclasses are dicts, and numbers that are not finite are None."""
     if is_dataclass(x):
         x = asdict(x)
     if isinstance(x, dict):
@@ -46,23 +46,24 @@ def json_ready(x):
 
 
 def by_prompt(prompts: Sequence[str], values: Sequence[float]) -> np.ndarray:
-    """The sum of each prompt's values, and their number: (P, 2)."""
+    """For each prompt the sum of its values and their number: (P, 2)."""
     _, place = places(prompts)
     return np.stack([np.bincount(place, values), np.bincount(place)], 1)
 
 
 def mean_by_prompt(prompts: Sequence[str], values: Sequence[float], seed: int) -> Measure:
-    """The mean of the values, with its bootstrap interval over prompts."""
+    """The mean of the values, in [0, 1], with its bootstrap interval over prompts; the bound where all are the same."""
     interval = corpus_interval(by_prompt(prompts, values), lambda s: divide(s[:, 0], s[:, 1]), seed=seed)
-    return Measure(sum(values) / len(values) if values else nan, *interval, len(values))
+    value, n = sum(values) / len(values) if values else nan, len(set(prompts))
+    return Measure(value, *(unseen(value, n, 0.0, 1.0) if n > 1 and isnan(interval[0]) else interval), len(values))
 
 
 def share_by_prompt(prompts: Sequence[str], values: Sequence[bool]) -> Measure:
-    """How many of the values are true, with Wilson's interval for as many as they are worth.
+    """The share of the values that are true, with Wilson's interval for n', the independent values they are worth.
 
-        n' = p (1 − p) / SE²        SE of prompts as clusters; at most n; where SE is 0, the prompts
+        n' = p (1 − p) / SE²        SE: prompts are clusters.  n' <= n.  If SE is 0, n' is the number of prompts
 
-    n' is n where every prompt stands there once. Source: Kish 1965, design effect.
+    n' is n if every prompt occurs once. Source: Kish 1965, design effect.
     """
     if not values:
         return Measure(nan, nan, nan, 0)
@@ -72,20 +73,20 @@ def share_by_prompt(prompts: Sequence[str], values: Sequence[bool]) -> Measure:
 
 
 def left(rows: Sequence[Row]) -> Measure:
-    """How often the left answer won: 1/2 but for the judge's habit, as sides are drawn."""
+    """How often the left answer won. Sides are random, so it is 1/2 unless the judge has a habit."""
     rows = decided(rows)
     return share_by_prompt([row.prompt for row in rows], [row.score == row.left for row in rows])
 
 
 def longer(rows: Sequence[Row]) -> Measure:
-    """How often the answer of more characters won. Not a bias by itself: longer ones may be better."""
+    """How often the answer with more characters won. That is no bias by itself: longer answers may be better."""
     rows = [row for row in decided(rows) if len(row.answers[0]) != len(row.answers[1])]
     won = [row.score == (len(row.answers[1]) > len(row.answers[0])) for row in rows]
     return share_by_prompt([row.prompt for row in rows], won)
 
 
 def annotator_checks(rows: Sequence[Row]) -> dict:
-    """One annotator.  attention, consistency: how many were right, and of how many; skipped ones do not count."""
+    """Checks of one annotator.  attention, consistency: [right ones, all]; skipped ones do not count."""
     attention = [row.score == row.good for row in of_kind(rows, "attention")]
     first = {row.item: row.score for row in of_kind(rows, "pair")}
     again = [row.score == first[row.item] for row in of_kind(rows, "duplicate") if row.item in first]
@@ -97,18 +98,18 @@ def annotator_checks(rows: Sequence[Row]) -> dict:
 
 
 def win_counts(scores: Sequence[float]) -> dict:
-    """W, T, L, the win rate with Wilson's interval and the sign test, of scores above, at and below 1/2."""
+    """W, T, L (scores above, at and below 1/2), the win rate with Wilson's interval, and the sign test."""
     signs = np.sign(np.asarray(scores) - 0.5)  # (n,)
     counts = win_rate(*(int((signs == s).sum()) for s in (1, 0, -1)))
     return counts | asdict(Measure(counts["rate"], counts["low"], counts["high"], len(signs)))
 
 
 def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
-    """Everything about model 1 against model 0.  rows: of kind pair.  identical: how many pairs nobody saw."""
+    """Everything about model 1 against model 0.  rows: of kind "pair".  identical: how many pairs nobody saw."""
     scores, prompts = [row.score for row in rows], [row.prompt for row in rows]
     of_prompt = by_prompt(prompts, scores)  # (P, 2)
     means = np.append(of_prompt[:, 0] / of_prompt[:, 1], [0.5] * identical)  # (P + identical,)
-    sd = float(means.std(ddof=1)) if len(means) > 1 else nan
+    sd = standard_error(means) * len(means) ** 0.5
     return {
         "models": rows[0].models,
         "annotators": {
@@ -131,15 +132,15 @@ def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
 
 
 def preference(scores: Scores, row: Row) -> float:
-    """What a reward says of a row's pair, as a row's score."""
+    """Which answer of a row's pair a reward prefers, on the scale of Row.score."""
     a, b = (scores[row.prompt, answer] for answer in row.answers)
     return 0.5 + 0.5 * float(np.sign(b - a))
 
 
 def triangle(rows: Sequence[Row], rewards: dict[str, Scores], seed: int) -> dict:
-    """Agreement on pairs of each two among people and rewards: the mean of 1 − |s − t|, s and t being 1, ½ or 0.
+    """Agreement of people and rewards, two at a time: the mean over pairs of 1 − |s − t|. Scores s, t are 1, ½ or 0.
 
-    And Krippendorff's alpha, which takes off what people would agree on by chance; of two people Cohen's kappa, too.
+    Krippendorff's alpha subtracts what people would agree on by chance. Two people have Cohen's kappa, too.
     """
     items = grouped(rows, lambda row: row.item).values()
     both = [two for group in items for two in combinations(group, 2)]
@@ -181,10 +182,10 @@ def outcome(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Sco
 
 
 def analyse(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Scores], seed: int = 0) -> dict:
-    """The report, plain.  rows, studies: of `read_studies`.  rewards: name -> its score of every answer in the rows.
+    """The report as plain data.  rows, studies: from `read_studies`.  rewards: name -> its score of every answer.
 
-    {"studies", "annotators": `annotator_checks` of each, "everybody": `outcome`}, and, where the rule leaves somebody
-    out, "attentive": the outcome without them, None where nobody is left.
+    Returns {"studies", "annotators": `annotator_checks` of each, "everybody": `outcome`}. If the rule leaves somebody
+    out, "attentive" is the outcome without them, or None if nobody is left.
     """
     annotators = {name: annotator_checks(own) for name, own in grouped(rows, lambda row: row.annotator).items()}
     report = {"studies": studies, "annotators": annotators, "everybody": outcome(rows, studies, rewards, seed)}

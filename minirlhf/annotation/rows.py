@@ -1,7 +1,7 @@
-"""Judgements of closed studies, joined with what was shown and with whose answers these were: one row each.
+"""Judgements of closed studies, one row each, joined with what was shown and with whose answers these were.
 
-Of each two models 0 and 1 are the same everywhere, whatever side they stood on and whatever a study calls
-them. Proved by tests/annotation/test_rows.py.
+Two models are numbered 0 and 1 the same way everywhere, whichever side they stood on and whatever a study
+calls them. Proved by tests/annotation/test_rows.py.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -21,19 +21,19 @@ class Row:
     kind: str  # "pair", "duplicate" or "attention"
     item: str  # a duplicate has that of its pair
     prompt: str
-    messages: list[dict] | None  # of a conversation
+    messages: list[dict] | None  # the turns of a conversation
     models: tuple[str, str]
     answers: tuple[str, str]
-    left: int  # which of the two stood there
-    good: int | None  # which is the right one, of an attention item
-    score: float  # of 1: 1 where it was preferred, 0 where 0 was, 0.5 of a tie and of "both bad"
+    left: int  # which of the two stood on the left
+    good: int | None  # which is the right one in an attention item
+    score: float  # of model 1: 1 if its answer was preferred, 0 if model 0's, 0.5 for a tie or "both bad"
     seconds: float
 
 
 def read_rows(folder: str | Path, known: list[str]) -> tuple[list[Row], dict]:
-    """The judgements of a study that hold, skipped places left out; and its key. UserError before it is closed.
+    """The judgements of a study that hold, without skipped places, and its key. UserError before it is closed.
 
-    known: the models seen so far, to which its own are added; of two the earlier is 0.
+    known: the models seen so far; the study's own are added. The earlier one of two is model 0.
     """
     folder = Path(folder)
     key, (study, name) = read_key(folder), read_study(folder)
@@ -56,7 +56,7 @@ def read_rows(folder: str | Path, known: list[str]) -> tuple[list[Row], dict]:
 
 
 def read_studies(folders: Sequence[str]) -> tuple[list[Row], list[dict]]:
-    """The rows of all studies, and what else is known of each. Raises UserError."""
+    """The rows of all studies, and what else is known about each study. Raises UserError."""
     rows, studies, seen, known = [], [], {}, []
     for folder in folders:
         own, key = read_rows(folder, known)
@@ -72,7 +72,7 @@ def read_studies(folders: Sequence[str]) -> tuple[list[Row], list[dict]]:
 
 
 def grouped(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Hashable, list[Row]]:
-    """The rows of each key, in their order."""
+    """The rows under each key, in their order."""
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
@@ -85,5 +85,5 @@ def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
 
 
 def decided(rows: Sequence[Row]) -> list[Row]:
-    """The pairs of which one answer was preferred."""
+    """The pairs in which one answer was preferred."""
     return [row for row in of_kind(rows, "pair") if row.score != 0.5]

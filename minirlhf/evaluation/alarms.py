@@ -26,14 +26,17 @@ ERRORS = 4  # standard errors: by chance less than once in ten thousand
 
 
 def alarms(
-    models: Mapping[str, Mapping], items: Mapping[str, Mapping[str, ItemList]], train_prompts: Collection[str] = ()
-) -> list[Alarm]:
+    models: Mapping[str, Mapping], items: Mapping[str, Mapping[str, ItemList]], train_prompts: Collection[str] = (),
+    against: str = "",
+) -> list[Alarm]:  # fmt: skip
     """Every alarm: first those of the models, then set by set.
 
-    models: name -> {"sha256": fingerprint of its weights, "stage": "base", "sft", ...}; one of stage "base"
-    was never taught to answer, and how it does is no alarm.  train_prompts: those that are known.
+    models: name -> {"sha256": fingerprint of its weights, "stage": "base", "sft", ..., "reference": the model that its
+    KL is to, "trained_against": fingerprint of the one that its training held it to, if any}; one of stage "base" was
+    never taught to answer, and how it does is no alarm.  train_prompts: those that are known.  against: the model
+    that the others are compared with.
     """
-    found = list(same_weights(models))
+    found = [*same_weights(models), *other_reference(models, against)]
     for title, of in items.items():
         greedy = {m: {x["prompt"]: x for x in rows if x["sample"] < 0} for m, rows in of.items()}
         found += same_answers(title, models, greedy)
@@ -59,6 +62,20 @@ def same_weights(models: Mapping[str, Mapping]) -> Iterator[Alarm]:
             yield {"what": f"same weights: {' and '.join(twins)} are one checkpoint ({sha[:8]})",
                    "why": "the comparison compares a model with itself: every difference is 0 or noise",
                    "remedy": "name the trained model's folder; or did training not save what it learnt?"}
+
+
+def other_reference(models: Mapping[str, Mapping], against: str) -> Iterator[Alarm]:
+    """A policy whose KL and J are not to the model that it was trained against, or not to what it is compared with."""
+    for name, model in models.items():
+        own, trained = model.get("reference"), model.get("trained_against")
+        if trained and models[own]["sha256"] != trained:
+            yield {"what": f"other reference: KL and J of {name} are to {own}, not to what it was trained against",
+                   "why": "KL, J and share are not those of its training: another distance, from another start",
+                   "remedy": f"name the weights {trained[:8]} among --models; if they are gone, train {name} again"}
+        elif trained and against not in (name, own):
+            yield {"what": f"two yardsticks: {name} is compared with {against}, its KL and J are to {own}",
+                   "why": f"a difference from {against} is not what training gained: that began at {own}",
+                   "remedy": f"--against {own}; or read the differences as those of two models"}
 
 
 def same_answers(title: str, models: Mapping[str, Mapping], greedy: Mapping[str, Mapping]) -> Iterator[Alarm]:

@@ -6,13 +6,14 @@ Proved by tests/evaluation/test_catalogue.py.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from minirlhf.evaluation.metric import Items, Metric, View, ratio
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import references_of
+from minirlhf.lm.records import label_of, references_of
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
 from minirlhf.metrics.overlap import (
     bleu_from_statistics, bleu_signature, bleu_statistics, chrf_from_statistics, chrf_statistics, default_tokenizer,
@@ -39,9 +40,10 @@ def score_metrics(view: View) -> list[Metric]:
         reward = name == "reward"
         shown = f"reward = {view.reward}" if reward and view.reward else name
         direction = -1 if name == "unparsable" else 1
-        metrics.append(view.mean(shown, direction, lambda x: x["scores"][name], primary=reward))
+        made = [view.mean(shown, direction, lambda x: x["scores"][name], primary=reward)]
         if name != "unparsable":
-            metrics.append(view.mean(f"{name}, greedy", direction, lambda x: x["scores"][name], view.greedy))
+            made.append(view.mean(f"{name}, greedy", direction, lambda x: x["scores"][name], view.greedy))
+        metrics += [replace(metric, bounded=not reward or bool(view.reward)) for metric in made]
     return metrics
 
 
@@ -56,13 +58,21 @@ def best_of_metrics(view: View) -> list[Metric]:
         return expected_best_of_n(rewards, rewards, k)
 
     wanted = sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples})
-    return [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k)) for k in wanted]
+    found = [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k)) for k in wanted]
+    return [replace(metric, bounded=bool(view.reward)) for metric in found]
 
 
-def labels_of(view: View) -> list[str] | None:
-    """The label of each record, white space around it aside, or None if one has none."""
-    given = [record.get("label") for record in view.records]
-    return None if None in given else [str(label).strip() for label in given]
+def labels_of(view: View) -> list[str | None] | None:
+    """The label of each record, None where it has none; None if no record has one."""
+    labels = [label_of(record) for record in view.records]
+    return labels if any(labels) else None
+
+
+def labelled(view: View, right: list[str | None]) -> View:
+    """The answers to what has a label, and the units of these prompts: of others nobody knows what is right."""
+    known, unit = np.array([label is not None for label in right]), np.zeros_like(view.unit)
+    unit[known] = np.unique(view.unit[known], return_inverse=True)[1]
+    return replace(view, unit=unit, sampled={m: [x for x in xs if known[x["index"]]] for m, xs in view.sampled.items()})
 
 
 def predicted(item: dict, names: Sequence[str]) -> str | None:
@@ -71,19 +81,20 @@ def predicted(item: dict, names: Sequence[str]) -> str | None:
     return answer if answer in names and item["stop"] == "eos" else None
 
 
-def accuracy(view: View, right: list[str]) -> list[Metric]:
+def accuracy(view: View, right: list[str | None]) -> list[Metric]:
     """How many answers are the right label, and how many are no label at all."""
+    view = labelled(view, right)
     return [
         view.mean("accuracy", 1, lambda x: predicted(x, right) == right[x["index"]]),
         view.mean("no label", -1, lambda x: predicted(x, right) is None),
     ]
 
 
-def f1_metrics(view: View, right: list[str]) -> list[Metric]:
+def f1_metrics(view: View, right: list[str | None]) -> list[Metric]:
     """F1 over classes, macro and micro, and precision, recall and F1 of each. An answer that is no label is wrong.
     It lowers recall, and adds no class to the average."""
-    names = sorted(set(right))
-    statistics = view.sums(
+    names = sorted({*right} - {None})
+    statistics = labelled(view, right).sums(
         lambda x: classification_statistics(right[x["index"]], predicted(x, names), names)
     )  # (n, 3C) each
     return [Metric("F1, macro", 1, macro_f1, statistics), Metric("F1, micro", 1, micro_f1, statistics)] + [
@@ -174,12 +185,13 @@ def brier(view: View, rows: Items) -> list[Metric]:
 
 def kl_metrics(view: View) -> list[Metric]:
     """KL to the reference, exact at each sampled position (Rao-Blackwell), summed over the response."""
-    return [view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift")]
+    return [replace(view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift"), fixed=view.reference)]
 
 
 def estimates(view: View) -> list[Metric]:
     """The same KL by the k1 and k3 estimators, as a check."""
-    return [view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3")]
+    made = (view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3"))
+    return [replace(metric, fixed=view.reference) for metric in made]
 
 
 def diversity(name: str, value: Callable[[list[list[int]], list[str], int], float]) -> Made:
@@ -215,8 +227,8 @@ def length_metrics(view: View) -> list[Metric]:
 METRICS: dict[str, tuple[Made, str]] = {
     "scores": (score_metrics, "a reward or a generated task"),
     "best": (best_of_metrics, "a reward"),
-    "accuracy": (given(labels_of, accuracy), "a label in each record"),
-    "f1": (given(labels_of, f1_metrics), "a label in each record"),
+    "accuracy": (given(labels_of, accuracy), "a label in some records"),
+    "f1": (given(labels_of, f1_metrics), "a label in some records"),
     "exact": (given(references_of_all, exact), "a response or reference in each record"),
     "bleu": (given(references_of_all, bleu), "a response or reference in each record"),
     "chrf": (given(references_of_all, chrf), "a response or reference in each record"),

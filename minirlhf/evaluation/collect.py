@@ -22,15 +22,20 @@ from minirlhf.harness.machine import environment
 from minirlhf.harness.options import option
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
-from minirlhf.lm.records import messages_of, prompt_of, read_records, references_of
+from minirlhf.lm.reading import CHECK, MAP, read_again, read_records
+from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit_ngram
-from minirlhf.rl.reward_files import load_reward
-from minirlhf.rl.rewards import prompt_text
+from minirlhf.rl.algorithms import ALGORITHMS
+from minirlhf.rl.reward_files import RewardOptions, load_rewards
+from minirlhf.rl.rewards import Reward, prompt_text
 from minirlhf.tasks import TASKS, reward_of_task, task_of
+from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import OWN, parse_tasks, with_room
 
+START = "out/sft"  # what RL runs go on from, where no --models are given
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
+SCORED = "reward|-data"  # what J needs: a user's own data have no reward of their own
 VALIDATION = 200  # records that each model's temperature is fitted on
 
 
@@ -38,41 +43,70 @@ VALIDATION = 200  # records that each model's temperature is fitted on
 class Evaluation:
     """Evaluation."""
 
-    models: tuple[str, ...] = option(("base=out/base", "sft=out/sft", "ppo=out/ppo"), "name=folder of each model")
-    reference: str = option("sft", "the model that the last is compared with, and the reference of the KL")
-    task: str = option("", "generated tasks, a,b; none: those that the models were trained on")
-    data: tuple[str, ...] = option((), "your own .jsonl files instead, with prompt and response, or label, or messages")
+    models: tuple[str, ...] = option((), "name=folder of each; none: out/base, out/sft and the RL in out/ from there")
+    against: str = option("", "the model that the others are compared with; none: sft, or the first")
+    reference: str = option("", "the model that all KL and J are to; none: that which each was trained against")
+    task: str = option("", "generated tasks, a,b; none: those that the models were trained on", needs="-data")
+    data: tuple[str, ...] = option((), "your own files instead: prompts with response, label or reference")
+    map: str = option("", MAP, needs="data|text")
+    check_data: bool = option(False, CHECK, only="models task data map prompts max_new device threads seed")
     metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
-    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record), or model:DIR")
-    beta: float = option(0.0, "KL coefficient of the objective J; 0: the one that the last was trained with", least=0)
-    prompts: int = option(200, "held-out prompts of each test set", least=1)
+    beta: float = option(0.0, "KL coefficient of J; 0: that which the last was trained with", least=0, needs=SCORED)
+    prompts: int = option(200, "held-out prompts of each generated test set", least=1, needs="-data")
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
-    reference_samples: int = option(0, "more of the reference to each, for J* where training did not know it", least=0)
-    max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1)
+    reference_samples: int = option(0, "more of the reference, where J* is not known", least=0, needs=SCORED)
+    max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1, needs="data|prompt")
     show: int = option(2, "samples to print of each test set, side by side", least=0)
-    prompt: str = option("", "only print what each model answers to this")
-    text: tuple[str, ...] = option((), "only perplexity and bits per byte of these .txt or .jsonl files, of any length")
-    stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0)
-    from_: str = option("", "items.jsonl of an evaluation: make its report again, without the models")
+    prompt: str = option("", "only print what each model answers to this", only="models max_new device threads")
+    text: tuple[str, ...] = option(
+        (), "only perplexity and bits per byte of these .txt or .jsonl files", only="models stride device threads")
+    stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0, needs="text")
+    from_: str = option("", "items.jsonl: make its report again, without the models", only="metrics show out threads")
     reports: tuple[str, ...] = option(
         (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
-        "trained with different seeds; else as old and new, item by item")  # fmt: skip
+        "trained with different seeds; else as old and new, item by item", only="threads")  # fmt: skip
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
+
+
+def rl_runs(start: str) -> list[str]:
+    """Folders beside `start` of RL that was trained against its weights, the newest last; names what is left out."""
+    found = []
+    weights = checkpoint.fingerprint(checkpoint.load(start)[0]) if Path(start).is_dir() else ""
+    for path in sorted(Path(start).parent.glob("*/config.json"), key=lambda path: (path.stat().st_mtime, path)):
+        run = checkpoint.read_run(path.parent)
+        if run.get("stage") in ALGORITHMS and run.get("reference") == weights:
+            found.append(str(path.parent))
+        elif run.get("stage") in ALGORITHMS:
+            print(f"{path.parent} is left out: it was trained against other weights than those of {start} now")
+    return found
 
 
 def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
     """The policy, run.json and folder of each name. Raises UserError."""
-    folders = dict(pair.partition("=")[::2] for pair in options.models)
-    if "" in folders.values() or not 0 < len(options.models) == len(folders):
-        raise UserError(f"--models {' '.join(options.models)}: give each as name=folder, each name once")
-    if options.models == Evaluation.models:  # whatever of the default three there is
-        folders = {k: v for k, v in folders.items() if Path(v).is_dir()} or folders
+    if not (pairs := options.models):
+        pairs = [f"{Path(f).name}={f}" for f in ("out/base", START, *rl_runs(START)) if Path(f).is_dir()]
+        print(f"--models {' '.join(pairs)}")
+    folders = dict(pair.partition("=")[::2] for pair in pairs)
+    if "" in folders.values() or not 0 < len(pairs) == len(folders):
+        raise UserError(f"--models {' '.join(pairs)}: give each as name=folder, each name once")
     models, runs = {}, {name: checkpoint.read_run(folder) for name, folder in folders.items()}
     for name, folder in folders.items():
         model, tokenizer = checkpoint.load(folder)
         roles = runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
         models[name] = Policy(model.to(device).eval(), tokenizer, chat=roles)
     return models, runs, folders
+
+
+def kl_references(given: str, against: str, runs: dict[str, dict], weights: dict[str, str]) -> dict[str, str]:
+    """model -> the model that its KL and J are to: the one given, or that which its run.json says it was trained
+    against, by its fingerprint; where there is none, that of the last, or `against`. That of the last is its own.
+
+    weights: model -> fingerprint.
+    """
+    named = {sha: name for name, sha in [*weights.items(), (weights[against], against)]}
+    own = {m: named.get(runs[m].get("reference")) for m in weights}
+    last = given or list(own.values())[-1] or against
+    return {m: given or known or last for m, known in own.items()} | {last: last}
 
 
 def turn_records(records: Sequence[dict]) -> list[dict]:
@@ -90,18 +124,17 @@ def turn_records(records: Sequence[dict]) -> list[dict]:
             out.append(record)
         else:
             ends += [len(messages)] if messages[-1]["role"] == "user" else []
-            known = first.setdefault(str(messages), i)
-            out += [record | {"messages": messages[:end], "conversation": known} for end in ends]
+            known = {"conversation": first.setdefault(str(messages), i)}
+            out += [known | record | {"messages": messages[:end]} for end in ends]
     return out
 
 
-def test_sets(options: Evaluation, runs: dict[str, dict], seed: int, device: torch.device) -> list[tuple]:
+def test_sets(options: Evaluation, reward: Reward | None, runs: dict[str, dict], seed: int) -> list[tuple]:
     """(title, records, reward_of or None, its name, max_new) of each set of held-out prompts. Raises UserError."""
-    reward = load_reward(options.reward, device) if options.reward else None
     of = (lambda record: reward) if reward else None
     if options.data:
-        records = turn_records([r for path in options.data for r in read_records(path) if "text" not in r])
-        if not records:
+        records = turn_records(read_records(options.data, options.map, "left to the reward" if reward else "unused"))
+        if all("text" in record for record in records):
             raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
         return [("data", records, of, "", options.max_new)]
     trained = [name for run in runs.values() for name in run.get("tasks", {})]
@@ -130,6 +163,9 @@ def left_out(records: list[dict], scored: int) -> list[str]:
     """What some of the records lack, and which metrics do without them. scored: how many texts have a loss."""
     n, answers = len(records), sum(map(answered, records))
     known, lines = sum(any(references_of(r)) for r in records), []
+    labelled = sum(label_of(r) is not None for r in records)
+    if 0 < labelled < n:
+        lines.append(f"{n - labelled} of {n} records have no label: accuracy and F1 leave them out")
     if 0 < known < n:
         lines.append(f"{n - known} of {n} records have no answer to compare with: no BLEU, chrF, ROUGE, exact match")
     if scored < answers:
@@ -138,24 +174,38 @@ def left_out(records: list[dict], scored: int) -> list[str]:
     return lines
 
 
+def check_sets(options: Evaluation, seed: int, policy: Policy, runs: dict[str, dict]) -> None:
+    """--check-data: `check_data` of the test sets beside what the models were trained on."""
+    sets = test_sets(options, runs, seed, policy.model.wte.weight.device)
+    parts = {"training": [r for records in training_records(runs).values() for r in records]}
+    parts |= {title: records for title, records, *_ in sets}
+    check_data(parts, policy.tokenizer, policy.model.config.context)
+
+
 def collect_items(
-    options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict], folders: dict[str, str]
+    options: Evaluation, judged: RewardOptions, seed: int, models: dict[str, Policy], runs: dict[str, dict],
+    folders: dict[str, str],
 ) -> tuple[dict, list[TestSet]]:
     """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
-    if options.reference not in (*models, Evaluation.reference):
-        raise UserError(f"--reference {options.reference}: not one of {', '.join(models)}")
-    reference = options.reference if options.reference in models else next(iter(models))
+    for name in (options.against, options.reference):
+        if name not in ("", *models):
+            raise UserError(f"--against, --reference {name}: not one of {', '.join(models)}")
+    against = options.against or ("sft" if "sft" in models else next(iter(models)))
+    weights = {name: checkpoint.fingerprint(policy.model) for name, policy in models.items()}
+    references, last = kl_references(options.reference, against, runs, weights), list(models)[-1]
+    reference = references[last]
     tokens = {
         name: (policy.model.config.vocab_size, policy.tokenizer.token_bytes, policy.tokenizer.special_ids)
         for name, policy in models.items()
     }
     if others := [name for name in models if tokens[name] != tokens[reference]]:
         raise UserError(f"{others[0]} and {reference} have different tokenizers, so no KL: evaluate them apart")
-    last, ref = list(models)[-1], models[reference]
+    ref = models[reference]
     policy, vocabulary, device = models[last], ref.model.config.vocab_size, ref.model.wte.weight.device
-    run = {"reference": reference, "seed": seed, "vocabulary": vocabulary, "settings": asdict(options)}
-    run |= {"environment": environment(), "models": {
-        name: {"folder": folder, "sha256": checkpoint.fingerprint(models[name].model), "stage": runs[name].get("stage"),
+    run = {"reference": reference, "against": against, "seed": seed, "vocabulary": vocabulary}
+    run |= {"settings": asdict(options) | asdict(judged), "environment": environment(), "models": {
+        name: {"folder": folder, "sha256": weights[name], "reference": references[name],
+               "trained_against": runs[name].get("reference"), "stage": runs[name].get("stage"),
                "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": read_curves(folder)}
         for name, folder in folders.items()
     }}  # fmt: skip
@@ -163,27 +213,26 @@ def collect_items(
     seen = training_records(runs)
     trained = {prompt_of(r) for records in seen.values() for r in records}
     sets, fitted = [], {}  # fitted: task -> model -> temperature
-    for title, records, reward_of, reward_name, max_new in test_sets(options, runs, seed, device):
+    for title, records, reward_of, reward_name, max_new in test_sets(options, load_rewards(judged, device), runs, seed):
         s = TestSet(title, prompts_that_fit(records, models, title), about={"reward": reward_name})
         generated = "" if options.data else task_of(s.records[0]).NAME
         if generated not in fitted:
             fitted[generated] = temperatures(generated, models, seed)
         s.about["temperatures"] = fitted[generated]
-        protocol = Protocol(reward_of, max_new, options.samples, seed, gold=bool(options.reward))
+        protocol = Protocol(reward_of, max_new, options.samples, seed, gold=bool(judged.reward))
         for name, asked in models.items():
             compared = policy.model if name in (reference, last) else None
-            s.items[name] = sample_items(asked, ref, s.records, protocol, compared)
+            s.items[name] = sample_items(asked, models[references[name]], s.records, protocol, compared)
             s.texts[name] = text_items(asked, s.records, s.about["temperatures"].get(name))
         # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
         if beta > 0 and reward_of is not None and last != reference and policy.chat == ref.chat:
-            sha = run["models"][reference]["sha256"]
-            known = optimum_of_training(runs[last], sha, beta, options.reward, title)
+            known = optimum_of_training(runs[last], weights[reference], beta, judged.reward, title)
             if known is None and options.reference_samples:
                 more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))
                 known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
             s.about |= {"beta": beta, "optimum": known}
         view = view_of(s)
-        chosen = choose_examples(view, reference, last, seed)["median"]
+        chosen = choose_examples(view, against, last, seed)["median"]
         said = next(x for x in view.sampled[last] if x["index"] == chosen)
         shown = shown_attention(policy.model, policy.tokenizer, policy.prompt(s.records[chosen]) + said["ids"])
         s.about["attention"] = {"model": last, "index": chosen} | shown
@@ -210,13 +259,13 @@ def temperatures(task: str, models: dict[str, Policy], seed: int) -> dict[str, f
     return fitted if all(0 < t < math.inf for t in fitted.values()) else {}
 
 
-def optimum_of_training(run: dict, reference: str, beta: float, reward: str, title: str) -> dict | None:
+def optimum_of_training(run: dict, reference: str, beta: float, reward: tuple[str, ...], title: str) -> dict | None:
     """J* of a test set as training came to know it, if that was for the same reference, β, reward and prompts.
 
     And for what is sampled here: at temperature 1, with 0 for a response that did not end.
     """
     known, wanted = run.get("optimum", {}).get(title), {"beta": beta, "temperature": 1.0, "missing_eos": 0.0}
-    same = run.get("reference") == reference and run.get("data", {}).get("reward") == reward
+    same = run.get("reference") == reference and list(run.get("data", {}).get("reward", ())) == list(reward)
     same = same and wanted.items() <= run.get("training", {}).items()
     return known if same and known and known["value"] is not None else None
 
@@ -227,12 +276,11 @@ def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
     Of files that are gone there is nothing.
     """
     data = [(run.get("data", {}), run) for run in runs.values()]
-    made = {(name, d.get("examples", 0), run["seed"]) for d, run in data for name in run.get("tasks", {})}
-    files = {path for d, _ in data for path in (*d.get("data", ()), *d.get("prompts", ())) if Path(path).is_file()}
+    made = {(name, d.get("examples", 0), run.get("seed", 0)) for d, run in data for name in run.get("tasks", {})}
     seen: dict[str, list[dict]] = {}
     for name, n, seed in sorted(made):
         seen.setdefault(name, []).extend(TASKS[name].records("train", n, seed) if name in TASKS else [])
-    return seen | {OWN: [r for path in sorted(files) for r in read_records(path) if "text" not in r]}
+    return seen | {OWN: [r for r in read_again(*runs.values()) if "text" not in r]}
 
 
 def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) -> dict | None:

@@ -1,6 +1,6 @@
 """items.jsonl: all that an evaluation saw, so that every number can be computed again without the models.
 
-    {"kind": "run", "version": 2, ...}                            settings, models, curves of their training
+    {"kind": "run", "version": 3, ...}                            settings, models, curves of their training
     {"kind": "set", "set": "reviews", ...}                        what its reward measures, its known optimum
     {"kind": "prompt", "set": ..., "index": 0, "record": {...}}   what was asked
     {"kind": "text", "set": ..., "model": "sft", ...}             how a model predicts the record's own answer
@@ -14,14 +14,38 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, read_json_lines, write_atomic
+from minirlhf.harness.files import UserError, misfit, read_json_lines, write_atomic
 from minirlhf.lm.records import check_record
 
-VERSION = 2  # of items.jsonl and report.json
-WANTED = {  # kind of line -> the keys it must have
-    "text": ("index", "nll", "tokens", "bytes", "confidence", "correct"),
-    "response": ("index", "sample", "prompt", "response", "stop", "tokens", "ids", "kl", "k1", "k3", "entropy", "scores"),
-}
+VERSION = 3  # of items.jsonl and report.json
+N, X, MAYBE = range(2**53), 0.0, (0.0, None)  # a count, a number, and one that may be unknown
+COST = {"steps": N, "tokens": N, "seconds": X}
+CURVE = {"name": "", "x": "", "points": [[X, X]]}
+MODEL = {
+    "sha256": "", "folder": "", "reference": "", "trained_against?": ("", None), "stage?": ("", None),
+    "seed?": (N, None), "cost?": (COST, None), "curves?": [CURVE],
+}  # fmt: skip
+LINES = {  # kind of line -> an example of it
+    "run": {
+        "reference?": (None, ""), "against?": (None, ""), "seed": N, "vocabulary?": N, "settings": {"metrics?": ""}, "environment?": {},
+        "models": {"*": MODEL},
+    },
+    "set": {
+        "reward?": "", "temperatures?": {"*": X}, "beta?": X, "trained_on?": [""],
+        "optimum?": (None, {"value": X, "effective_size": X, "low?": MAYBE, "high?": MAYBE}),
+        "ngram?": (None, {"order": N, "answers": N, "nll": X, "tokens": range(1, 2**53)}),
+        "attention?": {"model": "", "index": N, "pieces": [""], "maps": [
+            {"layer": N, "head": (N, None), "weights": [[X]]}]},
+    },
+    "prompt": {"record": {}},
+    "text": {"model": "", "index": N, "nll": MAYBE, "tokens": N, "bytes": N, "confidence": [X], "correct": [range(2)],
+             "tempered?": [X]},
+    "response": {
+        "model": "", "index": N, "sample": range(-1, 2**53), "prompt": "", "response": "", "reference": "", "stop": "",
+        "tokens": N, "ids": [N], "kl": X, "k1": X, "k3": X, "entropy": X, "log_ratio?": X, "scores": {"*": X},
+        "pieces?": [""], "token_kl?": [X], "token_log_ratio?": [X],
+    },
+}  # fmt: skip
 
 
 @dataclass
@@ -59,44 +83,60 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
     for number, line in lines[1:]:
         try:
             kind, title = line.pop("kind"), line.pop("set")
+            like, s = LINES[kind], TestSet(title, [], about=line) if kind == "set" else sets[title]
+            if wrong := misfit(line, like, kind).removeprefix(f"{kind}."):
+                raise UserError(f"{path}, line {number}: {wrong!r} is missing, or not what belongs there")
             if kind == "set":
-                sets[title] = TestSet(title, [], about=line)
+                sets[title] = s
             elif kind == "prompt":
-                sets[title].records.append(line["record"])
+                check_record(line["record"], f"{path}, line {number}")
+                s.records.append(line["record"])
             else:
-                table = {"text": sets[title].texts, "response": sets[title].items}[kind]
-                rows = table.setdefault(line.pop("model"), [])
-                if missing := [key for key in WANTED[kind] if key not in line]:
-                    raise KeyError(missing[0])
+                rows = {"text": s.texts, "response": s.items}[kind].setdefault(line.pop("model"), [])
                 if kind == "response":
-                    first = next((x[0]["scores"] for x in sets[title].items.values() if x), line["scores"])
-                    if not isinstance(line["scores"], dict) or line["scores"].keys() != first.keys():
+                    first = next((x[0]["scores"] for x in s.items.values() if x), line["scores"])
+                    if line["scores"].keys() != first.keys():
                         raise UserError(f"{path}, line {number}: its scores are not those of the other responses")
                 rows.append(line)
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: {error} is missing, or stands before its set") from None
-    if not run.get("models") or not sets:
+    if misfit(run, LINES["run"]) or not run["models"] or not sets:
         raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")
-    if run.get("reference") not in run["models"]:
-        raise UserError(f"{path}: its reference, {run.get('reference')!r:.40}, is not one of its models")
+    for name in (run.get("reference"), run.get("against"), *(m.get("reference") for m in run["models"].values())):
+        if name not in run["models"]:
+            raise UserError(f"{path}: {name!r:.40}, a reference or what is compared with, is not one of its models")
     for title, s in sets.items():
         if not is_complete(s, run["models"]):
             raise UserError(f"{path}: some model's answers to {title} are missing; was it cut off?")
+        if not is_sound(s, run):
+            raise UserError(f"{path}: the items of {title} do not fit each other; make them again with evaluate.py")
     return run, list(sets.values())
 
 
 def is_complete(s: TestSet, models: Iterable[str]) -> bool:
     """Whether every model has a text item and all responses for every prompt."""
-    samples = 1 + max((x.get("sample", 0) for rows in s.items.values() for x in rows), default=0)
+    rows = [x for rows in s.items.values() for x in rows]
+    samples = min(1 + max((x["sample"] for x in rows), default=0), len(rows))
     asked = [(i, k) for i in range(len(s.records)) for k in range(-1, samples)]
-    said = [[(x.get("index"), x.get("sample")) for x in s.items.get(m, [])] for m in models]
-    return bool(asked) and all(x == asked and len(s.texts.get(m, [])) == len(s.records) for m, x in zip(models, said))
+    said = [[(x["index"], x["sample"]) for x in s.items.get(m, [])] for m in models]
+    texts = [[x["index"] for x in s.texts.get(m, [])] for m in models]
+    known = [x == asked and y == list(range(len(s.records))) for x, y in zip(said, texts)]
+    return bool(asked) and all(known) and {*s.items, *s.texts} == {*models}
+
+
+def is_sound(s: TestSet, run: dict) -> bool:
+    """Whether in a set's items what belongs together has one length, and what all of them need is in all."""
+    texts, items = ([x for rows in table.values() for x in rows] for table in (s.texts, s.items))
+    lengths = [{x["tokens"], *(len(x[k]) for k in ("confidence", "correct", "tempered") if k in x)} for x in texts]
+    lengths += [{len(x.get(k, ())) for k in ("pieces", "token_kl", "token_log_ratio")} for x in items]
+    if shown := s.about.get("attention"):
+        lengths += [{len(rows) for rows in (shown["pieces"], m["weights"], *m["weights"])} for m in shown["maps"]]
+    shares = [p for x in texts for p in (*x["confidence"], *x.get("tempered", ()))]
+    pooled = [*s.items[run["reference"]], *s.items[[*run["models"]][-1]]] if s.about.get("beta") else []
+    in_all = all("log_ratio" in x and "reward" in x["scores"] for x in pooled) and len({*map(frozenset, texts)}) == 1
+    return in_all and all(0 <= p <= 1 for p in shares) and all(len(n) == 1 for n in lengths)
 
 
 def read_sets(path: str | Path) -> list[TestSet]:
     """The test sets of an items.jsonl and what the models said to them. Raises UserError."""
-    _, sets = read_items(path)
-    for s in sets:
-        for number, record in enumerate(s.records):
-            check_record(record, f"{path}: prompt {number} of {s.title}")
-    return sets
+    return read_items(path)[1]

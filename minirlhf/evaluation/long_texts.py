@@ -12,7 +12,6 @@ Source: Press, Smith and Lewis 2021, section 2. Proved by tests/evaluation/test_
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from minirlhf.evaluation.ask import Policy
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
-from minirlhf.lm.records import read_records
+from minirlhf.lm.reading import read_again, read_records
 from minirlhf.lm.sft import evaluate_loss
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import KneserNey, fit_ngram
@@ -88,9 +87,12 @@ def text_bytes(texts: Sequence[str]) -> int:
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
-def read_texts(paths: Sequence[str]) -> list[str]:
-    """The texts of .txt and .jsonl files. Raises UserError if there are none."""
-    texts = [record["text"] for path in paths for record in read_records(path) if record.get("text")]
+def read_texts(paths: Sequence[str], names: str = "") -> list[str]:
+    """The texts of some files, read as `read_records` does; says what is none. Raises UserError without any."""
+    records = read_records(paths, names)
+    texts = [record["text"] for record in records if record.get("text")]
+    if 0 < len(texts) < len(records):
+        print(f"--text: {len(records) - len(texts)} of {len(records)} records left out: no text")
     if not texts:
         raise UserError(f"--text {' '.join(paths)}: no text in it; --data is for prompts and responses")
     return texts
@@ -101,8 +103,7 @@ def texts_of_training(run: dict) -> list[str]:
     data = run.get("data", {})
     texts = [t for name in run.get("tasks", {}) if name in TASKS
              for t in TASKS[name].documents(data.get("examples", 0), run.get("seed", 0))]  # fmt: skip
-    files = [path for path in data.get("data", ()) if Path(path).is_file()]
-    return texts + [record["text"] for path in files for record in read_records(path) if record.get("text")]
+    return texts + [record["text"] for record in read_again(run) if record.get("text")]
 
 
 def score_texts(texts: Sequence[str], models: dict[str, Policy], runs: dict, stride: int) -> dict[str, TextScore]:

@@ -28,6 +28,8 @@ class Metric:
     group: str = "quality"  # or "drift", "diversity", "calibration"
     primary: bool = False  # one of the few that the evaluation was made for
     note: str = ""  # what its value depends on
+    fixed: str = ""  # the model whose value is so by definition: it has an interval of no width
+    bounded: bool = True  # whether what lies in [0, 1] can lie nowhere else: not so what a reward of the user's gives
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class View:
     reward: str  # what the reward measures
     vocabulary: int
     temperatures: dict[str, float]  # model -> T of `ask.fitted_temperature`; {} if unknown
+    reference: str = ""  # the model whose KL is to itself
 
     def sums(self, statistic: Callable[[dict], Sequence[float]], rows: Items | None = None) -> dict[str, np.ndarray]:
         """`per_unit` of the sampled responses, unless other rows are given."""
@@ -75,13 +78,13 @@ def units(records: Sequence[dict]) -> np.ndarray:
     return np.array([known.setdefault(key, len(known)) for key in keys], dtype=int)
 
 
-def view_of(s: TestSet, vocabulary: int = 0) -> View:
+def view_of(s: TestSet, vocabulary: int = 0, reference: str = "") -> View:
     """The items of one set, sorted by kind."""
     sampled, greedy = (
         {m: [x for x in rows if (x["sample"] < 0) == wanted] for m, rows in s.items.items()} for wanted in (False, True)
     )
     reward, temperatures = s.about.get("reward", ""), s.about.get("temperatures") or {}
-    return View(s.records, units(s.records), sampled, greedy, s.texts, reward, vocabulary, temperatures)
+    return View(s.records, units(s.records), sampled, greedy, s.texts, reward, vocabulary, temperatures, reference)
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:

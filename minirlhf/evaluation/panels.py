@@ -3,17 +3,17 @@
 Pure functions of the items to plain dicts, which `html/page.py` draws. Proved by tests/evaluation/test_panels.py.
 """
 
-import json
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
 from minirlhf.evaluation.metric import View, per_unit, ratio
+from minirlhf.harness.files import UserError, misfit
+from minirlhf.harness.folders import read_log
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.paired_tests import win_rate
 from minirlhf.metrics.scores import best_of_n_kl_bound
-from minirlhf.rl.optimum import best_of_n
+from minirlhf.rl.optimum import best_of_table
 
 CURVES = ("loss", "validation_loss", "reward", "kl", "entropy", "explained_variance", "ended")
 POINTS = 150  # of a curve
@@ -42,10 +42,9 @@ def best_of_curve(best: dict[str, float]) -> list[dict]:
 
 
 def best_of_reference(view: View, reference: str) -> dict[str, float]:
-    """Expected best reward of n samples of the reference, over all its samples; n up to a tenth of them."""
+    """Expected best reward of n samples of the reference, over all its samples."""
     rewards = np.array([x["scores"]["reward"] for x in view.sampled[reference]])
-    ones = np.ones(len(rewards))
-    return {str(2**k): best_of_n(rewards, ones, 2**k) for k in range(8) if 2**k <= max(len(rewards) / 10, 1)}
+    return best_of_table(rewards, np.ones(len(rewards)))
 
 
 def length_panel(view: View) -> dict | None:
@@ -111,10 +110,9 @@ def sample_panel(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
 
 def read_curves(folder: str | Path) -> list[dict]:
     """What training logged, thinned to at most POINTS points a curve; [] without a log."""
-    path = Path(folder) / "log.jsonl"
     try:
-        log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    except (OSError, ValueError):
+        log = [record for _, record in read_log(Path(folder) / "log.jsonl")]
+    except UserError:
         return []  # a model from elsewhere
     names = [n for n in CURVES if any(n in x for x in log)]
     names += sorted({n for x in log for n in x if n.startswith("share/")})
@@ -130,4 +128,4 @@ def read_curves(folder: str | Path) -> list[dict]:
 
 def all_finite(*values: object) -> bool:
     """Whether all are finite numbers: a log of another program may hold anything."""
-    return all(isinstance(x, (int, float)) and isfinite(x) for x in values)
+    return not any(misfit(x, 0.0) for x in values)

@@ -13,6 +13,7 @@ Holm's adjusted p. Proved by tests/evaluation/test_reports.py.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,15 @@ import numpy as np
 from minirlhf.evaluation.catalogue import kl_metrics, length_metrics, score_metrics
 from minirlhf.evaluation.items import VERSION, TestSet, read_items
 from minirlhf.evaluation.metric import Metric, or_none, ratio, view_of
-from minirlhf.evaluation.table import SHORT, cell, number, text_table
-from minirlhf.evaluation.verdicts import adjust, compare_models, verdict_word
+from minirlhf.evaluation.table import judged, number, text_table
+from minirlhf.evaluation.verdicts import adjust, compare_models
 from minirlhf.harness.files import UserError, read_json
 from minirlhf.lm.records import prompt_of
-from minirlhf.metrics.paired_tests import Difference
+from minirlhf.metrics.paired_tests import Difference, verdict
 from minirlhf.metrics.training_runs import crossed_t, independent_t
 
-ELSEWHERE = ("models", "metrics", "show", "from_", "out")  # settings that change no answer, or are compared
+# Settings that change no answer, or are compared elsewhere.
+ELSEWHERE = ("models", "metrics", "show", "from_", "out", "reward_threads", "reward_timeout")
 Sets = dict[str, TestSet]  # by title
 
 
@@ -60,7 +62,7 @@ def are_training_runs(abouts: Sequence[dict]) -> tuple[bool, str]:
     """
     if len(abouts) > 2:
         return True, f"{len(abouts)} reports, more than two: training runs of one recipe, each one shown"
-    (last, reference), other = ((list(about["models"])[-1], about["reference"]) for about in abouts)
+    (last, reference), other = ((list(about["models"])[-1], about["against"]) for about in abouts)
     seeds = [about["models"].get(last, {}).get("seed") for about in abouts]
     if last == reference or (last, reference) != other:
         why = "not the same last model and reference in both"
@@ -73,9 +75,9 @@ def are_training_runs(abouts: Sequence[dict]) -> tuple[bool, str]:
     return False, f"{why}: two evaluations, old and new, paired by item"
 
 
-def measures(records: Sequence[dict], items: dict[str, list[dict]]) -> list[Metric]:
+def measures(s: TestSet) -> list[Metric]:
     """What is compared, each a mean over answers: the scores, and how far a model has moved."""
-    view = view_of(TestSet("", records, items))
+    view = view_of(s)
     entropy = view.mean("entropy, nats/answer", 0, lambda x: x["entropy"])
     return [*score_metrics(view), *kl_metrics(view), entropy, *length_metrics(view)]
 
@@ -128,7 +130,8 @@ def changes(old: TestSet, new: TestSet, model: str) -> dict:
         scores_of_both = {name: score for name, score in x["scores"].items() if name in y["scores"]}
         items["old"].append(x | {"index": place[x["index"]], "scores": scores_of_both})
         items["new"].append(y | {"index": place[x["index"]]})
-    return {"answers": answers, "metrics": compare_models(measures([old.records[i] for i in place], items), "old")}
+    both = TestSet("", [old.records[i] for i in place], items, about=old.about)
+    return {"answers": answers, "metrics": compare_models(measures(both), "old")}
 
 
 def by_question(records: Sequence[dict], items: Sequence[dict]) -> dict[tuple[str, int, int], dict]:
@@ -157,7 +160,7 @@ def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Se
 
     Raises UserError where the runs compare other models, are one run twice, or share no set.
     """
-    names = [(list(about["models"])[-1], about["reference"]) for about in abouts]
+    names = [(list(about["models"])[-1], about["against"]) for about in abouts]
     last, reference = names[0]
     for path, (a, b) in zip(paths, names):
         if (a, b) != names[0] or a == b:
@@ -174,7 +177,8 @@ def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Se
         of_run = [of[title] for of in sets]
         questions = [[prompt_of(record) for record in s.records] for s in of_run]
         same = all(asked == questions[0] for asked in questions)
-        tables = [{m.name: m for m in measures(s.records, {k: s.items[k] for k in (last, reference)})} for s in of_run]
+        tables = [{m.name: m for m in measures(replace(s, items={k: s.items[k] for k in (last, reference)}))}
+                  for s in of_run]
         rows = []
         for name, metric in tables[0].items():
             if all(name in table for table in tables):
@@ -195,7 +199,7 @@ def over_runs(metric: Metric, gains: Sequence[np.ndarray], same_prompts: bool) -
     (low, high), p = crossed_t(np.stack(gains)) if same_prompts and len(gains[0]) > 1 else independent_t(by_run)
     d = Difference(len(by_run), value, (low, high), p)
     mean = {"value": value, "low": or_none(low), "high": or_none(high), "p": or_none(p)}
-    mean["verdict"] = verdict_word(d, metric.direction)
+    mean |= {"verdict": verdict(d, metric.direction), "decided_by": "p"}
     return {"metric": metric.name, "primary": metric.primary, "by_run": by_run, "differences": {"mean": mean}}
 
 
@@ -206,12 +210,10 @@ def lines_of_runs(found: dict) -> str:
     for part in found["parts"]:
         width = max(24, len(part["set"]))
         top = f"{part['set']:<{width}}" + "".join(f"{f'run {i}':>9}" for i in range(1, count + 1))
-        lines += ["", f"{top}{head:>17}  verdict", "-" * (width + 9 * count + 30)]
+        lines += ["", f"{top}{head:>17} by verdict", "-" * (width + 9 * count + 30)]
         for row in part["metrics"]:
             each = "".join(f"{number(x, signed=True):>9}" for x in row["by_run"])
-            mean = row["differences"]["mean"]
-            said = SHORT.get(mean["verdict"], mean["verdict"])
-            lines.append(f"{row['metric']:<{width}}{each}{cell(mean, signed=True):>17}  {said}")
+            lines.append(f"{row['metric']:<{width}}{each}{judged(row['differences']['mean'], 17)}")
     prompts = {True: "the same prompts", False: "prompts of its own"}
     kinds = " or ".join(prompts[kind] for kind in {part["shared_prompts"]: 0 for part in found["parts"]})
     said = f"±: 95 %, for new training runs on new prompts, from {count} runs, each on {kinds}; the verdicts on rewards"

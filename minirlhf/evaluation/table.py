@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from minirlhf.rl.optimum import LEAST
+
 SHORT = {"no difference shown": "not shown"}  # so that a line of three models fits 100 columns
+BY = {"p": "p", "p_holm": "H"}  # what decided, its p or Holm's
 
 
 def number(x: float | None, signed: bool = False) -> str:
@@ -22,19 +25,24 @@ def number(x: float | None, signed: bool = False) -> str:
     return f"{x:+.{digits}f}" if signed else f"{x:.{digits}f}"
 
 
-def text_table(title: str, rows: Sequence[dict], models: Sequence[str], reference: str) -> str:
-    """The rows as text: a column a model, value ± the longer side of its interval, and last − reference with verdict."""
+def judged(d: dict, width: int) -> str:
+    """A difference, what decided, and the verdict."""
+    return f"{cell(d, signed=True):>{width}} {BY[d['decided_by']]:<2} {SHORT.get(d['verdict'], d['verdict'])}"
+
+
+def text_table(title: str, rows: Sequence[dict], models: Sequence[str], against: str) -> str:
+    """The rows as text: a column a model, value ± the longer side of its interval, and last − against, judged."""
     last = models[-1]
     width = max(len(title), *(len(row["metric"]) for row in rows))
-    compared = last != reference and len(models) > 1
+    compared = last != against and len(models) > 1
     lines = [f"{title:<{width}}" + "".join(f"{name:>14}" for name in models)]
     if compared:
-        lines[0] += f"{last + ' - ' + reference:>16}  verdict"
+        lines[0] += f"{last + ' - ' + against:>14} by verdict"
     for row in rows:
         line = f"{row['metric']:<{width}}" + "".join(f"{cell(row['models'][name]):>14}" for name in models)
         if compared:
             d = row["differences"][last]
-            line += f"{cell(d, signed=True):>16}  {SHORT.get(d['verdict'], d['verdict'])}"
+            line += judged(d, 14)
             if d["verdict"] == "no difference shown" and d["prompts_needed"]:
                 n = d["prompts_needed"]
                 line += f", n {n:.0f}" if n < 1e4 else f", n {n:.0e}".replace("+0", "").replace("+", "")
@@ -58,15 +66,17 @@ def optimum_line(optimum: dict, reference: str, policy: str) -> str:
         line = f"J* is not shown: {size:.0f} effective samples are too few (more: --reference-samples)"
     else:
         line = f"J* = {cell(optimum)}, on {size:.0f} effective samples"
-    tokens, n = optimum["tokens"], optimum["worth"]
-    if n == 0:
-        line += f"; {policy}'s reward is below one answer of {reference}"
-    elif n is not None:
-        line += f"; {policy}'s reward is worth best-of-{n:.3g} of {reference}"
-        line += f", {n * tokens[reference]:.0f} tokens an answer against {tokens[policy]:.0f}"
-    else:
-        line += f"; no best-of-n of {reference} that these samples show earns {policy}'s reward"
-    return line
+    tokens, own = optimum["tokens"], optimum["worth"]
+    n, size = own["value"], own["effective_size"]
+    if size < LEAST:
+        return f"{line}; worth in best-of-n is not shown, {size:.0f} are too few"
+    if not n:
+        why = "no best-of-n that these samples show earns" if n is None else "one answer earns more than"
+        return f"{line}; of {reference}, {why} {policy}'s reward"
+    top = "or more" if own["high"] is None else f"{own['high']:.3g}"
+    ends = "" if own["low"] is None else f" [{own['low']:.3g}, {top}]"
+    line += f"; {policy}'s reward is worth best-of-{n:.3g}{ends} of {reference}, on {size:.0f}"
+    return line + f", {n * tokens[reference]:.0f} tokens an answer against {tokens[policy]:.0f}"
 
 
 def ngram_line(ngram: dict) -> str:

@@ -1,26 +1,27 @@
 """One metric of several models: each value with its 95 % interval, each difference with its interval, p and verdict.
 
-The unit of resampling is the prompt, or the conversation. Primary metrics, one a set, are a family: their verdicts
-go by Holm's adjusted p. Proved by tests/evaluation/test_verdicts.py.
+The unit of resampling is the prompt, or the conversation. A verdict goes by p alone, that of the swap test; primary
+metrics, one a set, are a family, and theirs go by Holm's adjusted p. Proved by tests/evaluation/test_verdicts.py.
 """
 
 import math
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 
 from minirlhf.evaluation.metric import Metric, or_none, ratio
-from minirlhf.metrics.intervals import clopper_pearson, corpus_interval, pivot, t_interval
+from minirlhf.metrics.intervals import corpus_interval, pivot, t_interval, unseen, varies
 from minirlhf.metrics.paired_tests import Difference, holm, paired_corpus, verdict
 
 RESAMPLES = 2000
 FEW = 30  # units, below which a mean's bootstrap interval is too narrow: it covers 49 % at 2, 73 % at 3, 87 % at 8
 
 
-def compare_models(metrics: Sequence[Metric], reference: str, seed: int = 0) -> list[dict]:
-    """Each metric as a plain dict: values and intervals of all models, each one's difference from the reference.
+def compare_models(metrics: Sequence[Metric], against: str, seed: int = 0) -> list[dict]:
+    """Each metric as a plain dict: values and intervals of all models, each one's difference from `against`.
 
-    NaN becomes None, so that the JSON is JSON.
+    decided_by is the key of the number that the verdict goes by, at 5 %. NaN becomes None, so that the JSON is JSON.
     """
     rows = []
     for metric in metrics:
@@ -29,45 +30,59 @@ def compare_models(metrics: Sequence[Metric], reference: str, seed: int = 0) -> 
         row |= {"note": metric.note} if metric.note else {}
         for model, statistics in metric.statistics.items():
             value = float(metric.combine(statistics.sum(0, keepdims=True))[0])
-            low, high = metric_interval(metric, statistics, seed)
+            low, high = (value, value) if model == metric.fixed else metric_interval(metric, statistics, seed)
             row["models"][model] = {"value": or_none(value), "low": or_none(low), "high": or_none(high)}
-            if model == reference or reference not in metric.statistics:
+            if model == against or against not in metric.statistics:
                 continue
-            d = paired_corpus(statistics, metric.statistics[reference], metric.combine, seed, RESAMPLES)
-            low, high = difference_interval(metric, statistics, metric.statistics[reference], d)
+            d = paired_corpus(statistics, metric.statistics[against], metric.combine, seed, RESAMPLES)
+            low, high = difference_interval(metric, statistics, metric.statistics[against], d)
             row["differences"][model] = {
                 "value": or_none(d.difference), "low": or_none(low), "high": or_none(high), "p": or_none(d.p_value),
                 "n": d.n, "minimum_detectable": or_none(d.minimum_detectable_effect),
-                "prompts_needed": or_none(d.prompts_needed), "verdict": verdict_word(d, metric.direction),
+                "prompts_needed": or_none(d.prompts_needed), "verdict": verdict(d, metric.direction),
+                "decided_by": "p",
             } | ({"undefined": d.undefined} if d.undefined else {})  # fmt: skip
         rows.append(row)
     return rows
 
 
 def metric_interval(metric: Metric, statistics: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of one model's metric, by the bootstrap over units; but where that is known not to cover:
-
-    of a mean over fewer than FEW units Student's, and of a share that is 0 or 1 in all units Clopper and
-    Pearson's, since a resample of equal values has no width. statistics: (n, d).
-    """
-    value = metric.combine(statistics.sum(0, keepdims=True))[0]
+    """95 % interval of one model's metric: `interval_of_means` or the bootstrap over units. statistics: (n, d)."""
     means = unit_means(metric, statistics)
-    share = metric.direction != 0 and means is not None and (0 <= means).all() and (means <= 1).all()
-    if share and len(means) > 1 and value in (0, 1):
-        return clopper_pearson(int(value) * len(means), len(means))
-    if means is not None and 1 < len(means) < FEW:
-        low, high = t_interval(means)
-        return (max(low, 0.0), min(high, 1.0)) if share else (low, high)
+    if known := interval_of_means(means, (0.0, 1.0) if is_share(metric, means) else (-inf, inf)):
+        return known
+    value = metric.combine(statistics.sum(0, keepdims=True))[0]
     low, high = corpus_interval(statistics, metric.combine, RESAMPLES, seed)
     return pivot(value, low, high) if metric.group == "calibration" and metric.combine is not ratio else (low, high)
 
 
 def difference_interval(metric: Metric, a: np.ndarray, b: np.ndarray, d: Difference) -> tuple[float, float]:
-    """95 % interval of metric(a) − metric(b): Student's for a mean over fewer than FEW units, else the bootstrap's."""
+    """95 % interval of metric(a) − metric(b): `interval_of_means` of the differences, or the bootstrap's."""
     first, second = unit_means(metric, a), unit_means(metric, b)
-    if d.undefined or first is None or second is None or len(first) >= FEW:
+    if d.undefined or first is None or second is None:
         return d.bootstrap_interval
-    return t_interval(first - second)
+    ends = (-1.0, 1.0) if is_share(metric, first) and is_share(metric, second) else (-inf, inf)
+    return interval_of_means(first - second, ends, np.abs(first).max()) or d.bootstrap_interval
+
+
+def interval_of_means(
+    means: np.ndarray | None, ends: tuple[float, float], scale: float = 0.0
+) -> tuple[float, float] | None:
+    """95 % interval of the mean of units, (n,), where the bootstrap is known not to cover; else None.
+
+    Of fewer than FEW units it is Student's. Of units that all say the same it is what they cannot exclude, for a
+    resample of equal values has no width. ends: between which a unit must lie, ±∞ where that is not known; scale: as
+    for `intervals.varies`.
+    """
+    if means is None or len(means) < 2 or (len(means) >= FEW and varies(means, scale)):
+        return None
+    low, high = t_interval(means) if varies(means, scale) else unseen(float(means[0]), len(means), *ends)
+    return max(low, ends[0]), min(high, ends[1])
+
+
+def is_share(metric: Metric, means: np.ndarray | None) -> bool:
+    """Whether each unit's mean is a good or bad thing that lies in [0, 1]."""
+    return metric.bounded and metric.direction != 0 and means is not None and bool(((0 <= means) & (means <= 1)).all())
 
 
 def unit_means(metric: Metric, statistics: np.ndarray) -> np.ndarray | None:
@@ -78,17 +93,11 @@ def unit_means(metric: Metric, statistics: np.ndarray) -> np.ndarray | None:
 
 
 def adjust(rows: Sequence[dict], alpha: float = 0.05) -> None:
-    """Give each difference Holm's p over these rows, model by model, and take back verdicts that do not survive it."""
+    """Give each difference Holm's p over these rows, model by model, which decides; take back what does not survive."""
     for model in {model for row in rows for model in row["differences"]}:
         family = [row["differences"][model] for row in rows if model in row["differences"]]
         adjusted = holm([math.nan if d["p"] is None else d["p"] for d in family])
         for d, p in zip(family, adjusted):
-            d["p_holm"] = or_none(p)
+            d |= {"p_holm": or_none(p), "decided_by": "p_holm"}
             if p > alpha:
                 d["verdict"] = "no difference shown"
-
-
-def verdict_word(d: Difference, direction: int) -> str:
-    """The verdict on a difference; on that of a quantity that is neither good nor bad it says higher or lower."""
-    said = verdict(d, direction >= 0)
-    return {"better": "higher", "worse": "lower"}.get(said, said) if direction == 0 else said

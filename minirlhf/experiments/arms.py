@@ -123,7 +123,7 @@ def train_base(task: str, options: StudyOptions, run: Run) -> tuple[Policy, dict
     tokenizer = Tokenizer.train(documents + prompts, 1024)
     torch.manual_seed(run.seed)
     model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=4, width=options.width))
-    examples = [e for text in documents for e in document_examples(text, tokenizer, 128)]
+    examples = [e for text in documents for e in document_examples({"text": text}, tokenizer, 128)]
     config = FitConfig(options.base_steps, options.lr, min(50, options.base_steps // 4), save_every=10**9)
     cost = fit(model, Mixture({task: (examples, options.rows)}, run.seed).step, [], config, run)
     return Policy(model, tokenizer, chat=False), cost
@@ -194,7 +194,7 @@ def run_cell(task: str, seed: int, name: str, options: StudyOptions) -> None:
     out = folder / name
     out.mkdir(parents=True, exist_ok=True)
     before = {x: read_json(folder / x / "result.json") for x in (arm.start, arm.match) if x}
-    run = Run(out, seed, choose_dtype("auto", CPU))
+    run = Run(out, seed, choose_dtype("auto", CPU), overwrite=True)
     begin, failed, cost = time.process_time(), "", {"tokens": 0, "steps": 0}
     with (out / "stderr.txt").open("w", encoding="utf-8") as file, redirect_stderr(file), begun_anew():  # bars
         if arm.how == "base":

@@ -195,7 +195,8 @@ def with_divergence(cells: Cells) -> Cells:
         bad, start = bool(line["failed"]), cells.get((task, seed, line["start"]))
         if start is not None:
             after, before = (ratio(np.array(x["sets"]["test"]["reward"])) for x in (line, start))  # (n,) each
-            bad |= corpus_interval((after - before)[:, None], lambda sums: sums[:, 0])[1] < 0
+            gain = after - before  # (n,)
+            bad |= gain.max() < 0 or corpus_interval(gain[:, None], lambda sums: sums[:, 0])[1] < 0
         run = line["sets"]["run"] | {"diverged": [[float(bad), 1.0]]}
         out[task, seed, arm] = line | {"sets": line["sets"] | {"run": run}}
     return out

@@ -82,10 +82,10 @@ def optimise(
     torch.manual_seed(seed)
     config, records_of = replace(config, max_new=TASKS[task].MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
-        run, watchers = Run(out or Path(folder, config.algo), seed, dtype), [Description(config.algorithm)]
+        run = Run(out or Path(folder, config.algo), seed, dtype, overwrite=True)
         models = models_of(policy.model, policy.tokenizer, config.algorithm, dtype)
         start_critic(models, records_of, reward_of, config, run)
-        return train(models, records_of, reward_of, config, run, watchers)
+        return train(models, records_of, reward_of, config, run, [Description(config.algorithm)])
 
 
 def task_items(policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0) -> list[dict]:

@@ -4,38 +4,72 @@ A reader that opens a file while we write it, or after we were killed, finds the
 new, nothing in between. Proved by tests/harness/test_files.py.
 """
 
+import gzip
 import io
 import json
 import os
+import stat
 import tempfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two runs apart
+    fcntl = None
+
+FOREIGN = {  # how what is no text begins
+    b"PK\3\4": "a zip archive or a spreadsheet", b"\xd0\xcf\x11\xe0": "an old spreadsheet or document",
+    b"%PDF-": "a PDF", b"PAR1": "Parquet", b"ARROW1": "Arrow", b"SQLite format": "a database", b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstandard", b"7z\xbc\xaf": "7-Zip", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
+TEMPORARY = ".minirlhf.tmp"  # how a file's name ends while it is written
 
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and the remedy."""
 
 
+def lock(file: IO) -> bool:
+    """Take an open file for this process until it is closed, by a kill too; False where another has it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` through a temporary file in the same folder, flush, sync, rename.
 
     Makes the folder if it is missing and keeps the mode of a file that is replaced. On any
-    exception the old file stands untouched and the temporary one is removed.
+    exception the old file stands untouched and the temporary one is removed; those of killed writers are, too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".*{TEMPORARY}"):
+        with suppress(OSError), left.open("rb") as file:
+            if lock(file):  # who wrote it is dead
+                left.unlink()
     umask = os.umask(0)
     os.umask(umask)
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            lock(file)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+            os.chmod(temporary, mode)
+            os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -51,9 +85,9 @@ def save_state(path: str | Path, state: dict) -> None:
 def load_state(path: str | Path) -> dict:
     """Read what `save_state` wrote; code in it is refused. Raises UserError."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; there is nothing to resume") from None
+        state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+    except UserError as error:
+        raise UserError(f"{error}; there is nothing to resume") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"{path}: damaged, or not a train_state.pt of ours; train without --resume") from error
     if not isinstance(state, dict):
@@ -61,14 +95,30 @@ def load_state(path: str | Path) -> dict:
     return state
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file. Raises UserError if it is missing or not UTF-8."""
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file: the one way in. Raises UserError if it is missing, or no file that has an end."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")  # editors on Windows put a mark in front
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        if stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # reading refuses a folder
+            raise UserError(f"{path}: a pipe, a socket or a device: save what it gives as a file, and name that")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # the latter of a NUL in the path
+        raise UserError(f"{path}: {getattr(error, 'strerror', error)}") from None
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, unpacked if it is gzip. Raises UserError if it is missing, damaged, binary or not UTF-8."""
+    try:
+        data = read_bytes(path)
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        kinds = [kind for begin, kind in FOREIGN.items() if data.startswith(begin)] + ["binary"] * (b"\0" in data)
+        if kinds:
+            raise UserError(f"{path}: this is {kinds[0]}; save it as JSON lines, CSV or text in UTF-8, as gzip at most")
+        text = data.decode("utf-8-sig")  # editors on Windows put a mark in front
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: damaged gzip: {error}; pack it again") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_object(text: str, where: str) -> dict:
@@ -82,9 +132,36 @@ def parse_object(text: str, where: str) -> dict:
     return value
 
 
-def read_json(path: str | Path) -> dict:
-    """The JSON object in a file. Raises UserError if it is missing or not a JSON object."""
-    return parse_object(read_text(path), str(path))
+def misfit(x, like, name: str = "it") -> str:
+    """What of x is not as in `like`, an example of it; "" if all is.
+
+    A dict needs the keys of its example, except those that end in "?"; the values under "*" are all alike. So are the
+    entries of a list, unless its example has several. A tuple lists examples of which one suffices. A number is one
+    of float32, a float may be an int, and a range is a bounded int.
+    """
+    if isinstance(like, tuple):
+        return min((misfit(x, one, name) for one in like), key=len)
+    if isinstance(like, dict | list):
+        if not isinstance(x, type(like)) or isinstance(like, list) and 1 < len(like) != len(x):
+            return name
+        pairs = [(y, like[i % len(like)], f"{name}[{i}]") for i, y in enumerate(x)] if isinstance(like, list) else []
+        for key, value in like.items() if isinstance(like, dict) else ():
+            keys = x if key == "*" else [key.removesuffix("?")]
+            pairs += [(x.get(k, ...), value, f"{name}.{k}") for k in keys if k in x or not key.endswith("?")]
+        return next((found for pair in pairs if (found := misfit(*pair))), "")
+    if isinstance(like, range):
+        return "" if type(x) is int and x in like else name
+    if isinstance(like, int | float) and type(x) in (int, type(like)):
+        return "" if abs(x) <= 1e38 else name
+    return "" if type(x) is type(like) else name
+
+
+def read_json(path: str | Path, like: dict | None = None, remedy: str = "put back an undamaged copy") -> dict:
+    """The JSON object in a file. Raises UserError if it is missing, not a JSON object, or not as in `like`."""
+    found = parse_object(read_text(path), str(path))
+    if wrong := misfit(found, like or {}).removeprefix("it."):
+        raise UserError(f"{path}: damaged, {wrong} is missing or not what belongs there; {remedy}")
+    return found
 
 
 def read_json_lines(path: str | Path) -> list[tuple[int, dict]]:

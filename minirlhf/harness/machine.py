@@ -5,7 +5,7 @@ Proved by tests/harness/test_machine.py.
 
 import platform
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
@@ -21,22 +21,26 @@ class Machine:
     seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU", least=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = option("auto", "of the matrix products in training: auto, float32 or bfloat16; weights stay float32")
-    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0)
+    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0, most=4096)
 
     def set_up(self) -> tuple[torch.device, torch.dtype]:
         """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
-        if self.seed >= 2**63:
-            raise UserError(f"--seed {self.seed}: must be below 2**63")
         if self.threads > 0:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
         return choose_device(self.device), choose_dtype(self.dtype, choose_device(self.device))
 
     def record(self, data, *training) -> dict:
-        """What run.json says of every training: its options, all dataclasses, and where it ran."""
+        """What run.json says of every training: its options, all dataclasses, and where it ran.
+
+        options: those that are not the default, which `--resume` takes from there.
+        """
         device = choose_device(self.device)
         run = {"data": asdict(data), "training": {k: v for part in training for k, v in asdict(part).items()}}
         run |= {"seed": self.seed, "dtype": str(choose_dtype(self.dtype, device)), "device": str(device)}
+        asked = [(f, getattr(part, f.name)) for part in (data, *training, self) for f in fields(part)]
+        own = {"out", "resume", "overwrite"}  # of one call, not of the run
+        run["options"] = {f.name: x for f, x in asked if "help" in f.metadata and f.name not in own and x != f.default}
         return run | {"environment": environment()}
 
 

@@ -3,22 +3,27 @@
     n_rows: int = option(10, "rows to read", least=1)        a field of a dataclass; on the command line --n-rows 10
 
 Type, default and help come from the field, groups from the class. Flags win over --config FILE, the file over
-the defaults. Wrong use ends in one line on stderr and exit status 2. Proved by tests/harness/test_options.py.
+the defaults. An option that cannot act beside the others is an error (`idle`). Wrong use ends in one line on stderr
+and exit status 2. Proved by tests/harness/test_options.py.
 """
 
 import argparse
 import dataclasses
 import difflib
 import os
+import re
+import signal
 import sys
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from math import inf, isfinite
+from operator import attrgetter
 from pathlib import Path
 
 from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.folders import read_run
 from minirlhf.harness.loop import Diverged, Interrupted
 
 RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
@@ -26,15 +31,15 @@ RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evalua
 
 def option(
     default, help: str, least: float = -inf, above: float = -inf, most: float = inf, choices: Sequence[str] = (),
-    bare: bool = False,
+    **more,
 ):  # fmt: skip
     """A dataclass field that is a command-line option.
 
     least, most: the smallest and the largest number allowed; above: all allowed are larger.  choices: the words
-    allowed.  bare: a word that stands without the option's name.
+    allowed.  more: bare, True for a word that stands without the option's name; needs and only, see `idle`.
     """
     limits = {"least": least, "above": above, "most": most, "choices": tuple(choices)}
-    return field(default=default, metadata={"help": help, "bare": bare} | limits)
+    return field(default=default, metadata={"help": help} | limits | more)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -44,20 +49,20 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def parse(description: str, *classes: type, argv: list[str] | None = None) -> list:
+def parse(description: str, *classes: type, argv: list[str] | None = None, without: Sequence[str] = ()) -> list:
     """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
 
     A field `n_rows: int` is the option --n-rows, `from_` is --from; a bool is a switch with a --no- form; a tuple
     takes several words; a `bare` option is a word without its name. Flags win over the file, the file over the
-    defaults. Raises UserError.
+    defaults. without: fields that mean nothing here, and are no options. Raises UserError.
     """
-    fields = {f.name: f for cls in classes for f in dataclasses.fields(cls)}
+    fields = {f.name: f for cls in classes for f in dataclasses.fields(cls) if f.name not in without}
     flags = {k: k if f.metadata.get("bare") else f"--{k.rstrip('_').replace('_', '-')}" for k, f in fields.items()}
     parser = OneLineParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
     for cls in classes:
         group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
-        for f in dataclasses.fields(cls):
+        for f in (f for f in dataclasses.fields(cls) if f.name in fields):
             shown = f.default if f.default not in ((), "") else "none"
             text = ": ".join(x for x in (f.metadata["help"], ", ".join(f.metadata["choices"])) if x)
             if f.default is not None:  # else the help says what it stands for
@@ -80,10 +85,39 @@ def parse(description: str, *classes: type, argv: list[str] | None = None) -> li
     values = vars(given)
     if config := values.pop("config", None):
         values = read_config(Path(config), fields) | values
+    if "algo" in fields and "out" in fields and "out" not in values:
+        values["out"] = fields["out"].default.replace("ALGO", values.get("algo", fields["algo"].default))
+    if values.get("resume"):
+        values = options_of_run(Path(values.get("out", fields["out"].default)), fields) | values
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
         check(flags[name], value, fields[name].metadata)
-    return [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
+    made = [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
+    for name in values:
+        if why := idle(name, values, fields, made):
+            raise UserError(f"{flags[name]} can do nothing {why}: leave it out")
+    return made
+
+
+def idle(name: str, given: Mapping, fields: Mapping, made: Sequence) -> str:
+    """Why the option `name` cannot act beside the others, or "": the one rule, for the options of all scripts.
+
+    only, of another option: the names of those that can act where it is given.  needs, of this one: conditions that
+    must all hold. "data|prompt": one of the two is set; "-data": it is not; "algorithm.ratio=clipped": an attribute of
+    the options, `made`, is so.
+    """
+    def why(need: str) -> str:
+        key, _, word = need.removeprefix("-").partition("=")
+        owner = next((x for x in made if hasattr(x, key.partition(".")[0])), None)
+        found, flag = owner and attrgetter(key)(owner), f"--{key.rpartition('.')[2].rstrip('_').replace('_', '-')}"
+        if word:
+            return "" if str(found) == word else f"where {flag} is {found}"
+        return "" if bool(found) != need.startswith("-") else f"beside {flag}" if found else f"without {flag}"
+
+    rivals = [k for k in given if name not in f"{k} {fields[k].metadata.get('only', name)}".split() and given[k]]
+    needs = [*(f"-{rival}" for rival in rivals), *fields[name].metadata.get("needs", "").split()]
+    reasons = ([why(one) for one in need.split("|")] for need in needs)
+    return next((" and ".join(dict.fromkeys(reason)) for reason in reasons if all(reason)), "")
 
 
 def check_options(options) -> None:
@@ -103,6 +137,11 @@ def check(flag: str, value, limits: Mapping) -> None:
             raise UserError(f"{flag} {value}: must be above {limits['above']}")
         if value > limits["most"]:
             raise UserError(f"{flag} {value}: must be at most {limits['most']}")
+        if isinstance(value, int) and value >= 2**63:
+            raise UserError(f"{flag} {value}: must be below 2**63")
+    for word in value if isinstance(value, tuple) else [value]:
+        if isinstance(word, str) and re.search("[\0\ud800-\udc7f\udd00-\udfff]", word):
+            raise UserError(f"{flag} {word}: has a NUL or half a character in it, which no file's name may")
     if isinstance(value, str) and limits["choices"] and value not in limits["choices"]:
         raise UserError(f"{flag} {value}: not one of {', '.join(limits['choices'])}")
 
@@ -119,41 +158,73 @@ def unknown_option(word: str, known: list[str]) -> str:
 def read_config(path: Path, fields: dict) -> dict:
     """The options in a JSON file, checked against the fields' types. Raises UserError."""
     try:
-        raw = read_json(path)
+        return typed(read_json(path), fields, str(path))
     except UserError as error:
         raise UserError(f"--config {error}") from None
+
+
+def options_of_run(out: Path, fields: dict) -> dict:
+    """The options of the run that is resumed in a folder, or in its sft/ or base/; {} where there is none yet."""
+    folder = next((x for x in (out, out / "sft", out / "base") if (x / "run.json").exists()), out)
+    found = read_run(folder, {"options?": {}}).get("options", {})
+    if other := [name for name in found if name not in fields]:
+        raise UserError(f"{folder}: the run of another command, with --{other[0]}; resume it with that")
+    return typed(found, fields, str(folder / "run.json"))
+
+
+def typed(raw: dict, fields: dict, where: str) -> dict:
+    """The options in JSON, checked against the fields' types. Raises UserError."""
     for name, value in list(raw.items()):
         if name not in fields:
-            raise UserError(f"--config {path}: {unknown_option(name, list(fields))}")
+            raise UserError(f"{where}: {unknown_option(name, list(fields))}")
         kind = fields[name].type
         good = list if typing.get_origin(kind) is tuple else (int, float) if kind is float else kind
         wrong = not isinstance(value, good) or (isinstance(value, bool) and kind is not bool)
         wrong = wrong or (kind is float and type(value) is int and abs(value) > sys.float_info.max)
         if wrong or (good is list and not all(isinstance(word, str) for word in value)):
-            raise UserError(f"--config {path}: {name} is {value!r:.40}, not {getattr(kind, '__name__', kind)}")
+            raise UserError(f"{where}: {name} is {value!r:.40}, not {getattr(kind, '__name__', kind)}")
         raw[name] = float(value) if kind is float else value
     return raw
 
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main: what the user can mend ends in one line and status 2, no traceback."""
-    warnings.formatwarning = lambda message, *where: f"{Path(sys.argv[0]).name}: {message}\n"
+    warnings.formatwarning = lambda message, *where: one_line(message) + "\n"
+    if hasattr(sys.stdout, "reconfigure"):  # what its encoding lacks is spelt out: printing never raises
+        sys.stdout.reconfigure(errors="backslashreplace")
+    before = signal.getsignal(signal.SIGINT)  # what minirlhf/__init__.py has set holds again behind main
+    signal.signal(signal.SIGINT, signal.default_int_handler if callable(before) else before)
     try:
         main()
+        print(end="", flush=True)  # at exit it would be too late to say that the disk is full
     except UserError as error:
         sys.exit(fail(str(error), 2))
     except Diverged as error:
         sys.exit(fail(str(error), 1))
     except (Interrupted, KeyboardInterrupt) as error:
         sys.exit(fail(str(error) or "interrupted", 130))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: `| head`
-        sys.exit(1)
-    except OSError as error:  # a folder that cannot be written, a full disk
-        sys.exit(fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2))
+    except OSError as error:  # a folder that cannot be written, a full disk; or a reader that left: `| head`
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        status = 1 if isinstance(error, BrokenPipeError) else fail(said, 2)
+        try:
+            print(end="", flush=True)
+        except OSError:  # it would be tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(status)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def fail(message: str, status: int) -> int:
     """Print one line on stderr."""
-    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+    print(one_line(message), file=sys.stderr)
     return status
+
+
+def one_line(message: object, most: int = 500) -> str:
+    """The script's name and the message: a line of `most` visible characters, without its middle if it is longer."""
+    text = " ".join(f"{Path(sys.argv[0]).name}: {message}".split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most] + text[most:][-most:])
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    return text if len(text) <= most else f"{text[: most // 2]} [...] {text[7 - most // 2 :]}"

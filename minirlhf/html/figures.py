@@ -1,7 +1,7 @@
 """The figures of a comparison: pure functions from the numbers of report.json to SVG.
 
-Each is WIDTH pixels wide, so that its words can be read on a telephone; a page stands them side by side.
-`order` are the names of all models: a model has the same colour and shape in every figure. A number that is
+Each figure is WIDTH pixels wide, so that its words can be read on a telephone. A page sets figures side by side.
+`order` lists the names of all models: a model has the same colour and shape in every figure. A number that is
 None or not finite is left out.
 Proved by tests/html/test_figures.py, which reads the numbers back from the pixels.
 """
@@ -16,12 +16,12 @@ from minirlhf.html.svg import (
 )
 
 WIDTH = 340
-LEFT, RIGHT = 46, WIDTH - 12  # of a plot with numbers on its left
-VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # what is not shown is MUTED
+LEFT, RIGHT = 46, WIDTH - 12  # edges of a plot with numbers on its left
+VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # any other verdict is MUTED
 
 
 def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Differences with their intervals, each row on an axis of its own, in its own units, 0 in the middle.
+    """Differences with their intervals. Each row has its own axis, in its own units, with 0 in the middle.
 
     rows: (name, difference). The grey band reaches to the smallest difference that would have been seen.
     """
@@ -68,7 +68,7 @@ def round_reach(x: float) -> float:
 def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], order: Sequence[str]) -> str:
     """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
 
-    The KL axis goes by its square root, as the figures of Gao et al. 2022 do.
+    The KL axis has a square-root scale, as in Gao et al. 2022.
     """
     drawn = {name: (kl[name], r) for name, r in reward.items() if all_finite(kl[name].get("value"), r.get("value"))}
     best = [b for b in best_of_n if all_finite(b.get("kl_bound"), b.get("reward"))]
@@ -85,7 +85,7 @@ def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], orde
         last = -99.0
         for (px, py), b in zip(spots, best):
             shapes.append(dot(px, py, INK, 2.5))
-            if px - last >= 24:  # else the numbers would lie on each other
+            if px - last >= 24:  # closer numbers would overlap
                 shapes.append(text(px, py - 7, f"n={b['n']}" if last < 0 else f"{b['n']}", "middle", INK, 10))
                 last = px
     for name, (k, r) in drawn.items():
@@ -100,7 +100,7 @@ def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], orde
 
 
 def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
-    """Reward against length, a panel a model on the same axes. Answers that coincide make a larger disc."""
+    """Reward against length, one panel per model, all on the same axes. Answers that coincide make a larger disc."""
     points = {name: [p for p in m["points"] if all_finite(*p)] for name, m in models.items()}
     all_points = [p for ps in points.values() for p in ps]
     shapes, high = [], 96
@@ -116,7 +116,7 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
         shapes += axes(x, y, "length, tokens", "")
         spots: dict[tuple[int, int], int] = {}
         for length, reward in own:
-            spot = round(x.place(length) / 3), round(y.place(reward) / 3)  # 3 pixels are one place
+            spot = round(x.place(length) / 3), round(y.place(reward) / 3)  # squares of 3 pixels
             spots[spot] = spots.get(spot, 0) + 1
         largest = max(spots.values(), default=1)
         for (px, py), n in spots.items():
@@ -126,7 +126,7 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
 
 
 def reliability(title: str, calibration: dict) -> str:
-    """Accuracy against confidence with a bar a bin, the diagonal of the calibrated, and the counts below."""
+    """Accuracy against confidence, one bar per bin, with the diagonal of perfect calibration and the counts below."""
     bins = [b for b in calibration["bins"] if b["count"] and all_finite(b.get("confidence"), b.get("accuracy"))]
     x, y = Axis(0.0, 1.0, LEFT, RIGHT), Axis(0.0, 1.0, 214, 22)
     shapes = axes(x, y, "", "accuracy") + [line(x.start, y.start, x.end, y.end, MUTED)]
@@ -148,7 +148,7 @@ def reliability(title: str, calibration: dict) -> str:
 
 
 def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], across: str) -> str:
-    """Values over training, one line a name."""
+    """Values over training, one line per name."""
     series = [(name, [p for p in points if all_finite(*p)]) for name, points in lines]
     values = [y for _, points in series for _, y in points]
     shapes, top = legend([name for name, _ in series], WIDTH, lines=True) if len(series) > 1 else ([], 0)
@@ -162,10 +162,10 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
 
 
 def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
-    """Attention of each token (a row) to itself and those before it (the columns); opacity is √weight.
+    """Attention of each token (a row) to itself and to earlier tokens (the columns). Opacity is √weight.
 
-    Above the diagonal there is nothing: no token sees a later one. The squares of one opacity, in steps of a
-    twentieth, are one path.
+    Nothing stands above the diagonal: no token sees a later one. Opacity has steps of 1/20. All squares of one
+    opacity are one path.
     """
     T = len(weights)
     cell, margin = min(max(270 / T, 7.0), 22.0), 58
@@ -181,7 +181,7 @@ def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float
     shapes.append("</g>")
     shapes.append(path([(margin, margin), (margin, end), (end, end), (end, end - cell)], FAINT, 1))
     size = 10 if cell >= 10 else 9
-    every = ceil((size + 1) / cell)  # labels that lie on each other say nothing
+    every = ceil((size + 1) / cell)  # labels that overlap cannot be read
     for k in range(0, T, every):
         words = shorten(pieces[k].replace(" ", "·"), margin - 8, size)
         middle = margin + cell * (k + 0.5)

@@ -1,7 +1,7 @@
 """The building blocks of the page: its style, escaped text, numbers, verdicts, tables, figures in a grid.
 
-Every text from data or model goes through `show`, so that none of it can become markup, break the encoding,
-or turn the direction of what stands around it. Numbers go through `num`. Proved by tests/html/test_page.py.
+Every text from data or model goes through `show`. So no text can become markup, break the encoding, or turn the
+reading direction of the words around it. Numbers go through `num`. Proved by tests/html/test_page.py.
 """
 
 import json
@@ -72,13 +72,16 @@ details:not([open],.folded)::details-content{content-visibility:visible;block-si
 """
 
 
+RULES = {"p": " by p", "p_holm": " by Holm’s p"}  # decided_by -> what the reader is told
+
+
 def show(value: object) -> str:
-    """Any text as HTML text or attribute: nothing in it is markup, and what is invisible is spelled out."""
+    """Any text as HTML text or attribute. Nothing in it is markup, and invisible characters are spelled out."""
     return escape(visible(str(value)))
 
 
 def num(x: float | None, signed: bool = False) -> str:
-    """A number with a real minus; a dash where undefined."""
+    """A number with a real minus sign; a dash if it is undefined."""
     return number(x, signed).replace("-", "−") if all_finite(x) else "–"
 
 
@@ -94,7 +97,7 @@ def value(estimate: dict) -> str:
 
 
 def chances(d: dict) -> list[str]:
-    """The p-value, and the one after Holm where there is one."""
+    """The p-value and, where there is one, the p-value after Holm's correction."""
     def p(name: str, x: float) -> str:
         return f"{name}&nbsp;&lt;&nbsp;0.001" if x < 0.001 else f"{name}&nbsp;=&nbsp;{x:.3f}"
 
@@ -102,11 +105,9 @@ def chances(d: dict) -> list[str]:
 
 
 def power(d: dict) -> str:
-    """What a comparison that showed nothing would have shown."""
-    if d["value"] == d.get("low") == d.get("high") == 0:
-        return "the two are equal on every prompt"
+    """How large a difference a comparison without a result could have shown."""
     if not all_finite(d.get("minimum_detectable")):
-        return "what could have been shown is undefined"
+        return "the difference that could have been shown is undefined"
     words = f"{d['n']} prompts could have shown a difference of {num(d['minimum_detectable'])}, 4 times in 5"
     if all_finite(d.get("prompts_needed"), d.get("value")):
         needed = float(f"{d['prompts_needed']:.2g}")  # two figures of an estimate are enough
@@ -124,12 +125,12 @@ def in_words(d: dict) -> str:
     if d["verdict"] == "undefined" or not all_finite(d.get("value")):
         return f"<b>undefined</b> ({reason(d)})"
     numbers = ", ".join([f"difference {num(d['value'], True)} {interval(d)}".strip(), *chances(d)])
-    words = f"<b>{show(d['verdict'])}</b> ({numbers})"
+    words = f"<b>{show(d['verdict'])}</b>{RULES.get(d.get('decided_by'), '')} ({numbers})"
     return words + (f"; {power(d)}" if d["verdict"] == "no difference shown" else "")
 
 
 def in_cells(d: dict) -> str:
-    """Three cells of a table: the difference, p, and the verdict with what could have been seen."""
+    """Three cells of a table: the difference, p, and the verdict with the difference that could have been shown."""
     verdict, note = d["verdict"], ""
     if verdict == "undefined" or not all_finite(d.get("value")):
         verdict, note = "undefined", reason(d)
@@ -137,25 +138,26 @@ def in_cells(d: dict) -> str:
         verdict, note = "not shown", power(d)
     kind = verdict if verdict in ("better", "worse") else "neither"
     chance = "<br>".join(chances(d)) or "–"
-    words = f'<span class="verdict {kind}">{show(verdict)}</span><small>{note}</small>'
+    rule = "" if verdict == "undefined" else RULES.get(d.get("decided_by"), "")
+    words = f'<span class="verdict {kind}">{show(verdict)}</span>{rule}<small>{note}</small>'
     return (f"<td>{num(d.get('value'), True)}<small>{interval(d)}</small></td><td>{chance}</td>"
             f'<td class="words">{words}</td>')
 
 
 def captioned(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
-    """A figure, draw(title, *data), with its words above it, where they wrap."""
+    """A figure, draw(title, *data), with title and note as HTML above it, where they wrap."""
     svg = draw(title, *data).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
     return f"<figure><figcaption><b>{show(title)}</b>{show(note)}</figcaption>{svg}</figure>\n"
 
 
 def grid(plots: Iterable[str], kind: str = "grid") -> str:
-    """Figures side by side, as many as there is room for; nothing for none."""
+    """Figures side by side, as many as fit; an empty string if there are none."""
     inside = "".join(plots)
     return f'<div class="{kind}">{inside}</div>' if inside else ""
 
 
 def html_table(caption: str, head: Sequence[str], body: str) -> str:
-    """A table in a box of its own, that scrolls where the screen is narrow. body: rows as HTML."""
+    """A table in its own box, which scrolls on a narrow screen. body: rows as HTML."""
     columns = "".join(f'<th scope="col">{show(name)}</th>' for name in head)
     inside = f"<caption>{show(caption)}</caption><thead><tr>{columns}</tr></thead>\n<tbody>{body}</tbody>"
     box = f'<div class="scroll" tabindex="0" role="region" aria-label="{show(caption)}">'
@@ -163,7 +165,7 @@ def html_table(caption: str, head: Sequence[str], body: str) -> str:
 
 
 def facts(values: dict) -> str:
-    """Names and values; what is no text, or an empty one, is shown as JSON."""
+    """Names and values. A value that is not text, or is empty text, is shown as JSON."""
     rows = []
     for name, x in values.items():
         words = x if isinstance(x, str) and x else json.dumps(x, ensure_ascii=False)
@@ -172,12 +174,12 @@ def facts(values: dict) -> str:
 
 
 def passage(text: str) -> str:
-    """A text of data or model, line by line as it is, in its own direction."""
+    """A text from data or model, with its own line breaks and its own reading direction."""
     return f'<div class="text" dir="auto">{show(text) or "<i>nothing</i>"}</div>'
 
 
 def kl_strip(strip: dict) -> str:
-    """Each token of an answer in the colour of the KL of policy to reference at its place."""
+    """The tokens of an answer, each coloured by the KL of policy to reference at its place."""
     top = max([k for k in strip["kl"] if all_finite(k)], default=0.0)
     boxes = ""
     for piece, k, r in zip(strip["pieces"], strip["kl"], strip.get("log_ratio") or [None] * len(strip["kl"])):
@@ -186,7 +188,7 @@ def kl_strip(strip: dict) -> str:
         seen = piece.replace("\n", "↵\n") or "◌"  # line breaks, and a token that only begins a character
         tip = f"KL {num(k)} nats" + (f", log ratio {num(r, True)}" if all_finite(r) else "")
         boxes += f'<span class="{kind}" style="--k:{share:.2f}" title="{tip}">{show(seen)}</span>'
-    note = "0 at every token: the two are the same here."
+    note = "0 at every token: policy and reference are the same here."
     if top > 0:
         note = "".join(f'<span class="token" style="--k:{s}">{num(s * top)}</span>' for s in (0, 0.5, 1))
         note += ' nats. <span class="token less" style="--k:.5">Dashed</span>: '
@@ -196,7 +198,7 @@ def kl_strip(strip: dict) -> str:
 
 
 def document(title: str, body: str) -> str:
-    """The whole file; its policy forbids scripts and requests of any kind."""
+    """The whole file. Its content policy forbids scripts and requests of any kind."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">

@@ -2,8 +2,8 @@
 
     page(report) -> str
 
-`report` is what report.json holds; what is absent or None in it is left out, and what is undefined is said.
-The file needs nothing else: no script, no font, no request; light and dark, on paper and on a telephone.
+`report` is the content of report.json. The page leaves out what is absent or None, and names what is undefined.
+The file needs no script, no font and no request. It suits light and dark screens, paper and telephones.
 Proved by tests/html/test_page.py.
 """
 
@@ -19,37 +19,37 @@ from minirlhf.html.markup import (
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
-FOREST = ("Each row has a scale of its own, in the units of its metric, printed below it: lengths cannot be compared "
-          "between rows. 0 is in the middle; bars are 95 % intervals; the grey band holds the differences too small "
-          "to be seen reliably with these prompts.")
-BEST = ("With 95 % intervals. Dashed: the best of n answers of the reference, at ln n − (n−1)/n nats, which is an "
-        "upper bound of its KL: the true curve lies to the left; and over the answers to all prompts together: where "
-        "some prompts are harder than others, it also lies lower.")
+FOREST = ("Each row has its own scale, printed below it in the units of its metric. So lengths cannot be compared "
+          "between rows. 0 is in the middle. Bars are 95 % intervals. The grey band holds the differences that are "
+          "too small to be seen reliably with these prompts.")
+BEST = ("Bars are 95 % intervals. The dashed curve is the best of n answers of the reference. It stands at "
+        "ln n − (n−1)/n nats, an upper bound of its KL, so the true curve lies further left. It pools the answers to "
+        "all prompts: where some prompts are harder than others, the true curve also lies lower.")
 COST = ("seconds", "tokens", "steps")
-RULE = ("The first sample of each model to four prompts: where the mean reward of {}{} is highest (best), lowest "
-        "(worst) and in the middle (median), by KL where there is no reward; and one drawn by the seed (random). They "
-        "show what answers look like, and prove nothing.")
+RULE = ("The first sample of each model for four prompts. Three go by the mean reward of {}{}: the highest (best), the "
+        "lowest (worst) and the middle (median). Where there is no reward, KL takes its place. The fourth is drawn by "
+        "the seed (random). They show what answers look like, and prove nothing.")
 CANNOT = (
-    "Whether another training seed would give the same verdicts. The intervals know the noise of prompts and "
-    "of sampling; each model here is one training run.",
+    "Whether another training seed would give the same verdicts. The intervals cover the noise of prompts and "
+    "of sampling. Each model here is one training run.",
     "What happens on prompts of another kind. The verdicts hold for prompts drawn as these were.",
-    "Whether people would prefer the answers. A reward measures what it was written to measure: read the samples.",
-    "That two models are equal. “No difference shown” means that these prompts could not tell them apart; "
-    "the tables say how large a difference would have been seen.",
-    "Which metric to believe. Many are tested, and of twenty without any difference one has p < 0.05 by "
-    "chance; a claim should rest on the primary metric, its p-value corrected for the number of sets (Holm).",
-    "Why a model answers as it does. Neither attention nor KL by token is an explanation by itself.",
+    "Whether people would prefer the answers. A reward measures what it was written to measure. Read the samples.",
+    "That two models are equal. “No difference shown” means that these prompts could not tell them apart. "
+    "The tables say how large a difference would have been seen.",
+    "Which metric to believe. Many are tested, and about one in twenty without any difference has p < 0.05 by chance. "
+    "A claim should rest on the primary metric, with its p-value corrected for the number of sets (Holm).",
+    "Why a model answers as it does. Neither attention nor KL per token is an explanation by itself.",
 )
 
 
 def page(report: dict) -> str:
     """The whole file."""
-    names, last, reference = list(report["models"]), report["last"], report["reference"]
-    compared = reference in names and last != reference
-    title = f"{last} against {reference}" if compared else f"Evaluation of {', '.join(names)}"
+    names, last, against = list(report["models"]), report["last"], report["against"]
+    compared = against in names and last != against
+    title = f"{last} against {against}" if compared else f"Evaluation of {', '.join(names)}"
     parts = {("answer", "The answer"): answer_section(report, compared)}
     for i, (name, task) in enumerate(report["tasks"].items(), 1):
-        parts[f"set-{i}", name] = one_set(task, names, last, reference if compared else "")
+        parts[f"set-{i}", name] = one_set(task, names, last, against if compared else "", report["reference"])
     parts["training", "Training"] = training_section(report["models"])
     parts["cost", "What training cost"] = cost_section(report["models"])
     parts["made", "How this was made"] = settings_section(report)
@@ -65,7 +65,7 @@ def page(report: dict) -> str:
 
 
 def alarm_boxes(found: Sequence[dict]) -> str:
-    """What makes the rest doubtful."""
+    """The alarms, in boxes: each makes the rest of the page doubtful."""
     return "".join(
         f'<div class="alarm" role="alert"><p><b>Alarm: {show(x["what"])}</b></p><p>{show(x["why"])}</p>'
         f'<p><b>What to do:</b> {show(x["remedy"])}</p></div>\n' for x in found
@@ -73,49 +73,49 @@ def alarm_boxes(found: Sequence[dict]) -> str:
 
 
 def answer_section(report: dict, compared: bool) -> str:
-    """What is shown of the primary metric of each set, in words; and a figure of all sets."""
-    last, reference = report["last"], report["reference"]
+    """The result on the primary metric of each set, in words, and a figure of all sets."""
+    last, against = report["last"], report["against"]
     lines, rows = [], []
     for title, task in report["tasks"].items():
         for m in (m for m in task["metrics"] if m["primary"]):
             words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m['models'][last])}"
             if compared:
                 rows.append((title, m["differences"][last]))
-                words += f", of {show(reference)} {value(m['models'][reference])}: {in_words(m['differences'][last])}"
+                words += f", of {show(against)} {value(m['models'][against])}: {in_words(m['differences'][last])}"
                 if w := task.get("wins"):
                     words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
-                    words += f"a win rate of {num(w['rate'])} {interval(w)}, a tie half a win"
+                    words += f"a win rate of {num(w['rate'])} {interval(w)}, with a tie as half a win"
             lines.append(f"<li>{words}.</li>")
     if not lines:
         return "<p>No metric is marked as primary: see the tables.</p>"
     if not rows:
         return f"<ul>{''.join(lines)}</ul>"
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
-    lead = f"<p>Is {show(last)} better than {show(reference)}? By the primary metric of each set, "
-    lead += f"of {len(rows)}: {counts}. With 95 % intervals in brackets:</p>"
-    forest = captioned(f"Primary metrics, {last} − {reference}", FOREST, figures.forest, rows)
+    lead = f"<p>Is {show(last)} better than {show(against)}? By the primary metric of each set "
+    lead += f"({len(rows)} in all): {counts}. Brackets hold 95 % intervals.</p>"
+    forest = captioned(f"Primary metrics, {last} − {against}", FOREST, figures.forest, rows)
     return f"{lead}<ul>{''.join(lines)}</ul>{grid([forest])}"
 
 
-def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
-    """Everything about one set of prompts. reference: "" where nothing is compared with it."""
+def one_set(task: dict, names: Sequence[str], last: str, against: str, reference: str) -> str:
+    """Everything about one set of prompts. against: "" where nothing is compared; reference: of the last one's KL."""
     count = f"{task['prompts']} prompts, {task['samples']} sampled answers to each"
     if (task.get("units") or task["prompts"]) < task["prompts"]:
-        count += f"; {task['units']} independent ones: turns of a conversation, and equal prompts, are one"
+        count += f"; {task['units']} are independent: turns of a conversation count as one, and so do equal prompts"
     metrics = sorted(task["metrics"], key=lambda m: [*GROUPS, m["group"]].index(m["group"]))
-    head = f"{last} − {reference}" if reference else ""
+    head = f"{last} − {against}" if against else ""
     values = metrics_table("Values with 95 % intervals over prompts", metrics, names, last, head)
     parts = [f'<p class="quiet">{count}.</p>', values]
-    others = [name for name in names if name not in (last, reference)] if reference else []
+    others = [name for name in names if name not in (last, against)] if against else []
     for name in others:
-        inside = metrics_table(f"{name} − {reference}", metrics, [], name, "difference")
-        parts.append(f"<details><summary>{show(name)} against {show(reference)}</summary>{inside}</details>")
-    if reference and (best := task.get("optimum")):
+        inside = metrics_table(f"{name} − {against}", metrics, [], name, "difference")
+        parts.append(f"<details><summary>{show(name)} against {show(against)}</summary>{inside}</details>")
+    if reference in names and (best := task.get("optimum")):
         words = f"J* is the largest reward − β KL of any policy, at β = {best['beta']:g}. "
         parts.append(f"<p>{show(words + optimum_line(best, reference, last))}.</p>")
     parts.append(grid(plots_of(task, names), "flow"))
     if task.get("examples"):
-        rule = RULE.format(last, f" less that of {reference}" if reference else "")
+        rule = RULE.format(last, f" less that of {against}" if against else "")
         parts.append(f'<h3>Samples, chosen by rule</h3>\n<p class="quiet">{show(rule)}</p>')
         parts += [sample_box(x, i == 0) for i, x in enumerate(task["examples"])]
     if task.get("attention"):
@@ -124,9 +124,9 @@ def one_set(task: dict, names: Sequence[str], last: str, reference: str) -> str:
 
 
 def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], model: str, difference: str) -> str:
-    """A row a metric, sorted by group, under the groups' headings; ↑ and ↓ say which way is better.
+    """One row per metric, sorted by group, under the groups' headings; ↑ and ↓ say which way is better.
 
-    Each of `names` with its interval; and, if the column `difference` has a name, that of the model with p and verdict.
+    `names` get values with intervals. If `difference` (a heading) is given, `model`'s difference, p and verdict follow.
     """
     head = ["metric", *names] + ([difference, "p", "verdict"] if difference else [])
     body, above = "", None
@@ -154,18 +154,18 @@ def plots_of(task: dict, names: Sequence[str]) -> list[str]:
         best = task.get("best_of_n") or []
         plots.append(captioned("Reward against KL", BEST, figures.frontier, reward, kl, best, names))
     if task.get("lengths"):
-        note = "Some answers of each model, evenly taken; a disc is larger where several fall together. "
-        note += "r is Pearson’s, over all answers."
+        note = "Some answers of each model, evenly spaced. A disc is larger where several fall together. "
+        note += "r is Pearson’s correlation over all answers."
         plots.append(captioned("Reward against length", note, figures.lengths, task["lengths"], names))
     for name, c in (task.get("calibration") or {}).items():
-        note = f"ECE {num(c.get('ece'))}; a perfectly calibrated model would show {num(c.get('expected'))} with these "
+        note = f"ECE {num(c.get('ece'))}. A perfectly calibrated model would show {num(c.get('expected'))} with these "
         note += f"{c['n']:,} tokens. Bars: Wilson 95 % intervals."
         plots.append(captioned(f"Calibration of {name}", note, figures.reliability, c))
     return plots
 
 
 def sample_box(x: dict, opened: bool) -> str:
-    """A prompt with every model's answer side by side, and where the last one departs from the reference."""
+    """A prompt with every model's answer side by side, and where the last model departs from the reference."""
     answers = ""
     for name, a in x["answers"].items():
         notes = [f"reward {num(a['reward'])}"] if all_finite(a.get("reward")) else []
@@ -186,14 +186,14 @@ def attention_maps(a: dict) -> str:
         which = "mean of the heads" if m.get("head") is None else f"head {m['head']}"
         maps.append(captioned(f"layer {m['layer']}, {which}", "", figures.heat_map, a["pieces"], m["weights"]))
     return (f'<h3>Attention of {show(a["model"])}, prompt {a["index"]} and its answer</h3><p class="quiet">'
-            "A row is the token that looks, a column the one it looks at; the stronger the colour, the more. A row sums "
-            "to 1, but for what goes to tokens before those shown. <b>Attention weights are not explanations by "
-            "themselves</b>: what is looked at may not be used.</p>"
+            "A row is the token that looks, a column the token it looks at. Stronger colour: larger weight. A row "
+            "sums to 1, except for weight on tokens before those shown. <b>Attention weights are not explanations by "
+            "themselves</b>: a token that is looked at may not be used.</p>"
             f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 
 def training_section(models: dict[str, dict]) -> str:
-    """Learning curves of every stage; those of one quantity, or of its parts after a slash, in one figure."""
+    """Learning curves of every stage. Curves of one quantity, or of its parts (after a slash), share a figure."""
     plots = []
     for name, m in models.items():
         shared: dict[tuple[str, str], list] = {}
@@ -204,7 +204,7 @@ def training_section(models: dict[str, dict]) -> str:
         for (quantity, across), lines in shared.items():
             head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
             plots.append(captioned(head, "", figures.curves, lines, across))
-    note = f'<p class="quiet">More than {POINTS} logged steps are drawn as {POINTS} means of neighbours.</p>'
+    note = f'<p class="quiet">Where more than {POINTS} steps were logged, {POINTS} means of neighbours are drawn.</p>'
     return note + grid(plots) if plots else ""
 
 
@@ -221,7 +221,9 @@ def cost_section(models: dict[str, dict]) -> str:
 def settings_section(report: dict) -> str:
     """Settings, seeds, fingerprints and versions."""
     prints = {name: f"{m['folder']}, sha256 {m['sha256']}" for name, m in report["models"].items()}
-    first = {"reference": report["reference"], "seed": report["seed"]}
+    first = {"compared with": report["against"], "seed": report["seed"]}
+    kl_to = {name: m["reference"] for name, m in report["models"].items() if m["reference"]}
+    first["KL and J"] = "; ".join(f"{name}: to {reference}" for name, reference in kl_to.items())
     first |= {"evaluation took": f"{report['seconds']:.1f} s"} if all_finite(report.get("seconds")) else {}
     first["version of report.json"] = report["version"]
     parts = {"Models": prints, "Settings": first | (report.get("settings") or {}),

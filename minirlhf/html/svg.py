@@ -3,8 +3,8 @@
     figure(640, 300, "title", [dot(...), text(...)])        shapes are strings, a figure is their frame
     Axis.over([0.2, 0.7], 40, 320).place(0.5)               the pixel of a number
 
-A figure looks right in any viewer, on a ground of its own. On a page with a dark theme `dark_rules` exchanges
-its colours by selectors on the attributes. Colours of data: Okabe and Ito 2008, told apart by everybody.
+A figure has its own background, so it looks right in any viewer. On a page with a dark theme, `dark_rules` replaces
+its colours by selectors on the attributes. Colours of data: Okabe and Ito 2008, which the colour-blind tell apart.
 Proved by tests/html/test_svg.py.
 """
 
@@ -22,10 +22,10 @@ SHAPES = ("circle", "square", "diamond", "triangle", "cross", "ring")
 
 
 def visible(words: str) -> str:
-    """The text with what cannot be seen, or would rearrange what can, spelled out as ⟨U+202E⟩.
+    """The text with characters that are invisible, or rearrange others, spelled out, such as ⟨U+202E⟩.
 
-    That is Unicode's control, format, surrogate and unassigned characters and its line separators, except
-    newline, tab, and the two joiners that scripts and emoji need. What remains is valid in XML and UTF-8.
+    These are Unicode's control, format, surrogate and unassigned characters, and its line and paragraph separators.
+    Newline, tab and the two joiners that scripts and emoji need stay. The result is valid in XML and UTF-8.
     """
     def spelled(c: str) -> str:
         hidden = unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
@@ -35,7 +35,7 @@ def visible(words: str) -> str:
 
 
 def breadth(words: str, size: float = 12) -> float:
-    """About how many pixels the words take, on the safe side for the sans-serif faces in use."""
+    """About how many pixels the words take: rather too many than too few for common sans-serif fonts."""
     def em(c: str) -> float:
         if unicodedata.east_asian_width(c) in "WF":
             return 1.0
@@ -47,7 +47,7 @@ def breadth(words: str, size: float = 12) -> float:
 
 
 def shorten(words: str, width: float, size: float = 12) -> str:
-    """The words on one line, cut with … where they are wider than `width` pixels."""
+    """The words on one line, cut with … if they are wider than `width` pixels."""
     words = visible(words.replace("\n", "↵"))
     if breadth(words, size) <= width:
         return words
@@ -59,7 +59,7 @@ def shorten(words: str, width: float, size: float = 12) -> str:
 def text(
     x: float, y: float, words: str, anchor: str = "start", colour: str = INK, size: int = 12, turn: int = 0
 ) -> str:
-    """Words at a baseline; anchor start, middle or end; turned clockwise by so many degrees."""
+    """Words on a baseline.  anchor: start, middle or end.  turn: degrees clockwise."""
     where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     where += f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn else ""
     return f'<text {where} font-size="{size}" fill="{colour}">{escape(visible(words))}</text>'
@@ -71,7 +71,7 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str = INK, width: f
 
 
 def dot(x: float, y: float, colour: str = ACCENT, radius: float = 4, opacity: float = 0.55) -> str:
-    """A disc that lets those under it be seen."""
+    """A translucent disc: discs under it can be seen."""
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="{colour}" fill-opacity="{opacity:g}"/>'
 
 
@@ -90,7 +90,7 @@ def path(points: Sequence[tuple[float, float]], colour: str = INK, width: float 
 
 
 def marker(x: float, y: float, series: int) -> str:
-    """The mark of the i-th model: a colour and a shape, either of which tells it from the others."""
+    """The mark of model number `series`. Its colour alone, or its shape alone, tells it from the others."""
     colour, shape, radius = SERIES[series % len(SERIES)], SHAPES[series % len(SHAPES)], 4.5
     if shape in ("circle", "ring"):
         paint = f'fill="{colour if shape == "circle" else GROUND}" stroke="{colour}" stroke-width="1.5"'
@@ -107,7 +107,7 @@ def marker(x: float, y: float, series: int) -> str:
 
 
 def legend(names: Sequence[str], right: float, lines: bool = False) -> tuple[list[str], float]:
-    """Marks, or lines, with their names, as many beside each other as fit; and the y under the last ones."""
+    """Marks (or lines) with their names, as many per row as fit, and the y below the last row."""
     shapes, left, y = [], 8, 0
     x = left
     for i, name in enumerate(names):
@@ -121,7 +121,7 @@ def legend(names: Sequence[str], right: float, lines: bool = False) -> tuple[lis
 
 
 def figure(width: int, height: int, title: str, shapes: Sequence[str]) -> str:
-    """An SVG document with a white ground, so that it can be read on a dark page."""
+    """An SVG document with a white background, so that it can be read on a dark page."""
     size = f'width="{width}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size} font-family="sans-serif"'
     head += f' role="img"><title>{escape(visible(title))}</title>'
@@ -135,7 +135,7 @@ def dark_rules() -> str:
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers from low to high, 1, 2 or 5 times a power of ten apart."""
+    """Round numbers from low to high. Their distance is 1, 2 or 5 times a power of ten."""
     step = 10.0 ** floor(log10((high - low) / wanted))
     step *= min((m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= wanted), default=10)
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
@@ -143,13 +143,13 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def label(x: float) -> str:
-    """A tick's number, with a real minus and none before a zero."""
+    """A tick's number, with a real minus sign, and without a sign for zero."""
     return f"{x + 0.0:g}".replace("-", "−")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Numbers low … high on the pixels start … end: evenly, or by "log" or square "root" (0 below 0)."""
+    """Numbers low … high on pixels start … end. kind: "even", "log" or square "root" (where x < 0 counts as 0)."""
 
     low: float
     high: float
@@ -159,7 +159,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: Sequence[float | None], start: float, end: float, kind: str = "even") -> "Axis":
-        """An axis that holds all the numbers, with a little air; equal ones, one, or none get some width."""
+        """An axis for all the numbers, with a margin. It has some width even for equal numbers, one, or none."""
         known = [x for x in values if x is not None and isfinite(x)] or [0.0, 1.0]
         low, high = min(known), max(known)
         if kind == "root":
@@ -178,7 +178,7 @@ class Axis:
         return self.start + (self.end - self.start) * share
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round numbers on the axis: of "log" powers of ten, of "root" squares of round numbers."""
+        """Round numbers on the axis: powers of ten on a long "log" axis, squares of round numbers on "root"."""
         if self.kind == "root":
             return [float(f"{x * x:.6g}") for x in ticks(0.0, self.high**0.5, wanted)]
         if self.kind == "log" and self.high / self.low >= 100:
@@ -188,7 +188,7 @@ class Axis:
 
 
 def axes(x: Axis, y: Axis, across: str, up: str) -> list[str]:
-    """The grid of a plot with numbers at its lines, `across` below and `up` above. y starts at the bottom."""
+    """The grid of a plot with numbers at its lines. `across` stands below it, `up` above. y starts at the bottom."""
     shapes = [text((x.start + x.end) / 2, y.start + 31, across, "middle", MUTED, 11)] if across else []
     shapes += [text(4, y.end - 8, up, "start", MUTED, 11)] if up else []
     for v in x.ticks(6):
@@ -201,7 +201,7 @@ def axes(x: Axis, y: Axis, across: str, up: str) -> list[str]:
 
 
 def strip_plot(title: str, across: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """A row a name: a dot each value and a bar at their mean, from 0 to 1. What lies outside stands at the edge."""
+    """One row per name, with a dot per value and a bar at the mean, from 0 to 1. Values outside stand at the edge."""
     axis, bottom = Axis(0.0, 1.0, 190, 616), 40 + 24 * len(rows)
     shapes = [text(12, 22, title, size=14), text(415, bottom + 34, across, "middle")]
     for v in axis.ticks():

@@ -6,15 +6,15 @@ One renderer serves training and generation, so a model is prompted in the forma
                                        ^ ^ ^ ^^^^^^^^^^^^^   the loss stands on these
 
 Segments are encoded apart and their ids joined, so that mask boundaries are exact and text can never
-become a special token. A document is `<|endoftext|> text <|endoftext|>` with a loss on every token but
-the first: pretraining is SFT with every token in the mask. Proved by tests/lm/test_chat.py.
+become a special token. Without roles a record is a document, `<|endoftext|> text <|endoftext|>`, as a base
+model learns it with a loss on every token but the first. Proved by tests/lm/test_chat.py.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import messages_of, question_of
+from minirlhf.lm.records import gap_of, messages_of, question_of
 from minirlhf.lm.tokenizer import Tokenizer
 
 
@@ -29,29 +29,26 @@ class Example:
 def render(record: dict, tokenizer: Tokenizer, chat: bool = True) -> Example:
     """The conversation as ids, with a loss on every assistant turn and the EOS that ends it.
 
-    chat=False is for a base model, which has never seen a role token: the bare texts, as in a document.
+    chat=False is for a base model, which has never seen a role token: the record as a document, which ends once.
     """
-    ids = [] if chat else [tokenizer.eos_id]
+    messages, gap, ids = messages_of(record), tokenizer.encode(gap_of(record)), [] if chat else [tokenizer.eos_id]
     mask = [False] * len(ids)
-    for message in messages_of(record):
+    for i, message in enumerate(messages, 1):
         spoken = message["role"] == "assistant"
-        cue = [tokenizer.special_ids[f"<|{message['role']}|>"]] if chat else []
-        content = tokenizer.encode(message["content"]) + [tokenizer.eos_id] * spoken
+        cue = [tokenizer.special_ids[f"<|{message['role']}|>"]] if chat else gap * (i > 1)
+        content = tokenizer.encode(message["content"]) + [tokenizer.eos_id] * (spoken and (chat or i == len(messages)))
         ids += cue + content
         mask += [False] * len(cue) + [spoken] * len(content)
     return Example(ids, mask)
 
 
 def render_prompt(record: dict, tokenizer: Tokenizer, chat: bool = True) -> list[int]:
-    """What the model is given to answer: the conversation up to its last assistant turn, and the cue.
-
-    A strict prefix of `render(record)` where the record ends in an assistant turn.
-    """
-    prefix = render({"messages": question_of(record)}, tokenizer, chat).ids
-    return prefix + ([tokenizer.special_ids["<|assistant|>"]] if chat else [])
+    """What the model is given to answer: all before the last assistant turn, and its cue; the rest is `render`'s."""
+    asked = [*question_of(record), {"role": "assistant", "content": ""}]
+    return render(record | {"messages": asked}, tokenizer, chat).ids[:-1]  # all but its EOS
 
 
-def document_examples(text: str, tokenizer: Tokenizer, context: int) -> list[Example]:
+def document_examples(record: dict, tokenizer: Tokenizer, context: int) -> list[Example]:
     """A document as examples of at most `context` ids, in which every token but the first EOS is a target once.
 
     A document longer than the context is cut into windows; each later window starts with the last
@@ -59,7 +56,7 @@ def document_examples(text: str, tokenizer: Tokenizer, context: int) -> list[Exa
     """
     if context < 2:
         raise UserError(f"a context of {context} has no room for a token and the next; raise --context")
-    ids = [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    ids = render(record, tokenizer, chat=False).ids
     starts = range(0, len(ids) - 1, context - 1)
     windows = [ids[start : start + context] for start in starts]
     return [Example(window, [False] + [True] * (len(window) - 1)) for window in windows]

@@ -16,21 +16,38 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minirlhf.harness.files import UserError, read_json, write_atomic, write_json
+from minirlhf.harness import folders
+from minirlhf.harness.files import UserError, read_bytes, read_json, write_atomic, write_json
+from minirlhf.harness.folders import stands_in
 from minirlhf.lm import tokenizer_files
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors, to_floats
 from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
 
 # Hugging Face keeps these as (in, out), torch's Linear as (out, in).
 TRANSPOSED = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
-# Causal masks that old checkpoints carry, and the tied head where it is stored twice.
-IGNORED = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+MASKS = (".attn.bias", ".attn.masked_bias")  # causal ones, that old checkpoints carry
+ELSEWHERE = "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5"
+COUNT = range(2**63)
+MOST_EXAMPLES = 1_000_000  # made for a task: what run.json says is made again by an evaluation
+RUN = {  # of run.json: all that anything reads of it, as an example
+    "stage?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "max_new?": COUNT,
+    "data?": {
+        "examples?": range(MOST_EXAMPLES + 1), "init?": "", "reward?": ("", [""]), "data?": [""], "prompts?": [""],
+        "map?": "",
+    },
+    "training?": {"beta?": 0.0, "temperature?": 0.0, "missing_eos?": 0.0},
+    "cost?": {"steps": COUNT, "tokens": COUNT, "seconds": 0.0},
+    "optimum?": {"*": {"effective_size": 0.0, "value": (0.0, None), "low?": 0.0, "high?": 0.0}},
+}  # fmt: skip
 
 
-def fingerprint(model: GPT) -> str:
-    """SHA-256 of the weights, so that two names for one model are found out, and one name for two."""
-    digest = hashlib.sha256()
+def fingerprint(model: GPT, tokenizer: Tokenizer | None = None) -> str:
+    """SHA-256 of the weights, so that two names for one model are found out, and one name for two.
+
+    tokenizer: it counts, too.
+    """
+    digest = hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -46,15 +63,16 @@ def to_huggingface(model: GPT) -> dict[str, Tensor]:
 def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -> GPT:
     """The GPT that GPT-2 tensors describe, with or without the `transformer.` prefix, in float32.
 
-    Raises UserError where a tensor is missing, unknown, or of another shape than `config` says.
+    Raises UserError where a tensor is missing, unknown, not of finite floats, or of another shape than `config` says.
     """
-    last = f"h.{config.layers - 1}.ln_1.weight"
-    if not any(k.endswith(last) for k in tensors):
-        raise UserError(f"{name}: no tensor {last!r}: config.json asks for {config.layers} layers")
-    with torch.device("meta"):  # shapes alone: what config.json makes up must not be allocated
+    numbers = sum(x.numel() for x in tensors.values())
+    # What config.json makes up is not to be built, not even as shapes alone.
+    if config.layers > len(tensors) or (config.vocab_size + config.context) * config.width > numbers:
+        raise UserError(f"{name}: its {numbers} numbers in {len(tensors)} tensors are too few for {config}")
+    with torch.device("meta"):
         state = GPT(config).state_dict()
-    given = {k.removeprefix("transformer."): v for k, v in tensors.items()}
-    given = {k: v for k, v in given.items() if not k.endswith(IGNORED)}
+    given = to_floats({k.removeprefix("transformer."): v for k, v in tensors.items() if not k.endswith(MASKS)}, name)
+    head = given.pop("lm_head.weight", None)
     if missing := [k for k in state if k not in given]:
         raise UserError(f"{name}: no tensor {missing[0]!r} (of {len(missing)} missing): is it a GPT-2?")
     if unknown := [k for k in given if k not in state]:
@@ -65,6 +83,8 @@ def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -
             shapes = f"{tuple(tensor.shape)}, config.json asks for {tuple(target.shape)}"
             raise UserError(f"{name}: {key} is {shapes}: config.json and weights are of two models")
         state[key] = tensor
+    if head is not None and not torch.equal(head, state["wte.weight"]):
+        raise UserError(f"{name}: lm_head.weight is not wte.weight, here they are one: take a model that ties them")
     model = GPT(config)
     model.load_state_dict(state)
     return model
@@ -86,34 +106,61 @@ def config_from_json(raw: dict, name: str) -> GPTConfig:
     """Our config from GPT2Config's keys. Raises UserError for a model that is not GPT-2's architecture."""
     expected = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
     expected |= {"tie_word_embeddings": True, "scale_attn_weights": True, "n_inner": None}
-    expected |= {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+    expected |= {"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "quantization_config": None}
     if isinstance(raw.get("n_embd"), int) and raw.get("n_inner") == 4 * raw["n_embd"]:
         raw = {**raw, "n_inner": None}  # the same, spelt out
+    if raw.get("activation_function") == "gelu_pytorch_tanh":
+        raw = {**raw, "activation_function": "gelu_new"}  # the same under another name
     for key, value in expected.items():
         if (found := raw.get(key, value)) != value:
             raise UserError(f"{name}: {key} is {found!r}, this code knows {value!r} alone")
+    sizes = {key: raw.get(key) for key in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")}
+    if wrong := [key for key, size in sizes.items() if type(size) is not int]:
+        raise UserError(f"{name}: {wrong[0]} is {sizes[wrong[0]]!r}, no whole number: is it GPT-2's config.json?")
+    rates = [raw.get(key, 0.1) for key in ("embd_pdrop", "attn_pdrop", "resid_pdrop")]  # 0.1 is GPT2Config's
+    if rates != rates[:1] * 3 or type(rates[0]) not in (int, float):
+        raise UserError(f"{name}: embd_pdrop, attn_pdrop, resid_pdrop are {rates}: make them one number, as here")
     try:
-        keys = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
-        return GPTConfig(*(int(raw[key]) for key in keys), dropout=float(raw.get("resid_pdrop", 0.0)))
-    except KeyError as error:
-        raise UserError(f"{name}: no key {error}: is it GPT-2's config.json?") from None
-    except (TypeError, ValueError, OverflowError) as error:
+        return GPTConfig(*sizes.values(), dropout=rates[0])
+    except ValueError as error:
         raise UserError(f"{name}: {error}") from None
 
 
 def save(
     folder: str | Path, model: GPT, tokenizer: Tokenizer, run: dict,
-    head: dict[str, Tensor] | None = None, config: dict | None = None,
+    head: dict[str, Tensor] | None = None, config: dict | None = None, value_head: nn.Module | None = None,
 ) -> None:  # fmt: skip
-    """Write the model, its tokenizer and run.json. config.json comes last: it marks the folder whole.
+    """Write the model, its tokenizer and run.json. config.json goes first and comes last: it marks the folder whole.
 
     head, config: tensors beside the model's, and keys of config.json that differ from a language model's.
+    value_head: in a file of its own; without one, what an earlier run left there is removed.
     """
     folder = Path(folder)
+    for name in ("config.json", "value_head.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     write_atomic(folder / "model.safetensors", dump_safetensors(to_huggingface(model) | (head or {})))
+    if value_head:
+        write_atomic(folder / "value_head.safetensors", dump_safetensors(value_head.state_dict()))
     tokenizer_files.save(tokenizer, folder)
     write_json(folder / "run.json", run)
     write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id) | (config or {}))
+
+
+def restore(folder: str | Path, model: GPT, value_head: nn.Module | None = None) -> None:
+    """Give a model of the same shape, and its value head, the weights in a folder. Raises UserError, RuntimeError."""
+    model.load_state_dict(load(folder)[0].state_dict())
+    if value_head:
+        load_value_head(folder, value_head)
+
+
+def load_value_head(folder: str | Path, value_head: nn.Module) -> None:
+    """Give a value head its weights in a folder, if there are any. Raises UserError."""
+    path = Path(folder) / "value_head.safetensors"
+    try:
+        if path.exists():
+            value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
+    except RuntimeError:
+        raise UserError(f"{path}: is of another model than {folder}") from None
 
 
 def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
@@ -129,14 +176,15 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such checkpoint folder; train one first, or name another")
+    if not (folder / "config.json").exists() and stands_in(folder):
+        raise UserError(f"{folder}: no config.json, not whole: a run goes on or was killed; resume it, or train again")
     config = config_from_json(read_json(folder / "config.json"), str(folder / "config.json"))
     weights = folder / "model.safetensors"
-    try:
-        data = weights.read_bytes()
-    except OSError as error:
-        raise UserError(f"{weights}: {error.strerror or error}") from None
-    tensors = parse_safetensors(data, str(weights))
-    found = tensors.pop(head, None)
+    if not weights.exists() and (others := [folder / x for x in ELSEWHERE if (folder / x).exists()]):
+        remedy = "in transformers, load it and save_pretrained(FOLDER, max_shard_size='99GB')"
+        raise UserError(f"{others[0]}: weights are read from one model.safetensors; {remedy}")
+    tensors = parse_safetensors(read_bytes(weights), str(weights))
+    found = to_floats({k: tensors.pop(k) for k in [head] if k in tensors}, str(weights)).get(head)
     model = from_huggingface(tensors, config, str(weights))
     tokenizer = tokenizer_files.load(folder)
     if tokenizer.vocab_size > config.vocab_size:
@@ -159,9 +207,8 @@ def resize_vocabulary(model: GPT, size: int) -> None:
 
 
 def read_run(folder: str | Path) -> dict:
-    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere)."""
-    path = Path(folder) / "run.json"
-    return read_json(path) if path.exists() else {}
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere). Raises UserError."""
+    return folders.read_run(folder, RUN)
 
 
 def load_with_roles(folder: str | Path) -> tuple[GPT, Tokenizer]:

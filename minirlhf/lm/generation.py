@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirlhf.harness.loop import Diverged
 from minirlhf.lm.model import GPT, KVCache
 
 ROWS = 256  # most prompts per pass
@@ -97,9 +98,8 @@ def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     Tokens of probability 0 are never drawn. One uniform per row costs less than a tenth of `torch.multinomial`.
     """
     cumulative = probabilities.cumsum(-1)  # (B, V)
-    total = cumulative[:, -1:]  # (B, 1)
-    # The largest float32 u is 1 − 2⁻²⁴, and u · total then still rounds to less than total.
-    return torch.searchsorted(cumulative, u[:, None] * total, right=True).squeeze(-1)  # (B,)
+    # The largest float32 u is 1 − 2⁻²⁴, and u times the total then still rounds to less than the total.
+    return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True).squeeze(-1)  # (B,)
 
 
 def row_uniforms(seeds: Sequence[int], n: int) -> Tensor:
@@ -142,7 +142,7 @@ def generate(
 def one_pass(
     model: GPT, prompts: Sequence[Sequence[int]], sampling: Sampling, eos_id: int, seeds: Sequence[int]
 ) -> Generation:
-    """`generate` of some rows side by side, by a model in eval mode."""
+    """`generate` of some rows side by side, by a model in eval mode. Raises Diverged for logits that are not finite."""
     device = model.wte.weight.device
     prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
     B, P = prompt_ids.shape
@@ -162,13 +162,13 @@ def one_pass(
         tokens, token_mask = prompt_ids, prompt_mask
         for t in range(R):
             hidden = model(tokens, token_mask, cache)[:, -1]  # (n, C)
-            logits = model.logits(hidden).float()  # (n, V)
+            logits = model.logits(hidden).float() / (sampling.temperature or 1.0)  # (n, V)
+            if not logits.isfinite().all():
+                raise Diverged("the logits are not finite: a lower learning rate, or an earlier checkpoint")
             if sampling.temperature == 0:
-                token = logits.argmax(-1)  # (n,)
-                logprob = torch.zeros_like(token, dtype=torch.float32)  # (n,)
+                token, logprob = logits.argmax(-1), torch.zeros_like(logits[:, 0])  # (n,) each
             else:
-                cut = truncate_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)  # (n, V)
-                probabilities = cut.softmax(-1)  # (n, V)
+                probabilities = truncate_logits(logits, sampling.top_k, sampling.top_p).softmax(-1)  # (n, V)
                 token = draw(probabilities, uniforms[alive, t])  # (n,)
                 logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()  # (n,)
             rows = alive[going]

@@ -1,39 +1,20 @@
-"""Records: lines of .jsonl or a text file, checked, and the conversation that each of them is.
+"""Records: what a line or a row of data can be, and the conversation that each is; lm/reading.py reads them.
 
     {"text": ...}                                            raw text
     {"prompt": ..., "response": ...}                         one question and its answer
     {"messages": [{"role": ..., "content": ...}, ...]}       a conversation
     {"prompt": ..., "chosen": ..., "rejected": ...}          a comparison
 
-What cannot be read is named by file and line. Proved by tests/lm/test_records.py.
+Beside a question may stand `label`, `reference` and whatever a reward reads. Proved by tests/lm/test_records.py.
 """
 
+from collections.abc import Sequence
 from hashlib import blake2b
-from pathlib import Path
 
-from minirlhf.harness.files import UserError, read_json_lines, read_text
+from minirlhf.harness.files import UserError
 
 ROLES = ("system", "user", "assistant")
-FOREIGN = (".json", ".ndjson", ".csv", ".tsv", ".parquet")  # read as one text, records would be lost unseen
-
-
-def read_records(path: str | Path) -> list[dict]:
-    """The records of a .jsonl file, or one {"text": ...} of any other (.txt) file.
-
-    Raises UserError naming the file and line for what cannot be read, for an empty file and for FOREIGN ones.
-    """
-    path = Path(path)
-    if path.suffix.lower() in FOREIGN:
-        raise UserError(f"{path}: records are read from .jsonl, one JSON object a line; text from .txt")
-    text = read_text(path)
-    if not text.strip():
-        raise UserError(f"{path}: no data in it")
-    if path.suffix.lower() != ".jsonl":
-        return [{"text": text}]
-    lines = read_json_lines(path)
-    for number, record in lines:
-        check_record(record, f"{path}, line {number}")
-    return [record for _, record in lines]
+OF_FILE = "of_file"  # marks a record of the user's that has a `task`, which is then no generated one
 
 
 def check_record(record: dict, where: str) -> None:
@@ -68,17 +49,46 @@ def check_record(record: dict, where: str) -> None:
         if all(message["role"] != "user" for message in messages):
             raise UserError(f"{where}: no message of a user in 'messages': nothing is asked")
     elif "text" not in record and "prompt" not in record:
-        raise UserError(f"{where}: no 'text', 'prompt' or 'messages'; found {', '.join(record) or 'nothing'}")
+        hint = f"; --map prompt={next(iter(record))}, if that is what is asked" if record else ""
+        raise UserError(f"{where}: no 'text', 'prompt' or 'messages'; found {', '.join(record) or 'nothing'}{hint}")
+    for key in ("reference", "label", "conversation"):
+        value = record.get(key)
+        several = value if key == "reference" and isinstance(value, list) else [value] * (value is not None)
+        if not all(map(is_plain, several)):
+            raise UserError(f"{where}: {key!r} must be a text or a number, it is {value!r:.40}")
+
+
+def is_plain(value: object) -> bool:
+    """Whether it is a text that UTF-8 can hold, or a finite number: what can be compared with an answer."""
+    if isinstance(value, str):
+        return value.isascii() or value == value.encode("utf-8", "replace").decode("utf-8")
+    return isinstance(value, (int, float)) and -1e300 < value < 1e300
+
+
+def task_named(record: dict) -> str:
+    """The name of the generated task that made the record; "" for a user's own, whatever that calls `task`."""
+    name = record.get("task", "")
+    return name if isinstance(name, str) and OF_FILE not in record else ""
 
 
 def messages_of(record: dict) -> list[dict]:
-    """A record's conversation; a prompt and response are one of two turns, a prompt alone of one."""
+    """A record's conversation; a prompt and response are one of two turns, a prompt or a raw text alone of one."""
     if "messages" in record:
         return record["messages"]
+    if "prompt" not in record:
+        return [{"role": "assistant", "content": record["text"]}]  # all that a model reads, it learns to say
     turns = [{"role": "user", "content": record["prompt"]}]
     if "response" in record:
         turns.append({"role": "assistant", "content": record["response"]})
     return turns
+
+
+def gap_of(record: dict) -> str:
+    """What stands between the turns where there are no roles, as in the documents that a base model learns.
+
+    Of a user's own record a line break; a generated prompt ends where its answer begins.
+    """
+    return "" if task_named(record) else "\n"
 
 
 def question_of(record: dict) -> list[dict]:
@@ -90,6 +100,11 @@ def question_of(record: dict) -> list[dict]:
 def prompt_of(record: dict) -> str:
     """All that stands before the answer, as one text."""
     return "\n".join(message["content"] for message in question_of(record))
+
+
+def label_of(record: dict) -> str | None:
+    """The right class of an answer, white space around it aside; None where `label` is missing, null or blank."""
+    return None if record.get("label") is None else str(record["label"]).strip() or None
 
 
 def references_of(record: dict) -> list[str]:
@@ -104,6 +119,19 @@ def references_of(record: dict) -> list[str]:
 def reference_of(record: dict) -> str:
     """The first of its references, or ''."""
     return next(iter(references_of(record)), "")
+
+
+def prompt_key(record: dict) -> str:
+    """What decides on which side of a split a record is, and which comparisons are of one prompt."""
+    return str([message["content"] for message in question_of(record)])
+
+
+def split_by_prompt(records: Sequence[dict], validation: int = 5) -> dict[str, list[dict]]:
+    """The records to train on, and that percentage for validation: no prompt is on both sides."""
+    sides: dict[str, list[dict]] = {"train": [], "validation": []}
+    for record in records:
+        sides[validation_split(prompt_key(record), validation)].append(record)
+    return sides
 
 
 def validation_split(key: str, validation: int = 5) -> str:

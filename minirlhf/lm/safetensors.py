@@ -8,12 +8,11 @@ Proved by tests/lm/test_safetensors.py.
 import json
 import struct
 from math import prod
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import UserError
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool,
@@ -54,7 +53,8 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     if size > min(MAX_HEADER, len(data) - 8):
         raise refuse(f"a header of {size} bytes in a file of {len(data)}")
     try:
-        header = json.loads(data[8 : 8 + size])
+        # A key that stands twice makes it None, and so unreadable: json would keep the last alone.
+        header = json.loads(data[8 : 8 + size], object_pairs_hook=lambda x: dict(x) if len(dict(x)) == len(x) else None)
         header.pop("__metadata__", None)
         entries = {}
         for key, entry in header.items():
@@ -83,9 +83,10 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     return {key: tensors[key] for key in entries}
 
 
-def save_module(path: Path, module: nn.Module | None) -> None:
-    """Write the parameters of a module, atomically; of None, remove what an earlier run may have left there."""
-    if module is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_atomic(path, dump_safetensors(module.state_dict()))
+def to_floats(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors in float32. Raises UserError for one that holds anything but floats that are finite there."""
+    for key, x in tensors.items():
+        if not (x.is_floating_point() and x.float().isfinite().all()):
+            what = "a weight is not finite in float32" if x.is_floating_point() else f"{x.dtype} is no type of weights"
+            raise UserError(f"{name}: tensor {key!r}: {what}; take an earlier checkpoint, or one in float32")
+    return {key: x.float() for key, x in tensors.items()}

@@ -52,13 +52,12 @@ def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def evaluate_loss(model: GPT, examples: Sequence[Example], micro_rows: int = 32) -> tuple[float, int]:
-    """(Sum of − log p over the targets of all examples, their number), in float32 without dropout.
+    """(Sum of − log p over the targets of all examples, their number), without dropout, in the caller's autocast.
 
     It does not depend on how the examples are batched. Restores the model's train mode.
     """
-    was_training, device = model.training, model.wte.weight.device
+    was_training, device, total, count = model.training, model.wte.weight.device, 0.0, 0
     model.eval()
-    total, count = 0.0, 0
     try:
         for part in micro_batches([len(e.ids) for e in examples], micro_rows):
             batch = collate([examples[i] for i in part], device, model.config.context)
@@ -87,11 +86,12 @@ def fit(
             norm = stepper.step(lr)
             figures = {"loss": loss, "lr": lr, "grad_norm": norm, "padding": padding}
             if validation and (step + 1 == config.steps or (step + 1) % config.eval_every == 0):
-                nll, count = evaluate_loss(model, validation)
+                with autocast(model.wte.weight.device, run.dtype):
+                    nll, count = evaluate_loss(model, validation, config.micro_rows)
                 figures["validation_loss"] = nll / max(count, 1)
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
     model.eval()
-    return loop.cost() | {"skipped": stepper.skipped}
+    return loop.cost()
 
 
 def accumulate(

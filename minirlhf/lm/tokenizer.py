@@ -11,9 +11,9 @@ string has an encoding. Without merges this is the byte tokenizer.
 Ids are in GPT-2's order: the 256 bytes in the order of its byte table, the merges by rank, the special
 tokens last. Text is data: a user who types "<|endoftext|>" gets those 13 characters, not the special.
 
-Not here: the cutting, learning and merging themselves (bpe.py), chat templates and batches (chat.py),
-normalisation of Unicode (there is none: what goes in comes out). Proved by tests/lm/test_tokenizer.py.
-Source: Radford et al. 2019 (GPT-2), section 2.2; Sennrich et al. 2016.
+Not here: cutting, learning and merging (bpe.py), chat templates and batches (chat.py), normalisation of Unicode. It is
+GPT-2's own but for letters and numbers newer than Python's Unicode tables, which it takes for punctuation.
+Proved by tests/lm/test_tokenizer.py. Source: Radford et al. 2019 (GPT-2), section 2.2; Sennrich et al. 2016.
 """
 
 import warnings
@@ -55,7 +55,7 @@ class Tokenizer:
         Tokenizer().encode("Hi") == [39, 72]         # no merges: one token per byte
 
     token_bytes: list[bytes], the spelling of each ordinary token, by id, without specials.
-    special_ids: dict from the name of a special token to its id.
+    special_ids: dict from the name of a special token to its id; eos: the one that ends, <|endoftext|> unless set.
 
     Raises ValueError for an unknown pattern, an impossible merge, or specials that cannot be.
     """
@@ -76,7 +76,7 @@ class Tokenizer:
         if len(set(self.token_bytes)) < len(self.token_bytes):
             raise ValueError("two merges spell the same token, which merges learned by BPE never do")
         self._cache: dict[str, list[int]] = {}
-        self.special_ids: dict[str, int] = {}
+        self.special_ids, self.eos = {}, EOS
         self.add_specials(specials)
         if EOS not in self.special_ids:
             raise ValueError(f"the specials {list(self.special_ids)} lack {EOS}; add it")
@@ -118,8 +118,8 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int:
-        """The id of <|endoftext|>, which ends a document or a response."""
-        return self.special_ids[EOS]
+        """The id of the special token `eos`, which ends a document or a response."""
+        return self.special_ids[self.eos]
 
     def add_specials(self, names: Iterable[str]) -> list[int]:
         """Append special tokens; returns the id of each name. One that exists already keeps its id.

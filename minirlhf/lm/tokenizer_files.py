@@ -1,6 +1,7 @@
 """Tokenizer files: ours, Hugging Face's tokenizer.json of GPT-2's kind, and GPT-2's own vocab.json with merges.txt.
 
-`save` writes what AutoTokenizer reads too, `load` reads all three and refuses what would encode differently.
+`save` writes what AutoTokenizer reads too, `load` reads all three, and what stands BESIDE them, and refuses what
+would encode differently.
 Proved by tests/lm/test_tokenizer_files.py.
 """
 
@@ -8,11 +9,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import UserError, read_json, read_text, write_atomic
 from minirlhf.lm.bpe import FIRST_MERGE_ID, PATTERNS
 from minirlhf.lm.tokenizer import BYTE_ORDER, EOS, PAD, SYMBOLS, Tokenizer
 
 _BYTE_TO_SYMBOL = dict(zip(BYTE_ORDER, SYMBOLS))
+BESIDE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 
 
 def save(tokenizer: Tokenizer, folder: str | Path) -> None:
@@ -36,7 +38,8 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
                   "merges": [f"{symbols[left]} {symbols[right]}" for left, right in tokenizer.merges]},
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
-              "bos_token": EOS, "eos_token": EOS, "pad_token": PAD if PAD in tokenizer.special_ids else EOS}
+              "bos_token": tokenizer.eos, "eos_token": tokenizer.eos,
+              "pad_token": PAD if PAD in tokenizer.special_ids else tokenizer.eos}
     for name, value in (("tokenizer.json", content), ("tokenizer_config.json", config)):
         write_atomic(Path(folder) / name, json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8"))
 
@@ -48,28 +51,57 @@ def load(folder: str | Path) -> Tokenizer:
     Raises UserError, which names the file and the remedy, if there is none of these, or if a file is damaged or
     asks for something that would make its encoding differ from ours.
     """
-    path = (folder := Path(folder)) / "tokenizer.json"
+    path, *two = (Path(folder) / name for name in ("tokenizer.json", "merges.txt", "vocab.json"))
+    if not path.exists() and (gone := [x for x in two if not x.exists()]):
+        remedy = "give a folder that holds tokenizer.json, or GPT-2's vocab.json and merges.txt"
+        raise UserError(f"{gone[0]} is missing; {remedy}")
     try:
         if path.exists():
-            return _from_hugging_face(json.loads(path.read_text("utf-8")))
-        path = folder / "merges.txt"
-        lines = path.read_text("utf-8").splitlines()
-        path = folder / "vocab.json"
-        vocabulary = json.loads(path.read_text("utf-8"))
-        # Only the first line is a comment: "# #" further down is a merge.
-        merges = [line.split(" ") for line in lines[lines[0].startswith("#version"):] if line]
-        names = [name for name, i in vocabulary.items() if i >= FIRST_MERGE_ID + len(merges)]
-        return _from_symbols(vocabulary, merges, "gpt2", names)
-    except FileNotFoundError:
-        remedy = "give a folder that holds tokenizer.json, or GPT-2's vocab.json and merges.txt"
-        raise UserError(f"{path} is missing; {remedy}") from None
+            vocabulary, merges, pattern, names = _from_hugging_face(read_json(path))
+        else:
+            lines = read_text(path := two[0]).splitlines()
+            # Only the first line is a comment: "# #" further down is a merge.
+            merges, pattern = [line.split(" ") for line in lines[lines[0].startswith("#version"):] if line], "gpt2"
+            vocabulary = read_json(path := two[1])
+            names = [name for name, i in vocabulary.items() if i >= FIRST_MERGE_ID + len(merges)]
+        main, path = path, Path(folder) / BESIDE[0]
+        added, eos = _beside(Path(folder), vocabulary)
+        path = main
+        tokenizer = _from_symbols({**vocabulary, **added}, merges, pattern, [*{*names, *added}])
+        if eos not in tokenizer.special_ids:
+            raise ValueError(f"eos_token {eos!r} is an ordinary token")
+        tokenizer.eos = eos
+        return tokenizer
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = str(error) if isinstance(error, ValueError) else f"not laid out as expected, {error!r}"
         remedy = "use a byte-level BPE with GPT-2's layout, such as `save` writes, or train one with Tokenizer.train"
         raise UserError(f"{path}: {what}; {remedy}") from error
 
 
-def _from_hugging_face(content: dict) -> Tokenizer:
+def _beside(folder: Path, vocabulary: dict[str, int]) -> tuple[dict[str, int], str]:
+    """(special token -> id, the EOS) by what stands BESIDE the vocabulary. Raises UserError for what we cannot do."""
+    config, roles, added = (read_json(folder / name) if (folder / name).exists() else {} for name in BESIDE)
+    decoder = {x["content"]: x | {"id": int(i)} for i, x in (config.get("added_tokens_decoder") or {}).items()}
+    named = [(file, key, x["content"] if isinstance(x, dict) else x) for file, said in zip(BESIDE, (config, roles))
+             for key, value in said.items() if key.endswith(("_token", "_tokens"))
+             for x in (value if isinstance(value, list) else [value]) if isinstance(x, (str, dict))]  # fmt: skip
+    special = {x for _, _, x in named} | {x for x, token in decoder.items() if token.get("special")}
+    added |= {x: token["id"] for x, token in decoder.items()}
+    first, eos = next(((file, x) for file, key, x in named if key == "eos_token"), ("", EOS))
+    wrong = [(BESIDE[0], f"{key} is true, but nothing is put around a text here: make it false, or train without")
+             for key in ("add_prefix_space", "add_bos_token", "add_eos_token") if config.get(key)]  # fmt: skip
+    wrong += [(BESIDE[0 if x in decoder else 2], f"{x!r} is not special, text would become it: name it in {BESIDE[1]}")
+              for x in added if x not in special]  # fmt: skip
+    for file, key, x in named:
+        wrong += [(file, f"{x!r} has no id: give it one in {BESIDE[2]}")] if x not in vocabulary | added else []
+        wrong += [(file, f"{key} is {x!r}, {eos!r} in {first}: choose one")] if key == "eos_token" and x != eos else []
+    if wrong:
+        raise UserError(f"{folder / wrong[0][0]}: {wrong[0][1]}")
+    return added, eos
+
+
+def _from_hugging_face(content: dict) -> tuple[dict[str, int], list, str, list[str]]:
+    """Vocabulary, merges, pattern and the names of special tokens. Raises ValueError for what we cannot do."""
     model, added, cut = content["model"], content["added_tokens"], content["pre_tokenizer"]
     post_processor = content.get("post_processor") or {"type": "ByteLevel"}
     steps = cut["pretokenizers"] if cut["type"] == "Sequence" else [cut]
@@ -101,7 +133,7 @@ def _from_hugging_face(content: dict) -> Tokenizer:
             raise ValueError(f"has {what}, which this tokenizer cannot do")
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     specials = {token["content"]: token["id"] for token in added}
-    return _from_symbols({**model["vocab"], **specials}, merges, pattern, list(specials))
+    return {**model["vocab"], **specials}, merges, pattern, list(specials)
 
 
 def _from_symbols(

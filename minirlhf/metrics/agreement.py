@@ -1,9 +1,9 @@
-"""Do people agree, beyond what chance would bring about? Krippendorff's alpha, and Cohen's kappa of two raters.
+"""Do people agree more than chance would make them? Krippendorff's alpha, and Cohen's kappa for two raters.
 
-    α = 1 − D_o / D_e                disagreements seen, and expected of the same labels dealt at random
-    κ = (P_o − P_e) / (1 − P_e)      agreement seen, and expected of raters who deal their own labels at random
+    α = 1 − D_o / D_e                D_o: disagreement seen.  D_e: expected if the same labels were dealt at random
+    κ = (P_o − P_e) / (1 − P_e)      P_o: agreement seen.  P_e: expected if each rater dealt their labels at random
 
-Alpha is for any number of raters, with gaps. Where all labels are of one category both are 0 / 0: nan.
+Alpha takes any number of raters, and gaps. If all labels are of one category, both are 0 / 0: nan.
 Source: Krippendorff 2004, section 11.3, nominal data; Cohen 1960. Proved by tests/metrics/test_agreement.py.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from minirlhf.metrics.intervals import corpus_interval
 from minirlhf.metrics.scores import divide
 
-ROUNDING = 1e-12  # what sums of shares leave of a 0
+ROUNDING = 1e-12  # a sum of shares that should be 0 may differ from it by this much
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,22 @@ class Measure:
     value: float
     low: float
     high: float
-    n: int  # what it was measured on
+    n: int  # how many items it was measured on
     note: str = ""  # why it is undefined, or what was done to define it
 
 
 def undefined(n: int, note: str) -> Measure:
-    """What cannot be had."""
+    """A measure without a value. note: why."""
     return Measure(math.nan, math.nan, math.nan, n, note)
 
 
 def krippendorff_alpha(items: Sequence[Sequence[Hashable]], seed: int = 0) -> Measure:
-    """α of the labels that each item was given, with its bootstrap interval over the items of two labels or more."""
+    """α of the labels of each item, with its bootstrap interval over items. An item with fewer than 2 is left out."""
     items = [item for item in items if len(item) >= 2]
     if not items:
         return undefined(0, "no item was labelled twice")
     labels = list(dict.fromkeys(label for item in items for label in item))
-    # How often one rater said c and another k of an item, over its raters less one: each label counts once.
+    # How often one rater said c and another k about an item, over its raters minus 1: each label counts once.
     seen = np.zeros((len(items), len(labels), len(labels)))  # (n, L, L)
     for table, item in zip(seen, items):
         for c, k in permutations(map(labels.index, item), 2):
@@ -60,7 +60,7 @@ def krippendorff_alpha(items: Sequence[Sequence[Hashable]], seed: int = 0) -> Me
 
 
 def cohen_kappa(items: Sequence[tuple[Hashable, Hashable]], seed: int = 0) -> Measure:
-    """κ of two raters, from the labels that each item was given by the one and by the other."""
+    """κ of two raters. Each item is a pair: the first rater's label and the second's."""
     if not items:
         return undefined(0, "no item was labelled by both")
     labels = list(dict.fromkeys(label for item in items for label in item))
@@ -79,7 +79,7 @@ def cohen_kappa(items: Sequence[tuple[Hashable, Hashable]], seed: int = 0) -> Me
 
 
 def measured(rows: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], seed: int) -> Measure:
-    """The measure of the rows' sum, a row per item, with its bootstrap interval over items."""
+    """The measure of the sum of the rows, one row per item, with its bootstrap interval over items."""
     value = float(measure(rows.sum(0, keepdims=True))[0])
     note = "all labels are of one category" if math.isnan(value) else ""
     return Measure(value, *corpus_interval(rows, measure, seed=seed), len(rows), note)

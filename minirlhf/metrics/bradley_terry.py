@@ -1,10 +1,10 @@
-"""How much better one model is than another, from judgements of pairs of their answers: two logistic regressions.
+"""How much better is one model than another? Two logistic regressions on judged pairs of their answers.
 
-    P(b beats a) = σ(θ_b − θ_a)                        strengths, of any number of models
-    P(b beats a) = σ(b0 + b1 tanh(Δ / sd(Δ)))          σ(b0): the win rate at equal length, Δ = 0
+    P(b beats a) = σ(θ_b − θ_a)                        θ: the strengths of any number of models
+    P(b beats a) = σ(b0 + b1 tanh(Δ / sd(Δ)))          Δ: difference in length.  σ(b0): the win rate at Δ = 0
 
-A tie is half a win of each. The likelihood has one maximum, found by Newton's method, for all resamples of the
-prompts at once. Where there is no finite one, as for a model that never lost, PSEUDO judgements are added.
+A tie is half a win for each side. Newton's method finds the likelihood's one maximum, for all resamples of the
+prompts at once. A model that never lost, for example, has no finite maximum: PSEUDO judgements are then added.
 Source: Bradley and Terry 1952; Dubois et al. 2024. Proved by tests/metrics/test_bradley_terry.py.
 """
 
@@ -16,18 +16,18 @@ from statistics import NormalDist
 import numpy as np
 
 from minirlhf.metrics.agreement import Measure, undefined
+from minirlhf.metrics.intervals import TAILS, percentiles
 
-STEPS = 200  # of Newton's method, no longer than 2 each; a handful are enough unless it runs off to infinity
-LEAST = 1e-6  # information about some parameter; with less the likelihood rises without end
-PSEUDO = 0.5  # judgements added to each outcome of each pair of models where it does
-TAILS = 0.025, 0.975
+STEPS = 200  # of Newton's method, each at most 2 long; a handful suffice unless it runs off to infinity
+LEAST = 1e-6  # information about any parameter; with less the likelihood rises without end
+PSEUDO = 0.5  # judgements that are then added to each outcome for each pair of models
 
 
 def newton(X: np.ndarray, wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The maximum of Σ wins log σ(X φ) + losses log σ(−X φ), for each of B tables of counts.
 
     X: (n, K).  wins, losses: (B, n).
-    Returns φ (B, K), the information there (B, K, K), and (B,) whether there is no finite maximum.
+    Returns φ (B, K), the information at φ (B, K, K), and (B,) bool, True where no finite maximum exists.
     """
     N, phi, lost = wins + losses, np.zeros((len(wins), X.shape[1])), np.zeros(len(wins), dtype=bool)
     for _ in range(STEPS):
@@ -45,7 +45,7 @@ def newton(X: np.ndarray, wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndar
 
 
 def places(names: Sequence[Hashable]) -> tuple[list, np.ndarray]:
-    """The different names in their order, and the place of each there: (n,)."""
+    """The different names in order of appearance, and where each of the n names stands among them: (n,)."""
     place = {name: k for k, name in enumerate(dict.fromkeys(names))}
     return list(place), np.array([place[name] for name in names], dtype=int)
 
@@ -53,10 +53,10 @@ def places(names: Sequence[Hashable]) -> tuple[list, np.ndarray]:
 def fits(
     X: np.ndarray, scores: Sequence[float], prompts: Sequence[Hashable], pseudo: np.ndarray, resamples: int, seed: int
 ) -> list[np.ndarray]:
-    """φ of all judgements, and of each resample of the prompts (nan where there is one prompt only): (1 + R, K).
+    """φ of all judgements, then of each resample of the prompts: (1 + R, K). With one prompt, resamples are nan.
 
-    X: (n, K).  scores, pseudo: (n,); the latter is added to wins and losses where there is no finite maximum.
-    Returns also the information, (1 + R, K, K), and (1 + R,) whether `pseudo` was added.
+    X: (n, K).  scores, pseudo: (n,); pseudo is added to wins and losses where no finite maximum exists.
+    The list also holds the information, (1 + R, K, K), and whether `pseudo` was added, (1 + R,).
     """
     (questions, prompt), y = places(prompts), np.asarray(scores, dtype=float)
     even = np.full(len(questions), 1 / len(questions))  # (P,)
@@ -77,10 +77,10 @@ def fits(
 def strengths(
     pairs: Sequence[tuple[str, str]], scores: Sequence[float], prompts: Sequence[Hashable], seed: int = 0
 ) -> dict[str, Measure]:
-    """"b - a" -> θ_b − θ_a, log-odds, for each two models, with intervals by resampling prompts.
+    """"b - a" -> θ_b − θ_a, log-odds, for each pair of models, with intervals by resampling prompts.
 
-    pairs: (n,) of (a, b).  scores: (n,) of b: 1, 0.5 for a tie, or 0.  prompts: (n,).  Where PSEUDO judgements
-    were added, intervals are ± z standard errors, for ten wins of ten have no spread to resample.
+    pairs: (n,) of (a, b).  scores: (n,) of b: 1, 0.5 for a tie, or 0.  prompts: (n,). Ten wins in ten have no
+    spread to resample. So where PSEUDO judgements were added, intervals are ± z standard errors.
     """
     models, place = places([name for pair in pairs for name in pair])
     X = np.zeros((len(pairs), len(models)))  # (n, M)
@@ -96,7 +96,7 @@ def strengths(
     unit = np.eye(len(models))[:, 1:]  # (M, M − 1)
     D = np.array([unit[b] - unit[a] for a, b in two])  # (D, M − 1)
     values = phi @ D.T  # (1 + R, D)
-    low, high = np.quantile(values[1:], TAILS, axis=0)  # (D,)
+    low, high = np.array([percentiles(x) for x in values[1:].T]).T  # (D,)
     if added[0]:
         half = NormalDist().inv_cdf(TAILS[1]) * np.sqrt(np.einsum("dp,pq,dq->d", D, np.linalg.inv(H[0]), D))  # (D,)
         low, high = values[0] - half, values[0] + half
@@ -107,16 +107,16 @@ def strengths(
 def length_controlled(
     lengths: Sequence[float], scores: Sequence[float], prompts: Sequence[Hashable], seed: int = 0
 ) -> Measure:
-    """What b's win rate would be if both answers were of one length, with its interval by resampling prompts.
+    """b's win rate if both answers had the same length, with its interval by resampling prompts.
 
-    lengths: (n,) Δ, length of b's answer less that of a's.  scores, prompts: as for `strengths`.
+    lengths: (n,) Δ, length of b's answer minus that of a's.  scores, prompts: as for `strengths`.
     Source: Dubois et al. 2024, without its term for the prompt.
     """
     delta = np.asarray(lengths, dtype=float)  # (n,)
     sd = float(delta.std(ddof=1)) if len(delta) > 1 else 0.0
     if sd == 0:
-        return undefined(len(delta), "no two differ in length by another amount")
+        return undefined(len(delta), "all pairs differ in length by the same amount")
     X = np.column_stack([np.ones(len(delta)), np.tanh(delta / sd)])  # (n, 2)
     phi, _, _ = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(delta)), 1000, seed)
     rates = (1 + np.tanh(phi[:, 0] / 2)) / 2  # (1 + R,)
-    return Measure(float(rates[0]), *np.quantile(rates[1:], TAILS).tolist(), len(delta))
+    return Measure(float(rates[0]), *percentiles(rates[1:]), len(delta))

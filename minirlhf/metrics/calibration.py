@@ -1,12 +1,12 @@
-"""Calibration: of what a model says with confidence p, is a share p right?
+"""Calibration: if a model says things with confidence p, is a share p of them right?
 
     ECE = Σ_b (n_b / N) |acc_b − conf_b|        T* = argmin_T NLL(softmax(z / T))
 
-ECE is no distance from perfection by itself: noise alone makes every |acc_b − conf_b| positive, and a
-perfectly calibrated model has an ECE above 0, the more so the fewer items there are in a bin. So it is
-published with N, the number of bins, its interval over prompts and the ECE that perfect calibration would
-show (`ece_if_calibrated`). Resampling adds noise to noise, so a percentile interval lies too high where a
-model is well calibrated, and `intervals.pivot` turns it round. nan without items; a confidence outside [0, 1]
+ECE, the expected calibration error, is no distance from perfection by itself. Noise alone makes every
+|acc_b − conf_b| positive. Even a perfectly calibrated model has an ECE above 0; it grows with fewer items per bin.
+So publish N, the number of bins, the interval over prompts and the ECE under perfect calibration
+(`ece_if_calibrated`) with it. Resampling adds noise to noise: a percentile interval lies too high for a well
+calibrated model. `intervals.pivot` turns it round. Without items a result is nan. A confidence outside [0, 1]
 raises ValueError. Proved by tests/metrics/test_calibration.py.
 """
 
@@ -20,7 +20,7 @@ from minirlhf.metrics.scores import divide
 
 
 def _binned(confidence: Sequence[float], correct: Sequence[bool], n_bins: int) -> tuple[np.ndarray, ...]:
-    """Both as floats, and the bin of each confidence, of equal width: (l, r], the first one [0, r]. (N,) each."""
+    """Both as floats, and each confidence's bin: (N,) each. Bins have equal width: (l, r], the first one [0, r]."""
     confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
     if confidence.shape != correct.shape or not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("confidence and correct must be of one length, and confidences in [0, 1]")
@@ -30,8 +30,8 @@ def _binned(confidence: Sequence[float], correct: Sequence[bool], n_bins: int) -
 def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> list[dict]:
     """A reliability diagram: the non-empty bins of equal width, from low to high confidence.
 
-    confidence: (N,) in [0, 1].  correct: (N,) 0 or 1. Of each bin the count, the mean confidence, the accuracy, which
-    is the share correct, and low and high, Wilson's 95% interval of it, the items taken as independent.
+    confidence: (N,) in [0, 1].  correct: (N,) 0 or 1. Each bin has its count, mean confidence and accuracy (the share
+    correct). Wilson's 95% interval of the accuracy, low to high, takes the items as independent.
     """
     confidence, correct, bins = _binned(confidence, correct, n_bins)
     rows = []
@@ -43,16 +43,16 @@ def reliability_bins(confidence: Sequence[float], correct: Sequence[bool], n_bin
 
 
 def calibration_statistics(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> np.ndarray:
-    """Sufficient statistics of ECE of the items of one prompt, to be summed over prompts.
+    """Sufficient statistics of ECE for the items of one prompt, to be summed over prompts.
 
-    Returns (M + 1,): per equal-width bin Σ (correct − confidence), and the number of items.
+    Returns (M + 1,): Σ (correct − confidence) for each of M = n_bins bins of equal width, then the number of items.
     """
     confidence, correct, bins = _binned(confidence, correct, n_bins)
     return np.append(np.bincount(bins, correct - confidence, n_bins), len(confidence))
 
 
 def ece_from_statistics(statistics: np.ndarray) -> np.ndarray:
-    """ECE from summed statistics: (..., M + 1) -> (...). For paired tests of two models as well."""
+    """ECE from summed statistics: (..., M + 1) -> (...). It serves paired tests of two models, too."""
     statistics = np.asarray(statistics, dtype=float)
     return divide(np.abs(statistics[..., :-1]).sum(axis=-1), statistics[..., -1])
 
@@ -60,7 +60,7 @@ def ece_from_statistics(statistics: np.ndarray) -> np.ndarray:
 def expected_calibration_error(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> float:
     """ECE = Σ_b (n_b / N) |acc_b − conf_b|. nan without items.
 
-    Biased upward for small N, and dependent on n_bins: publish both beside it.  Source: Guo et al. 2017, eq. 3.
+    It is biased upward for small N and depends on n_bins: publish both with it.  Source: Guo et al. 2017, eq. 3.
     """
     return float(ece_from_statistics(calibration_statistics(confidence, correct, n_bins)))
 
@@ -68,12 +68,12 @@ def expected_calibration_error(confidence: Sequence[float], correct: Sequence[bo
 def ece_if_calibrated(
     confidence: Sequence[float], n_bins: int = 15, n_simulations: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """(S,): the ECE of a perfectly calibrated model with these confidences, simulated S times.
+    """The ECE of a perfectly calibrated model with these confidences, simulated S = n_simulations times: (S,).
 
         y_i ~ Bernoulli(conf_i), independently
 
-    The mean is the part of a measured ECE that is no miscalibration; a share of them >= the measured one
-    is a p-value of perfect calibration, if the items are independent. confidence: (N,).
+    Their mean is the part of a measured ECE that is no miscalibration. The share of them >= the measured ECE is
+    a p-value of perfect calibration, if the items are independent.  confidence: (N,).
     Source: Bröcker and Smith 2007 (consistency resampling).
     """
     confidence = np.asarray(confidence, dtype=float)
@@ -83,12 +83,12 @@ def ece_if_calibrated(
 
 
 def fit_temperature(logits: np.ndarray, labels: Sequence[int]) -> float:
-    """The T > 0 that minimises the NLL of softmax(logits / T); fit it on a split that is not reported.
+    """The T > 0 that minimises the NLL of softmax(logits / T). Fit it on a split that is not reported.
 
-    In s = 1/T the NLL is convex, with derivative Σ_i (E_{softmax(s z_i)}[z_i] − z_{i,y_i}) and second derivative
-    Σ_i Var_{softmax(s z_i)}[z_i]: Newton's method, kept between what is too low and what is too high.
-    Limits: 0.0 if every label has the largest logit (more confidence is always better), inf if no
-    confidence is better than any, nan if the logits say nothing.
+    In s = 1/T the NLL is convex. Its derivative is Σ_i (E_{softmax(s z_i)}[z_i] − z_{i,y_i}), its second derivative
+    Σ_i Var_{softmax(s z_i)}[z_i]. Newton's method finds the minimum, between bounds that are too low and too high.
+    The result is 0.0 if every label has the largest logit: more confidence is always better. It is inf if equal
+    probabilities are best, and nan if all logits of each item are equal.
     logits: (N, K).  labels: (N,) int.  Source: Guo et al. 2017, section 4.2.
     """
     logits, labels = np.asarray(logits, dtype=float), np.asarray(labels)

@@ -6,11 +6,13 @@
 
 The unit is the prompt: average several samples of one prompt first, or name the clusters. Everything random
 is a function of `seed`. Undefined results are nan; an item that is not finite makes the result undefined
-and is never dropped. Proved by tests/metrics/test_intervals.py.
+and is never dropped. Units that all say the same do not show how sure they are: no interval has a width of 0,
+it is a bound (`unseen`) or nan. Proved by tests/metrics/test_intervals.py.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -43,13 +45,14 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     return math.exp(a * math.log(x) + b * math.log1p(-x) - log_beta) * fraction / a
 
 
-def _bisect(increasing: Callable[[float], float], low: float, high: float) -> float:
+def bisect(increasing: Callable[[float], float], low: float, high: float) -> float:
     """The root of an increasing function between low and high, to the last bit."""
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if increasing(middle) < 0 else (low, middle)
     return middle
 
 
+@lru_cache(maxsize=256)
 def t_quantile(p: float, df: float) -> float:
     """Quantile of Student's t for 0.5 <= p < 1, by bisection on P(|t| > q) = I_{df/(df+q²)}(df/2, 1/2)."""
 
@@ -59,7 +62,7 @@ def t_quantile(p: float, df: float) -> float:
     high = 1.0
     while excess(high) < 0:
         high *= 2
-    return _bisect(excess, 0.0, high)
+    return bisect(excess, 0.0, high)
 
 
 def wilson(k: float, n: int) -> tuple[float, float]:
@@ -79,22 +82,29 @@ def wilson(k: float, n: int) -> tuple[float, float]:
     return low, high
 
 
-def clopper_pearson(k: int, n: int) -> tuple[float, float]:
-    """Exact binomial interval for a proportion: it covers in 95 % or more. nan for n = 0.
+def unseen(value: float, n: int, low: float, high: float) -> tuple[float, float]:
+    """95 % bounds of a mean over units in [low, high], where all of n units had this value: ±∞ for ends of ±∞.
 
-    Source: Clopper and Pearson 1934; P(X >= k) = I_p(k, n − k + 1).
+        value − ε (value − low)   to   value + ε (high − value)        ε = 1 − .025^(1/n)
+
+    A share above ε of other units would have shown itself, but for a chance of .025. With a value and an end of 0
+    or 1 this is the exact interval of a proportion. Source: Clopper and Pearson 1934.
     """
-    if n == 0:
-        return math.nan, math.nan
-    low = 0.0 if k == 0 else _bisect(lambda p: beta_cdf(p, k, n - k + 1) - TAILS[0], 0.0, 1.0)
-    high = 1.0 if k == n else _bisect(lambda p: beta_cdf(p, k + 1, n - k) - (1 - TAILS[0]), 0.0, 1.0)
-    return low, high
+    share = 1 - TAILS[0] ** (1 / n)
+    return value - share * (value - low), value + share * (high - value)
+
+
+def varies(x: np.ndarray, scale: float = 0.0) -> bool:
+    """Whether the numbers differ by more than rounding does, as nan does. scale: of what they are differences of."""
+    return not np.ptp(x) <= 1e-12 * max(np.abs(x).max(), scale)
 
 
 def standard_error(x: Sequence[float]) -> float:
-    """s / √n with the unbiased variance (n − 1); nan for n < 2."""
+    """s / √n with the unbiased variance (n − 1), 0 for what is equal but for rounding; nan for n < 2."""
     x = np.asarray(x, dtype=float)
-    return float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) >= 2 else math.nan
+    if len(x) < 2:
+        return math.nan
+    return float(x.std(ddof=1) / math.sqrt(len(x))) if varies(x) else 0.0
 
 
 def clustered_se(x: Sequence[float], clusters: Sequence) -> float:
@@ -114,9 +124,9 @@ def clustered_se(x: Sequence[float], clusters: Sequence) -> float:
 
 
 def t_interval(x: Sequence[float]) -> tuple[float, float]:
-    """Student's interval for a mean, x̄ ± t_{n−1} s/√n; nan for n < 2."""
+    """Student's interval for a mean, x̄ ± t_{n−1} s/√n; nan for n < 2, and for numbers that are all equal."""
     x = np.asarray(x, dtype=float)
-    if len(x) < 2:
+    if len(x) < 2 or not varies(x):
         return math.nan, math.nan
     half = t_quantile(TAILS[1], len(x) - 1) * standard_error(x)
     return float(x.mean() - half), float(x.mean() + half)
@@ -131,9 +141,9 @@ def resample_counts(n: int, n_resamples: int, rng: np.random.Generator) -> Itera
         yield np.bincount(draws.ravel(), minlength=b * n).reshape(b, n).astype(float)
 
 
-def percentiles(values: np.ndarray) -> tuple[float, float]:
-    """The ends of the middle 95 % of the values."""
-    low, high = np.quantile(values, TAILS)
+def percentiles(values: np.ndarray, scale: float = 0.0) -> tuple[float, float]:
+    """The ends of the middle 95 % of the values; nan where no two differ. scale: as for `varies`."""
+    low, high = np.quantile(values, TAILS) if varies(values, scale) else (math.nan, math.nan)
     return float(low), float(high)
 
 

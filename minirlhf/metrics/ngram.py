@@ -1,13 +1,13 @@
 """An n-gram language model with interpolated modified Kneser-Ney smoothing: what a transformer must beat.
 
-For a token w behind a context h = w_{t−k+1} … w_{t−1} of k − 1 tokens, k = n … 1,
+For a token w after a context h = w_{t−k+1} … w_{t−1} of k − 1 tokens, k = n … 1,
 
     p_k(w | h) = max(c_k(h w) − D_k(c_k(h w)), 0) / Σ_v c_k(h v) + γ_k(h) p_{k−1}(w | h′)
     γ_k(h) = (D_k1 N_1(h ·) + D_k2 N_2(h ·) + D_k3 N_3+(h ·)) / Σ_v c_k(h v)        p_0(w | ·) = 1 / V
 
-with h′ the context without its first token and N_r(h ·) how many tokens followed h r times. The highest
-order counts occurrences; the others count contexts, c_k(g) = |{u: c_{k+1}(u g) > 0}|: "Francisco" may be
-frequent, but follows "San" alone. Where h was never followed by anything, p_k = p_{k−1}.
+h′ is the context without its first token. N_r(h ·) is the number of tokens that followed h r times. The highest
+order counts occurrences. The lower orders count contexts, c_k(g) = |{u: c_{k+1}(u g) > 0}|: "Francisco" may be
+frequent, but it follows "San" alone. Where nothing ever followed h, p_k = p_{k−1}.
 Source: Chen and Goodman 1998 (modified Kneser-Ney); continuation counts: Kneser and Ney 1995.
 Proved by tests/metrics/test_ngram.py.
 """
@@ -17,17 +17,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# The discounts of counts 1, 2 and 3+ where the data do not tell them: those of KenLM's --discount_fallback.
+# The discounts for counts 1, 2 and 3+ if the data do not determine them, as in KenLM's --discount_fallback.
 FALLBACK = (0.5, 1.0, 1.5)
 
 
 @dataclass(frozen=True)
 class Level:
-    """The counts of one order k. A (k−1)-gram is known by its row in the level below; the empty one by 0."""
+    """The counts of one order k. A (k−1)-gram h is its row number in the level below; the empty one is 0."""
 
-    keys: np.ndarray  # (K,) int64, sorted, one a k-gram: row of its first k − 1 tokens · (V + 1) + the last
-    counts: np.ndarray  # (K,) c_k, 0 of what only begins a sequence
-    totals: np.ndarray  # (K',) Σ_v c_k(h v) of each (k−1)-gram h
+    keys: np.ndarray  # (K,) int64, sorted, one per k-gram: row of its first k − 1 tokens · (V + 1) + the last
+    counts: np.ndarray  # (K,) c_k; 0 for a k-gram that ends with a start symbol
+    totals: np.ndarray  # (K',) Σ_v c_k(h v) for each (k−1)-gram h
     kinds: np.ndarray  # (K', 3) N_1(h ·), N_2(h ·), N_3+(h ·)
 
 
@@ -37,20 +37,20 @@ class KneserNey:
 
     vocab_size: int
     levels: tuple[Level, ...]  # orders 1 to n
-    discounts: np.ndarray  # (n, 3) of counts 1, 2 and 3+, by order
+    discounts: np.ndarray  # (n, 3): for each order those of counts 1, 2 and 3+
 
     def log_prob(self, tokens: Sequence[int]) -> np.ndarray:
         """log p(w_t | w_<t) in nats of every token of one sequence, (T,) float64.
 
-        tokens: what is to be scored, EOS included if it ends there; the start is implied and not scored.
+        tokens: the sequence to score, with EOS if it ends there. The start is implied and not scored.
         perplexity = scores.perplexity(−sum, T).  Raises ValueError for an id outside the vocabulary.
         """
         order = len(self.levels)
         ids, _ = padded([tokens], order, self.vocab_size)  # (n − 1 + T,)
-        rows = np.zeros(len(ids), dtype=np.int64)  # row of the k-gram that ends here, −1 of one never seen
+        rows = np.zeros(len(ids), dtype=np.int64)  # row of the k-gram that ends here, −1 if never seen
         p = np.full(len(ids), 1 / self.vocab_size)
         for level, discounts in zip(self.levels, self.discounts):
-            context = np.append(np.int64(0), rows)[:-1]  # (n − 1 + T,) the (k−1)-gram that ended one earlier
+            context = np.append(np.int64(0), rows)[:-1]  # (n − 1 + T,) the (k−1)-gram that ended one place earlier
             wanted = np.where(context >= 0, context * (self.vocab_size + 1) + ids, -1)  # (n − 1 + T,)
             rows = np.minimum(np.searchsorted(level.keys, wanted), len(level.keys) - 1)  # (n − 1 + T,)
             rows = np.where(level.keys[rows] == wanted, rows, -1)  # (n − 1 + T,)
@@ -66,9 +66,9 @@ class KneserNey:
 def fit_ngram(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -> KneserNey:
     """Count the n-grams of the sequences, each of which starts anew, and choose the discounts.
 
-    sequences: token ids in [0, V), with EOS where one ends. Before each stand n − 1 start symbols, which
-    are no token of the vocabulary and get no probability. Raises ValueError for an order below 1, ids
-    outside the vocabulary, and nothing to count.
+    sequences: token ids in [0, V), with EOS where a sequence ends. Each gets n − 1 start symbols before it.
+    They are not in the vocabulary and have no probability. Raises ValueError for an order below 1, ids outside
+    the vocabulary, or nothing to count.
     """
     if order < 1:
         raise ValueError(f"an n-gram has at least 1 token, not {order}")
@@ -78,7 +78,7 @@ def fit_ngram(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -
     rows = np.zeros(len(ids), dtype=np.int64)  # (N,)
     keys, rows_of = [], [rows]
     for k in range(order):
-        context = np.append(np.int64(0), rows)[:-1]  # (N,) the first is of a start symbol, which needs none
+        context = np.append(np.int64(0), rows)[:-1]  # (N,) the first token is a start symbol and needs none
         found, rows = np.unique(context * (vocab_size + 1) + ids, return_inverse=True)  # (K,), (N,)
         keys.append(found)
         rows_of.append(rows)
@@ -98,12 +98,12 @@ def fit_ngram(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -
 
 
 def chen_goodman(n: Sequence[int]) -> tuple[float, float, float]:
-    """The discounts of counts 1, 2 and 3+, from the numbers n_1 to n_4 of k-grams with counts of 1 to 4.
+    """The discounts for counts 1, 2 and 3+. n: the numbers n_1 to n_4 of k-grams with counts 1 to 4.
 
         Y = n_1 / (n_1 + 2 n_2)        D_r = r − (r + 1) Y n_{r+1} / n_r
 
-    FALLBACK where one is undefined or outside (0, r]: small or artificial data, such as a text without
-    repetition.  Source: Chen and Goodman 1998; Y for one discount: Ney, Essen and Kneser 1994.
+    The result is FALLBACK if one of them is undefined or outside (0, r]. That happens with small or artificial data,
+    such as a text without repetition.  Source: Chen and Goodman 1998; Y for one discount: Ney, Essen and Kneser 1994.
     """
     if min(n[:3]) == 0:
         return FALLBACK
@@ -113,7 +113,7 @@ def chen_goodman(n: Sequence[int]) -> tuple[float, float, float]:
 
 
 def padded(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """All sequences in a row, n − 1 start symbols (id V) before each; which places are tokens. (N,), (N,)."""
+    """All sequences in a row, each after n − 1 start symbols (id V), and which places are tokens: (N,) each."""
     parts = [np.append(np.full(order - 1, vocab_size), np.asarray(s, dtype=np.int64)) for s in sequences]
     ids = np.concatenate([np.empty(0, dtype=np.int64), *parts]).astype(np.int64)  # (N,)
     real = np.concatenate([np.empty(0, dtype=bool), *(np.arange(len(p)) >= order - 1 for p in parts)])  # (N,)

@@ -1,9 +1,9 @@
 """Overlap of generated text with references: BLEU, chrF and ROUGE.
 
-A corpus BLEU or chrF is not a mean of sentence scores; it is a function of counts summed over the
-segments. Both therefore come in two halves, `*_statistics` (texts in, counts out) and
-`*_from_statistics` (summed counts in, score out), so that paired_tests.paired_corpus can resample prompts by
-summing rows again. Empty text scores 0 as in the reference libraries.
+A corpus BLEU or chrF is not a mean of sentence scores. It is a function of counts, summed over the segments
+(single texts). Each therefore comes in two halves: `*_statistics` (texts in, counts out) and `*_from_statistics`
+(summed counts in, score out). So paired_tests.paired_corpus can resample prompts: it sums the rows drawn.
+Empty text scores 0, as in the reference libraries.
 """
 
 import re
@@ -26,8 +26,8 @@ _PUNCTUATION = (
     (re.compile(r"([.,])([^0-9])"), r" \1 \2"),  # . and , unless a digit follows
     (re.compile(r"([0-9])(-)"), r"\1 \2 "),  # - after a digit
 )
-# U+2001–U+2A6D is a slip in sacreBLEU ('\u20000' is two characters there): dashes, curly quotes and
-# arrows count as Chinese, real Extension B ideographs do not. Its scores depend on it, so it stays.
+# The range U+2001–U+2A6D is a slip in sacreBLEU, where '\u20000' is two characters. Dashes, curly quotes and
+# arrows count as Chinese, real Extension B ideographs do not. Its scores depend on the slip, so it stays.
 _SACREBLEU_CHINESE = re.compile(
     "[\u2001-\u2a6d\u2e80-\u2fdf\u2ff0-\u303f\u3100-\u312f\u31a0-\u31bf\u31c0-\u31ef\u3200-\u4db5"
     "\u4e00-\u9fbb\uf900-\ufa2d\ufa30-\ufa6a\ufa70-\ufad9\ufe10-\ufe1f\ufe30-\ufe4f\uff00-\uffef]"
@@ -42,8 +42,8 @@ def ngram_counts(tokens: Sequence, n: int) -> Counter:
 
 
 def default_tokenizer(references: Sequence[str]) -> str:
-    """The BLEU tokeniser that fits the text: "zh" if more than half of the reference characters, spaces
-    not counted, are CJK, else "13a" (under which a perfect Chinese answer is one token and scores 0)."""
+    """The BLEU tokeniser: "zh" if more than half of the references' characters (without spaces) are CJK, else "13a".
+    Under "13a" a perfect Chinese answer is one token and scores 0."""
     characters = "".join("".join(references).split())
     return "zh" if 2 * len(_CJK.findall(characters)) > len(characters) else "13a"
 
@@ -64,12 +64,12 @@ def bleu_tokens(text: str, tokenize: str) -> list[str]:
 
 
 def bleu_statistics(hypothesis: str, references: Sequence[str], tokenize: str) -> np.ndarray:
-    """Sufficient statistics of BLEU for one segment: add them over segments, then bleu_from_statistics.
+    """Sufficient statistics of BLEU for one segment: sum them over segments, then call bleu_from_statistics.
 
         c_n = Σ_g min(count_hyp(g), max_ref count_ref(g))        t_n = Σ_g count_hyp(g)
 
-    over the n-grams g of order n. The reference length is the one closest to the hypothesis length, the
-    shorter one in a tie.
+    over the n-grams g of order n. The reference length is the one closest to the hypothesis length. In a tie
+    it is the shorter one.
     Returns (10,) int: hypothesis length, reference length, c_1..c_4, t_1..t_4.
     Source: Papineni et al. 2002, section 2.
     """
@@ -90,9 +90,9 @@ def bleu_from_statistics(statistics: np.ndarray, effective_order: bool = False) 
 
         BLEU = 100 · BP · exp(1/N Σ_n ln c_n/t_n)        BP = exp(min(0, 1 − ref_len/hyp_len))
 
-    No match of any order is 0 before any smoothing; else the k-th order with c_n = 0 counts as c_n = 1/2^k.
-    From the first t_n = 0 on there is no precision: the score is 0, or with effective_order the mean is
-    taken over the orders before it (a must for single sentences).
+    Without a match of any order the score is 0, and nothing is smoothed. Otherwise the k-th order with c_n = 0
+    counts as c_n = 1/2^k. From the first t_n = 0 on there is no precision, and the score is 0. With
+    effective_order the mean is over the orders before it instead; single sentences need that.
 
     statistics: (..., 10).  Returns (...), a float for one row.
     Source: Papineni et al. 2002, section 2.3; smoothing: Chen and Cherry 2014, method 3.
@@ -142,8 +142,8 @@ def _chrf_ngrams(text: str, word_order: int) -> list[Counter]:
 def chrf_statistics(hypothesis: str, references: Sequence[str], word_order: int = 0) -> np.ndarray:
     """Sufficient statistics of chrF (word_order 0) or chrF++ (word_order 2) for one segment.
 
-    Returns (3N,) int, N = 6 + word_order: for each order the n-grams of the hypothesis, of the reference,
-    and of both (clipped), against the reference with the best score. Source: Popović 2015, 2017.
+    Returns (3N,) int, N = 6 + word_order. Each order has three counts of n-grams: in the hypothesis, in the
+    reference, and in both (clipped). The reference is the one with the best score.  Source: Popović 2015, 2017.
     """
     _check_references(references)
     hyp, *refs = (_chrf_ngrams(text, word_order) for text in (hypothesis, *references))
@@ -158,7 +158,7 @@ def chrf_from_statistics(statistics: np.ndarray) -> float | np.ndarray:
 
         chrF = 100 · (1 + β²) · P R / (β² P + R),  β = 2
 
-    with P and R the means of the n-gram precisions and recalls over the orders that both sides have.
+    P and R are the means of the n-gram precisions and recalls, over the orders that both sides have.
     statistics: (..., 3N).  Returns (...), a float for one row.  Source: Popović 2015, eq. 1.
     """
     statistics = np.asarray(statistics, dtype=float)
@@ -177,12 +177,12 @@ def sentence_chrf(hypothesis: str, references: Sequence[str]) -> float:
 
 
 def _f1(n_match: int, n_hyp: int, n_ref: int) -> float:
-    """2PR / (P + R) of P = n_match / n_hyp and R = n_match / n_ref."""
+    """2PR / (P + R) with P = n_match / n_hyp and R = n_match / n_ref."""
     return 2 * n_match / (n_hyp + n_ref) if n_match else 0.0
 
 
 def _lcs_positions(ref: list[str], hyp: list[str]) -> set[int]:
-    """Positions in ref of one longest common subsequence; rouge_score's choice among several."""
+    """Positions in ref of one longest common subsequence. If there are several, rouge_score's choice."""
     length = [[0] * (len(hyp) + 1) for _ in range(len(ref) + 1)]
     for i, r in enumerate(ref, 1):
         for j, h in enumerate(hyp, 1):
@@ -200,7 +200,7 @@ def _lcs_positions(ref: list[str], hyp: list[str]) -> set[int]:
 
 
 def _rouge_lcs(ref_sentences: list[list[str]], hyp_sentences: list[list[str]]) -> float:
-    """F of ROUGE-L of summaries: union LCS of each reference sentence, each token used at most once."""
+    """F of ROUGE-L for summaries: the union of each reference sentence's LCSs. A token is used at most once."""
     hyp_counts = Counter(token for sentence in hyp_sentences for token in sentence)
     union = Counter()
     for ref in ref_sentences:
@@ -215,10 +215,10 @@ def rouge(hypothesis: str, references: Sequence[str]) -> dict[str, float]:
 
         P = overlap / hyp        R = overlap / ref        F = 2PR / (P + R)
 
-    overlap: clipped n-grams for 1 and 2; longest common subsequence for L; for Lsum its union over the
-    sentences, which newlines separate. Of several references the best counts, per kind. Tokens are
-    [a-z0-9]+ after lower-casing, under which other scripts have none and score 0; but every character that is
-    no white space where the references are mostly CJK.
+    overlap: clipped n-grams for 1 and 2; the longest common subsequence for L; for Lsum its union over the
+    sentences, which newlines separate. With several references, each kind of ROUGE takes its best one.
+    Tokens are [a-z0-9]+ after lower-casing, so text in other scripts has none and scores 0. Where the
+    references are mostly CJK, every character except white space is a token.
     Returns a dict with keys rouge1, rouge2, rougeL, rougeLsum.  Source: Lin 2004, sections 2 and 3.
     """
     _check_references(references)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.metrics.intervals import CHUNK, beta_cdf, percentiles, resample_counts, wilson
+from minirlhf.metrics.intervals import CHUNK, beta_cdf, percentiles, resample_counts, varies, wilson
 
 # z(0.975) + z(0.8): the shift, in standard errors, that a two-sided 5% test detects 80% of the time.
 POWER_FACTOR = 2.8015852181
@@ -68,7 +68,8 @@ def paired_corpus(
 ) -> Difference:
     """Compares two systems on a corpus metric that is a function of summed sufficient statistics.
 
-    Interval: percentile bootstrap, both systems on the same resampled prompts. p-value: approximate
+    Interval: percentile bootstrap, both systems on the same resampled prompts; nan where no resample differs,
+    and then nothing is known of a detectable effect. p-value: approximate
     randomisation; under the null the two rows of a prompt are exchangeable, so swap them at random,
 
         p = (1 + #{|Δ*| >= |Δ|}) / (B + 1)        or, for n <= 16, the exact share over all 2^n swaps.
@@ -90,32 +91,35 @@ def paired_corpus(
     rng = np.random.default_rng(seed)
     sum_a, sum_b = a.sum(axis=0, keepdims=True), b.sum(axis=0, keepdims=True)  # (1, d)
     difference = float((metric(sum_a) - metric(sum_b))[0])
-    bootstrap = np.concatenate([metric(w @ a) - metric(w @ b) for w in resample_counts(n, n_resamples, rng)])  # (B,)
+    both = np.concatenate([[metric(w @ a), metric(w @ b)] for w in resample_counts(n, n_resamples, rng)], 1)  # (2, B)
+    bootstrap, scale = both[0] - both[1], float(np.abs(both).max())  # (B,)
     moved = ((swap @ (b - a)) for swap in _swaps(n, n_resamples, rng))
     permuted = np.abs(np.concatenate([metric(sum_a + m) - metric(sum_b - m) for m in moved]))  # (B,)
     if not (np.isfinite(difference) and np.isfinite(bootstrap).all() and np.isfinite(permuted).all()):
         return Difference(n, undefined="the metric is not finite on the corpus or on some resample of it")
     # Equal differences reached by another order of summation differ in the last bits: they must count.
     tolerance = 1e-9 * max(permuted.max(), abs(difference))
+    difference = difference if abs(difference) > 1e-12 * scale else 0.0
     extreme = int((permuted >= abs(difference) - tolerance).sum())
     p_value = extreme / len(permuted) if n <= EXACT_LIMIT else (1 + extreme) / (1 + len(permuted))
-    sd = float(bootstrap.std(ddof=1)) * math.sqrt(n)
+    sd = float(bootstrap.std(ddof=1)) * math.sqrt(n) * varies(bootstrap, scale)
     power = minimum_detectable_effect(sd, n), prompts_needed(sd, difference)
-    return Difference(n, difference, percentiles(bootstrap), p_value, *power)
+    return Difference(n, difference, percentiles(bootstrap, scale), p_value, *power)
 
 
-def verdict(difference: Difference, higher_is_better: bool = True, alpha: float = 0.05) -> str:
+def verdict(difference: Difference, direction: int = 1, alpha: float = 0.05) -> str:
     """What the comparison shows of a against b: "better", "worse", "no difference shown" or "undefined".
 
-    The p-value decides and the sign of the difference says which way; among several primary metrics, put
-    the p-value that holm returns into the Difference first. "No difference shown" is not "equal": print
-    the minimum detectable effect beside it.
+    The p-value alone decides and the sign of the difference says which way. direction: 1 where higher is better, −1
+    where lower is, 0 where it is "higher" or "lower". "No difference shown" is not "equal": print the minimum
+    detectable effect beside it.
     """
     if math.isnan(difference.p_value):
         return "undefined"
     if difference.p_value > alpha or difference.difference == 0:
         return "no difference shown"
-    return "better" if (difference.difference > 0) == higher_is_better else "worse"
+    words = ("better", "worse") if direction else ("higher", "lower")
+    return words[(difference.difference > 0) != (direction >= 0)]
 
 
 def sign_test(wins: int, losses: int) -> float:

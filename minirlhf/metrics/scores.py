@@ -17,7 +17,7 @@ from minirlhf.metrics.overlap import ngram_counts, sentence_bleu
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray, tiny: float = 0.0) -> np.ndarray:
-    """numerator / denominator in float64, nan where the denominator is 0, or no larger than `tiny`."""
+    """numerator / denominator in float64; nan where |denominator| <= tiny."""
     numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.abs(denominator) <= tiny, math.nan, numerator / denominator)[()]
@@ -26,30 +26,30 @@ def divide(numerator: np.ndarray, denominator: np.ndarray, tiny: float = 0.0) ->
 def perplexity(nll_sum: float | np.ndarray, n_tokens: int | np.ndarray) -> float | np.ndarray:
     """Perplexity exp(NLL / T) of a corpus; elementwise for arrays.
 
-    nll_sum: −Σ log p(x_t | x_<t) in nats over all scored tokens of the corpus, n_tokens: their number T.
-    Sum first, then divide once: neither a mean of batch means nor a mean of per-text perplexities is the
-    perplexity of the corpus. nan for T = 0, inf for an impossible token.
+    nll_sum: −Σ log p(x_t | x_<t) in nats over all scored tokens of the corpus.  n_tokens: their number T.
+    Sum first, then divide once. A mean of batch means, or of perplexities per text, is not the perplexity of
+    the corpus. The result is nan for T = 0 and inf for an impossible token.
     """
     with np.errstate(over="ignore"):
         return np.exp(divide(nll_sum, n_tokens))
 
 
 def bits_per_byte(nll_sum: float | np.ndarray, n_bytes: int | np.ndarray) -> float | np.ndarray:
-    """Bits per UTF-8 byte, NLL / (ln 2 · bytes) of the scored text; comparable across tokenizers, as
-    perplexity is not. Elementwise for arrays; with characters for bytes it is bits per character."""
+    """Bits per UTF-8 byte of the scored text, NLL / (ln 2 · bytes). Unlike perplexity, it compares across tokenizers.
+    Elementwise for arrays. With a number of characters as n_bytes the result is bits per character."""
     return divide(nll_sum, np.multiply(n_bytes, math.log(2)))
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> bool:
-    """Whether the answer equals one of the references, outer whitespace apart."""
+    """Whether the answer equals one of the references; outer whitespace does not count."""
     return prediction.strip() in {reference.strip() for reference in references}
 
 
 def classification_statistics(true: str, predicted: str | None, labels: Sequence[str]) -> np.ndarray:
     """Sufficient statistics of precision, recall and F1 of one item, to be summed over items.
 
-    Returns (3C,) int: of each label whether it is a true positive, was predicted, is the true label. A prediction
-    of None, an answer that is no label, is none of them: it lowers recall alone.
+    Returns (3C,) int, three blocks of C labels: whether each is a true positive, was predicted, is the true label.
+    A prediction of None means that the answer is no label. It lowers recall and not precision.
     """
     is_true, is_predicted = (np.array([y == label for label in labels]) for y in (true, predicted))  # (C,) each
     return np.concatenate([is_true & is_predicted, is_predicted, is_true]).astype(int)
@@ -60,14 +60,14 @@ def precision_recall_f1(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
         P = TP / (TP + FP)        R = TP / (TP + FN)        F1 = 2 TP / (2 TP + FP + FN)
 
-    nan where a denominator is 0: precision of a class never predicted, recall of one that never occurs.
+    A value is nan where its denominator is 0: precision if a class is never predicted, recall if it never occurs.
     """
     tp, predicted, true = np.split(np.asarray(statistics), 3, axis=-1)  # (..., C)
     return divide(tp, predicted), divide(tp, true), divide(2 * tp, predicted + true)
 
 
 def macro_f1(statistics: np.ndarray) -> np.ndarray:
-    """The mean of the classes' F1, which is 0 for one that neither occurs nor is predicted: (..., 3C) -> (...).
+    """The mean F1 of the classes: (..., 3C) -> (...). A class that neither occurs nor is predicted counts as 0.
 
     It is not the F1 of the means of precision and recall.
     """
@@ -87,14 +87,14 @@ def _pooled_counts(samples: Sequence[Sequence[Hashable]], n: int) -> Counter:
 def distinct_n(samples: Sequence[Sequence[Hashable]], n: int) -> float:
     """Unique n-grams / all n-grams, pooled over the samples (token lists); nan without any n-gram.
 
-    Falls with the amount of text: compare at equal token budgets.  Source: Li et al. 2016.
+    It falls with the amount of text, so compare at equal token budgets.  Source: Li et al. 2016.
     """
     counts = _pooled_counts(samples, n)
     return divide(len(counts), counts.total())
 
 
 def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int, vocab_size: int) -> float:
-    """distinct-n against its expectation for uniform tokens, so that length matters less.
+    """distinct-n divided by its expectation for uniform random tokens, so that length matters less.
 
         EAD = N / (V (1 − ((V − 1) / V)^C))    with N unique n-grams, C all n-grams, V = vocab_size
 
@@ -107,7 +107,7 @@ def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int,
 def self_bleu(texts: Sequence[str]) -> float:
     """Mean sentence BLEU of each text against all the others; 100 when all are equal, nan below 2 texts.
 
-    Grows with the number of texts: compare at equal numbers. Costs O(K²).  Source: Zhu et al. 2018.
+    It grows with the number K of texts, so compare at equal K. The cost is O(K²).  Source: Zhu et al. 2018.
     """
     others = ([*texts[:i], *texts[i + 1 :]] for i in range(len(texts)))
     scores = [sentence_bleu(text, rest) for text, rest in zip(texts, others) if rest]
@@ -126,22 +126,22 @@ def duplicate_rate(texts: Sequence[str]) -> float:
 
 
 def expected_best_of_n(proxy: Sequence[float], gold: Sequence[float], n: int) -> float:
-    """E[gold reward of the proxy's favourite among n samples], unbiased, from N >= n samples of a prompt.
+    """E[gold reward of the proxy's favourite among n samples], unbiased, from N >= n samples for one prompt.
 
-        Σ_i C(i − 1, n − 1) / C(N, n) · g_(i)    with g_(i) the gold reward of the i-th smallest proxy
+        Σ_i C(i − 1, n − 1) / C(N, n) · g_(i)    g_(i): gold reward of the sample with the i-th smallest proxy reward
 
     Proxy ties are broken at random (in expectation).  Source: Nakano et al. 2021, appendix I.
     """
     proxy, gold = np.asarray(proxy, dtype=float), np.asarray(gold, dtype=float)
     if proxy.shape != gold.shape or not 1 <= n <= len(proxy):
-        raise ValueError(f"best-of-{n} needs as many proxy as gold rewards and at least {max(n, 1)} of them")
+        raise ValueError(f"best-of-{n} needs equally many proxy and gold rewards, at least {max(n, 1)} of each")
     weights = [math.comb(i, n - 1) / math.comb(len(proxy), n) for i in range(len(proxy))]
     _, tied = np.unique(proxy, return_inverse=True)
-    gold = (np.bincount(tied, gold) / np.bincount(tied))[tied]  # the mean of those tied, whose order says nothing
+    gold = (np.bincount(tied, gold) / np.bincount(tied))[tied]  # ties get their mean: their order says nothing
     return float(np.dot(weights, gold[np.argsort(proxy)]))
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """ln n − (n − 1)/n nats: an upper bound on KL(best-of-n ‖ reference), not the KL itself, which is
-    smaller for tied or discrete rewards.  Source: Stiennon et al. 2020, app. G; Beirami et al. 2024."""
+    """ln n − (n − 1)/n nats: an upper bound on KL(best-of-n ‖ reference), and not the KL itself. The KL is
+    smaller where rewards are tied or discrete.  Source: Stiennon et al. 2020, app. G; Beirami et al. 2024."""
     return math.log(n) - (n - 1) / n

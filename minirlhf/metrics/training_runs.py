@@ -7,9 +7,11 @@ every run. With d_si the paired difference of run s on prompt i, S runs, n promp
     MS_A = n Σ_s (d̄_s − d̄)² / (S − 1)      MS_P = S Σ_i (d̄_i − d̄)² / (n − 1)
     MS_E = Σ_si (d_si − d̄_s − d̄_i + d̄)² / ((S − 1)(n − 1))
 
-which estimate Var(d̄) by (MS_A + MS_P − MS_E) / (S n). A test over the prompts of one run leaves σ_A out and
-tells how good that run is, not the method; a t interval over runs leaves σ_P out and holds for these prompts.
-Source: Clark 1973 (both at random); Searle, Casella and McCulloch 1992. Proved by tests/metrics/test_training_runs.py.
+A test over the prompts of one run leaves σ_A out and tells how good that run is, not the method; a t interval over
+runs leaves σ_P out and holds for these prompts. Two or three runs know σ_A badly, prompts σ_P well: each part gets
+the t of its own degrees of freedom, for with Satterthwaite's, one for both, two runs reject in 12 % at 5 %.
+Source: Searle, Casella and McCulloch 1992 (the mean squares); Howe 1974 (a t for each part). Proved by
+tests/metrics/test_training_runs.py.
 """
 
 import math
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minirlhf.metrics.intervals import beta_cdf, standard_error, t_quantile
+from minirlhf.metrics.intervals import beta_cdf, bisect, standard_error, t_quantile
 
 IntervalAndP = tuple[tuple[float, float], float]  # 95 % interval, two-sided p-value
 
@@ -36,18 +38,22 @@ def mean_squares(differences: np.ndarray) -> tuple[float, float, float]:
 def crossed_t(differences: np.ndarray) -> IntervalAndP:
     """Interval and p-value for the mean where both runs and prompts are a sample.
 
-        d̄ ± t_ν √(V / (S n))        V = MS_A + MS_P − MS_E        ν = V² / Σ_j MS_j² / ν_j
+        d̄ ± h        h² S n = t²_{S−1} MS_A + t²_{n−1} max(MS_P − MS_E, 0)
 
-    V is held at the larger of MS_A and MS_P, below which it falls by chance alone. differences: (S, n), 2 or more of
-    each. Source: Clark 1973 (quasi-F); ν: Satterthwaite 1946.
+    p is where h is |d̄|. nan where unlike runs agree in the mean by chance. differences: (S, n), 2 or more of each.
     """
     runs, prompts = differences.shape
     a, p, e = mean_squares(differences)
-    V = max(a + p - e, a, p)
-    if known := without_spread(differences):
-        return known
-    freedom = V**2 / (a**2 / (runs - 1) + p**2 / (prompts - 1) + e**2 / ((runs - 1) * (prompts - 1)))
-    return students(float(differences.mean()), math.sqrt(V / differences.size), freedom)
+    mean = float(differences.mean())
+
+    def half(level: float) -> float:
+        t_runs, t_prompts = (t_quantile(1 - level / 2, n - 1) ** 2 for n in (runs, prompts))
+        return math.sqrt((t_runs * a + t_prompts * max(p - e, 0.0)) / differences.size)
+
+    h, rounding = half(0.05), 1e-12 * float(np.abs(differences).max())
+    if h <= rounding or a <= rounding**2 < e:
+        return nothing_varies(mean)
+    return (mean - h, mean + h), bisect(lambda level: abs(mean) - half(level), 1e-12, 1.0)
 
 
 def independent_t(by_run: Sequence[float]) -> IntervalAndP:
@@ -58,20 +64,16 @@ def independent_t(by_run: Sequence[float]) -> IntervalAndP:
     x = np.asarray(by_run, dtype=float)
     if len(x) < 2:
         return (math.nan, math.nan), math.nan
-    return without_spread(x) or students(float(x.mean()), standard_error(x), len(x) - 1)
-
-
-def students(mean: float, error: float, freedom: float) -> IntervalAndP:
-    """Interval and p-value of a mean with a standard error of so many degrees of freedom."""
+    mean, error, freedom = float(x.mean()), standard_error(x), len(x) - 1
+    if error == 0:
+        return nothing_varies(mean)
     half, t = t_quantile(0.975, freedom) * error, mean / error
     return (mean - half, mean + half), beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
-def without_spread(x: np.ndarray) -> IntervalAndP | None:
-    """Of differences that are all equal but for rounding: nan, but p = 1 for methods that never differ. Else None.
+def nothing_varies(mean: float) -> IntervalAndP:
+    """Of differences that are all equal: no interval and no p, but p = 1 for methods that never differ.
 
     Few runs of a coarse metric often agree by chance, and t knows no noise then.
     """
-    if np.ptp(x) > 1e-12 * np.abs(x).max():
-        return None
-    return ((math.nan, math.nan), math.nan) if x.any() else ((0.0, 0.0), 1.0)
+    return (math.nan, math.nan), math.nan if mean else 1.0

@@ -1,8 +1,9 @@
-"""Comparisons of two responses, from files to ids, split by prompt.
+"""Comparisons of two responses, and labelled texts, from files to ids, split by prompt.
 
     {"prompt": ..., "chosen": ..., "rejected": ...}          a line of the file (lm/records.py reads and checks it)
      "p": 0.8        the probability that chosen is better, where it is not certain; 1 if absent
      "gold_chosen": 1, "gold_rejected": 0.2    what they really earn, where it is known
+    {"prompt": ..., "response": ..., "label": ...}           no comparison, but a text of a class
 
 Proved by tests/preferences/test_comparisons.py.
 """
@@ -10,23 +11,28 @@ Proved by tests/preferences/test_comparisons.py.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import messages_of, read_records, validation_split
+from minirlhf.lm.reading import read_records
+from minirlhf.lm.records import label_of, messages_of, prompt_key, question_of, validation_split
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.reward_model import text_ids
 
 
-def read_preferences(paths: Sequence[str | Path]) -> list[dict]:
-    """The comparisons in some .jsonl files. Raises UserError for a record that is none."""
-    records = []
-    for path in paths:
-        for number, record in enumerate(read_records(path), 1):
-            if "chosen" not in record:
-                found = ", ".join(record)
-                raise UserError(f"{path}: record {number} has no 'chosen' and 'rejected'; found {found}")
-            records.append(record)
+def read_preferences(paths: Sequence[str], names: str = "", labels: bool = False) -> list[dict]:
+    """The comparisons in some files, read as `read_records` does. Raises UserError for a record that is none.
+
+    labels: where the first record has a label and is no comparison, those with a label instead.
+    """
+    if not paths:
+        raise UserError("--data: name a file of comparisons; python -m minirlhf.tools.make_preferences makes one")
+    records = read_records(paths, names)
+    if labels and label_of(records[0]) and "chosen" not in records[0]:
+        return [record for record in records if label_of(record)]
+    for number, record in enumerate(records, 1):
+        if "chosen" not in record:
+            where = f"{' '.join(map(str, paths))}: record {number}"
+            raise UserError(f"{where} has no 'chosen' and 'rejected'; found {', '.join(record)}")
     return records
 
 
@@ -38,6 +44,22 @@ class Pair:
     rejected: tuple[int, ...]
     p: float = 1.0
     gold: float = 0.0
+
+    @property
+    def texts(self) -> tuple[tuple[int, ...], ...]:
+        return self.chosen, self.rejected
+
+    @property
+    def wanted(self) -> float:
+        return self.p
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text of a class, wanted: ids of prompt, response and EOS, and the number of the class."""
+
+    texts: tuple[tuple[int, ...]]
+    wanted: int
 
 
 def pairs_by_prompt(
@@ -64,20 +86,17 @@ def pairs_by_prompt(
             known = "gold_chosen" in record and "gold_rejected" in record
             gold = record["gold_chosen"] - record["gold_rejected"] if known else 0.0
             pair = Pair(chosen, rejected, float(record.get("p", 1)), gold)
-            groups.setdefault(str([m["content"] for m in messages_of(record)]), []).append(pair)
+            groups.setdefault(prompt_key(record), []).append(pair)
     return groups, counts
 
 
 def load_comparisons(
-    paths: Sequence[str], tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
-) -> tuple[list[dict], list[list[Pair]], list[Pair], dict[str, int]]:
-    """(records, comparisons to train on by prompt, those of the held-out prompts, for run.json what was lost).
+    records: Sequence[dict], tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
+) -> tuple[list[list[Pair]], list[Pair], dict[str, int]]:
+    """(comparisons to train on by prompt, those of the held-out prompts, for run.json what was lost).
 
     whole: see `pairs_by_prompt`. Prints what was lost.  Raises UserError where nothing is left to train on.
     """
-    if not paths:
-        raise UserError("--data: name a file of comparisons; python -m minirlhf.tools.make_preferences makes one")
-    records = read_preferences(paths)
     groups, counts = pairs_by_prompt(records, tokenizer, context, whole)
     n, limit = len(records), f"the context of {context} tokens"
     if counts["equal"]:
@@ -86,13 +105,42 @@ def load_comparisons(
         print(f"{counts['long']} of {n} comparisons dropped: longer than {limit}")
     if counts["cut"]:
         print(f"{counts['cut']} of {2 * n} texts cut at the front, prompt first: longer than {limit}")
-    split: dict[str, list[list[Pair]]] = {"train": [], "validation": []}
-    for prompt, pairs in groups.items():
-        split[validation_split(prompt, percent)].append(pairs)
-    held_out = [pair for pairs in split["validation"] for pair in pairs]
-    if not split["train"]:
+    train, held_out = held_apart(groups, percent)
+    if not train:
         why = f"of {n}, {counts['equal']} are of equals, {counts['long']} too long, {len(held_out)} held out"
         remedy = "--held-out 0 trains on all" if held_out else "give others, or a model of a longer context"
-        raise UserError(f"{' '.join(paths)}: no comparison to train on: {why}; {remedy}")
+        raise UserError(f"--data: no comparison to train on: {why}; {remedy}")
     lost = {"pairs": n, "dropped": counts["equal"] + counts["long"], "cut": counts["cut"]}
-    return records, split["train"], held_out, lost
+    return train, held_out, lost
+
+
+def held_apart(groups: dict[str, list], percent: int) -> tuple[list[list], list]:
+    """What is there of each prompt, for training; and all that is there of the held-out prompts."""
+    split: dict[str, list[list]] = {"train": [], "validation": []}
+    for prompt, some in groups.items():
+        split[validation_split(prompt, percent)].append(some)
+    return split["train"], [x for some in split["validation"] for x in some]
+
+
+def load_labelled(
+    records: Sequence[dict], tokenizer: Tokenizer, context: int, percent: int
+) -> tuple[list[str], list[list[Labelled]], list[Labelled], dict[str, int]]:
+    """(classes, texts to train on by prompt, those of the held-out prompts, for run.json how many there are, and cut).
+
+    A bare text is read as a response; a response that is the label itself is not read. Raises UserError.
+    """
+    classes, groups, cut = sorted({*map(label_of, records)}), {}, 0
+    for record in records:
+        last, label = messages_of(record)[-1], label_of(record)
+        answer = last["content"] if last["role"] == "assistant" and last["content"].strip() != label else ""
+        ids = text_ids(record, answer, tokenizer, context + 1)  # one more than fits shows what does not
+        cut += len(ids) > context
+        prompt = prompt_key(record) if question_of(record) else answer
+        groups.setdefault(prompt, []).append(Labelled((ids[-context:],), classes.index(label)))
+    train, held_out = held_apart(groups, percent)
+    if len(classes) < 2 or not train:
+        why = f"{len(records)} labelled texts of {len(classes)} classes, {len(held_out)} held out"
+        raise UserError(f"--data: {why}: nothing to learn; give two classes, or a smaller --held-out")
+    if cut:
+        print(f"{cut} of {len(records)} texts cut at the front: longer than the context of {context} tokens")
+    return classes, train, held_out, {"texts": len(records), "cut": cut}

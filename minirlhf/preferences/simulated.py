@@ -23,7 +23,7 @@ from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.rewards import call_reward, prompt_text
+from minirlhf.rl.rewards import ask, prompt_text
 
 PROMPTS = 256  # answered at a time
 PATIENCE = 50  # pairs that may be left out per pair that is wanted
@@ -82,7 +82,7 @@ def make_pairs(
                 if not a or not b or a == b:
                     left_out["identical" if a and b else "unfinished or empty"] += 1
                     continue
-                golds = [call_reward(task.reward, prompt_text(record), text, record) for text in (a, b)]
+                golds = ask(task.reward, [(prompt_text(record), text, record) for text in (a, b)])
                 lines.append(comparison_line(record, a, b, *golds, labeller, u))
                 if len(lines) == n:
                     return lines, left_out

@@ -1,9 +1,10 @@
-"""Learn a reward model from comparisons of two responses to one prompt.
+"""Learn a reward model from comparisons of two responses to one prompt, or from labelled texts.
 
     P(chosen is better) = σ(Δ),   Δ = r(chosen) − r(rejected)     Bradley and Terry 1952
     L = − p log σ(Δ) − (1 − p) log σ(−Δ)                          Ouyang et al. 2022, eq. 1, with p = 1
+    L = − log softmax(z)_label                                    cross-entropy of K classes, z = W · LN(x)_last
 
-averaged over the comparisons of a step. All those of a prompt are in one step, so that an epoch is one pass
+averaged over the comparisons or texts of a step. All those of a prompt are in one step, so that an epoch is one pass
 over each response (Ouyang et al. 2022, section 3.5). Comparisons fix r up to a constant, and PPO wants a
 scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with. How well r tells
 what was chosen is measured before that, on comparisons held out. Command: tools/train_reward.py.
@@ -29,12 +30,13 @@ from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.intervals import wilson
-from minirlhf.preferences.comparisons import Pair
+from minirlhf.preferences.comparisons import Labelled, Pair
 from minirlhf.preferences.simulated import respond
 from minirlhf.rl.reward_model import RewardModel, predict_rewards, text_ids
 
 REFERENCE = 256  # responses over which mean and std are taken
 BINS = 10  # of the calibration error
+Example = Pair | Labelled
 
 
 @dataclass(frozen=True)
@@ -64,27 +66,29 @@ def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
     return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
 
 
-def accumulate_pairs(model: RewardModel, pairs: Sequence[Pair], micro_rows: int, dtype: torch.dtype) -> float:
-    """Add the gradient of the mean loss of the comparisons to .grad; returns that loss.
+def accumulate_pairs(model: RewardModel, pairs: Sequence[Example], micro_rows: int, dtype: torch.dtype) -> float:
+    """Add the gradient of the mean loss of the comparisons, or labelled texts, to .grad; returns that loss.
 
     The same to rounding for every micro_rows, which counts comparisons. A response that is in several of
     them goes through the network once.
     """
     loss = 0.0
-    for part in micro_batches([max(len(pair.chosen), len(pair.rejected)) for pair in pairs], micro_rows):
+    for part in micro_batches([max(map(len, pair.texts)) for pair in pairs], micro_rows):
         some = [pairs[i] for i in part]
         place: dict[tuple[int, ...], int] = {}
-        index = [[place.setdefault(ids, len(place)) for ids in (x.chosen, x.rejected)] for x in some]
-        chosen, rejected = model(list(place), dtype)[torch.tensor(index)].unbind(1)  # (n,) each
-        p = torch.tensor([pair.p for pair in some], device=chosen.device)  # (n,)
-        share = preference_loss(chosen - rejected, p) * len(some) / len(pairs)
+        index = [[place.setdefault(ids, len(place)) for ids in pair.texts] for pair in some]
+        said = model(list(place), dtype)[torch.tensor(index)]  # (n, 2), or (n, 1, K) of labelled texts
+        wanted = torch.tensor([pair.wanted for pair in some], device=said.device)  # (n,)
+        labels = said.dim() == 3
+        mean = F.cross_entropy(said[:, 0], wanted) if labels else preference_loss(said[:, 0] - said[:, 1], wanted)
+        share = mean * len(some) / len(pairs)
         share.backward()
         loss += float(share.detach())
     return loss
 
 
-def fit_rewards(model: RewardModel, groups: Sequence[list[Pair]], config: RewardConfig, run: Run, **source) -> dict:
-    """Train the model in place on groups, the comparisons of one prompt each; returns the cost.
+def fit_rewards(model: RewardModel, groups: Sequence[list[Example]], config: RewardConfig, run: Run, **source) -> dict:
+    """Train the model in place on groups, the comparisons or labelled texts of one prompt each; returns the cost.
 
     source: what else a resume must find as it was, by name. Raises Interrupted (state saved), Diverged, and UserError
     for another run's state.
@@ -100,10 +104,10 @@ def fit_rewards(model: RewardModel, groups: Sequence[list[Pair]], config: Reward
             lr = learning_rate(step, config.lr, min(config.warmup, steps), steps, 0.1)
             loss = accumulate_pairs(model, pairs, config.micro_rows, run.dtype)
             figures = {"loss": loss, "pairs": len(pairs), "lr": lr, "grad_norm": stepper.step(lr)}
-            tokens = sum(len(pair.chosen) + len(pair.rejected) for pair in pairs)
+            tokens = sum(len(ids) for pair in pairs for ids in pair.texts)
             loop.record(figures | {"skipped": stepper.skipped}, tokens, "loss")
     model.eval()
-    return loop.cost() | {"skipped": stepper.skipped}
+    return loop.cost()
 
 
 def sign_agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -137,11 +141,25 @@ def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
     return figures
 
 
+def measure_labels(logits: Tensor, texts: Sequence[Labelled]) -> dict:
+    """How well a classifier's logits, (N, K), tell the labels: accuracy with Wilson's interval, and mean loss.
+
+    commonest: the accuracy of always saying the label that most of the texts have.
+    """
+    labels = torch.tensor([text.wanted for text in texts])  # (N,)
+    right, most = int((logits.argmax(1) == labels).sum()), int(labels.bincount().max())
+    figures = {"texts": len(texts), "accuracy": right / len(texts), "interval": wilson(right, len(texts))}
+    return figures | {"commonest": most / len(texts), "loss": float(F.cross_entropy(logits, labels))}
+
+
 def summary(held_out: dict) -> str:
-    """What `measure` says, as lines to print."""
+    """What `measure` or `measure_labels` says, as lines to print."""
     low, high = held_out["interval"]
-    text = f"{held_out['pairs']} held-out comparisons: accuracy {held_out['accuracy']:.3f}"
-    text += f" [{low:.3f}, {high:.3f}], the longer one {held_out['longer']:.3f}, loss {held_out['loss']:.3f}"
+    accuracy, loss = f"accuracy {held_out['accuracy']:.3f} [{low:.3f}, {high:.3f}]", f"loss {held_out['loss']:.3f}"
+    if "texts" in held_out:
+        commonest = f"the commonest label {held_out['commonest']:.3f}"
+        return f"{held_out['texts']} held-out texts: {accuracy}, {commonest}, {loss}"
+    text = f"{held_out['pairs']} held-out comparisons: {accuracy}, the longer one {held_out['longer']:.3f}, {loss}"
     text += f"; order of the gold rewards {held_out['gold']:.3f}" if "gold" in held_out else ""
     bins = ", ".join(f"{said:.2f} -> {was:.2f} ({n:.0f})" for said, was, n in held_out["calibration"])
     chance = f"{held_out['ece_if_calibrated']:.3f} by chance alone"
@@ -149,18 +167,26 @@ def summary(held_out: dict) -> str:
 
 
 def learn(
-    model: RewardModel, groups: Sequence[list[Pair]], held_out: Sequence[Pair], config: RewardConfig, run: Run, **source
-) -> dict:
-    """Fit the model and measure it on the comparisons held out: prints both, and returns what run.json says of them."""
-    cost = fit_rewards(model, groups, config, run, **source)
-    print(f"{run.out}: {sum(map(len, groups))} comparisons, {cost['steps']} steps, {cost['seconds']:.0f} s")
-    said = {"cost": cost, "data_hash": run.data}
-    if held_out:
-        chosen = predict_rewards(model, [pair.chosen for pair in held_out])  # (N,)
-        rejected = predict_rewards(model, [pair.rejected for pair in held_out])  # (N,)
-        said["held_out"] = measure((chosen - rejected).double().numpy(), held_out)
-        print(summary(said["held_out"]))
-    return said
+    model: RewardModel, groups: Sequence[list[Example]], held_out: Sequence[Example], config: RewardConfig, run: Run,
+    **source,
+) -> None:
+    """Fit the model; when it ends or is stopped, print how it does on what is held out, and tell run.json."""
+    labelled = isinstance(groups[0][0], Labelled)
+
+    def save(about: dict, parts: dict) -> None:
+        cost, what = about["cost"], f"{sum(map(len, groups))} {'labelled texts' if labelled else 'comparisons'}"
+        print(f"{run.out}: {what}, {cost['steps']} steps, {cost['seconds']:.0f} s")
+        model.eval()
+        if held_out:
+            first, *second = (predict_rewards(model, texts) for texts in zip(*(x.texts for x in held_out)))
+            if labelled:
+                about["held_out"] = measure_labels(first, held_out)  # first: (N, K)
+            else:
+                about["held_out"] = measure((first - second[0]).double().numpy(), held_out)  # (N,) each
+            print(summary(about["held_out"]))
+        run.save(about | {"data_hash": run.data}, parts)
+
+    fit_rewards(model, groups, config, dataclasses.replace(run, save=save), **source)
 
 
 def reference_texts(

@@ -12,6 +12,7 @@ from minirlhf.rl.algorithms import ALGORITHMS, Algorithm
 from minirlhf.rl.losses import adapt_beta
 
 BASELINES = "none", "value", "leave_one_out", "group", "group_std"
+CRITIC, GAE = "algorithm.baseline=value", "algorithm.baseline=none|algorithm.baseline=value"  # what options need
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class PPOConfig:
     warmup: int = option(10, "rounds of rising learning rate, as Adam's first steps are of full size", least=0)
     beta: float = option(0.025, "KL coefficient: the reward that a nat of KL to the reference costs", least=0)
     kl_target: float = option(0.0, "nats per response; above 0, beta adapts to keep the KL there", least=0)
-    kl_horizon: float = option(10_000.0, "responses in which beta can change by a factor of about 1.2", above=0)
-    gamma: float = option(1.0, "discount", least=0, most=1)
+    kl_horizon: float = option(10_000.0, "responses in which beta can change by a fifth", above=0, needs="kl_target")
+    gamma: float = option(1.0, "discount", least=0, most=1, needs=GAE)
     temperature: float = option(1.0, "of sampling; log-probs are those of that distribution", above=0)
     missing_eos: float = option(0.0, "score of a response that did not end with EOS")
     max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
@@ -39,15 +40,14 @@ class PPOConfig:
     baseline: str = option(None, "what a reward is compared with", choices=BASELINES)
     aggregate: str = option(None, "how the loss sums tokens", choices=("sum", "token", "sequence", "constant"))
     ratio: str = option(None, "of probabilities, now and when sampled", choices=("none", "clipped"))
-    kl_in: str = option(None, "where the KL penalty stands", choices=("reward", "loss"))
-    kl: str = option(None, "its estimator", choices=("k1", "k2", "k3"))
-    lam: float = option(None, "GAE's λ", least=0, most=1)
+    kl_in: str = option(None, "where the KL penalty stands", choices=("reward", "loss"), needs="beta")
+    kl: str = option(None, "its estimator", choices=("k1", "k2", "k3"), needs="beta")
+    lam: float = option(None, "GAE's λ", least=0, most=1, needs=f"{GAE} gamma")
     whiten: bool = option(None, "advantages of mean 0 and variance 1 over a round")
-    clip: float = option(None, "PPO's ε for the probability ratio", least=0)
-    clip_high: float = option(None, "ε above 1", least=0)
-    value_clip: float = option(None, f"clip range of the value function (default: {Algorithm.value_clip})", least=0)
-    value_coefficient: float = option(
-        None, f"weight of the value loss (default: {Algorithm.value_coefficient})", least=0)
+    clip: float = option(None, "PPO's ε for the probability ratio", least=0, needs="algorithm.ratio=clipped")
+    clip_high: float = option(None, "ε above 1", least=0, needs="algorithm.ratio=clipped")
+    value_clip: float = option(None, f"ε of the value loss (default: {Algorithm.value_clip})", least=0, needs=CRITIC)
+    value_coefficient: float = option(None, f"weight (default: {Algorithm.value_coefficient})", least=0, needs=CRITIC)
     group: int = option(None, "responses to each prompt", least=1)
 
     def __post_init__(self) -> None:

@@ -12,11 +12,12 @@ prompts differ, their limits are upper bounds (Jensen), and what is said of a po
 Proved by tests/rl/test_optimum.py, against the enumerated optimum of `theory/oracle.py`.
 """
 
-from math import inf
+from math import inf, isfinite, nan
 
 import numpy as np
 
-LEAST = 200  # effective samples, below which J* is not shown
+LEAST = 200  # effective samples, below which no figure that rests on them is shown
+MOST = 1e4  # the largest best-of-n that is looked for
 
 
 def mixture_weights(log_ratio: np.ndarray, share: float) -> np.ndarray:
@@ -40,29 +41,56 @@ def effective_size(rewards: np.ndarray, weights: np.ndarray, beta: float) -> flo
     return float(v.sum() ** 2 / (v * v).sum())
 
 
-def best_of_n(rewards: np.ndarray, weights: np.ndarray, n: float) -> float:
-    """E of the best reward of n samples of the reference, (Σ over levels x) x (F(x)ⁿ − F(x−)ⁿ); n may be a fraction.
+def best_law(mass: np.ndarray, n: np.ndarray | float) -> np.ndarray:
+    """How probably the best of n samples is at each of L rising levels, F(x)ⁿ − F(x−)ⁿ; n may be a fraction.
 
-    rewards, weights: as in `optimal_objective`; F is the weighted law of the rewards.
+    mass: (..., L) weight of the samples at each level.  n: (...).
     """
-    order = np.argsort(rewards, kind="stable")
-    F = np.cumsum(weights[order]) / weights.sum()  # (n,)
-    return float(np.diff(F**n, prepend=0.0) @ rewards[order])
+    F = mass.cumsum(-1) / mass.sum(-1, keepdims=True)  # (..., L)
+    return np.diff(F ** np.asarray(n)[..., None], prepend=0.0)
 
 
-def equivalent_n(reward: float, rewards: np.ndarray, weights: np.ndarray, most: float = 1e4) -> float:
-    """The n for which best-of-n earns `reward`, from 1 to `most`; infinity if more would be needed, 0 if even 1 earns
-    more. Over the samples of all prompts together: where prompts differ, too few."""
-    slack = 1e-9 * max(1.0, float(np.abs(rewards).max()))  # sums of rounded weights
-    if best_of_n(rewards, weights, most) < reward - slack:
-        return inf
-    if best_of_n(rewards, weights, 1) > reward + slack:
-        return 0.0
-    low, high = 0.0, np.log(most)
-    for _ in range(50):
+def best_of_n(rewards: np.ndarray, weights: np.ndarray, n: float) -> tuple[float, float]:
+    """(E of the best reward of n samples of the reference, on how many effective samples that rests).
+
+    rewards, weights: as in `optimal_objective`. A sample has its share in the chance of its level; as `effective_size`.
+    """
+    levels, level = np.unique(rewards, return_inverse=True)
+    mass = np.bincount(level, weights)  # (L,)
+    law = best_law(mass, n)
+    v = weights * np.divide(law, mass, out=np.zeros_like(law), where=mass > 0)[level]  # (n,), of sum 1
+    return float(law @ levels), float(1 / (v * v).sum())
+
+
+def best_of_table(rewards: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """n -> best-of-n, for powers of 2 up to 128 if that rests on LEAST effective samples, and for 1."""
+    table = {str(2**k): best_of_n(rewards, weights, 2**k) for k in range(8)}
+    return {n: value for n, (value, size) in table.items() if n == "1" or size >= LEAST}
+
+
+def equivalent_n(reward: np.ndarray, levels: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """The n for which best-of-n earns `reward`, from 1 to MOST; infinity if more would be needed, 0 if even 1 earns
+    more. Over the samples of all prompts together: where prompts differ, too few.
+
+    reward: (B,).  levels: (L,), rising.  mass: (B, L), as in `best_law`. Returns (B,).
+    """
+    slack = 1e-9 * max(1.0, float(np.abs(levels).max()))  # sums of rounded weights
+    low, high = np.zeros(len(reward)), np.full(len(reward), np.log(MOST))  # (B,) each
+    start, end = (best_law(mass, np.exp(n)) @ levels for n in (low, high))
+    for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if best_of_n(rewards, weights, np.exp(middle)) < reward else (low, middle)
-    return float(np.exp(high))
+        less = best_law(mass, np.exp(middle)) @ levels < reward  # (B,)
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    return np.where(end < reward - slack, inf, np.where(start > reward + slack, 0.0, np.exp(high)))
+
+
+def share_of(J: np.ndarray | float, J_ref: np.ndarray | float, J_star: np.ndarray | float, beta: float) -> np.ndarray:
+    """(J − J_ref) / (J* − J_ref), the part reached of what can be gained.
+
+    nan where that is no more than a tenth of a nat of KL costs: there is nothing to gain.
+    """
+    room = np.asarray(J_star - J_ref, dtype=float)
+    return (J - J_ref) / np.where(room > beta / 10, room, nan)
 
 
 class Achieved:
@@ -80,7 +108,7 @@ class Achieved:
     def add(self, rewards: np.ndarray, log_ratio: np.ndarray) -> dict[str, float | None]:
         """The figures of a round. rewards: (n,).  log_ratio: (n,) log π − log ref of the responses.
 
-        The share is None while J* rests on fewer than LEAST effective samples.
+        The share is None while J* rests on fewer than LEAST effective samples, and where there is nothing to gain.
         """
         log_v = rewards / self.beta - log_ratio  # (n,)
         if not self.state:
@@ -90,12 +118,12 @@ class Achieved:
         s["first"] = float(np.logaddexp.reduce([s["first"], *log_v]))
         s["second"] = float(np.logaddexp.reduce([s["second"], *(2 * log_v)]))
         J, best = float((rewards - self.beta * log_ratio).mean()), self.optimum()
-        room = None if best["value"] is None else best["value"] - s["reward"]
+        share = nan if best["value"] is None else float(share_of(J, s["reward"], best["value"], self.beta))
         return {
             "objective": J,
             "optimum": best["value"],
             "effective_size": best["effective_size"],
-            "share": (J - s["reward"]) / room if room and room > 0 else None,
+            "share": share if isfinite(share) else None,
         }
 
     def optimum(self) -> dict[str, float | None]:
@@ -108,5 +136,7 @@ class Achieved:
         if effective < LEAST:
             return {"effective_size": effective, "value": None}
         J_star = float(self.beta * (s["first"] - np.log(s["n"])))
-        half = 1.96 * self.beta * max(1 / effective - 1 / s["n"], 0.0) ** 0.5  # of log of a mean, to first order
-        return {"effective_size": effective, "value": J_star, "low": J_star - half, "high": J_star + half}
+        spread = 1 / effective - 1 / s["n"]  # of log of a mean, to first order; 0 where no two rewards differ
+        half = 1.96 * self.beta * spread**0.5 if spread > 1e-12 else nan
+        low, high = (x if isfinite(x) else None for x in (J_star - half, J_star + half))
+        return {"effective_size": effective, "value": J_star, "low": low, "high": high}

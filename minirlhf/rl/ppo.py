@@ -118,4 +118,4 @@ def train(
             figures |= update(models, rollout, config, beta, stepper, lr, rng)
             loop.kept["beta"] = config.next_beta(beta, float(rollout.kl().mean()), len(records))
             loop.record(figures, int(rollout.mask.sum()), "reward", "kl", "entropy")
-    return loop.cost() | {"skipped": stepper.skipped}
+    return loop.cost()

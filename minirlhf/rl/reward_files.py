@@ -1,54 +1,126 @@
-"""Rewards by name: a function in a Python file of the user's, or a reward model in a folder.
+"""Rewards by name: functions in Python files of the user's, and reward models in folders.
 
-    --reward my_reward.py:right      the function `right` of that file, called as rl/rewards.py says
-    --reward model:out/rm            the reward model that tools/train_reward.py wrote
+    --reward my_reward.py:right           the function `right` of that file, of one response or of lists of them
+    --reward model:out/rm                 a reward model of tools/train_reward.py
+    --reward model:out/rm:positive        a classifier of its: the log-probability of a class
+    --reward a.py:f b.py:g:0.5            the sum of several, with weights
 
 Proved by tests/rl/test_reward_files.py.
 """
 
 import hashlib
 import importlib.util
+import re
 import sys
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from minirlhf.harness.files import UserError
+from minirlhf.harness.options import option
+from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, undisturbed
 from minirlhf.rl.reward_model import load_reward_model
-from minirlhf.rl.rewards import Reward
+from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
+
+WAYS = "FILE.py:FUNCTION or model:DIR, of a classifier model:DIR:CLASS, each perhaps with :WEIGHT"
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """Reward."""
+
+    reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
+    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, needs="reward")
+    reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
+    reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")
+
+
+@dataclass
+class Rewards:
+    """Rewards by name, each with its weight: as one reward of lists, their sum."""
+
+    parts: dict[str, tuple[Reward, float]]
+    options: RewardOptions = RewardOptions()
+    means: dict[str, float] = field(default_factory=dict)  # of each in the round last asked
+
+    def __call__(self, prompts: list[str], responses: list[str], records: list[dict]) -> list[float]:
+        cases = list(zip(prompts, responses, records))
+        keys = [repr(case) for case in cases] if self.options.reward_once else range(len(cases))
+        asked = dict(zip(keys, cases))
+        said = {name: dict(zip(asked, self.call(r, [*asked.values()]))) for name, (r, _) in self.parts.items()}
+        self.means = {f"score/{name}": sum(x[key] for key in keys) / len(keys) for name, x in said.items()}
+        return [sum(weight * said[name][key] for name, (_, weight) in self.parts.items()) for key in keys]
+
+    def call(self, reward: Reward, cases: list[Case]) -> list[float]:
+        """What one of them says. Raises UserError, for a call that takes too long, too."""
+        parts, seconds = [[case] for case in cases], self.options.reward_timeout
+        parts = [cases] if parameters_of(reward)[:3] == LISTS else parts
+        overdue = partial(refusal, f"took longer than the {seconds:g} s of --reward-timeout", place_of(reward))
+        with undisturbed():
+            said = call_each(partial(ask, reward), parts, self.options.reward_threads, seconds, overdue)
+        return [value for values in said for value in values]
+
+    def watch(self, *_) -> dict[str, float]:
+        """Each one's mean over the responses that ended, where there are several: a watcher of `ppo.train`."""
+        means, self.means = self.means, {}
+        return means if len(self.parts) > 1 else {}
+
+
+def load_rewards(options: RewardOptions, device: torch.device | str = "cpu") -> Rewards | None:
+    """What --reward names, or None. device: of reward models.  Raises UserError."""
+    if len(set(options.reward)) < len(options.reward):
+        raise UserError(f"--reward {' '.join(options.reward)}: one is there twice; give it a weight")
+    return Rewards({spec: load_reward(spec, device) for spec in options.reward}, options) if options.reward else None
+
+
+def split_weight(spec: str) -> tuple[str, float]:
+    """"a.py:f:0.5" -> ("a.py:f", 0.5). A weight that is not given is 1."""
+    found = re.fullmatch(r"(?:(.*):)?([-+]?\d*\.?\d+)", spec)
+    return (found[1] or "", float(found[2])) if found else (spec, 1.0)
 
 
 def reward_hash(spec: str) -> str:
-    """SHA-256 of the file behind a reward, so that a resume can say that it has changed; "" of none."""
-    if not spec:
-        return ""
-    folder, path = spec.removeprefix("model:"), spec.rpartition(":")[0]
-    file = Path(folder) / "model.safetensors" if folder != spec else Path(path)
+    """SHA-256 of the file behind a reward, so that a resume can say that it has changed."""
+    path = split_weight(spec)[0].rpartition(":")[0]
+    file = Path(spec.split(":")[1]) / "model.safetensors" if spec.startswith("model:") else Path(path)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def load_reward(spec: str, device: torch.device | str = "cpu") -> Reward:
-    """The function `fn` of the Python file in "my_reward.py:fn", or the reward model in "model:DIR".
-
-    device: of a reward model.  Raises UserError.
-    """
+def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, float]:
+    """One reward, named as WAYS says, and its weight. Raises UserError."""
     if spec.startswith("model:"):
-        return load_reward_model(spec.removeprefix("model:"), device)
-    path, _, name = spec.rpartition(":")
+        folder, _, rest = spec.removeprefix("model:").partition(":")
+        judge = load_reward_model(folder, device)
+        classes = judge.model.classes
+        judge.label, weight = (rest, 1.0) if rest in classes else split_weight(rest)
+        if judge.label not in (classes or [""]):
+            wanted = f"model:{folder}:CLASS, one of {', '.join(classes)}" if classes else f"model:{folder}"
+            raise UserError(f"--reward {spec}: give {wanted}")
+        return judge, weight
+    where, weight = split_weight(spec)
+    path, _, name = where.rpartition(":")
     if not path or not Path(path).is_file():
         missing = "the FUNCTION is missing" if Path(spec).is_file() else f"there is no file {path or spec!r}"
-        raise UserError(f"--reward {spec}: give FILE.py:FUNCTION or model:DIR; {missing}")
+        raise UserError(f"--reward {spec}: give {WAYS}; {missing}")
     module_spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--reward {spec}: {path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
     try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything
-        raise UserError(f"--reward {spec}: {path} raised {type(error).__name__}: {error}") from error
+        with undisturbed():
+            module_spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's file may raise anything, SystemExit too
+        place = place_in(module_spec.origin, error, getattr(error, "lineno", None) or 1)
+        raise UserError(f"--reward {spec}: {place} raised {type(error).__name__}: {error!s:.300}") from error
     function = getattr(module, name, None)
     if not callable(function):
         found = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
         raise UserError(f"--reward {spec}: no function {name!r} in {path}; found {', '.join(found) or 'none'}")
-    return function
+    if {*LISTS} & {*(names := parameters_of(function))} and names[:3] != LISTS:
+        raise UserError(f"--reward {spec}: {name}({', '.join(names)}): for lists it is {name}({', '.join(LISTS)})")
+    return function, weight

@@ -1,11 +1,12 @@
 """A reward model: the GPT, and a head that reads one number at the last token of prompt and response.
 
-    r(prompt, response) = w · LN(x)_last          last: the EOS that ends the response
+    r(prompt, response) = w · LN(x)_last                      last: the EOS that ends the response
+    r(prompt, response) = log softmax(W · LN(x)_last)_c       of a classifier: how probable a class is
 
-In a folder it is Hugging Face's GPT2ForSequenceClassification with one label, which reads the last token that
-is not padding. With the EOS as padding, as GPT-2 has it, that would be the token before: so padding is a
-token of its own. As a function of (prompt, response, record) it is a reward like any other. Trained by
-preferences/train_reward.py. Source: Ziegler et al. 2019, section 2.1. Proved by tests/rl/test_reward_model.py.
+In a folder it is Hugging Face's GPT2ForSequenceClassification, with one label or one for each class, which reads the
+last token that is not padding. With the EOS as padding, as GPT-2 has it, that would be the token before: so padding
+is a token of its own. It is a reward like any other. Trained by preferences/train_reward.py.
+Source: Ziegler et al. 2019, section 2.1. Proved by tests/rl/test_reward_model.py.
 """
 
 from collections.abc import Sequence
@@ -14,42 +15,45 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_json
 from minirlhf.harness.machine import autocast
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import collate, gather_true, micro_batches
 from minirlhf.lm.chat import Example, render_prompt
-from minirlhf.lm.model import GPT, ScalarHead
+from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import PAD, Tokenizer
 
 
 class RewardModel(nn.Module):
-    """A GPT and a head whose bias stays 0: no comparison could teach it, and Hugging Face's has none."""
+    """A GPT and a head, at first 0, without a bias: no comparison could teach it, and Hugging Face's has none."""
 
-    def __init__(self, trunk: GPT) -> None:
+    def __init__(self, trunk: GPT, classes: Sequence[str] = ()) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.score = ScalarHead(trunk.config.width)
-        self.score.bias.requires_grad_(False)
+        self.trunk, self.classes = trunk, list(classes)
+        self.score = nn.Linear(trunk.config.width, len(classes) or 1, bias=False)
+        nn.init.zeros_(self.score.weight)
 
     def forward(self, texts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> Tensor:
-        """The reward of each text, given as ids: (B,) float32.  dtype: of the trunk's matrix products."""
+        """The reward of each text, given as ids: (B,) float32; of a classifier the logits of K classes, (B, K).
+
+        dtype: of the trunk's matrix products.
+        """
         # `collate` shifts by one: a target behind the last id, whatever it is, puts the mask on that id.
         examples = [Example([*ids, 0], [False] * len(ids) + [True]) for ids in texts]
         device = self.score.weight.device
         batch = collate(examples, device, self.trunk.config.context)
         with autocast(device, dtype):
             hidden, n = gather_true(self.trunk(batch.inputs), batch.mask)  # (N', C) and B
-        return self.score(hidden[:n].float())  # (B,)
+        said = self.score(hidden[:n].float())  # (B, K or 1)
+        return said if self.classes else said.squeeze(1)  # (B,)
 
 
 @torch.no_grad()
 def predict_rewards(model: RewardModel, texts: Sequence[Sequence[int]], rows: int = 64) -> Tensor:
-    """The reward of each text, (N,) float32 on the CPU, by a model in eval mode; `rows` texts a pass."""
-    out = torch.zeros(len(texts))  # (N,)
-    for part in micro_batches([len(ids) for ids in texts], rows):
-        out[part] = model([texts[i] for i in part]).cpu()  # (b,)
-    return out
+    """What a model in eval mode says of each text, (N,) or (N, K) float32 on the CPU; `rows` texts a pass."""
+    parts = micro_batches([len(ids) for ids in texts], rows)
+    said = [model([texts[i] for i in part]).cpu() for part in parts]  # (b,) or (b, K) each
+    return torch.cat(said)[torch.tensor([i for part in parts for i in part]).argsort()]
 
 
 def text_ids(record: dict, response: str, tokenizer: Tokenizer, context: int) -> tuple[int, ...]:
@@ -76,26 +80,25 @@ def normalise(model: RewardModel, rewards: Tensor) -> dict[str, float]:
 
 
 class LearnedReward:
-    """A reward model as a reward function; `many` takes a list of cases, in batches."""
+    """A reward model as a reward of lists.  label: of a classifier, the class whose log-probability is the reward."""
 
-    def __init__(self, model: RewardModel, tokenizer: Tokenizer) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+    def __init__(self, model: RewardModel, tokenizer: Tokenizer, label: str = "") -> None:
+        self.model, self.tokenizer, self.label = model.eval(), tokenizer, label
 
-    def __call__(self, prompt: str, response: str, record: dict) -> float:
-        return self.many([(prompt, response, record)])[0]
-
-    def many(self, cases: Sequence[tuple[str, str, dict]]) -> list[float]:
-        """The reward of each (prompt, response, record); a conversation in the record is the prompt."""
-        context = self.model.trunk.config.context
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str], records: Sequence[dict]) -> list[float]:
+        """The reward of each; a conversation in the record is the prompt."""
+        context, classes = self.model.trunk.config.context, self.model.classes
+        cases = zip(prompts, responses, records)
         texts = [text_ids({"prompt": p} | record, y, self.tokenizer, context) for p, y, record in cases]
-        return predict_rewards(self.model, texts).tolist()
+        said = predict_rewards(self.model, texts)  # (N,) or (N, K)
+        return (said.log_softmax(-1)[:, classes.index(self.label)] if classes else said).tolist()
 
 
 def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Tokenizer, run: dict) -> None:
-    """Write a GPT2ForSequenceClassification of one label. The tokenizer has PAD."""
-    config = {"architectures": ["GPT2ForSequenceClassification"], "num_labels": 1}
-    config |= {"id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+    """Write a GPT2ForSequenceClassification of one label, or of the classes. The tokenizer has PAD."""
+    labels = model.classes or ["reward"]
+    config = {"architectures": ["GPT2ForSequenceClassification"], "num_labels": len(labels)}
+    config |= {"id2label": {str(k): x for k, x in enumerate(labels)}, "label2id": {x: k for k, x in enumerate(labels)}}
     config["pad_token_id"] = tokenizer.special_ids[PAD]
     checkpoint.save(folder, model.trunk, tokenizer, run, {"score.weight": model.score.weight}, config)
 
@@ -105,10 +108,12 @@ def load_reward_model(folder: str | Path, device: torch.device | str = "cpu") ->
     trunk, tokenizer, weight = checkpoint.load_with(folder, "score.weight")
     if weight is None or PAD not in tokenizer.special_ids:
         raise UserError(f"{folder}: not a reward model of ours; python -m minirlhf.tools.train_reward makes one")
-    model = RewardModel(trunk)
+    labels = read_json(Path(folder) / "config.json").get("id2label", {"0": "reward"})
+    labels = [labels.get(str(k)) for k in range(len(labels))] if isinstance(labels, dict) else []
+    if not labels or not all(isinstance(x, str) for x in labels) or len({*labels}) < len(labels):
+        raise UserError(f"{folder}/config.json: id2label names no classes")
+    model = RewardModel(trunk, labels if len(labels) > 1 else ())
     if weight.shape != (wanted := model.score.weight.shape):
         raise UserError(f"{folder}: score.weight is {tuple(weight.shape)}, not {tuple(wanted)}")
-    if not all(x.isfinite().all() for x in (weight, *trunk.parameters())):
-        raise UserError(f"{folder}: a weight is not finite; train it again")
-    model.score.load_state_dict({"weight": weight, "bias": torch.zeros(1)})
+    model.score.load_state_dict({"weight": weight})
     return LearnedReward(model.to(device), tokenizer)

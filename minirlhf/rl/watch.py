@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minirlhf.harness.files import misfit
+from minirlhf.lm.records import task_named
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import Algorithm
 from minirlhf.rl.losses import masked_mean, masked_sum
@@ -81,7 +83,9 @@ class Optimum:
         return {task: achieved.state for task, achieved in self.achieved.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave. Raises ValueError for anything else."""
+        if misfit(state, {"*": {"reward": 0.0, "n": range(1, 2**53), "first": 0.0, "second": 0.0}}):
+            raise ValueError("not the state of an Optimum")
         self.achieved = {task: Achieved(self.beta, kept) for task, kept in state.items()}
 
 
@@ -101,5 +105,5 @@ def by_task(name: str, scores: Tensor, records: list[dict]) -> dict[str, float]:
 
 def rows_of(records: list[dict]) -> dict[str, list[int]]:
     """task -> the rows that are of it; what is of no task is not in it."""
-    tasks = [str(record.get("task", "")) for record in records]
+    tasks = [task_named(record) for record in records]
     return {task: [i for i, name in enumerate(tasks) if name == task] for task in sorted(set(tasks) - {""})}

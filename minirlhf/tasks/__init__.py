@@ -20,6 +20,7 @@ The text before `response` is exactly `prompt`; neither begins or ends in white 
 from collections.abc import Callable
 from types import ModuleType
 
+from minirlhf.lm.records import task_named
 from minirlhf.tasks import arithmetic, reviews, sentiment, translation
 
 TASKS: dict[str, ModuleType] = {task.NAME: task for task in (reviews, sentiment, arithmetic, translation)}
@@ -27,8 +28,7 @@ TASKS: dict[str, ModuleType] = {task.NAME: task for task in (reviews, sentiment,
 
 def task_of(record: dict) -> ModuleType | None:
     """The task that the record belongs to; None for a user's record, whatever its "task" says."""
-    name = record.get("task")
-    task = TASKS.get(name) if isinstance(name, str) else None
+    task = TASKS.get(task_named(record))
     return task if task and all(isinstance(record.get(field), str) for field in task.FIELDS) else None
 
 

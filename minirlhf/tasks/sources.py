@@ -16,7 +16,8 @@ from math import inf
 from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import Example, document_examples, fit_context, render
 from minirlhf.lm.checkpoint import read_run
-from minirlhf.lm.records import messages_of, read_records, validation_split
+from minirlhf.lm.reading import read_records
+from minirlhf.lm.records import messages_of, split_by_prompt
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
 
@@ -29,7 +30,7 @@ class Source:
 
     name: str
     weight: float
-    documents: list[str]
+    documents: list[str]  # without any, base models learn the training records as documents
     train: list[dict]
     validation: list[dict]
 
@@ -59,21 +60,20 @@ def task_sources(weights: dict[str, float], n: int, seed: int) -> list[Source]:
     return sources
 
 
-def file_source(paths: Sequence[str]) -> Source:
+def file_source(paths: Sequence[str], names: str = "") -> Source:
     """The user's own files; 5 % of the records, chosen by a hash of the prompt, are for validation.
 
-    Where there is no raw text, the training records' own texts stand in for it.
+    names: as in `read_records`. Says what is left out.  Raises UserError.
     """
-    records = [record for path in paths for record in read_records(path)]
+    records = read_records(paths, names)
     documents = [record["text"] for record in records if "text" in record]
     pairs = [r for r in records if "text" not in r and any(m["role"] == "assistant" for m in messages_of(r))]
     if not documents and not pairs:
         raise UserError(f"{', '.join(paths)}: prompts without responses, and no text: nothing to train on")
-    split = {"train": [], "validation": []}
-    for record in pairs:
-        split[validation_split(str([m["content"] for m in messages_of(record)[:-1]]))].append(record)
+    if unanswered := len(records) - len(documents) - len(pairs):
+        print(f"{OWN}: {unanswered} of {len(records)} records left out: prompts without a response")
+    split = split_by_prompt(pairs)
     train = split["train"] or pairs  # of one or two pairs, all may fall to validation
-    documents = documents or ["\n".join(m["content"] for m in messages_of(record)) for record in train]
     return Source(OWN, 1.0, documents, train, split["validation"])
 
 
@@ -94,7 +94,8 @@ def text_sets(
     """What pretraining learns: (name -> examples and rows per step; for validation a fiftieth of each, at most 200)."""
     sets, validation = {}, []
     for source in sources:
-        examples = [e for text in source.documents for e in document_examples(text, tokenizer, context)]
+        documents = [{"text": text} for text in source.documents] or source.train
+        examples = [e for record in documents for e in document_examples(record, tokenizer, context)]
         held_out = max(1, len(examples) // 50)
         sets[source.name] = (examples[held_out:] or examples, batch * source.weight)
         validation += examples[:held_out][:200]
@@ -120,17 +121,15 @@ def sft_sets(
 
 
 def prompts_of(
-    folder: str, task: str, files: Sequence[str], n: int, seed: int
+    folder: str, task: str, files: Sequence[str], n: int, seed: int, names: str = ""
 ) -> tuple[dict[str, list[dict]], dict[str, float], int]:
     """What RL asks: (name -> records, weights of generated tasks, the longest answer that these want, in tokens).
 
     From files, or of the tasks in `task`, else of those that the checkpoint in the folder was trained on.
     Raises UserError.
     """
-    if files and task:
-        raise UserError("--task and --prompts: give one of them")
     if files:
-        return {OWN: [record for path in files for record in read_records(path)]}, {}, 64
+        return {OWN: read_records(files, names, "left to the reward")}, {}, 64
     known = {name: TASKS[name].RL_WEIGHT for name in read_run(folder).get("tasks", {}) if name in TASKS}
     weights = parse_tasks(task) if task else known if len(known) > 1 else dict.fromkeys(known, 1.0)
     if not weights:
@@ -144,7 +143,7 @@ def with_room(records: list[dict], asked_as: Sequence[Callable], context: int, n
 
     asked_as: record -> ids of its prompt, of each model.  Raises UserError if no record is left.
     """
-    asked = [r for r in records if "prompt" in r or "messages" in r]
+    asked = [r for r in records if "text" not in r]
     kept = [r for r in asked if all(len(ids_of(r)) < context for ids_of in asked_as)]
     if len(asked) < len(records):
         print(f"{name}: {len(records) - len(asked)} of {len(records)} records left out: text, and no prompt")

@@ -5,9 +5,9 @@
              missing_eos                 at the max_new-th token, if it is not EOS: truncated
              0                           before
 
-Nothing is random but the prompt. The KL penalty −β (log π − log ref) is not here: an environment's reward
-is a function of state and action, and log π belongs to whoever acts; `losses.token_rewards` adds it to a
-whole rollout. A batched rollout is this environment stepped B times side by side.
+Only the prompt is random. The KL penalty −β (log π − log ref) is not here. An environment's reward is a
+function of state and action, and log π belongs to whoever acts. `losses.token_rewards` adds the penalty to a
+whole rollout. A batched rollout is B copies of this environment, stepped side by side.
 Proved by tests/theory/test_environment.py.
 """
 
@@ -33,19 +33,19 @@ class TextEnv:
         >>> env.step(0)
         ((2, 1, 2, 1, 0), 1.0, True, False, {'prompt': 0})
 
-    The MDP's reward is called once, when EOS is chosen; nothing of it is listed, so it may be of any size.
-    An observation is a tuple of ids, prompt and response so far, and is the whole state: that is why no
-    prompt may begin another. `info` holds the prompt's index.
+    The MDP's reward is called once, when EOS is chosen. Responses are not listed, so the MDP may have any size.
+    An observation is a tuple of ids: the prompt and the response so far. It is the whole state, so no prompt
+    may be the beginning of another. `info` holds the prompt's index.
     The limit of max_new tokens is part of the problem, since every state shows how many are left. So the
     value after `truncated` is 0, as after `terminated`: do not bootstrap from it.
-    Raises ValueError for prompts that begin one another.
+    Raises ValueError if one prompt is the beginning of another.
     Source: Gymnasium's Env (Towers et al. 2024); Pardo et al. 2018 (time limits).
     """
 
     def __init__(self, mdp: TokenMDP):
-        for short, long in pairwise(sorted(set(mdp.prompts))):  # a beginning sorts just before
+        for short, long in pairwise(sorted(set(mdp.prompts))):  # a beginning sorts just before the whole
             if long[: len(short)] == short:
-                raise ValueError(f"prompt {short} begins prompt {long}: an observation could be of either")
+                raise ValueError(f"prompt {short} begins prompt {long}: an observation could belong to both")
         self.mdp = mdp
         self.rng = np.random.default_rng()
         self.prompt = 0  # the index of the prompt
@@ -53,10 +53,10 @@ class TextEnv:
         self.running = False
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[Ids, dict[str, int]]:
-        """Begin an episode: (observation, info), with a prompt drawn uniformly.
+        """Begin an episode with a prompt drawn uniformly: (observation, info).
 
-        seed: starts the draws anew; None goes on with them.  options={"prompt": i} takes prompt i
-        instead, and draws nothing.  Raises ValueError if there is no prompt i.
+        seed: restarts the draws; None continues them.  options={"prompt": i} takes prompt i instead and draws
+        nothing.  Raises ValueError if there is no prompt i.
         """
         if seed is not None:
             self.rng = np.random.default_rng(seed)
@@ -82,7 +82,7 @@ class TextEnv:
         return prompt + self.response, reward, terminated, truncated, {"prompt": self.prompt}
 
     def transition(self, prompt: Ids, response: Ids, action: int) -> tuple[float, bool, bool]:
-        """(reward, terminated, truncated) of an action in any state: the model that planning needs."""
+        """(reward, terminated, truncated) of an action in any state. Planning needs this model of the environment."""
         if action == self.mdp.eos_id:
             return float(self.mdp.reward(prompt, response)), True, False
         if len(response) + 1 == self.mdp.max_new:

@@ -1,14 +1,14 @@
-"""The theory, exactly: a token MDP so small that every response can be listed.
+"""The theory, exactly: a token MDP (Markov decision process) so small that every response can be listed.
 
     J(π) = E_x [ E_{y∼π(·|x)} r(x, y) − β KL(π(·|x) ‖ ref(·|x)) ]                     what RLHF maximises
     Q(s, a) = −β log π(a|s) / ref(a|s) + (r if a ends the response, else V(sa))       Bellman, γ = 1
     V(s) = Σ_a π(a|s) Q(s, a)                             ∇J = Σ_s d(s) Σ_a ∇π(a|s) Q(s, a)
     V*(s) = β log Σ_a ref(a|s) exp(Q*(s, a) / β)          π* = ref exp((Q* − V*) / β)
 
-A state s is prompt + y_<t, an action a is a token, and it leads to the state sa for certain. A policy is a
-table of log-probs, `logp` (X, S, V) float64: X prompts, S states of a response not yet complete, V tokens.
-There are N complete responses of up to L tokens. J* − J(π) = β KL(π ‖ π*): how far a policy is from the
-optimum is a number. Proved by tests/theory/test_oracle.py.
+A state s is prompt + y_<t. An action a is a token, and leads to the state sa with certainty. A policy is a
+table of log-probs, `logp` (X, S, V) float64: X prompts, S states (incomplete responses), V tokens.
+There are N complete responses of up to L tokens. J* − J(π) = β KL(π ‖ π*) measures how far a policy is from
+the optimum. Proved by tests/theory/test_oracle.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ from minirlhf.rl.rollout import Rollout
 class TokenMDP:
     """All responses of at most L = max_new tokens, EOS included, to X equally likely prompts.
 
-    vocab_size: V, tokens 0 to V − 1, eos_id one of them.  prompts: of at least a token each.
-    reward(prompt, response without EOS): score of one that ended.  missing_eos: of one cut off at L tokens.
-    Raises ValueError for an EOS outside the vocabulary, and where there is no prompt or nothing to say.
+    vocab_size: V; tokens are 0 to V − 1, with eos_id among them.  prompts: at least one token each.
+    reward(prompt, response without EOS): score of a response that ended.  missing_eos: score of one cut off at L.
+    Raises ValueError for an EOS outside the vocabulary, max_new < 1, an empty prompt or no prompt.
     """
 
     vocab_size: int
@@ -51,18 +51,18 @@ class TokenMDP:
 
     @cached_property
     def prefixes(self) -> list[tuple[int, ...]]:
-        """The S states of a prompt, shortest first: what may have been said before a token. [0] is ()."""
+        """The S states of a prompt: the incomplete responses, shortest first. [0] is ()."""
         return [y for t in range(self.max_new) for y in product(self.words, repeat=t)]
 
     @cached_property
     def levels(self) -> list[slice]:
-        """Where in `prefixes` those of each length 0 … L − 1 stand. Words lead from one level to the next."""
+        """For each length 0 … L − 1, its slice of `prefixes`. Words lead from one level to the next."""
         starts = [sum(len(self.words) ** i for i in range(t)) for t in range(self.max_new + 1)]
         return [slice(start, end) for start, end in zip(starts, starts[1:])]
 
     @cached_property
     def responses(self) -> list[tuple[int, ...]]:
-        """The N complete responses: a state and EOS, or L tokens that are no EOS."""
+        """The N complete responses: a state followed by EOS, or L tokens without EOS."""
         V, last = self.vocab_size, self.max_new - 1
         return [s + (a,) for s in self.prefixes for a in range(V) if a == self.eos_id or len(s) == last]
 
@@ -97,13 +97,13 @@ class TokenMDP:
 
     @cached_property
     def outcome(self) -> Tensor:
-        """(S, V) int64, where a token leads: the response it completes, or N + the next state (indices)."""
+        """(S, V) int64, the index of what a token leads to: the response it completes, or N + the next state."""
         index = {y: i for i, y in enumerate(self.responses + self.prefixes)}
         return torch.tensor([[index[s + (a,)] for a in range(self.vocab_size)] for s in self.prefixes])
 
 
 def expectation(p: Tensor, x: Tensor) -> Tensor:
-    """Σ p x over the last dimension; what has probability 0 counts nothing, be it infinite."""
+    """Σ p x over the last dimension. A term with p = 0 counts as 0, even where x is infinite."""
     return (p * torch.where(p > 0, x, 0.0)).sum(-1)
 
 
@@ -152,7 +152,7 @@ def objective(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> Tensor:
 def visits(logp: Tensor, mdp: TokenMDP) -> Tensor:
     """d(s) = π(s|x), the probability that a response passes through a state, (X, S).
 
-    It is 1 for the empty prefix, and sums to the mean length over all states.
+    It is 1 for the empty prefix. Its sum over all states is the mean length.
     """
     d = [torch.ones_like(logp[:, :1, 0])]  # (X, 1)
     for rows in mdp.levels[:-1]:
@@ -162,18 +162,18 @@ def visits(logp: Tensor, mdp: TokenMDP) -> Tensor:
 
 
 def token_values(values: Tensor, mdp: TokenMDP, rows: slice) -> Tensor:
-    """What each token of some states leads to, (X, n, V): the score of a complete response, or V(sa)."""
+    """What each token leads to in the n states `rows`, (X, n, V): the score of a complete response, or V(sa)."""
     return torch.cat([mdp.scores, values], 1)[:, mdp.outcome[rows]]  # (X, n, V)
 
 
 def bellman(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> tuple[Tensor, Tensor]:
-    """(V, Q), (X, S) and (X, S, V), of the reward r_t = −β (log π − log ref)(y_t) + score at the end; γ = 1.
+    """(V, Q), (X, S) and (X, S, V). The reward is r_t = −β (log π − log ref)(y_t) + score at the end; γ = 1.
 
         Q(s, a) = −β log π(a|s) / ref(a|s) + (r(x, sa) if sa is complete, else V(sa))
         V(s) = Σ_a π(a|s) Q(s, a)                 V of the empty prefix, averaged over prompts, is J(π)
 
-    The KL term of a token belongs to its Q, as in `losses.token_rewards`; so Q − V is the mean, given s and a,
-    of the Â that `losses.gae` makes from this V. A token of probability 0 is charged nothing.
+    The KL term of a token belongs to its Q, as in `losses.token_rewards`. So Q − V is the mean, given s and a,
+    of the advantage Â that `losses.gae` makes from this V. A token of probability 0 has no KL term.
     Source: Sutton and Barto 2018, eq. 3.14.
     """
     logp, ref = logp.detach(), ref.detach()  # (X, S, V) each
@@ -186,11 +186,11 @@ def bellman(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> tuple[Tens
 
 
 def policy_gradient(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> Tensor:
-    """∇J by the logits of a table logp = log_softmax(logits), (X, S, V).
+    """∇J with respect to the logits of a table logp = log_softmax(logits), (X, S, V).
 
         ∇J = E_x Σ_s d(s) Σ_a ∇π(a|s) Q(s, a)        ∂J / ∂logit(s, a) = d(s) π(a|s) (Q(s, a) − V(s)) / X
 
-    That −β log π in Q itself depends on π adds nothing, for Σ_a π ∇ log π = 0.
+    The term −β log π in Q depends on π, too. Its gradient adds nothing, because Σ_a π ∇ log π = 0.
     Source: Sutton et al. 2000, theorem 1.
     """
     logp = logp.detach()  # (X, S, V)
@@ -199,13 +199,13 @@ def policy_gradient(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> Te
 
 
 def optimum(ref: Tensor, mdp: TokenMDP, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(log π*, V*, J*), (X, S, V), (X, S) and a scalar: the policy that maximises J, and what it attains.
+    """(log π*, V*, J*), (X, S, V), (X, S) and a scalar: the policy that maximises J, its values and its J.
 
         Q*(s, a) = r(x, sa) if sa is complete, else V*(sa)        V*(s) = β log Σ_a ref(a|s) exp(Q*(s, a) / β)
         π*(a|s) = ref(a|s) exp((Q*(s, a) − V*(s)) / β)            J* = E_x V*(x) = E_x β log E_ref exp(r / β)
 
-    For every π, J* − J(π) = β KL(π ‖ π*). β = 0 is the hard maximum over all tokens: V* = max_a Q*, and π* is
-    the first token that attains it.  Source: Rafailov et al. 2023, eq. 4 (responses); Ziebart 2010 (states).
+    For every π, J* − J(π) = β KL(π ‖ π*). β = 0 means the hard maximum over all tokens: V* = max_a Q*, and π*
+    takes the first token that attains it.  Source: Rafailov et al. 2023, eq. 4 (responses); Ziebart 2010 (states).
     """
     ref = ref.detach()  # (X, S, V)
     values, logp = torch.zeros_like(ref[..., 0]), torch.zeros_like(ref)  # (X, S), (X, S, V)
@@ -221,7 +221,7 @@ def optimum(ref: Tensor, mdp: TokenMDP, beta: float) -> tuple[Tensor, Tensor, Te
 
 
 def best_of_n_law(logp: Tensor, mdp: TokenMDP, n: int) -> Tensor:
-    """The law of the best scored of n responses drawn from π, (X, N); among equal scores, the first drawn.
+    """The law of the best-scored of n responses drawn from π, (X, N). Among equal scores the first drawn is best.
 
         P(y) = π(y) (Fⁿ − F⁻ⁿ) / (F − F⁻)        F = P(score <= r(y)), F⁻ = P(score < r(y)) under π
 
@@ -241,9 +241,9 @@ def rollout_of(
     indices: Tensor | Sequence[int], x: int | Tensor, logp: Tensor, ref: Tensor, mdp: TokenMDP,
     values: Tensor | None = None,
 ) -> Rollout:  # fmt: skip
-    """Responses as the batch that the training loop would have collected: what its functions are judged on.
+    """Responses as the batch that the training loop would have collected. Its functions are tested on this.
 
-    indices: (B,) into mdp.responses.  x: the prompt's index, of all or (B,).  logp: the policy that sampled.
+    indices: (B,) into mdp.responses.  x: the prompt's index, one for all or (B,).  logp: the policy that sampled.
     values: (X, S), or None for 0.  Nothing in the result carries a gradient.
     """
     indices = torch.as_tensor(indices)  # (B,)
@@ -262,13 +262,13 @@ def rollout_of(
 def moments(
     estimator: Callable[[Tensor, int, Tensor], Tensor], logits: Tensor, mdp: TokenMDP, group: int
 ) -> tuple[Tensor, Tensor]:
-    """The exact mean (D,) and covariance (D, D) of a gradient estimate over all it can sample; D = X S V.
+    """The exact mean (D,) and covariance (D, D) of a gradient estimate, over all that it can sample. D = X S V.
 
-        E ĝ = E_x Σ_{y_1 … y_K} Π_k π(y_k|x) ĝ(x, y_1 … y_K)        ĝ = −∇ loss by the logits
+        E ĝ = E_x Σ_{y_1 … y_K} Π_k π(y_k|x) ĝ(x, y_1 … y_K)        ĝ = −∇ loss with respect to the logits
 
-    estimator(indices, x, logp) -> scalar loss of the K = `group` responses of indices (K,) to prompt x, with
-    logp = log_softmax(logits) to differentiate.  logits: (X, S, V) float64.  Takes X N^K calls.
-    ĝ is unbiased if the mean is `policy_gradient`, flattened; the trace of the covariance is its noise.
+    estimator(indices, x, logp) -> scalar loss of K = `group` responses, indices (K,), to prompt x.  logits: (X, S, V)
+    float64. The loss is differentiated through logp = log_softmax(logits). This takes X N^K calls.
+    ĝ is unbiased if the mean is `policy_gradient`, flattened. The trace of the covariance is its noise.
     """
     leaf = logits.detach().requires_grad_()  # (X, S, V)
     p = response_logprobs(leaf.detach().log_softmax(-1), mdp).exp()  # (X, N)

@@ -4,9 +4,9 @@
     Q-learning        Q(s, a) ← Q + α (r + max_a' Q(s', a') − Q)            off-policy: any behaviour will do
     SARSA             Q(s, a) ← Q + α (r + Q(s', a') − Q),  a' chosen next  on-policy: values what it does
 
-γ = 1, since every response ends; what follows the end is worth 0, also where a response was cut off.
-The learners see the environment through reset and step alone. ε-greedy: a uniform token with probability ε,
-else argmax_a Q, the first of equals. Proved by tests/theory/test_tabular.py, against oracle.py.
+γ = 1, since every response ends. The value after the end is 0, also where a response was cut off. The learners
+see the environment through reset and step alone. ε-greedy takes a uniform token with probability ε, otherwise
+argmax_a Q, the first of equals. Proved by tests/theory/test_tabular.py, against oracle.py.
 """
 
 from collections import defaultdict, deque
@@ -16,7 +16,7 @@ import numpy as np
 
 from minirlhf.theory.environment import Ids, TextEnv
 
-Table = dict[Ids, list[float]]  # Q: of each state met, the value of each token
+Table = dict[Ids, list[float]]  # Q: for each state met, the value of each token
 ALPHA, CAPACITY = 0.5, 1000  # Q-learning's step size and memory
 
 
@@ -26,8 +26,8 @@ def value_iteration(env: TextEnv) -> dict[Ids, float]:
         V*(s) = max_a [ r(s, a) + V*(s') ]               Bellman's optimality equation
         V_{k+1}(s) = max_a [ r(s, a) + V_k(s') ]         a sweep, from V_0 = 0
 
-    V_k is exact where at most k tokens are left, so that the last sweep gives V* itself and another would
-    change nothing. Taken from the last token backwards one sweep would do: that is `oracle.optimum`.
+    V_k is exact where at most k tokens are left. So the last sweep gives V* itself, and another would change
+    nothing. From the last token backwards a single sweep would do: that is `oracle.optimum`.
     Source: Sutton and Barto 2018, eq. 3.19 and 4.10.
     """
     mdp = env.mdp
@@ -51,16 +51,16 @@ def choose_token(values: list[float], epsilon: float, rng: np.random.Generator) 
 
 
 def q_learning(env: TextEnv, steps: int, seed: int, epsilon: float, replayed: int = 8) -> Table:
-    """Q* from `steps` steps of an ε-greedy behaviour, `replayed` transitions of the past relearned at each.
+    """Q* from `steps` steps of an ε-greedy behaviour. Each step also learns from `replayed` past transitions.
 
         Q(s, a) ← Q(s, a) + α (r + max_a' Q(s', a') − Q(s, a))
 
-    The target holds the best next token, not the next one of the behaviour: any behaviour that keeps trying
-    every token in every state leads to Q*, and what an older one did may be learned from again.
-    α may stay constant because steps are certain: the target of a last token is a fixed number, and every
-    update shrinks the error by 1 − α; once it is gone the same holds one token earlier, and so on to the
-    prompt. Were rewards or steps random, α would have to fall as `sarsa`'s does.
-    replayed = 0 is Q-learning without replay; remembered are the last CAPACITY transitions.
+    The target holds the best next token, not the token that the behaviour takes next. So any behaviour that keeps
+    trying every token in every state leads to Q*, and transitions of an older one can be learned from again.
+    α may stay constant because steps are certain. The target of a last token is a fixed number, and every update
+    multiplies the error by 1 − α. Once it is gone, the same holds one token earlier, and so on to the prompt.
+    If rewards or steps were random, α would have to fall, as it does in `sarsa`.
+    The memory holds the last CAPACITY transitions. replayed = 0 is Q-learning without replay.
     Returns the rows of the states met.
     Source: Watkins and Dayan 1992; Lin 1992 (replay); Sutton and Barto 2018, eq. 6.8.
     """
@@ -84,11 +84,11 @@ def q_learning(env: TextEnv, steps: int, seed: int, epsilon: float, replayed: in
 def sarsa(env: TextEnv, steps: int, seed: int, epsilon: float) -> Table:
     """Q of the ε-greedy policy that is being followed.
 
-        Q(s, a) ← Q(s, a) + n(s, a)^−0.8 (r + Q(s', a') − Q(s, a))        s, a, r, s', a': the name
+        Q(s, a) ← Q(s, a) + n(s, a)^−0.8 (r + Q(s', a') − Q(s, a))        named after s, a, r, s', a'
 
-    n(s, a): visits so far, this one included. The target holds the token that the policy takes next, so that Q
-    becomes that of the policy that is ε-greedy in it, and counts what exploring costs.
-    The target is random, as a' is, so the step size must fall: Σ n^−0.8 = ∞ and Σ n^−1.6 < ∞.
+    n(s, a): visits so far, this one included. The target holds the token that the policy takes next. So Q becomes
+    that of the policy that is ε-greedy in Q, and it includes the cost of exploring.
+    The target is random because a' is, so the step size must fall: Σ n^−0.8 = ∞ and Σ n^−1.6 < ∞.
     Source: Rummery and Niranjan 1994; Sutton and Barto 2018, eq. 6.7.
     """
     rng = np.random.default_rng(seed)

@@ -3,10 +3,10 @@
 python -m minirlhf.tools.annotate make --set reviews   pairs of answers in out/eval -> out/judgements
 python -m minirlhf.tools.annotate judge                a page in the browser of this machine
 python -m minirlhf.tools.annotate close                no more judgements
-python -m minirlhf.tools.judgements                    which model is better: it opens a closed study alone
+python -m minirlhf.tools.judgements                    which model is better: it opens closed studies only
 
-Stop whenever you like, the same command goes on. Several people judge one study at a time, each with a name
-of their own (--annotator). Proved by tests/tools/test_annotate.py.
+Stop whenever you like: the same command goes on. Several people can judge one study at the same time, each under
+their own name (--annotator). Proved by tests/tools/test_annotate.py.
 """
 
 from collections import Counter
@@ -19,6 +19,8 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.tools.annotate_page import Page
 
+MAKE = "action=make"  # what the options of making need
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -26,33 +28,33 @@ class Annotation:
 
     action: str = option("judge", "what to do", choices=("make", "judge", "close"), bare=True)
     study: str = option("out/judgements", "folder of the study")
-    annotator: str = option("anonymous", "who judges; letters, digits, - and _")
-    port: int = option(8765, "of the page; 0: any that is free", least=0)
-    early: bool = option(False, "close although not everything is judged")
+    annotator: str = option("anonymous", "name of the judge; letters, digits, - and _", needs="action=judge")
+    port: int = option(8765, "port of the page; 0: any free one", least=0, needs="action=judge")
+    early: bool = option(False, "close the study although not everything is judged", needs="action=close")
 
 
 @dataclass(frozen=True)
 class Making:
     """How to make a study."""
 
-    items: str = option("out/eval/items.jsonl", "responses, as evaluate.py writes them")
-    models: tuple[str, ...] = option(("sft", "ppo"), "the two models to compare, by their names there")
-    set: str = option("", "the test set; none: the only one there is")
-    pairs: int = option(100, "of answers to compare", least=1)
-    question: str = option("Which answer is better?", "what the judges decide, in one sentence")
-    seed: int = option(0, "decides which pairs, their order and their sides", least=0)
+    items: str = option("out/eval/items.jsonl", "responses, as evaluate.py writes them", needs=MAKE)
+    models: tuple[str, ...] = option(("sft", "ppo"), "the two models to compare, as --items names them", needs=MAKE)
+    set: str = option("", "the test set; empty: the only one in --items", needs=MAKE)
+    pairs: int = option(100, "pairs of answers to compare", least=1, needs=MAKE)
+    question: str = option("Which answer is better?", "what the judges decide, in one sentence", needs=MAKE)
+    seed: int = option(0, "decides the pairs, their order and their sides", least=0, needs=MAKE)
 
 
 def chosen_set(sets: Sequence[TestSet], models: Sequence[str], title: str) -> TestSet:
-    """The set of that title, or the only one, which both models have answered. Raises UserError."""
+    """The set with that title, or else the only set. Both models must have answered it. Raises UserError."""
     if len(models) != 2 or models[0] == models[1]:
-        raise UserError(f"--models {' '.join(models)}: give two names of models")
+        raise UserError(f"--models {' '.join(models)}: give the names of two models")
     found = [s for s in sets if s.title == title or not title]
     if len(found) != 1:
         known = ", ".join(sorted(s.title for s in sets))
-        raise UserError(f"--set {title or 'is missing'}: the responses are of {known}")
+        raise UserError(f"--set {title or 'is missing'}: choose from {known}")
     if missing := [name for name in models if name not in found[0].items]:
-        raise UserError(f"--models {missing[0]}: the responses are of {', '.join(sorted(found[0].items))}")
+        raise UserError(f"--models {missing[0]}: choose from {', '.join(sorted(found[0].items))}")
     return found[0]
 
 
@@ -66,20 +68,20 @@ def write_study(options: Annotation, making: Making) -> None:
     n, ties = Counter(place["kind"] for place in key["places"]), len(key["identical"])
     print(f"{options.study}: {n['pair'] + ties} pairs of {' and '.join(making.models)}; "
           f"identical and counted as ties: {ties}")
-    print(f"to judge: {len(places)} items: {n['pair']} pairs; of them again, with sides swapped: "
-          f"{n['duplicate']}; attention checks: {n['attention']}")
+    print(f"{len(places)} items to judge: {n['pair']} pairs, {n['duplicate']} of these again with sides swapped; "
+          f"attention checks: {n['attention']}")
 
 
 def judge_study(options: Annotation) -> None:
-    """Serve the page until Ctrl-C. Says whose list it is, and from where: somebody else's would be spoilt unseen."""
+    """Serve the page until Ctrl-C. It says whose list this is, so that nobody spoils somebody else's unseen."""
     with log.Session(options.study, options.annotator) as session:
         name, total = session.annotator, session.total
-        print(f"{name}: {session.place} of {total} judged; somebody else gives another --annotator NAME")
+        print(f"{name}: {session.place} of {total} judged; another judge needs another --annotator NAME")
         try:
             page = Page(session, options.port)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", error)
-            raise UserError(f"--port {options.port}: {why}; --port 0 takes any that is free") from None
+            raise UserError(f"--port {options.port}: {why}; --port 0 takes any free one") from None
         with page:
             print(page.address)
             print("Open this address in a browser on this machine. Ctrl-C ends; nothing is lost.", flush=True)
@@ -94,7 +96,7 @@ def close_study(options: Annotation) -> None:
     done = log.close(options.study, options.early)
     who = ", ".join(f"{name} {n}" for name, n in sorted(done.items()))
     print(f"{options.study}: closed; judged: {who or 'nothing'}")
-    print(f"what it says: python -m minirlhf.tools.judgements {options.study}")
+    print(f"to see the result: python -m minirlhf.tools.judgements {options.study}")
 
 
 def main() -> None:

@@ -2,15 +2,15 @@
 
     GET  /TOKEN/        annotate.html, the same for every study: it holds no text of a model
     GET  /TOKEN/item    the item whose turn it is, as JSON
-    POST /TOKEN/judge   {"event": id, "do", "place", "seconds"}, as for Session.act; once saved, the next item
+    POST /TOKEN/judge   {"event": id, "do", "place", "seconds"}, as for Session.act; the answer is the next item
 
-200 and 409 carry an item: 409 says that the event was about another one, and the page shows this instead. A
-repeated event id changes nothing, so the page sends until it hears an answer. 410: the study is closed.
+200 and 409 carry an item. 409 says that the event was about another item; the page shows this one instead. A
+repeated event id changes nothing, so the page sends it until it gets an answer. 410: the study is closed.
 503: not saved, try again.
 
-Other programs and web sites cannot take part: they do not know the token; a name that somebody's DNS points
-to 127.0.0.1 fails at Host, another site's script at Origin. What models wrote is shown as text, and the page may
-load nothing. Each connection serves one request. Proved by tests/tools/test_annotate_page.py.
+Other programs and web sites cannot take part: they do not know the token. A host name that somebody's DNS points
+to 127.0.0.1 fails the check of Host. Another site's script fails that of Origin. The models' answers are shown as
+text, and the page may load nothing. Each connection serves one request. Proved by tests/tools/test_annotate_page.py.
 """
 
 import hmac
@@ -21,7 +21,7 @@ import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
-from threading import Lock
+from threading import Lock, Timer
 
 from minirlhf.annotation.log import EVENT, Closed, Session, Stale, read_event
 from minirlhf.harness.files import UserError
@@ -34,7 +34,7 @@ SECURITY = {
 
 
 class Page(ThreadingTCPServer):
-    """The server of one session. Not HTTPServer, which asks the DNS for the name of 127.0.0.1."""
+    """The server of one session. It is not an HTTPServer: that asks the DNS for the name of 127.0.0.1."""
 
     allow_reuse_address = daemon_threads = True
 
@@ -47,7 +47,7 @@ class Page(ThreadingTCPServer):
         self.html = Path(__file__).with_name("annotate.html").read_bytes()
 
     def handle_error(self, request: socket.socket, client_address: tuple) -> None:
-        """A reader that left is no news; anything else is a defect, and has a traceback."""
+        """Ignore a reader that has left. Anything else is a defect and gets a traceback."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -56,7 +56,17 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     server: Page
-    timeout = 10  # seconds of silence, after which a connection is given up
+    timeout = 10  # seconds after which a connection is given up, whether it is silent or drips
+
+    def handle(self) -> None:
+        """The request, if it is whole in time: a byte a second would hold the thread for hours."""
+        end = Timer(self.timeout, self.connection.shutdown, [socket.SHUT_RDWR])
+        end.daemon = True
+        end.start()
+        try:
+            super().handle()
+        finally:
+            end.cancel()
 
     def do_GET(self) -> None:
         """The page or the item."""
@@ -69,10 +79,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """A judgement."""
-        size = self.headers.get("Content-Length", "")
-        if not re.fullmatch("[0-9]{1,4}", size):
-            return self.answer(413, "Content-Length is missing, or above 9999")
-        body = self.rfile.read(int(size))  # first: a connection closed on unread bytes loses the answer
+        size = ",".join(self.headers.get_all("Content-Length", []))
+        if not re.fullmatch("[0-9]{1,4}", size) or "Transfer-Encoding" in self.headers:
+            return self.answer(413, "Content-Length is missing, above 9999, or not the only one")
+        body = self.rfile.read(int(size))  # read first: closing a connection with unread bytes loses the answer
         if self.admit("judge") is None:
             return None
         if self.headers.get_all("Origin") != [f"http://{self.headers['Host']}"]:
@@ -93,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.show(200)
 
     def admit(self, *names: str) -> str | None:
-        """The one of the names that stands behind the token; None for a request that was refused."""
+        """Which of the names stands after the token in the path; None for a request that was refused."""
         if self.headers.get_all("Host") not in [[host] for host in self.server.hosts]:
             return self.answer(403, "not a name of this server")
         for name in names:
@@ -110,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(410, str(error))
 
     def answer(self, status: int, text: str | bytes, kind: str = "text/plain") -> None:
-        """The one way out: every answer has the headers that keep others out."""
+        """Send any answer. All go through here, so all have the headers that keep others out."""
         body = text if isinstance(text, bytes) else text.encode(errors="replace")
         self.send_response(status)
         headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))} | SECURITY
@@ -120,4 +130,4 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Silence: the path holds the token."""
+        """Log nothing: the path holds the token."""

@@ -26,7 +26,7 @@ from minirlhf.lm.logits import exact_kl, token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import kl_estimate, masked_mean, masked_sum, policy_loss, token_weights
-from minirlhf.rl.rewards import RewardOf, call_reward, prompt_text
+from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.rl.rollout import Rollout, response_hidden
 
 # What rounding may do: the largest |π/π_old − 1|, and the mean |Δ log-prob| of two passes, in nats a token.
@@ -212,17 +212,15 @@ def reward_has_contrast(scores: Tensor, ended: Tensor, group: int, missing_eos: 
     )  # fmt: skip
 
 
-def reward_is_a_function(reward_of: RewardOf, cases: Sequence[tuple[dict, str]]) -> Finding:
-    """The reward of each (record, response) twice: the same, finite (`call_reward` raises), and fast."""
-    def call() -> list[float]:
-        return [call_reward(reward_of(record), prompt_text(record), text, record) for record, text in cases]
-
-    first, start = call(), time.perf_counter()
-    changed = sum(a != b for a, b in zip(first, call()))
-    ms = 1000 * (time.perf_counter() - start) / max(len(cases), 1)
+def reward_is_a_function(reward_of: RewardOf, cases: Sequence[tuple[dict, str]], batch: int) -> Finding:
+    """The reward of each (record, response) twice: the same, finite (`call_rewards` raises), and fast."""
+    asked = [(prompt_text(record), text, record) for record, text in cases]
+    first, start = call_rewards(reward_of, asked), time.perf_counter()
+    changed = sum(a != b for a, b in zip(first, call_rewards(reward_of, asked)))
+    seconds = batch * (time.perf_counter() - start) / max(len(cases), 1)
     return Finding(
         "reward is a function", changed == 0 if cases else None,
-        f"{changed} of {len(cases)} responses score otherwise when asked again; {ms:.2g} ms a call",
+        f"{changed} of {len(cases)} responses score otherwise when asked again; {seconds:.2g} s per round of {batch}",
         "noise in the reward is noise in every advantage, and resume and evaluation cannot be repeated",
         "no randomness and no state in it, or a seed made from prompt and response",
     )  # fmt: skip

@@ -113,7 +113,7 @@ def algorithm_table(found: dict[str, list[dict]]) -> str:
 
 def main() -> None:
     """Run what is not yet run, then print the tables and draw the figures."""
-    options, machine = parse(__doc__.splitlines()[0], Comparison, Machine)
+    options, machine = parse(__doc__.splitlines()[0], Comparison, Machine, without=("seed",))
     device, dtype = machine.set_up()
     if not options.algos or not set(options.algos) <= set(VARIANTS):
         raise UserError(f"--algos {' '.join(options.algos)}: there are {', '.join(VARIANTS)}")
@@ -132,12 +132,12 @@ def main() -> None:
         for x in sum(found.values(), []):
             x["share"] = (x["objective"] - known["reference"]) / room
         found = dict(sorted(found.items(), key=lambda row: -np.mean([x["share"] for x in row[1]])))
-        print(f"\n{task}, {options.iterations} rounds of {options.batch} responses, beta {options.beta:g}, J(ref) = "
-              f"{known['reference']:.3f}, J* = {known['value']:.3f} on {known['effective_size']:.0f} samples\n")
-        print(algorithm_table(found))
         rows = [(name, [x["share"] for x in runs]) for name, runs in found.items()]
         plot = strip_plot(f"{task}: what each algorithm reaches of the optimum", "share of J* − J(ref)", rows)
         write_atomic(out / f"algorithms.{task}.svg", plot.encode())
+        print(f"\n{task}, {options.iterations} rounds of {options.batch} responses, beta {options.beta:g}, J(ref) = "
+              f"{known['reference']:.3f}, J* = {known['value']:.3f} on {known['effective_size']:.0f} samples\n")
+        print(algorithm_table(found))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What to look at first when RLHF misbehaves: a checkpoint, its prompts and its reward, examined in seconds.
 
-python -m minirlhf.tools.doctor                                                 out/ppo, else out/sft
+python -m minirlhf.tools.doctor                                                 the RL in out/ that began at out/sft
 python -m minirlhf.tools.doctor out/sft --prompts p.jsonl --reward mine.py:fn   before PPO on your own
 python -m minirlhf.tools.doctor out/ppo --explain                               one response, token by token
 
@@ -20,21 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minirlhf.evaluation.collect import START, rl_runs
 from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import Machine, autocast
-from minirlhf.harness.options import option, parse, run_script
+from minirlhf.harness.options import option, parse, run_script, typed
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
-from minirlhf.lm.safetensors import parse_safetensors
+from minirlhf.lm.reading import MAP
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
 from minirlhf.rl.ppo import sample_round, update
-from minirlhf.rl.reward_files import load_reward
+from minirlhf.rl.reward_files import RewardOptions, load_rewards
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, score_tokens
 from minirlhf.tasks import reward_of_task
@@ -48,11 +49,13 @@ PROMPTS, GROUP = 16, 8  # sampled are 8 responses to each of 16 prompts
 class Doctor:
     """What to examine."""
 
-    checkpoint: str = option("", "checkpoint folder; none: out/ppo, or out/sft", bare=True)
-    task: str = option("", "generated tasks, a,b; none: the prompts that the checkpoint was trained on")
-    prompts: tuple[str, ...] = option((), "your own .jsonl files instead, with `prompt` or `messages`")
-    reward: str = option("", "your own reward, FILE.py:FUNCTION of (prompt, response, record)")
-    explain: bool = option(False, "print one response token by token, and examine nothing")
+    checkpoint: str = option("", "checkpoint folder; none: the RL in out/ from out/sft, or that", bare=True)
+    task: str = option("", "generated tasks, a,b; none: those that the checkpoint was trained on", needs="-prompts")
+    prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
+    map: str = option("", MAP, needs="prompts")
+    explain: bool = option(
+        False, "print one response token by token, and examine nothing",
+        only="checkpoint task prompts map reward seed device threads")
 
 
 @dataclass(frozen=True)
@@ -71,28 +74,25 @@ class Patient:
         return sample_round(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
 
 
-def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
+def admit(folder: str, options: Doctor, judged: RewardOptions, device: torch.device, seed: int) -> Patient:
     """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
-    if options.task and options.prompts:
-        raise UserError("--task and --prompts: give one of them")
-    folder = options.checkpoint or next((f for f in ("out/ppo", "out/sft") if Path(f).is_dir()), "")
-    if not folder:
-        raise UserError("no checkpoint in out/ppo or out/sft: run train_sft.py first, or name a folder")
     policy, tokenizer = checkpoint.load_chat(folder)
     run = checkpoint.read_run(folder)
     past = run if run.get("stage") in ALGORITHMS else {}  # written by train_ppo.py
     data, training = past.get("data", {}), past.get("training", {})
 
     files = () if options.task else options.prompts or data.get("prompts", ())
-    spec = options.reward or ("" if options.task else data.get("reward", ""))
-    if files and not spec:
+    if not judged.reward and not options.task:
+        said = data.get("reward") or ()  # a text in runs of before
+        judged = dataclasses.replace(judged, reward=(said,) if isinstance(said, str) else tuple(said))
+    if files and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
-    sets, _, max_new = prompts_of(folder, options.task, files, 200, seed)
+    sets, _, max_new = prompts_of(folder, options.task, files, 200, seed, options.map or data.get("map", ""))
     records = [record for one_of_each in zip(*sets.values()) for record in one_of_each]
     fit = with_room(records, [partial(render_prompt, tokenizer=tokenizer)], policy.config.context, folder)
-    reward = load_reward(spec, device) if spec else None
-    known = {f.name for f in dataclasses.fields(PPOConfig)}
-    settings = {name: value for name, value in training.items() if name in known} | {"group": GROUP}
+    reward = load_rewards(judged, device)
+    known = {f.name: f for f in dataclasses.fields(PPOConfig)}
+    settings = typed({k: v for k, v in training.items() if k in known}, known, f"{folder}/run.json") | {"group": GROUP}
     settings["max_new"] = past.get("max_new") or max_new
     reference, reference_name = deepcopy(policy), "the checkpoint itself"
     if data.get("init") and Path(data["init"]).is_dir():
@@ -100,12 +100,10 @@ def admit(options: Doctor, device: torch.device, seed: int) -> Patient:
         reference, other = checkpoint.load(reference_name)
         if (other.token_bytes, other.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
             raise UserError(f"{reference_name}: the reference of {folder} by its run.json, has other tokens")
-    value_head, path = ScalarHead(policy.config.width), Path(folder) / "value_head.safetensors"
-    if path.exists():
-        try:
-            value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
-        except RuntimeError:
-            raise UserError(f"{path}: is of another model than {folder}") from None
+        if run.get("reference") not in (None, checkpoint.fingerprint(reference)):
+            reference_name += ", which is not what it was trained against any more"
+    value_head = ScalarHead(policy.config.width)
+    checkpoint.load_value_head(folder, value_head)
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))
     models = Models(policy, value_head, reference, tokenizer)
     reward_of = (lambda record: reward) if reward else reward_of_task
@@ -163,7 +161,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
     texts = rollout.responses()
     cases = [(p.records[i // GROUP], tokenizer.decode(texts[i])) for i in ended]
-    yield checks.reward_is_a_function(p.reward_of, cases)
+    yield checks.reward_is_a_function(p.reward_of, cases, config.batch)
 
 
 def token_table(
@@ -230,19 +228,22 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
 
 def main() -> None:
     """Admit, then examine or explain."""
-    options, machine = parse(__doc__.splitlines()[0], Doctor, Machine)
+    options, judged, machine = parse(__doc__.splitlines()[0], Doctor, RewardOptions, Machine)
     device, dtype = machine.set_up()
-    patient = admit(options, device, machine.seed)
-    if options.explain:
-        print("\n".join(explain(patient, machine.seed)))
-        return
-    config, n = patient.config, len(patient.records)
-    print(f"{config.algo}, beta {config.beta:g}, temperature {config.temperature:g}, {str(dtype)[6:]}; "
-          f"{n} prompts x {GROUP} responses; reference: {patient.reference_name}")
+    if not options.checkpoint and not Path(START).is_dir():
+        raise UserError(f"no checkpoint in {START}: run train_sft.py first, or name a folder")
     broken = 0
-    for finding in examine(patient, dtype, machine.seed):
-        print(finding, flush=True)
-        broken += finding.ok is False
+    for folder in [options.checkpoint] if options.checkpoint else rl_runs(START) or [START]:
+        patient = admit(folder, options, judged, device, machine.seed)
+        config, n = patient.config, len(patient.records)
+        print(f"{folder}: {config.algo}, beta {config.beta:g}, temperature {config.temperature:g}, {str(dtype)[6:]}; "
+              f"{n} prompts x {GROUP} responses; reference: {patient.reference_name}")
+        if options.explain:
+            print("\n".join(explain(patient, machine.seed)))
+            continue
+        for finding in examine(patient, dtype, machine.seed):
+            print(finding, flush=True)
+            broken += finding.ok is False
     sys.exit(1 if broken else 0)
 
 

@@ -1,9 +1,9 @@
 """What a closed study of people's judgements says: python -m minirlhf.tools.judgements out/judgements
 
-Win rates, strengths, biases, agreement of the annotators, and of rewards with them, as a table and as
-judged.json in the study's folder. `--reward model:out/rm` and `--gold reviews` score the same answers;
-`--export prefs.jsonl` writes what a reward model trains on; `--more` counts in studies of other pairs of
-models. Proved by tests/tools/test_judgements.py.
+It reports win rates, strengths, biases, and how far annotators and rewards agree, as a table and as judged.json
+in the study's folder. `--reward model:out/rm` and `--gold reviews` score the same answers. `--export prefs.jsonl`
+writes what a reward model trains on. `--more` includes studies of other pairs of models.
+Proved by tests/tools/test_judgements.py.
 """
 
 import json
@@ -18,7 +18,8 @@ from minirlhf.annotation.rows import Row, read_studies
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.rl.reward_files import load_reward
+from minirlhf.lm.records import task_named
+from minirlhf.rl.reward_files import RewardOptions, load_rewards
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.tasks import TASKS
 
@@ -28,28 +29,28 @@ class Judged:
     """What to report."""
 
     study: str = option("out/judgements", "folder of a closed study", bare=True)
-    more: tuple[str, ...] = option((), "folders of further studies to count in")
-    reward: str = option("", "a reward to hold against people: model:FOLDER or FILE.py:FUNCTION")
-    gold: str = option("", "a task whose own reward to hold against people", choices=tuple(TASKS))
-    items: str = option("", "items.jsonl that the studies were made from; none: where it was then")
+    more: tuple[str, ...] = option((), "folders of further studies to include")
+    reward: str = option("", "a reward to compare with people: model:FOLDER or FILE.py:FUNCTION")
+    gold: str = option("", "a task whose own reward is compared with people", choices=tuple(TASKS))
+    items: str = option("", "items.jsonl that the studies were made from; empty: where it was then", needs="reward|gold")
     export: str = option("", "file for the preferences, .jsonl; test prompts go to NAME.test.jsonl")
     seed: int = option(0, "decides the bootstrap's resamples", least=0)
 
 
 def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) -> dict[str, Scores]:
-    """The scores of every answer by --reward and --gold, as far as they are asked for. Raises UserError."""
+    """The scores of every answer by --reward and --gold, if they are given. Raises UserError."""
     judges: dict[str, RewardOf] = {}
     if options.reward:
-        reward = load_reward(options.reward)
+        reward = load_rewards(RewardOptions((options.reward,)))
         judges["reward"] = lambda record: reward
     if options.gold:
         judges["gold"] = lambda record: TASKS[options.gold].reward
     items = dict.fromkeys([options.items] if options.items else sources) if judges else ()
     records = records_by_prompt([s for path in items if Path(path).is_file() for s in read_sets(path)])
     for row in rows:
-        if options.gold and records.get(row.prompt, {}).get("task") != options.gold:
+        if options.gold and task_named(records.get(row.prompt, {})) != options.gold:
             where = "give --items, the items.jsonl of evaluate.py that the study was made from"
-            raise UserError(f"--gold {options.gold}: no record of it has the prompt {row.prompt!r:.60}; {where}")
+            raise UserError(f"--gold {options.gold}: no record of this task has the prompt {row.prompt!r:.60}; {where}")
         records.setdefault(row.prompt, {"messages": row.messages} if row.messages else {"prompt": row.prompt})
     answers = dict.fromkeys((row.prompt, answer) for row in rows for answer in row.answers)
     cases = [(prompt_text(records[prompt]), said, records[prompt]) for prompt, said in answers]
@@ -65,13 +66,13 @@ def shown(x: dict, sign: str = "") -> str:
 
 
 def aligned(*rows: Sequence[str]) -> list[str]:
-    """Rows of cells as lines, behind an empty one; each column is as wide as its widest cell."""
+    """Rows of cells as lines, after an empty line. Each column is as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["", *("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths)).rstrip() for row in rows)]
 
 
 def annotator_lines(checks: dict[str, dict]) -> list[str]:
-    """A line an annotator; those left out stand in brackets."""
+    """One line per annotator. Those who are left out stand in brackets."""
     rows = [("annotator", "judged", "s/item", "attention", "consistent", "left preferred", "longer")]
     for name, x in checks.items():
         right = ["{}/{}".format(*x[check]) for check in ("attention", "consistency")]
@@ -93,10 +94,10 @@ def contest_lines(c: dict) -> list[str]:
 
 
 def power_line(prompts: int, minimum_detectable: float | None, needed: dict) -> str:
-    """What this many prompts can show, and how many it would take."""
+    """What this many prompts can show, and how many would be needed."""
     if minimum_detectable is None:
-        return f"{prompts} prompts, too few or all alike: how many it would take cannot be told"
-    words = f"{prompts} prompts show a win rate {100 * minimum_detectable:.0f} points from 50 %"
+        return f"{prompts} prompts are too few or all alike: how many are needed is unknown"
+    words = f"{prompts} prompts can show a win rate {100 * minimum_detectable:.0f} points from 50 %"
     for what, n in needed.items():
         more = "never enough" if n is None else "enough" if n <= prompts else f"{n - prompts:.0f} more"
         words += f"; for {what}: {more}"
@@ -108,7 +109,7 @@ def outcome_lines(x: dict) -> list[str]:
     lines = [line for contest in x["contests"] for line in contest_lines(contest)]
     lines += aligned(("strength", "log-odds", ""), *((k, shown(d, "+"), d["note"]) for k, d in x["strengths"].items()))
     lines += ["", f"left answer preferred {shown(x['left'])}; longer {shown(x['longer'])}"]
-    sides = x["agreement"].values()  # of two people, one may have said nothing but ties: no kappa without them
+    sides = x["agreement"].values()  # if one of two people said only ties, there is no kappa without ties
     rows = [(who, *(shown(side[who]) if who in side else "-" for side in sides)) for who in x["agreement"]["with ties"]]
     return lines + aligned(("who agrees with whom", *x["agreement"]), *rows)
 
@@ -128,15 +129,15 @@ def main() -> None:
     rows, studies = read_studies([options.study, *options.more])
     rewards = answer_scores(options, rows, [study["source"] for study in studies])
     report = analyse(rows, studies, rewards, options.seed)
-    print(*report_lines(report), sep="\n")
     target = Path(options.study) / "judged.json"
     write_atomic(target, json.dumps(report, indent=1).encode())
+    print(*report_lines(report), sep="\n")
     print(f"\n[ ]: 95 %. Written: {target}")
     if options.export:
         kept = [row for row in rows if not report["annotators"][row.annotator]["excluded"]]
         test, n, n_test = export.write_train_and_test(options.export, export.preferences(kept))
         print(f"{options.export}: {n} preferences; {test}: {n_test}, of other prompts")
-        print("judge the models that come of it on prompts that are in neither")
+        print("test a model trained on these with prompts that are in neither file")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Simulated people compare samples of a checkpoint: python -m minirlhf.tools.make_preferences --task reviews
 
-A line of the file is a comparison, with the gold rewards of the two. Proved by
+Each line of the file is one comparison, with the gold rewards of both answers. Proved by
 tests/tools/test_make_preferences.py.
 """
 
@@ -22,15 +22,15 @@ class Options:
     """What is compared."""
 
     init: str = option("out/sft", "checkpoint folder whose responses are compared")
-    task: str = option("reviews", "generated task, whose reward is gold", choices=TASKS)
+    task: str = option("reviews", "generated task; its own reward is the gold reward", choices=TASKS)
     pairs: int = option(1000, "comparisons to make", least=1)
-    responses: int = option(2, "to each prompt; all pairs of them are compared", least=2)
+    responses: int = option(2, "responses per prompt; all their pairs are compared", least=2)
     out: str = option("prefs.jsonl", "the file to write")
 
 
 def main() -> None:
     """From the command line."""
-    write_preferences(*parse(__doc__.splitlines()[0], Options, Labeller, Machine))
+    write_preferences(*parse(__doc__.splitlines()[0], Options, Labeller, Machine, without=("dtype",)))
 
 
 def write_preferences(options: Options, labeller: Labeller, machine: Machine) -> None:

@@ -27,7 +27,7 @@ from minirlhf.preferences.simulated import Labeller, respond
 from minirlhf.preferences.train_reward import RewardConfig
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.reward_model import LearnedReward, load_reward_model
-from minirlhf.rl.rewards import prompt_text
+from minirlhf.rl.rewards import call_rewards, prompt_text
 from minirlhf.tasks import TASKS
 from minirlhf.tools import make_preferences, train_reward
 
@@ -62,7 +62,7 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
         # The number does not change a seed's comparisons: the 250 are the first of the 1000.
         asked = make_preferences.Options(options.init, options.task, n, out=str(prefs))
         make_preferences.write_preferences(asked, Labeller(options.temperature), machine)
-        learnt = train_reward.Options((str(prefs),), options.init, str(folder))
+        learnt = train_reward.Options((str(prefs),), options.init, str(folder), overwrite=True)
         with begun_anew():
             train_reward.make_reward_model(learnt, RewardConfig(options.epochs), machine)
     return load_reward_model(folder, device)
@@ -87,8 +87,8 @@ def scored(proxy: LearnedReward, records: list[dict], answers: list[tuple[int, s
     """The learned reward of each (index of the record, response): (n,)."""
     ended = [k for k, (_, said) in enumerate(answers) if said is not None]
     values = np.full(len(answers), UNFINISHED)  # (n,)
-    asked = [records[answers[k][0]] for k in ended]
-    values[ended] = proxy.many([(prompt_text(r), answers[k][1], r) for r, k in zip(asked, ended)])
+    asked = [(records[i], said) for i, said in answers if said is not None]
+    values[ended] = call_rewards(lambda record: proxy, [(prompt_text(r), said, r) for r, said in asked])
     return values
 
 
@@ -136,8 +136,8 @@ def main() -> None:
         models.append(Proxy(n, order(gold, proxy), points))
     start = gold.mean(1)  # (P,)
     said = f"gold reward of the reference {with_interval(start)}"
-    print(f"\n{options.task}: {said}\n\n{law_tables(models, start)}\n\n± and [ ]: 95 %")
     write_atomic(out / "overoptimise.svg", law_figure(models, float(start.mean())).encode())
+    print(f"\n{options.task}: {said}\n\n{law_tables(models, start)}\n\n± and [ ]: 95 %")
     print(f"\nwritten: {out / 'overoptimise.svg'}")
 
 

@@ -2,10 +2,9 @@
 
 python -m minirlhf.tools.simulate_judge --annotator ada --seed 1     out/judgements, as a person named ada would
 
-It sees what a person sees, through the same session and log, and is told of no model. Of two answers the
-left is chosen with the probability of Bradley and Terry (`simulated.Labeller`); equal rewards are a tie.
-For trials of the whole loop, and to see what a number of judgements can show. Proved by
-tests/tools/test_simulate_judge.py.
+It sees what a person sees, through the same session and log, and no model's name. It chooses the left answer
+with the probability of Bradley and Terry (`simulated.Labeller`). Equal rewards are a tie. Use it to try the
+whole loop, and to see what a number of judgements can show. Proved by tests/tools/test_simulate_judge.py.
 """
 
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from minirlhf.annotation.pairs import records_by_prompt, shown_prompt
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm.records import task_named
 from minirlhf.preferences.simulated import Labeller
-from minirlhf.rl.rewards import call_reward, prompt_text
+from minirlhf.rl.rewards import ask, prompt_text
 from minirlhf.tasks import TASKS, reward_of_task
 
-BESIDE = -1.0  # rewards lie in [0, 1]
+BESIDE = -1.0  # for an answer beside the point; rewards lie in [0, 1]
 GoldReward = Callable[[str, str], float]  # prompt as it is shown, response -> reward
 
 
@@ -32,12 +32,12 @@ class Simulation:
 
     study: str = option("out/judgements", "folder of the study", bare=True)
     annotator: str = option("simulated", "the name to judge under")
-    items: str = option("out/eval/items.jsonl", "what the study was made from: its prompts' records")
-    seed: int = option(0, "decides what is chosen where that is open", least=0)
+    items: str = option("out/eval/items.jsonl", "items.jsonl that the study was made from")
+    seed: int = option(0, "decides the random choices", least=0)
 
 
 def judge_session(session: log.Session, gold: GoldReward, labeller: Labeller, seed: int) -> int:
-    """Judge all that is left in the session; returns how many items that were."""
+    """Judge all items that are left in the session. Returns their number."""
     rng, begun = np.random.default_rng(seed), session.place
     while "left" in (item := session.item()):
         left, right = (gold(item["prompt"], item[side]) for side in ("left", "right"))
@@ -48,10 +48,10 @@ def judge_session(session: log.Session, gold: GoldReward, labeller: Labeller, se
 
 
 def gold_of(items: str) -> GoldReward:
-    """The tasks' own rewards of answers to the prompts of an items.jsonl. Raises UserError.
+    """The tasks' own rewards for answers to the prompts of an items.jsonl. Raises UserError.
 
-    What no model said to the prompt, as the answer to another one in an attention item, is worth BESIDE: a person
-    sees that it is beside the point, a reward of the answer alone does not.
+    An attention item holds an answer that no model gave to this prompt. Such an answer is worth BESIDE. A person
+    sees that it is beside the point, but a reward of the answer alone does not.
     """
     sets = read_sets(items)
     records = records_by_prompt(sets)
@@ -61,11 +61,11 @@ def gold_of(items: str) -> GoldReward:
 
     def gold(prompt: str, response: str) -> float:
         record = records.get(prompt, {})
-        if record.get("task") not in TASKS:
+        if task_named(record) not in TASKS:
             raise UserError(f"--items {items}: no generated task has the prompt {prompt!r:.60}: no gold reward")
         if (prompt, response) not in said:
             return BESIDE
-        return call_reward(reward_of_task(record), prompt_text(record), response, record)
+        return ask(reward_of_task(record), [(prompt_text(record), response, record)])[0]
 
     return gold
 

@@ -2,8 +2,8 @@
 
 python -m minirlhf.tools.theory             gradient, optimum, values and samples, in a few seconds on one core
 
-Every number is computed on the spot: by `theory/oracle.py`, which lists all answers, by `theory/tabular.py`, which
-meets them one token at a time, and by the functions of the training loop. Proved by tests/tools/test_theory.py.
+Every number is computed on the spot. `theory/oracle.py` lists all answers. `theory/tabular.py` meets them one token
+at a time. The training loop's own functions are run on the same world. Proved by tests/tools/test_theory.py.
 """
 
 from collections.abc import Iterator
@@ -28,23 +28,23 @@ WANTED = {(1,): (1, 2, 2), (2,): (2, 1, 1)}  # prompt -> the words of its best a
 # V, EOS, L, the prompts, and the score: the share of the wanted words that stand in their place.
 MDP = oracle.TokenMDP(3, 0, 4, tuple(WANTED), lambda x, y: sum(a == b for a, b in zip(y, WANTED[x])) / len(WANTED[x]))
 BETA = 0.1  # the price of a nat of KL
-EPSILON = 0.5  # how often a tabular learner takes any token
+EPSILON = 0.5  # how often a tabular learner takes a random token
 GRID = [(0.0, 0.0)] + [(gamma, lam) for gamma in (0.9, 1.0) for lam in (0.0, 0.5, 0.9, 1.0)]
-BATCH, ACTOR, CRITIC, NEAR = 16, 8.0, 0.5, 0.05  # answers an update, two step sizes, the regret to come under
+BATCH, ACTOR, CRITIC, NEAR = 16, 8.0, 0.5, 0.05  # answers per update, two step sizes, the share of regret to reach
 
 
 @dataclass(frozen=True)
 class Theory:
     """How long to learn."""
 
-    steps: int = option(32_000, "tokens that a tabular learner sees at the most", least=16)
-    answers: int = option(4_000, "samples after which a learner of the last block is given up", least=BATCH)
-    runs: int = option(5, "learners for each entry there, of which the median is shown", least=1)
+    steps: int = option(32_000, "tokens that a tabular learner sees at most", least=16)
+    answers: int = option(4_000, "samples that a learner in the last block gets at most", least=BATCH)
+    runs: int = option(5, "learners per entry of the last block; it shows their median", least=1)
     seed: int = option(0, "decides the policy and all samples: same seed, same output", least=0)
 
 
 def token_pay(dense: bool) -> Tensor:
-    """What each token of each answer earns, (X, N, L): the score at the end or as it grows, the same in sum."""
+    """The pay of each token of each answer, (X, N, L): the score at the end, or (dense) as it grows. Sums are equal."""
     worth = torch.zeros(*MDP.scores.shape, MDP.max_new + 1, dtype=torch.float64)  # (X, N, L + 1)
     for n, y in enumerate(MDP.responses):
         worth[:, n, len(y) :] = MDP.scores[:, n, None]
@@ -61,7 +61,7 @@ def actor_critic(rows: Rollout, logp: Tensor, pay: Tensor, gamma: float, lam: fl
 
 
 def gradients(logp: Tensor, ref: Tensor) -> dict[str, Tensor]:
-    """∇J by the logits of the table logp, (D,) each, in four ways."""
+    """∇J with respect to the logits of the table logp, in four ways, (D,) each."""
     leaf, pay = logp.clone().requires_grad_(), token_pay(dense=False)  # (X, S, V), (X, N, L)
 
     def J(logits: Tensor) -> Tensor:
@@ -81,12 +81,12 @@ def gradients(logp: Tensor, ref: Tensor) -> dict[str, Tensor]:
 
 
 def as_table(rows: dict[Ids, float] | Table, unseen: float | list[float]) -> Tensor:
-    """What a learner holds of each state, (X, S) or (X, S, V)."""
+    """A learner's values of each state, (X, S) or (X, S, V)."""
     return torch.tensor([[rows.get(x + y, unseen) for y in MDP.prefixes] for x in MDP.prompts], dtype=torch.float64)
 
 
 def tabular_errors(steps: int, seed: int) -> Iterator[tuple[str, int, float, float]]:
-    """(Method, steps, largest error against Q*, and against Q of the policy that it follows); of the score alone."""
+    """(Method, steps, largest error against Q*, and against Q of the policy that it follows). There is no KL here."""
     env, zero = TextEnv(MDP), torch.zeros(len(MDP.prompts), len(MDP.prefixes), MDP.vocab_size).double()
     best, V, _ = oracle.optimum(zero, MDP, beta=0.0)  # (X, S, V), (X, S)
     error = float((as_table(value_iteration(env), 0.0) - V).abs().max())
@@ -102,9 +102,9 @@ def tabular_errors(steps: int, seed: int) -> Iterator[tuple[str, int, float, flo
 
 
 def answers_needed(pay: Tensor, gamma: float, lam: float, most: int, seed: int) -> float:
-    """Answers sampled until an actor-critic on tables leaves at most NEAR of J* − J(ref); ∞ if `most` do not do.
+    """Answers sampled until an actor-critic on tables leaves at most NEAR of J* − J(ref); ∞ if `most` do not suffice.
 
-    pay: (X, N, L).  It begins at the reference, which is uniform, with V = 0; the critic moves towards G.
+    pay: (X, N, L). The actor begins at the reference, which is uniform. The critic begins at V = 0 and moves to G.
     """
     rng = torch.Generator().manual_seed(seed)
     logits = torch.zeros(len(MDP.prompts), len(MDP.prefixes), MDP.vocab_size).double().requires_grad_()  # (X, S, V)
@@ -131,24 +131,24 @@ def blocks(options: Theory) -> Iterator[str]:
     shape = GPTConfig(MDP.vocab_size, context=8, layers=1, heads=1, width=8)
     logp, ref = (oracle.gpt_table(GPT(shape), MDP, temperature=0.05).detach() for _ in range(2))  # (X, S, V) each
     X, N, S = len(MDP.prompts), len(MDP.responses), len(MDP.prefixes)
-    yield f"""The world: {X} prompts, and {N} answers to each, of up to {MDP.max_new} tokens (two words and an end).
-A state is a prompt and the answer so far: {X * S}. The score of an answer is the share of the wanted words in place.
+    yield f"""The world: {X} prompts, each with {N} answers of up to {MDP.max_new} tokens. Tokens: two words and an end.
+A state is a prompt and the answer so far; there are {X * S}. An answer's score is the share of wanted words in place.
 """
     J, KL = oracle.objective(logp, ref, MDP, BETA), oracle.kl(logp, ref, MDP).mean()
     ways = gradients(logp, ref)
     theorem = ways.pop("policy-gradient theorem")
     off = "\n".join(f"   largest deviation of {name:<22}  {(g - theorem).abs().max():.1e}" for name, g in ways.items())
-    yield f"""1. The gradient. RLHF maximises J, the mean score less beta times the KL: how far the policy has gone
-from a reference, in nats. Both are GPTs of random weights here; J and its gradient are sums over all answers.
+    yield f"""1. The gradient. RLHF maximises J, the mean score minus beta x KL. The KL says how far the policy has gone
+from a reference, in nats. Both are GPTs with random weights here. J and its gradient are sums over all answers.
    J {J:.6f} = score {J + BETA * KL:.6f} - beta {BETA:g} x KL {KL:.6f}
-   gradient by the {len(theorem)} logits, by the policy-gradient theorem: of norm {theorem.norm():.6f}
+   gradient over {len(theorem)} logits by the policy-gradient theorem: norm {theorem.norm():.6f}
 {off}
 """
     best, _, J_star = oracle.optimum(ref, MDP, BETA)
     gap, price = J_star - J, BETA * oracle.kl(logp, best, MDP).mean()
     law, log_ref = oracle.best_of_n_law(ref, MDP, 4), oracle.response_logprobs(ref, MDP)  # (X, N) each
     reward, nats = (oracle.expectation(law, x).mean() for x in (MDP.scores, law.log() - log_ref))
-    yield f"""2. The optimum. No policy beats pi*, which is reference x exp(score / beta), normalised; J* is its J.
+    yield f"""2. The optimum. No policy beats pi*, which is reference x exp(score / beta), normalised. J* is its J.
    J* {J_star:.6f} - J {J:.6f} = {gap:.6f}, and beta x KL(policy || pi*) = {price:.6f}
    J of the best of 4 answers of the reference: {reward - BETA * nats:.6f}, at a KL of {nats:.6f}
 """
@@ -156,14 +156,14 @@ from a reference, in nats. Both are GPTs of random weights here; J and its gradi
         f"   {name:<22}{n:>8,}   {star:14.1e}" + ("\n" if isnan(own) else f"{own:17.1e}\n")
         for name, n, star, own in tabular_errors(options.steps, options.seed)
     )
-    yield f"""3. Values, without KL. Q(s, a) is the score to expect after token a in state s; Q* is the best policy's.
-Value iteration plans it. Q-learning and SARSA learn from steps, {EPSILON:.0%} of them random: SARSA learns what its
-own steps are worth, Q-learning what the best ones are. Against the oracle, the largest error:
+    yield f"""3. Values, without KL. Q(s, a) is the score to expect after token a in state s. Q* is the best policy's Q.
+Value iteration plans. Q-learning and SARSA learn from steps, {EPSILON:.0%} of them random. SARSA learns what its own
+steps are worth, Q-learning what the best steps are worth. The largest error against the oracle:
    method                   steps       against Q*   Q of own steps
 {table}"""
     yield f"""4. Credit. An actor-critic starts at a uniform reference and learns pi*. Sparse: the last token is paid
-the score. Dense: each token is paid what it adds to it, the same in sum. gamma discounts what comes later; lambda
-trusts samples (1) or the critic (0), and does nothing where gamma is 0. A sample is one answer, drawn and scored.
+the score. Dense: each token is paid what it adds to it; the sum is the same. gamma discounts what comes later.
+lambda trusts samples (1) or the critic (0); it does nothing where gamma is 0. A sample is one answer with its score.
    samples until {NEAR:.0%} of J* - J(reference) is left, median of {options.runs} runs
    gamma  lambda    sparse     dense"""
     pays = [token_pay(dense) for dense in (False, True)]  # (X, N, L) each

@@ -12,9 +12,12 @@ from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
-from minirlhf.preferences.comparisons import load_comparisons
+from minirlhf.lm.reading import CHECK, MAP
+from minirlhf.lm.records import split_by_prompt
+from minirlhf.preferences.comparisons import load_comparisons, read_preferences
 from minirlhf.preferences.dpo import ImplicitReward
 from minirlhf.preferences.train_reward import RewardConfig, learn
+from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import data_hash
 
 
@@ -22,11 +25,14 @@ from minirlhf.tasks.sources import data_hash
 class Options:
     """Data and objective."""
 
-    data: tuple[str, ...] = option((), ".jsonl files of prompt, chosen and rejected, with p if known")
+    data: tuple[str, ...] = option((), "files of prompt, chosen and rejected, with p if known")
     init: str = option("out/sft", "checkpoint folder to start from, which is also the reference")
     out: str = option("out/dpo", "checkpoint folder to write")
     beta: float = option(0.1, "reward given up for a nat of KL; a lower beta lets the policy go further", least=1e-6)
-    resume: bool = option(False, "go on where the run in --out stopped")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
+    map: str = option("", MAP)
+    check_data: bool = option(False, CHECK)
 
 
 def main() -> None:
@@ -35,14 +41,20 @@ def main() -> None:
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(options.init)
     context = policy.config.context
-    records, groups, held_out, lost = load_comparisons(options.data, tokenizer, context, config.held_out, whole=True)
+    records = read_preferences(options.data, options.map)
+    if options.check_data:
+        return check_data(split_by_prompt(records, config.held_out), tokenizer, context)
+    groups, held_out, lost = load_comparisons(records, tokenizer, context, config.held_out, whole=True)
     model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
-    reference = checkpoint.fingerprint(policy)
-    told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), reference)
-    parent, run = checkpoint.read_run(options.init), machine.record(options, config) | {"stage": "dpo"} | lost
-    run |= {"tasks": parent.get("tasks", {}), "reference": reference}
-    run |= learn(model, groups, held_out, config, told, beta=options.beta)
-    checkpoint.save(options.out, policy, tokenizer, run)
+    reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
+    run = machine.record(options, config) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
+    told = Run(
+        Path(options.out), machine.seed, dtype, options.resume, data_hash(records),
+        checkpoint.fingerprint(policy, tokenizer), options.init, options.overwrite, about=run | lost,
+        save=lambda run, parts: checkpoint.save(options.out, policy, tokenizer, run),
+        load=lambda parts: checkpoint.restore(options.out, policy),
+    )  # fmt: skip
+    learn(model, groups, held_out, config, told, beta=options.beta)
 
 
 if __name__ == "__main__":

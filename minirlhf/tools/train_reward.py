@@ -1,11 +1,14 @@
-"""Learn a reward model from comparisons of two responses to one prompt.
+"""Learn a reward model from comparisons of two responses to one prompt, or a classifier from texts with a label.
 
     python -m minirlhf.tools.train_reward --data prefs.jsonl --init out/sft --out out/rm
     python train_ppo.py --reward model:out/rm
+    python -m minirlhf.tools.train_reward --data labelled.jsonl --out out/classes
+    python train_ppo.py --reward model:out/classes:positive
 
 Proved by tests/tools/test_train_reward.py.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +17,15 @@ from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
+from minirlhf.lm.reading import CHECK, MAP
+from minirlhf.lm.records import split_by_prompt
 from minirlhf.lm.tokenizer import PAD
-from minirlhf.preferences.comparisons import load_comparisons
+from minirlhf.preferences.comparisons import load_comparisons, load_labelled, read_preferences
 from minirlhf.preferences.train_reward import REFERENCE, RewardConfig, learn, reference_texts
-from minirlhf.rl.reward_model import RewardModel, normalise, predict_rewards, save_reward_model
+from minirlhf.rl.reward_model import (
+    RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model,
+)
+from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import data_hash
 
 
@@ -25,10 +33,13 @@ from minirlhf.tasks.sources import data_hash
 class Options:
     """Data."""
 
-    data: tuple[str, ...] = option((), ".jsonl files of prompt, chosen and rejected, perhaps p")
+    data: tuple[str, ...] = option((), "files of prompt, chosen and rejected, perhaps p; or with a label")
     init: str = option("out/sft", "checkpoint to start from; its responses get mean reward 0 and std 1")
     out: str = option("out/rm", "checkpoint folder to write")
-    resume: bool = option(False, "go on where the run in --out stopped")
+    resume: bool = option(False, "go on where the run in --out stopped, with its options")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
+    map: str = option("", MAP)
+    check_data: bool = option(False, CHECK)
 
 
 def main() -> None:
@@ -37,23 +48,39 @@ def main() -> None:
 
 
 def make_reward_model(options: Options, config: RewardConfig, machine: Machine) -> None:
-    """Sample what rewards are scaled by, train, measure, normalise and save. Raises UserError."""
+    """Train, measure and save; rewards of comparisons are normalised over responses of --init. Raises UserError."""
     device, dtype = machine.set_up()
-    trunk, tokenizer = checkpoint.load_chat(options.init)
+    records, classes = read_preferences(options.data, options.map, labels=True), []
+    labelled = "chosen" not in records[0]
+    trunk, tokenizer = (checkpoint.load_with_roles if labelled else checkpoint.load_chat)(options.init)
     tokenizer.add_specials([PAD])
     checkpoint.resize_vocabulary(trunk, tokenizer.vocab_size)
-    records, groups, held_out, lost = load_comparisons(options.data, tokenizer, trunk.config.context, config.held_out)
+    context = trunk.config.context
+    if options.check_data:
+        return check_data(split_by_prompt(records, config.held_out), tokenizer, context)
+    if labelled:
+        classes, groups, held_out, lost = load_labelled(records, tokenizer, context, config.held_out)
+    else:
+        groups, held_out, lost = load_comparisons(records, tokenizer, context, config.held_out)
+        longest = max(len(ids) for pairs in (held_out, *groups) for pair in pairs for ids in pair.texts)
+        reference = reference_texts(trunk.to(device), tokenizer, records, longest, machine.seed)
+        if len(reference) < 2:
+            why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
+            raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
+    model, start = RewardModel(trunk, classes).to(device), checkpoint.fingerprint(trunk, tokenizer)
 
-    longest = max(max(len(x.chosen), len(x.rejected)) for x in (*held_out, *(x for pairs in groups for x in pairs)))
-    reference = reference_texts(trunk.to(device), tokenizer, records, longest, machine.seed)
-    if len(reference) < 2:
-        why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
-        raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
-    model, start = RewardModel(trunk).to(device), checkpoint.fingerprint(trunk)
-    told = Run(Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start)
-    run = machine.record(options, config) | {"stage": "reward"} | lost | learn(model, groups, held_out, config, told)
-    run["normalisation"] = normalise(model, predict_rewards(model, reference))
-    save_reward_model(options.out, model, tokenizer, run)
+    def save(run: dict, parts: dict) -> None:
+        scaled = deepcopy(model)
+        if not labelled:
+            run["normalisation"] = normalise(scaled, predict_rewards(scaled, reference))
+        save_reward_model(options.out, scaled, tokenizer, run)
+
+    told = Run(
+        Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start, options.init,
+        options.overwrite, about=machine.record(options, config) | {"stage": "reward"} | lost, save=save,
+        load=lambda parts: model.load_state_dict(load_reward_model(options.out).model.state_dict()),
+    )  # fmt: skip
+    learn(model, groups, held_out, config, told)
 
 
 if __name__ == "__main__":

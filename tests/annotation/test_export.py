@@ -8,7 +8,8 @@ from minirlhf.annotation.export import is_test, preferences, write_train_and_tes
 from minirlhf.annotation.pairs import shown_prompt
 from minirlhf.annotation.rows import Row
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import read_records, validation_split
+from minirlhf.lm.reading import read_records
+from minirlhf.lm.records import validation_split
 from minirlhf.rl.reward_model import text_ids
 
 
@@ -73,7 +74,7 @@ def test_a_conversation_is_exported_whole_and_its_reader_takes_it(tmp_path, toke
     records = preferences([row("a", f"p{i}") for i in range(9)] + rows)
     assert [r["messages"][0]["content"] for r in records[9:]] == ["p", "q"] and "prompt" not in records[9]
     write_train_and_test(tmp_path / "prefs.jsonl", records)
-    read = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    read = [r for name in ("prefs", "prefs.test") for r in read_records([tmp_path / f"{name}.jsonl"])]
     assert sorted(map(str, read)) == sorted(map(str, records))
     for record, first in zip(records[9:], "pq"):
         ids = text_ids(record, record["chosen"], tokenizer, 64)
@@ -98,7 +99,7 @@ def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):
     records = preferences(rows)
     test, n, n_test = write_train_and_test(tmp_path / "prefs.jsonl", records)
     assert test == tmp_path / "prefs.test.jsonl" and n + n_test == len(records) == 400
-    train_records, test_records = read_records(tmp_path / "prefs.jsonl"), read_records(test)
+    train_records, test_records = read_records([tmp_path / "prefs.jsonl"]), read_records([test])
     assert (len(train_records), len(test_records)) == (n, n_test) and 40 < n_test < 120
     assert not {r["prompt"] for r in train_records} & {r["prompt"] for r in test_records}
     assert train_records + test_records == sorted(records, key=lambda r: is_test(r["prompt"]))

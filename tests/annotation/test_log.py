@@ -303,7 +303,7 @@ def test_another_studys_log_is_refused(study, tmp_path):
     other = make_study(tmp_path / "other", question="who?")
     judge(other, "left")
     (study / "ann.log").write_bytes((other / "ann.log").read_bytes())
-    with pytest.raises(UserError, match="ann.log, line 1: not of study .* do not mix"):
+    with pytest.raises(UserError, match="ann.log, line 1: not a log of study .* do not mix"):
         Session(study, "ann")
 
 
@@ -324,13 +324,13 @@ EVENT = {"event": "e9", "do": "left", "place": 1, "seconds": 1.0}
     ({"event": None}, "not an event; it needs"),
     ({"seconds": -1}, "not an event; it needs"),
     ({"seconds": float("nan")}, "not an event; it needs"),
-    ({"do": "maybe"}, "'maybe' is nothing that an annotator does"),
-    ({"place": 0}, "left of place 0, it is the turn of 1"),
-    ({"place": 2}, "left of place 2, it is the turn of 1"),
-    ({"do": "undo", "place": 1}, "undo of place 1, it is the turn of 1"),
-    (b"[1]", "not an event; it needs"),
-    (b"\xff", "not JSON"),
-    (b"", "not JSON"),
+    ({"do": "maybe"}, "'maybe' is no action of an annotator"),
+    ({"place": 0}, "left of place 0, but it is the turn of place 1"),
+    ({"place": 2}, "left of place 2, but it is the turn of place 1"),
+    ({"do": "undo", "place": 1}, "undo of place 1, but it is the turn of place 1"),
+    (b"[1]", "not a JSON object"),
+    (b"\xff", "not a JSON object"),
+    (b"", "not a JSON object"),
 ])  # fmt: skip
 def test_a_whole_line_that_is_wrong_stops_everything_by_its_number(study, change, message):
     """Nothing is dropped in silence, and nothing is written behind it."""
@@ -350,7 +350,7 @@ def test_a_log_that_begins_with_something_else_is_refused(study, first):
     judge(study, "left")
     head, event = (study / "ann.log").read_text().splitlines()
     (study / "ann.log").write_text(f"{json.dumps(json.loads(head) | first)}\n{event}\n")
-    with pytest.raises(UserError, match="ann.log, line 1: not of study"):
+    with pytest.raises(UserError, match="ann.log, line 1: not a log of study"):
         Session(study, "ann")
 
 
@@ -409,15 +409,15 @@ def test_a_damaged_study_is_refused(study, change):
     content = json.loads((study / "study.json").read_text()) | change
     content = {k: v for k, v in content.items() if v is not None}
     (study / "study.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="study.json: damaged, it needs question, places"):
+    with pytest.raises(UserError, match="study.json: damaged, (question|places).* is missing or not what belongs there"):
         Session(study, "ann")
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"models": None}, "it needs study, models"), ({"models": "ab"}, "it needs"),
-    ({"study": None}, "it needs"),
-    ({"identical": None}, "it needs"),
-    ({"places": 5}, "it needs"), ({"places": [{"item": "id0", "kind": "pair"}]}, "it needs"),
+    ({"models": None}, "models is missing"), ({"models": "ab"}, "models is missing or not"),
+    ({"study": None}, "study is missing"),
+    ({"identical": None}, "identical is missing"),
+    ({"places": 5}, "places is"), ({"places": [{"item": "id0", "kind": "pair"}]}, r"places\[0\].left is"),
     ({"models": ["sft"]}, "it does not fit study.json"), ({"places": []}, "it does not fit study.json"),
     ({"places": [{"item": "id0", "kind": "pair", "left": "c"}] * 6}, "it does not fit study.json"),
 ])  # fmt: skip

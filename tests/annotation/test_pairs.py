@@ -31,7 +31,7 @@ def test_what_an_evaluation_wrote_is_read(make_evaluation, tmp_path):
 
 
 @pytest.mark.parametrize("record, message", [
-    ({"messages": [5]}, "prompt 0 of made: a message needs a 'role'"), (None, "No such file"),
+    ({"messages": [5]}, "i.jsonl, line 3: a message needs a 'role'"), (None, "No such file"),
 ])  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(make_evaluation, tmp_path, record, message):
     path = tmp_path / "i.jsonl"
@@ -182,7 +182,7 @@ def test_identical_answers_are_ties_that_are_counted_and_not_shown():
     assert not set(key["identical"]) & {x["item"] for x in key["places"]}
     assert sum(x["kind"] == "pair" for x in key["places"]) == 14
     assert all(x["left"] != x["right"] for x in places)
-    with pytest.raises(UserError, match="all of 6 pairs are identical"):
+    with pytest.raises(UserError, match="all 6 pairs are identical"):
         make_places(*same_where(6, lambda i: True), 50, 0)
 
 

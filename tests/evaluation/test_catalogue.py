@@ -135,10 +135,16 @@ def test_labels_are_compared_as_text_without_the_white_space_around_them(one, no
     assert got["accuracy"]["m"] == 0.5 and got["recall, 1"]["m"] == 1
 
 
-def test_null_is_no_label():
-    records = [{"prompt": "a", "label": "x"}, {"prompt": "b", "label": None}]
-    with pytest.raises(UserError, match="needs a label in each record"):
-        measured(view(records, {"m": ["x", "x"]}), "accuracy")
+@pytest.mark.parametrize("none", [{}, {"label": None}, {"label": " "}], ids=repr)
+def test_what_has_no_label_is_left_out_of_accuracy_and_f1(none):
+    """Value, units and so every interval are those of the labelled records alone."""
+    some = [{"prompt": "a", "label": "x"}, {"prompt": "c", "label": "y"}, {"prompt": "d", "label": "x"}]
+    every = [some[0], {"prompt": "b"} | none, *some[1:]]
+    alone, among = view(some, {"m": ["x", "x", "y"]}), view(every, {"m": ["x", "y", "x", "y"]})
+    for one, other in zip(metric_table(alone, ["accuracy", "f1"]), metric_table(among, ["accuracy", "f1"])):
+        assert one.name == other.name and (one.statistics["m"] == other.statistics["m"]).all()
+    with pytest.raises(UserError, match="needs a label in some records"):
+        measured(view([{"prompt": "b"} | none], {"m": ["x"]}), "accuracy")
 
 
 # Rewards
@@ -358,8 +364,8 @@ def test_an_unknown_name_is_answered_with_those_there_are(words):
 
 
 @pytest.mark.parametrize("name, needed", [
-    ("scores", "a reward or a generated task"), ("best", "a reward"), ("accuracy", "a label in each record"),
-    ("f1", "a label in each record"), ("exact", "a response or reference in each record"),
+    ("scores", "a reward or a generated task"), ("best", "a reward"), ("accuracy", "a label in some records"),
+    ("f1", "a label in some records"), ("exact", "a response or reference in each record"),
     ("bleu", "a response or reference in each record"), ("chrf", "a response or reference in each record"),
     ("chrf++", "a response or reference in each record"),
     ("rouge", "a response or reference in each record"), ("perplexity", "a response in each record"),
@@ -367,9 +373,9 @@ def test_an_unknown_name_is_answered_with_those_there_are(words):
     ("repetition", "answers of four tokens or more"),
 ])
 def test_a_metric_that_lacks_what_it_needs_says_so(name, needed):
-    """Of labels and references, one record without is enough."""
+    """Of references, one record without is enough."""
     with pytest.raises(UserError) as error:
-        metric_table(view([PAIRS[0] | {"label": "x"}, {"prompt": "q"}], {"m": ["a", "b"]}), ["length", name])
+        metric_table(view([PAIRS[0], {"prompt": "q"}], {"m": ["a", "b"]}), ["length", name])
     assert str(error.value) == f"--metrics {name} needs {needed}"
 
 

@@ -20,6 +20,7 @@ from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import prompt_of
 from minirlhf.metrics import ngram
+from minirlhf.rl.reward_files import RewardOptions
 from minirlhf.tasks import TASKS, reward_of_task
 from minirlhf.tasks.sources import OWN
 
@@ -47,14 +48,15 @@ def ask(make_policy, tokenizer, files):
         make = make or (lambda i: make_policy(i, context=320))
         roles = dict.fromkeys(names, True) | (chat or {})
         models = {name: Policy(make(i), tokenizer, roles[name]) for i, name in enumerate(names)}
+        judged = RewardOptions(options.pop("reward", ()))
         options = Evaluation(**{"prompts": 3, "samples": 2, "max_new": 4, **options})
         runs = dict.fromkeys(models, {}) | (runs or {})
-        return collect_items(options, 5, models, runs, {name: str(files / name) for name in models})
+        return collect_items(options, judged, 5, models, runs, {name: str(files / name) for name in models})
 
     return ask
 
 
-MINE = {"data": ("own.jsonl",), "reward": "mine.py:length"}
+MINE = {"data": ("own.jsonl",), "reward": ("mine.py:length",)}
 
 # What is asked
 
@@ -172,22 +174,22 @@ def test_models_of_different_tokenizers_are_refused_by_name(ask, make_policy, to
     with pytest.raises(UserError, match="b and a have different tokenizers"):
         models = {"a": Policy(make_policy(0), tokenizer), "b": Policy(make_policy(0, layers=1), tokenizer)}
         checkpoint.resize_vocabulary(models["b"].model, 261)
-        collect_items(Evaluation(), 0, models, {}, {})
+        collect_items(Evaluation(), RewardOptions(), 0, models, dict.fromkeys(models, {}), {})
 
 
 def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_knows_no_roles(
     files, make_policy, tokenizer
 ):
-    for name, stage in (("base", "base"), ("ppo", "ppo")):
+    for name, stage in (("base", "base"), ("sft", "sft")):
         checkpoint.save(files / "out" / name, make_policy(0), tokenizer, {"stage": stage})
     models, runs, folders = load_models(Evaluation(), "cpu")
-    assert list(models) == ["base", "ppo"] and folders == {"base": "out/base", "ppo": "out/ppo"}
-    assert {name: policy.chat for name, policy in models.items()} == {"base": False, "ppo": True}
-    assert not models["ppo"].model.training
-    assert runs["ppo"] == {"stage": "ppo"} and checkpoint.read_run("nowhere") == {}
+    assert list(models) == ["base", "sft"] and folders == {"base": "out/base", "sft": "out/sft"}
+    assert {name: policy.chat for name, policy in models.items()} == {"base": False, "sft": True}
+    assert not models["sft"].model.training
+    assert runs["sft"] == {"stage": "sft"} and checkpoint.read_run("nowhere") == {}
 
 
-@pytest.mark.parametrize("models", [("good",), ("a=x", "a=y"), (), ("a=",)])
+@pytest.mark.parametrize("models", [("good",), ("a=x", "a=y"), ("a=",)])
 def test_models_want_a_name_and_a_folder_each(models):
     with pytest.raises(UserError, match="name=folder"):
         load_models(Evaluation(models=models), "cpu")
@@ -330,16 +332,16 @@ TRAINING = {"beta": 0.3, "temperature": 1.0, "missing_eos": 0.0}
 
 
 @pytest.mark.parametrize("other", [
-    {}, {"reference": "b"}, {"data": {"reward": "mine.py:length"}}, {"training": {"beta": 0.1}},
+    {}, {"reference": "b"}, {"data": {"reward": ["mine.py:length"]}}, {"training": {"beta": 0.1}},
     {"training": {"temperature": 0.7}}, {"training": {"missing_eos": -1.0}},
     {"optimum": {"reviews": {"value": None}}},
 ])
 def test_the_optimum_of_training_is_taken_for_the_objective_it_was_of(other):
     """Of the same reference, reward, β, temperature and score of what did not end; and where it is known."""
-    run = {"reference": "a", "data": {"reward": ""}, "optimum": {"reviews": {"value": 0.9}}} | other
+    run = {"reference": "a", "data": {"reward": []}, "optimum": {"reviews": {"value": 0.9}}} | other
     run |= {"training": TRAINING | other.get("training", {})}
-    assert optimum_of_training(run, "a", 0.3, "", "reviews") == (None if other else {"value": 0.9})
-    assert optimum_of_training(run, "a", 0.3, "", "reviews, range") is None
+    assert optimum_of_training(run, "a", 0.3, (), "reviews") == (None if other else {"value": 0.9})
+    assert optimum_of_training(run, "a", 0.3, (), "reviews, range") is None
 
 
 def test_the_beta_is_that_of_training_unless_another_is_given(ask):
@@ -349,7 +351,7 @@ def test_the_beta_is_that_of_training_unless_another_is_given(ask):
 
 
 @pytest.mark.parametrize("change", [
-    {"runs": {}}, {"reward": ""}, {"chat": {"sft": False}}, {"reference": "ppo"},
+    {"runs": {}}, {"reward": ()}, {"chat": {"sft": False}}, {"reference": "ppo"},
 ], ids=["no beta", "no reward", "asked in other ids", "no policy"])
 def test_without_beta_reward_or_a_common_prompt_there_is_no_optimum(change, ask):
     _, (s,) = ask(**{"runs": {"ppo": {"training": TRAINING}}, **MINE, **change})

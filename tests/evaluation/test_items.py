@@ -8,7 +8,7 @@ from minirlhf.evaluation.items import VERSION, TestSet, read_items, write_items
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 
-RECORDS = [{"prompt": "a好\u2028b", "response": "x\ny"}, {"prompt": "\ud800", "response": "🙂", "label": [1]},
+RECORDS = [{"prompt": "a好\u2028b", "response": "x\ny"}, {"prompt": "\ud800", "response": "🙂", "label": 1},
            {"messages": [{"role": "user", "content": "q"}], "conversation": 3}]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def refused(path, lines: list) -> str:
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
     with pytest.raises(UserError, match="items.jsonl: No such file"):
         read_items(tmp_path / "items.jsonl")
-    (tmp_path / "items.jsonl").write_bytes(b"\xff\xfe")
+    (tmp_path / "items.jsonl").write_bytes(b"\xff\xfd")
     with pytest.raises(UserError, match="items.jsonl: byte 0 is not UTF-8"):
         read_items(tmp_path / "items.jsonl")
 
@@ -116,7 +116,7 @@ def test_another_version_or_no_evaluation_is_refused(first, made):
 
 def test_the_items_of_version_1_which_knew_no_kinds_are_refused(tmp_path):
     old = {"set": "reviews", "model": "sft", "index": 0, "sample": -1, "response": "x"}
-    assert refused(tmp_path / "items.jsonl", [old]).startswith(": not the items of an evaluation of version 2")
+    assert refused(tmp_path / "items.jsonl", [old]).startswith(": not the items of an evaluation of version 3")
 
 
 def test_a_file_that_was_cut_off_anywhere_is_refused(made):
@@ -151,7 +151,8 @@ def test_every_response_has_the_scores_of_the_others(scores, made):
     where = [n for n, line in enumerate(lines) if json.loads(line)["kind"] == "response"]
     for n in (where[0], where[-1]):
         other = json.dumps(json.loads(lines[n]) | {"scores": scores})
-        assert "its scores are not those of the other responses" in refused(path, [*lines[:n], other, *lines[n + 1 :]])
+        message = "'scores' is missing" if scores is None else "its scores are not those of the other responses"
+        assert message in refused(path, [*lines[:n], other, *lines[n + 1 :]])
 
 
 @pytest.mark.parametrize("reference", [None, "nobody"])

@@ -76,7 +76,7 @@ def test_a_stride_that_skips_tokens_or_stands_still_is_an_error(stride):
 @pytest.mark.parametrize("stride", [1, 7, 16])
 def test_a_text_within_the_context_scores_as_in_training(gpt, tokenizer, text, stride):
     score = text_score(gpt, tokenizer, [text], stride)
-    nll, tokens = evaluate_loss(gpt, document_examples(text, tokenizer, 16))
+    nll, tokens = evaluate_loss(gpt, document_examples({"text": text}, tokenizer, 16))
     assert (score.nll, score.tokens) == (pytest.approx(nll, rel=1e-6), tokens)
 
 
@@ -203,10 +203,13 @@ def test_the_training_text_of_a_task_is_made_again():
     assert len(texts_of_training(run)) == 5 and all("=" in text for text in texts_of_training(run))
 
 
-def test_text_is_read_from_txt_and_jsonl(tmp_path):
+def test_text_is_read_from_files_and_what_is_none_is_counted(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("one", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "two"}\n{"prompt": "x"}\n', encoding="utf-8")
     assert read_texts([str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")]) == ["one", "two"]
+    (tmp_path / "c.csv").write_text("review,prompt,response\nthree,,\n,p,r\n")
+    assert read_texts([str(tmp_path / "c.csv")], "text=review") == ["three"]
+    assert "--text: 1 of 2 records left out: no text" in capsys.readouterr().out
 
 
 def test_files_without_text_are_refused(tmp_path):

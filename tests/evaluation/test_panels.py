@@ -74,9 +74,11 @@ def test_best_of_n_stands_at_the_bound_of_its_kl():
 
 
 def test_best_of_n_of_rewards_of_0_and_1_is_one_less_the_chance_that_all_fail():
-    """Of 80 samples of which a quarter are right, up to n = 8: a tenth of them."""
-    got = best_of_reference(view({"sft": [[0, 0, 0, 1]] * 20, "ppo": [[1, 1, 1, 1]] * 20}), "sft")
-    assert got == {str(n): pytest.approx(1 - 0.75**n) for n in (1, 2, 4, 8)}
+    """Of 1000 samples of which a quarter are right: as far as it rests on 200 of them, those that are right."""
+    got = best_of_reference(view({"sft": [[0, 0, 0, 1]] * 250, "ppo": [[1, 1, 1, 1]] * 250}), "sft")
+    assert got == {str(2**k): pytest.approx(1 - 0.75 ** 2**k) for k in range(8)}
+    few = best_of_reference(view({"sft": [[0, 0, 0, 1]] * 190, "ppo": [[1, 1, 1, 1]] * 190}), "sft")
+    assert list(few) == ["1", "2", "4", "8"]
 
 
 def test_best_of_1_is_there_however_few_samples():
@@ -229,7 +231,10 @@ def test_a_log_of_another_kind_or_broken_has_no_curves(lines, tmp_path):
 
 
 def test_a_line_that_was_being_written_is_passed_over(tmp_path):
-    got = logged(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, '{"step": 3, "lo'])
+    logged(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    got = read_curves(tmp_path)
     assert [x["points"] for x in got] == [[[1, 2.0], [2, 1.0]]]
 
 

@@ -72,7 +72,7 @@ def test_a_model_equal_to_the_reference_shows_no_difference(direction):
     twins = {"sft": m.statistics["sft"], "ppo": m.statistics["sft"].copy()}
     (row,) = compared(Metric("x", direction, ratio, twins))
     d = row["differences"]["ppo"]
-    assert (d["value"], d["low"], d["high"], d["p"]) == (0, 0, 0, 1) and d["verdict"] == "no difference shown"
+    assert (d["value"], d["low"], d["high"], d["p"]) == (0, None, None, 1) and d["verdict"] == "no difference shown"
 
 
 @pytest.mark.filterwarnings("error")
@@ -92,7 +92,7 @@ def test_what_is_not_finite_is_none_and_undefined_with_a_reason(ppo):
     assert rows[0]["models"]["base"]["value"] is not None
     assert "undefined" not in rows[0]["differences"]["base"]
     line = text_table("t", rows, ["base", "sft", "ppo"], "sft").splitlines()[-1]
-    assert line.split()[-3:] == ["-", "-", "undefined"]
+    assert line.split()[-4:] == ["-", "-", "p", "undefined"]
 
 
 def test_one_prompt_has_a_value_and_no_interval():
@@ -110,10 +110,10 @@ def small(values: np.ndarray, direction=1) -> tuple[float, float]:
 
 
 def test_a_share_of_0_or_1_has_the_interval_of_its_count():
-    """Clopper and Pearson: 200 of 200 may be .9817; a resample of them has no width. A KL of 0 is 0."""
+    """Clopper and Pearson: 200 of 200 may be .9817, for a resample has no width. Without ends nothing is known."""
     assert small(np.ones(200)) == pytest.approx((0.025 ** (1 / 200), 1))
     assert small(np.zeros(200)) == pytest.approx((0, 1 - 0.025 ** (1 / 200)))
-    assert small(np.zeros(200), direction=0) == (0, 0)
+    assert small(np.zeros(200), direction=0) == (None, None)
 
 
 def test_a_mean_over_few_units_has_students_interval():
@@ -247,7 +247,7 @@ def test_the_metrics_asked_for_are_those_told_and_others_are_refused(make_evalua
     run, sets = make_evaluation(PAIRS, lambda m, i, k: "some words")
     (row,) = build(run, sets, ["kl"])["tasks"]["made"]["metrics"]
     assert row["metric"] == "KL to reference, nats"
-    with pytest.raises(UserError, match="--metrics f1 needs a label in each record"):
+    with pytest.raises(UserError, match="--metrics f1 needs a label in some records"):
         build(run, sets, ["f1"])
 
 
@@ -270,17 +270,17 @@ def test_no_line_of_three_models_is_wider_than_100_columns(size):
     assert max(map(len, lines)) <= 100
     width = max(map(len, [*names, "arithmetic, range"]))
     for line in lines[2:]:
-        assert len(line[width:].split()) in (4 * 2 + 1, 4 * 2 + 2)  # a value and ± for each, and the verdict
+        assert len(line[width:].split()) in (4 * 2 + 2, 4 * 2 + 3)  # a value and ± for each, the rule, the verdict
 
 
 def test_the_table_says_what_is_compared_with_what():
     """Title, models and difference in the head; a line a metric; columns of one width."""
     rows = compared(metric("reward"), metric("KL", direction=0), metric("ppl", direction=-1, shift=0.0))
     head, rule, *body = text_table("reviews", rows, ["base", "sft", "ppo"], "sft").splitlines()
-    assert head.split() == ["reviews", "base", "sft", "ppo", "ppo", "-", "sft", "verdict"]
+    assert head.split() == ["reviews", "base", "sft", "ppo", "ppo", "-", "sft", "by", "verdict"]
     assert set(rule) == {"-"} and len(rule) == max(len(line) for line in [head, *body])
     assert [line.split()[0] for line in body] == ["reward", "KL", "ppl"]
-    assert [line.rsplit("  ", 1)[1].split(",")[0] for line in body] == ["better", "higher", "not shown"]
+    assert [line.rsplit(" p  ", 1)[1].split(",")[0] for line in body] == ["better", "higher", "not shown"]
     assert [line.index("ppo") + 3 for line in [head]] == [body[0].index(cell(rows[0]["models"]["ppo"])) + 12]
 
 
@@ -294,11 +294,11 @@ def test_prompts_needed_stand_beside_a_difference_that_is_not_shown_and_nowhere_
         rows = [row | {"differences": {"ppo": d | changes}}]
         return text_table("t", rows, ["base", "sft", "ppo"], "sft").splitlines()[-1]
 
-    assert last().endswith(f"  not shown, n {d['prompts_needed']:.0f}")
-    assert last(prompts_needed=9876.0).endswith("  not shown, n 9876")
-    assert last(prompts_needed=87654.0).endswith("  not shown, n 9e4")
-    assert last(prompts_needed=1.2e10).endswith("  not shown, n 1e10")
-    assert last(prompts_needed=None).endswith("  not shown") and last(verdict="better").endswith("  better")
+    assert last().endswith(f" p  not shown, n {d['prompts_needed']:.0f}")
+    assert last(prompts_needed=9876.0).endswith(" p  not shown, n 9876")
+    assert last(prompts_needed=87654.0).endswith(" p  not shown, n 9e4")
+    assert last(prompts_needed=1.2e10).endswith(" p  not shown, n 1e10")
+    assert last(prompts_needed=None).endswith(" p  not shown") and last(verdict="better").endswith(" p  better")
 
 
 def test_all_that_is_measured_of_generated_tasks_fits_the_first_column(make_evaluation):

@@ -37,6 +37,7 @@ def answers(prompts=PROMPTS, samples=2, shift=0.0, noise=0, **other) -> list[dic
             x = value(prompt, k)
             out.append({
                 "index": i, "sample": k, "prompt": prompt, "response": f"{x:.3f}" + " noise" * bool(noise),
+                "reference": "right",
                 "stop": "eos", "tokens": 2 + int(10 * x), "ids": [], "kl": x, "k1": x, "k3": x, "entropy": 3 * x,
                 "scores": {"reward": x + shift + (noise and value(prompt, k, noise)), "unparsable": 0.0},
             } | other)  # fmt: skip
@@ -51,8 +52,10 @@ def write(folder: Path, sets: dict[str, dict[str, list[dict]]], records=None, **
         nothing = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
         texts = {m: [{"index": i} | nothing for i in asked] for m in items}
         made.append(TestSet(title, records or list(asked.values()), items, texts))
-    models = {m: {"sha256": f"{folder.name} {m}"} for of in sets.values() for m in of}
-    about = {"settings": {}, "seed": 0, "models": models, "reference": next(iter(models))} | about
+    models = {m: {"sha256": f"{folder.name} {m}", "folder": ""} for of in sets.values() for m in of}
+    about = {"settings": {}, "seed": 0, "models": models, "against": next(iter(models))} | about
+    about |= {"reference": about["against"]}
+    about["models"] = {m: {"reference": about["against"]} | x for m, x in about["models"].items()}
     items_file.write_items(folder / "items.jsonl", about, made)
     (folder / "report.json").write_text(json.dumps({"version": VERSION} | about))
     return str(folder / "report.json")
@@ -67,7 +70,7 @@ def of(function, *paths: str) -> dict:
 
 
 def about(last="ppo", reference="sft", seed: int | None = 0) -> dict:
-    return {"models": {reference: {}, last: {"seed": seed}}, "reference": reference}
+    return {"models": {reference: {}, last: {"seed": seed}}, "against": reference}
 
 
 @pytest.mark.parametrize("abouts, runs, why", [
@@ -89,11 +92,12 @@ def test_the_reports_say_which_is_meant_and_a_line_says_why(abouts, runs, why):
 ])
 def test_the_command_prints_why_and_what_was_found(seeds, function, lines, tmp_path, capsys):
     sides = {"sft": answers(), "ppo": answers(shift=1.0)}
-    models = [{"sft": {"sha256": "s"}, "ppo": {"sha256": str(i), "seed": seed}} for i, seed in enumerate(seeds)]
+    sft = {"sha256": "s", "folder": ""}
+    models = [{"sft": sft, "ppo": sft | {"sha256": str(i), "seed": seed}} for i, seed in enumerate(seeds)]
     paths = [write(tmp_path / str(i), {"task": sides}, models=m) for i, m in enumerate(models)]
     print_comparison(paths)
     why, _, rest = capsys.readouterr().out.partition("\n")
-    assert why == are_training_runs([{"models": m, "reference": "sft"} for m in models])[1]
+    assert why == are_training_runs([{"models": m, "against": "sft"} for m in models])[1]
     assert rest == lines(of(function, *paths)) + "\n"
 
 
@@ -151,7 +155,7 @@ def test_greedy_answers_and_samples_are_compared_apart(compare):
 
 
 def test_a_run_compared_with_itself_shows_nothing(compare):
-    same = {"models": {"ppo": {"sha256": "1"}}}
+    same = {"models": {"ppo": {"sha256": "1", "folder": ""}}}
     c = compare(answers(), answers(), same, same)
     (part,) = c["parts"]
     assert {(x["value"], x["p"], x["verdict"]) for x in metrics(part).values()} == {(0, 1, "no difference shown")}
@@ -384,7 +388,7 @@ def of_runs(tmp_path):
             for title, g in (gain if isinstance(gain, dict) else {"task": gain}).items():
                 asked = PROMPTS if shared else prompts_of(s)
                 sets[title] = {"sft": answers(asked), "ppo": answers(asked, shift=g, noise=(s + 1) * noise)}
-            paths.append(write(tmp_path / str(s), sets, reference="sft", **more))
+            paths.append(write(tmp_path / str(s), sets, against="sft", **more))
         return of(compare_training_runs, *paths)
 
     return of_runs
@@ -466,7 +470,7 @@ def test_other_quantities_go_by_their_own_p(steps, verdict, tmp_path):
         sets = {"sft": answers(prompts_of(s)), "ppo": answers(prompts_of(s))}
         for x in sets["ppo"]:
             x["kl"] += step
-        paths.append(write(tmp_path / str(s), {"task": sets}, reference="sft"))
+        paths.append(write(tmp_path / str(s), {"task": sets}, against="sft"))
     assert row(of(compare_training_runs, *paths), "KL to reference, nats")["verdict"] == verdict
 
 
@@ -479,7 +483,7 @@ def test_a_lower_share_of_unparsable_answers_is_better_and_a_lower_kl_is_lower(t
             x["kl"] -= 1 + s / 100
         for x in sets["sft"]:
             x["scores"] = x["scores"] | {"unparsable": 1 - s / 100}
-        paths.append(write(tmp_path / str(s), {"task": sets}, reference="sft"))
+        paths.append(write(tmp_path / str(s), {"task": sets}, against="sft"))
     found = of(compare_training_runs, *paths)
     assert (row(found, "unparsable")["value"], row(found, "unparsable")["verdict"]) == (pytest.approx(-0.99), "better")
     kl = row(found, "KL to reference, nats")
@@ -494,7 +498,7 @@ def test_only_sets_and_scores_of_all_runs_are_compared(of_runs):
 def test_the_table_shows_every_run_and_says_whose_prompts_they_are(of_runs):
     text = lines_of_runs(of_runs(1.0, 2.0, 3.0, noise=False))
     (line,) = [line for line in text.split("\n") if line.startswith("reward  ")]
-    assert line.split() == ["reward", "+1.000", "+2.000", "+3.000", "+2.000", "±2.484", "not", "shown"]
+    assert line.split() == ["reward", "+1.000", "+2.000", "+3.000", "+2.000", "±2.484", "H", "not", "shown"]
     assert "ppo - sft" in text and "3 runs, each on prompts of its own" in text
     assert "each on the same prompts" in lines_of_runs(of_runs(1.0, 2.0, shared=True))
 
@@ -504,9 +508,9 @@ def test_what_are_no_runs_of_one_recipe_is_refused(of_runs, tmp_path):
     first, second = (str(tmp_path / f"{s}/report.json") for s in (0, 1))
     sides = {"sft": answers(), "ppo": answers()}
     renamed = {"sft": answers(), "dpo": answers()}
-    alone = write(tmp_path / "alone", {"task": sides}, reference="ppo")
-    other = write(tmp_path / "other", {"task": renamed}, reference="sft")
-    elsewhere = write(tmp_path / "elsewhere", {"else": sides}, reference="sft")
+    alone = write(tmp_path / "alone", {"task": sides}, against="ppo")
+    other = write(tmp_path / "other", {"task": renamed}, against="sft")
+    elsewhere = write(tmp_path / "elsewhere", {"else": sides}, against="sft")
     for paths, message in (
         ([first, first], "weights of another of these runs"),
         ([first, other], "dpo - sft, where .* has ppo - sft"), ([alone, alone], "ppo - ppo, .*: evaluate two models"),

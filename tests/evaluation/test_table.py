@@ -84,25 +84,33 @@ def test_a_response_cannot_break_the_lines_of_side_by_side():
     assert len(shown.splitlines()) == 2 and "\x1b" not in shown
 
 
-KNOWN = {"value": 0.9, "low": 0.88, "high": 0.92, "effective_size": 312.4, "worth": 31.7,
+KNOWN = {"value": 0.9, "low": 0.88, "high": 0.92, "effective_size": 312.4,
+         "worth": {"value": 31.7, "low": 28.1, "high": None, "effective_size": 240.2},
          "tokens": {"sft": 10.0, "ppo": 12.0}}
 
 
 def test_the_optimum_is_told_with_its_interval_its_samples_and_the_cost_of_best_of_n():
     assert optimum_line(KNOWN, "sft", "ppo") == (
-        "J* = 0.900 ±0.020, on 312 effective samples; ppo's reward is worth best-of-31.7 of sft, "
-        "317 tokens an answer against 12"
+        "J* = 0.900 ±0.020, on 312 effective samples; ppo's reward is worth best-of-31.7 [28.1, or more] of "
+        "sft, on 240, 317 tokens an answer against 12"
     )
 
 
 def test_an_optimum_that_is_not_known_is_not_shown():
-    line = optimum_line(KNOWN | {"value": None, "effective_size": 12.0, "worth": None}, "sft", "ppo")
-    assert line.startswith("J* is not shown: 12 effective samples are too few (more: --reference-samples); no best-of-n of sft")
+    none = KNOWN["worth"] | {"value": None}
+    line = optimum_line(KNOWN | {"value": None, "effective_size": 12.0, "worth": none}, "sft", "ppo")
+    assert line.startswith("J* is not shown: 12 effective samples are too few (more: --reference-samples); of sft, no best")
     assert "0.9" not in line
 
 
+def test_a_worth_on_few_effective_samples_is_not_shown():
+    """Its own, whatever J* rests on."""
+    line = optimum_line(KNOWN | {"worth": KNOWN["worth"] | {"effective_size": 68.0}}, "sft", "ppo")
+    assert line == "J* = 0.900 ±0.020, on 312 effective samples; worth in best-of-n is not shown, 68 are too few"
+
+
 def test_a_policy_that_earns_less_than_one_answer_is_worth_none():
-    assert "; ppo's reward is below one answer of sft" in optimum_line(KNOWN | {"worth": 0.0}, "sft", "ppo")
+    assert "; of sft, one answer earns more than ppo's reward" in optimum_line(KNOWN | {"worth": KNOWN["worth"] | {"value": 0.0}}, "sft", "ppo")
 
 
 def test_an_optimum_without_an_interval_is_told_without():

@@ -4,8 +4,8 @@ from math import nan
 
 import pytest
 
-from minirlhf.evaluation.verdicts import adjust, verdict_word
-from minirlhf.metrics.paired_tests import Difference
+from minirlhf.evaluation.verdicts import adjust
+from minirlhf.metrics.paired_tests import Difference, verdict
 
 
 @pytest.mark.parametrize("value, p, direction, said", [
@@ -15,7 +15,7 @@ from minirlhf.metrics.paired_tests import Difference
     *((nan, nan, direction, "undefined") for direction in (-1, 0, 1)),
 ])  # fmt: skip
 def test_a_verdict_says_what_is_good_or_else_which_way(value, p, direction, said):
-    assert verdict_word(Difference(9, value, (nan, nan), p), direction) == said
+    assert verdict(Difference(9, value, (nan, nan), p), direction) == said
 
 
 def differences(*p: float | None) -> list[dict]:

@@ -103,7 +103,7 @@ def test_seeds_that_agree_to_the_last_digit_show_nothing():
     """Nothing says then how much the next may differ. But arms that never differ, do not."""
     assert said(0.25, 0.25, 0.25, noise=0.0).startswith("- **not shown**: ")
     same = said(0.0, 0.0, 0.0, noise=0.0)
-    assert same.startswith("- **not shown**, p 1.000: a beats b. a - b: +0.000 [+0.000, +0.000]")
+    assert same.startswith("- **not shown**, p 1.000: a beats b. a - b: +0.000, n = 3: ")
 
 
 def test_p_is_that_of_t_where_seeds_differ_and_of_the_bootstrap_where_prompts_do():

@@ -10,7 +10,7 @@ from minirlhf.experiments.goodhart import (
     policy_points, stop_at, with_interval,
 )
 from minirlhf.html.svg import Axis, dot, line
-from minirlhf.metrics.intervals import clopper_pearson, t_interval
+from minirlhf.metrics.intervals import t_interval, unseen
 
 D = np.array([0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
 START = 0.3 + np.array([-0.2, -0.2, 0.2, 0.2])  # the reference's gold on four prompts
@@ -135,7 +135,7 @@ def test_the_interval_is_of_the_gold_itself_over_prompts():
 
 def test_a_gold_of_0_or_1_on_every_prompt_is_not_known_exactly():
     """Clopper and Pearson's bound, also where the weights of best-of-n make 1 but for rounding."""
-    _, high = clopper_pearson(0, 100)
+    _, high = unseen(0.0, 100, 0.0, 1.0)
     assert with_interval(np.zeros(100)) == f"0.000 ±{high:.3f}"
     assert with_interval(np.ones(100) - 2e-16) == f"1.000 ±{high:.3f}"
 

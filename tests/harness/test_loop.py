@@ -131,15 +131,22 @@ def test_a_half_written_line_and_steps_after_the_last_save_leave_the_log(tmp_pat
     assert [x["step"] for x in logged(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_new_run_forgets_the_old_one(tmp_path):
-    """Killed before it has saved, it has nothing to resume."""
-    def die(step):
-        raise MemoryError
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_new_run_forgets_the_old_one_when_its_first_step_is_done(overwrite, tmp_path):
+    """Killed then, it has nothing to resume; killed before, the old one stands there as it was."""
+    def die(step, at=1):
+        if step == at:
+            raise MemoryError
 
-    count(tmp_path)
+    out = tmp_path / "run"
+    count(out)
+    before = [(out / name).read_bytes() for name in ("train_state.pt", "log.jsonl")]
     with pytest.raises(MemoryError):
-        count(tmp_path, at=die)
-    assert not (tmp_path / "train_state.pt").exists() and logged(tmp_path) == []
+        count(out, at=lambda step: die(step, 0), overwrite=overwrite)
+    assert before == [(out / name).read_bytes() for name in ("train_state.pt", "log.jsonl")]
+    with pytest.raises(MemoryError):
+        count(out, at=die, overwrite=overwrite)
+    assert not (out / "train_state.pt").exists() and [x["step"] for x in logged(out)] == [1]
 
 
 @pytest.mark.parametrize("change, message", [

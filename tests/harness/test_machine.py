@@ -61,7 +61,8 @@ def test_a_record_holds_the_options_and_where_it_ran():
     run = Machine(seed=3, device="cpu", dtype="bfloat16").record(Data(), Rate(), Data("x"))
     assert run.pop("environment") == environment()
     assert run == {"data": {"out": "here"}, "training": {"lr": 0.5, "out": "x"}, "seed": 3,
-                   "dtype": "torch.bfloat16", "device": "cpu"}  # fmt: skip
+                   "dtype": "torch.bfloat16", "device": "cpu",
+                   "options": {"seed": 3, "device": "cpu", "dtype": "bfloat16"}}  # fmt: skip
 
 
 def test_the_environment_is_plain_json():

@@ -1,13 +1,10 @@
 """Records, rendering, loss masks, windows, batches and the mixture of data sets."""
 
-import json
-
 import pytest
 
-from minirlhf.harness.files import UserError
 from minirlhf.lm.batches import collate
 from minirlhf.lm.chat import Example, document_examples, fit_context, render, render_prompt
-from minirlhf.lm.records import messages_of, prompt_of, read_records, reference_of, references_of
+from minirlhf.lm.records import messages_of, prompt_of, reference_of, references_of
 from minirlhf.lm.tokenizer import SPECIALS
 
 REPLIES = ["yes", "", " two words\n", "你好，世界 🙂", "<|endoftext|>", "a\u2028b\r\n\0"]
@@ -20,12 +17,6 @@ CONVERSATION = {
         {"role": "assistant", "content": "22"},
     ]
 }
-
-
-def written(path, lines):
-    """The path, after writing each line, JSON for what is not a string already."""
-    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines), "utf-8")
-    return path
 
 
 def targets(examples: list[Example]) -> list[int]:
@@ -42,70 +33,6 @@ def spans(example: Example) -> list[list[int]]:
             runs[-1].append(i)
         before = trained
     return runs
-
-
-def test_jsonl_is_read_line_by_line_and_blank_lines_are_skipped(tmp_path):
-    records = [{"prompt": "a\u2028b", "response": "c\nd"}, {"text": "e"}, CONVERSATION]
-    raw = json.dumps(records[0], ensure_ascii=False)
-    assert "\u2028" in raw
-    assert read_records(written(tmp_path / "x.jsonl", [raw, "", records[1], "  ", records[2]])) == records
-
-
-def test_comparisons_are_read(tmp_path):
-    """With a p and a gold reward or without; elsewhere these may be anything. An answer may be to say nothing."""
-    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    records = [pair, {**pair, "p": 0, "gold_chosen": -1.5}, {**pair, "p": 0.5}, {**pair, "rejected": ""}]
-    records.append({"prompt": "a", "p": "x", "gold_chosen": None})
-    assert read_records(written(tmp_path / "x.jsonl", records)) == records
-
-
-def test_any_other_file_is_one_text(tmp_path):
-    path = written(tmp_path / "x.txt", ['{"prompt": "a"}', "", "é"])
-    assert read_records(path) == [{"text": '{"prompt": "a"}\n\né\n'}]
-
-
-def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path):
-    assert read_records(written(tmp_path / "x.JSONL", [{"prompt": "a"}])) == [{"prompt": "a"}]
-
-
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        ('{"prompt": "a"', "line 17: not JSON"),
-        ("[1, 2]", "line 17: a JSON object is wanted, this is a list"),
-        ('{"prompt": ""}', "line 17: the prompt is empty"),
-        ('{"prompt": 3}', "line 17: 'prompt' must be a string"),
-        ('{"prompt": "a", "response": null}', "line 17: 'response' must be a string"),
-        ('{"text": ["a"]}', "line 17: 'text' must be a string"),
-        ('{"question": "a"}', "line 17: no 'text', 'prompt' or 'messages'; found question"),
-        ("{}", "line 17: no 'text', 'prompt' or 'messages'; found nothing"),
-        ('{"messages": []}', "line 17: 'messages' must be a list that is not empty"),
-        ('{"messages": {"role": "user"}}', "line 17: 'messages' must be a list"),
-        ('{"messages": ["a"]}', "line 17: a message needs a 'role'"),
-        ('{"messages": [{"role": "tool", "content": "a"}]}', "line 17: a message needs a 'role'"),
-        ('{"messages": [{"role": "user"}]}', "line 17: a message needs a 'role'"),
-        ('{"prompt": "a", "chosen": "b"}', "line 17: 'rejected' is missing"),
-        ('{"prompt": "a", "rejected": "b"}', "line 17: 'chosen' is missing"),
-        ('{"prompt": "a", "chosen": ["b"], "rejected": "c"}', "line 17: 'chosen' must be a string"),
-        ('{"chosen": "b", "rejected": "c"}', "line 17: no 'prompt' or 'messages'"),
-        ('{"text": "a", "chosen": "b", "rejected": "c"}', "line 17: no 'prompt' or 'messages'"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": null}', "line 17: 'gold_chosen' must be"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_rejected": "1"}', "line 17: 'gold_rejected' must"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": 1.1}', "line 17: 'p' must be a probability"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": NaN}', "line 17: 'p' must be a probability"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "p": true}', "line 17: 'p' must be a probability"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": "1"}', "line 17: 'gold_chosen' must be a"),
-        ('{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": Infinity}', "line 17: 'gold_chosen' must"),
-        (f'{{"prompt": "a", "chosen": "b", "rejected": "c", "gold_chosen": 1{400 * "0"}}}', "line 17: 'gold_chosen'"),
-        ('{"prompt": "a", "x": ' + 10**5 * "[" + 10**5 * "]" + "}", "line 17: not JSON that can be read"),
-    ],
-    ids=lambda x: x[:60],
-)
-def test_a_bad_record_is_named_by_file_and_line(line, message, tmp_path):
-    path = written(tmp_path / "x.jsonl", [{"prompt": "a", "response": "b"}] * 16 + [line])
-    with pytest.raises(UserError) as error:
-        read_records(path)
-    assert str(error.value).startswith(f"{path}, {message}")
 
 
 @pytest.mark.parametrize("record, references", [
@@ -145,9 +72,25 @@ def test_the_chat_layout_is_role_text_role_text_eos(tokenizer):
     assert render({"prompt": "7+8", "response": "15"}, tokenizer).ids == expected
 
 
-def test_the_bare_layout_is_that_of_a_document(tokenizer):
-    bare = render({"prompt": "7+8=", "response": "15"}, tokenizer, chat=False)
-    assert bare.ids == document_examples("7+8=15", tokenizer, 32)[0].ids
+@pytest.mark.parametrize("more, gap", [({}, "\n"), ({"task": "arithmetic"}, ""), ({"task": 7}, "\n"),
+                                       ({"task": "arithmetic", "of_file": True}, "\n")])  # fmt: skip
+def test_without_roles_a_record_is_the_document_that_its_texts_make(more, gap, tokenizer):
+    """With a line break between them; but a generated task writes its documents without one."""
+    bare = render({"prompt": "7+8=", "response": "15"} | more, tokenizer, chat=False)
+    assert bare.ids == document_examples({"text": f"7+8={gap}15"}, tokenizer, 32)[0].ids
+
+
+def test_a_document_of_several_turns_ends_once_and_every_answer_has_a_loss(tokenizer):
+    bare = render(CONVERSATION, tokenizer, chat=False)
+    text = "be brief\none?\n1\ntwo?\n22"
+    assert bare.ids == document_examples({"text": text}, tokenizer, 32)[0].ids
+    assert spans(bare) == [tokenizer.encode("1"), [*tokenizer.encode("22"), tokenizer.eos_id]]
+
+
+@pytest.mark.parametrize("text", ["", "a b", "\n", "<|endoftext|>"])
+def test_a_raw_text_is_one_turn_of_which_all_is_learnt(text, tokenizer):
+    example, eos = render({"text": text}, tokenizer, chat=False), tokenizer.eos_id
+    assert example.ids == [eos, *tokenizer.encode(text), eos] and example.mask == [False] + [True] * len(example.ids[1:])
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -194,7 +137,7 @@ def test_windows_of_the_published_example(tokenizer):
     """Tokens 1 to 10, four inputs a window, one of context: lm-evaluation-harness's rolling windows."""
     text = "".join(chr(ord("!") + i) for i in range(1, 11))
     assert tokenizer.encode(text) == list(range(1, 11))
-    windows = [e.ids for e in document_examples(text, tokenizer, 5)]
+    windows = [e.ids for e in document_examples({"text": text}, tokenizer, 5)]
     bos = eos = tokenizer.eos_id
     assert [w[:-1] for w in windows[:2]] == [[bos, 1, 2, 3], [4, 5, 6, 7]]
     assert [w[1:] for w in windows] == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, eos]]
@@ -204,7 +147,7 @@ def test_windows_of_the_published_example(tokenizer):
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 6, 7, 12, 38, 39, 40])
 def test_a_document_predicts_every_token_exactly_once(length, context, tokenizer):
     text = "".join(chr(ord("A") + i) for i in range(length))
-    examples = document_examples(text, tokenizer, context)
+    examples = document_examples({"text": text}, tokenizer, context)
     assert targets(examples) == [*tokenizer.encode(text), tokenizer.eos_id]
     assert examples[0].ids[0] == tokenizer.eos_id
     for e in examples:

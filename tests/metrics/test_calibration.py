@@ -130,7 +130,7 @@ def test_calibration_of_two_models_is_compared_through_its_statistics():
         for said in (confidence, np.minimum(confidence + 0.3, 1))
     )
     result = paired_tests.paired_corpus(boastful, honest, calibration.ece_from_statistics, n_resamples=500)
-    assert paired_tests.verdict(result, higher_is_better=False) == "worse"
+    assert paired_tests.verdict(result, direction=-1) == "worse"
 
 
 def test_ece_if_calibrated_of_one_bin_is_its_closed_form():

@@ -38,30 +38,36 @@ def test_wilson_interval_equals_published_values(name):
     assert intervals.wilson(k, n) == pytest.approx(GOLDEN["wilson"][name], abs=1e-9)
 
 
-def test_clopper_pearson_of_no_event_in_300_is_its_closed_form():
-    """The p with which there is none in 2.5 %: (1 − p)^n = 0.025."""
-    assert intervals.clopper_pearson(0, 300) == (0, pytest.approx(1 - 0.025 ** (1 / 300), abs=1e-9))
+def test_no_event_in_300_leaves_the_closed_form_of_clopper_and_pearson():
+    """The p with which there is none in 2.5 %: (1 − p)^n = 0.025; of 84 prompts that are all wrong .043 may be right."""
+    assert intervals.unseen(0.0, 300, 0.0, 1.0) == (0, pytest.approx(1 - 0.025 ** (1 / 300), abs=1e-9))
+    assert intervals.unseen(0.0, 84, 0.0, 1.0)[1] == pytest.approx(0.0430, abs=1e-4)
 
 
-@pytest.mark.parametrize("k, n", [(1, 8), (7, 10), (55, 100), (299, 300)])
-def test_clopper_pearson_puts_half_of_alpha_into_each_binomial_tail(k, n):
-    low, high = intervals.clopper_pearson(k, n)
-
-    def at_most(m: int, p: float) -> float:
-        return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(m + 1))
-
-    assert 1 - at_most(k - 1, low) == pytest.approx(0.025, rel=1e-6)
-    assert at_most(k, high) == pytest.approx(0.025, rel=1e-6)
-
-
-@pytest.mark.parametrize("interval", [intervals.wilson, intervals.clopper_pearson])
-def test_proportion_intervals_mirror_and_stay_within_0_and_1(interval):
+def test_the_wilson_interval_mirrors_and_stays_within_0_and_1():
     for n in (1, 7, 40):
         for k in range(n + 1):
-            low, high = interval(k, n)
+            low, high = intervals.wilson(k, n)
             assert 0 <= low <= k / n <= high <= 1
-            assert interval(n - k, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
-    assert all(map(math.isnan, interval(0, 0)))
+            assert intervals.wilson(n - k, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    assert all(map(math.isnan, intervals.wilson(0, 0)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 6, 0.5, 1.0])
+def test_what_is_unseen_is_covered_where_another_value_is_as_frequent_as_can_be(value):
+    """At the end of the bound a sample that shows none of it has a chance of 2.5 %; without an end nothing is known."""
+    low, high = intervals.unseen(value, 20, 0.0, 1.0)
+    for end, reached in ((0.0, low), (1.0, high)):
+        share = (reached - value) / (end - value) if end != value else None
+        assert share is None or (1 - share) ** 20 == pytest.approx(0.025)
+    assert intervals.unseen(value, 20, -math.inf, math.inf) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("interval", [intervals.t_interval, bootstrap_interval])
+@pytest.mark.parametrize("value", [0.0, 1 / 6, 0.1 + 0.2, -1e6])
+def test_items_that_are_all_equal_have_no_interval(interval, value):
+    assert all(map(math.isnan, interval(np.full(50, value))))
+    assert intervals.standard_error(np.full(50, value)) == 0
 
 
 def test_t_interval_of_the_paired_golden():
@@ -141,15 +147,12 @@ def test_intervals_miss_the_true_mean_in_5_percent():
     assert all(0.03 <= count / 1000 <= 0.08 for count in missed)
 
 
-def test_proportion_intervals_cover_in_95_percent_and_the_exact_one_in_no_less():
+def test_the_proportion_interval_covers_in_95_percent():
     rng = np.random.default_rng(0)
     truths = rng.uniform(0.05, 0.95, 2000)
     counts = rng.binomial(50, truths)
-    covered = []
-    for interval in (intervals.wilson, intervals.clopper_pearson):
-        ends = np.array([interval(k, 50) for k in range(51)])[counts]  # (2000, 2)
-        covered.append(((ends[:, 0] <= truths) & (truths <= ends[:, 1])).mean())
-    assert covered[0] == pytest.approx(0.95, abs=0.02) and covered[1] >= 0.95
+    ends = np.array([intervals.wilson(k, 50) for k in range(51)])[counts]  # (2000, 2)
+    assert ((ends[:, 0] <= truths) & (truths <= ends[:, 1])).mean() == pytest.approx(0.95, abs=0.02)
 
 
 def test_quantiles_and_proportion_intervals_equal_scipy():
@@ -161,9 +164,8 @@ def test_quantiles_and_proportion_intervals_equal_scipy():
         n = int(rng.integers(1, 500))
         k = int(rng.integers(0, n + 1))
         binomial = scipy_stats.binomtest(k, n)
-        for ours, method in ((intervals.wilson, "wilson"), (intervals.clopper_pearson, "exact")):
-            theirs = binomial.proportion_ci(0.95, method=method)
-            assert ours(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+        theirs = binomial.proportion_ci(0.95, method="wilson")
+        assert intervals.wilson(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
 @pytest.mark.parametrize("value, low, high, turned", [

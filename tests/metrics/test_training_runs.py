@@ -66,7 +66,10 @@ def misses(interval, runs: int, training: float, prompt: float, trials: int = 60
 
 
 def both(d: np.ndarray) -> tuple[float, float]:
-    return training_runs.crossed_t(d)[0]
+    """The interval of `crossed_t`, without its p, which takes a hundred times longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_runs, "bisect", lambda *_: math.nan)
+        return training_runs.crossed_t(d)[0]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_swapping_the_methods_mirrors_the_result_and_order_has_no_influence():
 
 @pytest.mark.parametrize("function, shape", [(training_runs.crossed_t, (3, 10)), (training_runs.independent_t, (3,))])
 def test_identical_methods_differ_by_exactly_nothing_and_other_equal_differences_say_nothing(function, shape):
-    assert function(np.zeros(shape)) == ((0, 0), 1)
+    assert str(function(np.zeros(shape))) == "((nan, nan), 1.0)"
     (low, high), p = function(np.full(shape, 0.3))
     assert math.isnan(low) and math.isnan(high) and math.isnan(p)
 

@@ -5,7 +5,11 @@ import json
 import pytest
 
 from minirlhf.harness.files import UserError
-from minirlhf.preferences.comparisons import Pair, pairs_by_prompt, read_preferences
+from minirlhf.lm.chat import render
+from minirlhf.lm.records import validation_split
+from minirlhf.preferences.comparisons import (
+    Labelled, Pair, load_labelled, pairs_by_prompt, read_preferences,
+)
 from minirlhf.rl.reward_model import text_ids
 
 
@@ -57,3 +61,60 @@ def test_records_without_a_comparison_are_named(tmp_path):
     path.write_text(json.dumps(good) + "\n" + json.dumps({"prompt": "p", "response": "r"}))
     with pytest.raises(UserError, match="x.jsonl: record 2 has no 'chosen' and 'rejected'; found prompt, response"):
         read_preferences([path])
+
+
+# Labelled texts
+
+
+def read(tmp_path, *records):
+    """`read_preferences` of a file of these records, with labels."""
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return read_preferences([str(tmp_path / "labels.jsonl")], labels=True)
+
+
+def test_records_with_a_label_are_read_and_those_without_are_left_out(tmp_path):
+    records = [{"text": "a", "label": "x"}, {"text": "b"}, {"prompt": "c", "label": 3}, {"text": "d", "label": None}]
+    assert [r["label"] for r in read(tmp_path, *records)] == ["x", 3]
+
+
+@pytest.mark.parametrize("first", [{"text": "t"}, {"prompt": "p", "response": "r"}])
+def test_what_begins_with_no_label_is_wanted_to_be_comparisons(first, tmp_path):
+    with pytest.raises(UserError, match="record 1 has no 'chosen'"):
+        read(tmp_path, first, {"text": "t", "label": "x"})
+    assert len(read(tmp_path, comparison("p", label="x"))) == 1
+
+
+def test_a_labelled_text_is_prompt_response_and_eos_and_never_the_label_itself(tokenizer):
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    records = [
+        {"prompt": "p", "response": "yes it is", "label": "yes"}, {"prompt": "p2", "response": " yes ", "label": "yes"},
+        {"prompt": "p3", "label": " no "}, {"messages": talk, "label": "no"},
+        {"messages": [*talk, talk[0]], "label": "no"}, {"text": "bare", "label": "no"},
+    ]  # fmt: skip
+    wanted = [
+        {"prompt": "p", "response": "yes it is"}, {"prompt": "p2", "response": ""}, {"prompt": "p3", "response": ""},
+        {"messages": talk}, {"messages": [*talk, talk[0], {"role": "assistant", "content": ""}]},
+        {"messages": [{"role": "assistant", "content": "bare"}]},
+    ]  # fmt: skip
+    classes, train, held_out, counts = load_labelled(records, tokenizer, 64, 0)
+    assert classes == ["no", "yes"] and held_out == [] and counts == {"texts": 6, "cut": 0}
+    assert train == [[Labelled((tuple(render(r, tokenizer).ids),), int(x["label"] == "yes"))]
+                     for r, x in zip(wanted, records)]  # fmt: skip
+
+
+def test_labelled_texts_of_a_prompt_stay_together_and_long_ones_lose_their_beginning(tokenizer, capsys):
+    records = [{"prompt": f"p{i // 2}", "response": "r" * (1 + 40 * (i == 3)), "label": i % 2} for i in range(80)]
+    records = [r | {"label": str(r["label"])} for r in records]
+    _, train, held_out, counts = load_labelled(records, tokenizer, 32, 30)
+    held = [i for i in range(40) if validation_split(str([f"p{i}"]), 30) == "validation"]
+    assert 0 < len(held_out) == 2 * len(held)
+    assert {len(texts) for texts in train} == {2} and len(train) == 40 - len(held)
+    assert counts["cut"] == 1 and "1 of 80 texts cut at the front" in capsys.readouterr().out
+    assert max(len(ids) for texts in (held_out, *train) for x in texts for ids in x.texts) == 32
+
+
+@pytest.mark.parametrize("labels, percent", [(["x"] * 5, 0), (["x", "y"], 99)])
+def test_nothing_to_learn_is_said(labels, percent, tokenizer):
+    records = [{"prompt": f"p{i}", "label": label} for i, label in enumerate(labels)]
+    with pytest.raises(UserError, match="nothing to learn; give two classes, or a smaller --held-out"):
+        load_labelled(records, tokenizer, 32, percent)

@@ -17,9 +17,10 @@ from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.comparisons import Pair
+from minirlhf.preferences.comparisons import Labelled, Pair
 from minirlhf.preferences.train_reward import (
-    RewardConfig, accumulate_pairs, fit_rewards, measure, preference_loss, sign_agreement,
+    RewardConfig, accumulate_pairs, fit_rewards, learn, measure, measure_labels, preference_loss, sign_agreement,
+    summary,
 )
 from minirlhf.rl.reward_model import RewardModel, predict_rewards
 
@@ -250,13 +251,13 @@ def test_a_resume_of_another_run_is_refused_by_name(tmp_path, change, message):
         run(change.pop("model", fresh()), tmp_path, resume=True, **change)
 
 
-def test_there_must_be_something_to_resume_and_a_new_run_forgets_an_old_one(tmp_path):
+def test_there_must_be_something_to_resume_and_a_run_that_fails_at_once_leaves_an_old_one(tmp_path):
     with pytest.raises(UserError, match="nothing to resume"):
         run(fresh(), tmp_path, resume=True)
     run(fresh(), tmp_path)
     with pytest.raises(IndexError):
         run(fresh(), tmp_path, groups=[[Pair((1, 60), (2,))]])  # no such id
-    assert not (tmp_path / "train_state.pt").exists()
+    assert (tmp_path / "train_state.pt").exists()
 
 
 def test_a_run_that_diverges_leaves_the_last_good_state(tmp_path, monkeypatch):
@@ -342,3 +343,64 @@ def test_the_order_of_the_gold_rewards_is_counted_where_they_differ():
     figures = measure(np.array([1.0, 1.0, 1.0, 0.0]), pairs_with(gold=[0.5, -0.5, 0.0, 0.25]))
     assert figures["gold"] == 1.5 / 3
     assert "gold" not in measure(np.array([1.0]), pairs_with(gold=[0.0]))
+
+
+# Labels
+
+
+def classifier(seed=0, K=3):
+    """A fresh classifier with a head that says something."""
+    torch.manual_seed(seed)
+    model = RewardModel(GPT(GPTConfig(50, context=32, layers=1, heads=2, width=16)), [f"class {k}" for k in range(K)])
+    torch.nn.init.normal_(model.score.weight)
+    return model
+
+
+def texts_by_class(n, seed=0):
+    """n texts of prompts of their own, each with one token, 1, 2 or 3, that is its class."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for label in rng.integers(3, size=n).tolist():
+        ids = rng.integers(10, 50, size=6).tolist()
+        ids[int(rng.integers(6))] = 1 + label
+        texts.append(Labelled(((*ids, 0),), label))
+    return texts
+
+
+@pytest.mark.parametrize("micro_rows", [1, 2, 64])
+def test_the_loss_of_labels_is_their_mean_cross_entropy_however_they_are_cut(micro_rows):
+    model, texts = classifier(), [*texts_by_class(4), *texts_by_class(1)]
+    loss, grads = gradients(model, texts, micro_rows)
+    model.zero_grad(set_to_none=True)
+    nll = [-(z := model([x.texts[0]])[0]).sub(z.exp().sum().log())[x.wanted] for x in texts]
+    total = torch.stack(nll).mean()
+    total.backward()
+    assert loss == pytest.approx(total.item(), abs=1e-5)
+    for got, p in zip(grads, model.parameters(), strict=True):
+        torch.testing.assert_close(got, p.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_fresh_classifier_has_a_loss_of_log_k(make_gpt):
+    loss, _ = gradients(RewardModel(make_gpt(), ["a", "b", "c"]), texts_by_class(5), 8)
+    assert loss == pytest.approx(log(3), abs=1e-6)
+
+
+def test_a_classifier_learns_and_is_measured_on_texts_held_out(tmp_path, capsys):
+    texts, model = texts_by_class(300), classifier()
+    config = RewardConfig(epochs=6, batch=10, lr=1e-2, warmup=2)
+    told = []
+    learn(model, [[x] for x in texts[:200]], texts[200:], config, Run(tmp_path, save=lambda about, _: told.append(about)))
+    said = told[-1]["held_out"]
+    assert said["accuracy"] > 0.9 > said["commonest"] and said["texts"] == 100
+    out = capsys.readouterr().out
+    assert "200 labelled texts, 120 steps" in out and f"100 held-out texts: accuracy {said['accuracy']:.3f} [" in out
+
+
+def test_labels_are_measured_by_accuracy_loss_and_the_commonest_label():
+    logits = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0.5]])
+    figures = measure_labels(logits, [Labelled(((1,),), label) for label in (0, 1, 2, 2)])
+    assert (figures["accuracy"], figures["commonest"], figures["texts"]) == (3 / 4, 2 / 4, 4)
+    by_hand = [log(exp(2) + 2) - 2, log(exp(1) + 2) - 1, log(exp(1) + 2), log(exp(0.5) + 2) - 0.5]
+    assert figures["loss"] == pytest.approx(sum(by_hand) / 4, abs=1e-6)
+    assert figures["interval"][0] < 3 / 4 < figures["interval"][1]
+    assert summary(figures).startswith("4 held-out texts: accuracy 0.750 [0.301, 0.954], the commonest label 0.500")

@@ -92,17 +92,34 @@ def test_best_of_n_equals_the_oracles(n):
     """With the exact probabilities as weights, and the exact law of best-of-n."""
     p = response_logprobs(REF, MDP)[0].exp().numpy()
     wanted = float((exact_best_of_n(REF, MDP, n)[0] * MDP.scores[0]).sum())
-    assert best_of_n(MDP.scores[0].numpy(), p, n) == pytest.approx(wanted, abs=1e-12)
+    assert best_of_n(MDP.scores[0].numpy(), p, n)[0] == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_best_of_n_rests_on_as_many_samples_as_its_law_gives_equal_weight(seed):
+    """Against the same law spelt out sample by sample: each has its weight's share in the chance of its level."""
+    rng = np.random.default_rng(seed)
+    rewards, weights, n = rng.integers(0, 6, 90) / 5, rng.exponential(size=90), float(rng.uniform(1, 60))
+    v = np.zeros(90)
+    for x in np.unique(rewards):
+        below, here = weights[rewards < x].sum() / weights.sum(), rewards == x
+        upto = below + weights[here].sum() / weights.sum()
+        v[here] = (upto**n - below**n) * weights[here] / weights[here].sum()
+    assert best_of_n(rewards, weights, n) == pytest.approx((v @ rewards, v.sum() ** 2 / (v * v).sum()))
+    assert best_of_n(np.arange(500.0), np.ones(500), 1)[1] == pytest.approx(500)
 
 
 def test_worth_is_the_n_of_that_best_of_n():
-    rewards, weights = np.array([0.0, 1.0]), np.array([0.8, 0.2])  # 1 − 0.8ⁿ
+    def worth(reward: float) -> float:
+        return float(equivalent_n(np.array([reward]), np.array([0.0, 1.0]), np.array([[0.8, 0.2]]))[0])  # 1 − 0.8ⁿ
+
     for n in (1.0, 3.0, 12.5):
-        assert equivalent_n(1 - 0.8**n, rewards, weights) == pytest.approx(n, rel=1e-6)
-    assert equivalent_n(-5.0, rewards, weights) == 0  # one answer earns more
-    assert equivalent_n(best_of_n(rewards, weights, 1), rewards, weights) == pytest.approx(1, rel=1e-6)
-    assert equivalent_n(1.0, np.ones(7), np.full(7, 1 / 7)) == pytest.approx(1)  # whose cumulative sum is below 1
-    assert equivalent_n(1.1, rewards, weights) == inf
+        assert worth(1 - 0.8**n) == pytest.approx(n, rel=1e-6)
+    assert worth(-5.0) == 0 and worth(0.2) == pytest.approx(1, rel=1e-6)  # one answer earns more, or as much
+    assert equivalent_n(np.ones(1), np.ones(1), np.full((1, 1), 0.1)) == pytest.approx(1)
+    assert worth(1.1) == inf
+    both = equivalent_n(np.array([0.5, 0.5]), np.array([0.0, 1.0]), np.array([[0.8, 0.2], [0.5, 0.5]]))
+    assert both == pytest.approx([log(0.5) / log(0.8), 1])
 
 
 def test_jensen_what_is_pooled_over_prompts_is_an_upper_bound():
@@ -111,7 +128,7 @@ def test_jensen_what_is_pooled_over_prompts_is_an_upper_bound():
     pool, one = np.concatenate([easy, hopeless]), np.ones
     each = [optimal_objective(r, one(500), 0.1) for r in (easy, hopeless)]
     assert optimal_objective(pool, one(1000), 0.1) > np.mean(each) + 0.1
-    assert best_of_n(pool, one(1000), 4) > np.mean([best_of_n(r, one(500), 4) for r in (easy, hopeless)]) + 0.1
+    assert best_of_n(pool, one(1000), 4)[0] > np.mean([best_of_n(r, one(500), 4)[0] for r in (easy, hopeless)]) + 0.1
 
 
 # Round by round

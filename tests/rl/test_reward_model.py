@@ -1,7 +1,7 @@
 """A reward model: what it reads, that its scale can be folded into it, and that its folder is Hugging Face's."""
 
 import json
-from math import nan
+from math import exp, nan
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from minirlhf.rl.reward_model import (
     LearnedReward, RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model, text_ids,
 )
 from minirlhf.rl.reward_files import load_reward
+from minirlhf.rl.rewards import ask
 
 TEXTS = [[5, 9, 2], [7], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3], [8, 8], [2, 7, 1, 8, 2, 8, 1, 8, 2]]
 CONVERSATION = {"messages": [
@@ -61,10 +62,10 @@ def test_rewards_come_in_the_order_of_the_texts(judge, rows):
     assert predict_rewards(judge, TEXTS, rows).tolist() == pytest.approx([slow(judge, x) for x in TEXTS], abs=1e-5)
 
 
-def test_a_fresh_head_says_0_and_its_bias_is_not_trained(make_gpt):
+def test_a_fresh_head_says_0_and_has_no_bias_which_a_file_has_no_place_for(make_gpt):
     model = RewardModel(make_gpt())
     assert predict_rewards(model, TEXTS).tolist() == [0.0] * len(TEXTS)
-    assert not model.score.bias.requires_grad and model.score.weight.requires_grad
+    assert model.score.bias is None
 
 
 def test_the_head_is_computed_in_float32(judge):
@@ -99,7 +100,6 @@ def test_normalised_rewards_have_mean_0_and_std_1_in_the_same_order(judge):
     assert scale == {"mean": pytest.approx(float(before.mean())), "std": pytest.approx(float(before.std(correction=0)))}
     expected = (outside - scale["mean"]) / scale["std"]
     torch.testing.assert_close(predict_rewards(judge, others), expected, atol=1e-5, rtol=1e-5)
-    assert judge.score.bias.tolist() == [0.0]  # which a file has no place for
 
 
 def test_rewards_that_are_all_one_cannot_be_normalised(make_gpt):
@@ -114,24 +114,26 @@ def test_rewards_that_are_all_one_cannot_be_normalised(make_gpt):
 def test_it_is_asked_for_one_or_many_with_the_same_result(judge, padded_tokenizer):
     reward = LearnedReward(judge, padded_tokenizer)
     cases = [("a", "b", {"prompt": "a"}), ("longer", "response", {"prompt": "longer"}), ("c", "", {"prompt": "c"})]
-    assert reward.many(cases) == pytest.approx([reward(*case) for case in cases], abs=1e-5)
+    assert ask(reward, cases) == pytest.approx([ask(reward, [case])[0] for case in cases], abs=1e-5)
     ids = render({"prompt": "a", "response": "b"}, padded_tokenizer).ids
-    assert reward("a", "b", {}) == reward("a", "b", {"prompt": "a"}) == pytest.approx(slow(judge, ids), abs=1e-5)
-    assert type(reward("a", "b", {})) is float and reward.many([]) == []
+    (said,) = reward(["a"], ["b"], [{}])
+    assert type(said) is float and [said] == reward(["a"], ["b"], [{"prompt": "a"}])
+    assert said == pytest.approx(slow(judge, ids), abs=1e-5)
 
 
 def test_it_reads_the_conversation_and_not_the_answer_that_the_record_holds(judge, padded_tokenizer):
     reward = LearnedReward(judge, padded_tokenizer)
     ids = render({"messages": [*CONVERSATION["messages"], {"role": "assistant", "content": "y"}]}, padded_tokenizer).ids
-    assert reward("last", "y", CONVERSATION) == pytest.approx(slow(judge, ids), abs=1e-5)
-    assert reward("p", "y", {"prompt": "p", "response": "model answer"}) == reward("p", "y", {"prompt": "p"})
+    assert reward(["last"], ["y"], [CONVERSATION]) == pytest.approx([slow(judge, ids)], abs=1e-5)
+    answered = {"prompt": "p", "response": "model answer"}
+    assert reward(["p"], ["y"], [answered]) == reward(["p"], ["y"], [{"prompt": "p"}])
 
 
 def test_it_has_no_dropout(make_gpt, padded_tokenizer):
     model = RewardModel(make_gpt(vocab_size=261, dropout=0.5)).train()
     torch.nn.init.ones_(model.score.weight)
     reward = LearnedReward(model, padded_tokenizer)
-    assert reward("a", "b", {}) == reward("a", "b", {})
+    assert reward(["a"], ["b"], [{}]) == reward(["a"], ["b"], [{}])
 
 
 # The folder
@@ -140,7 +142,8 @@ def test_it_has_no_dropout(make_gpt, padded_tokenizer):
 def test_a_folder_is_read_back(folder, judge, padded_tokenizer):
     loaded = load_reward_model(folder)
     assert predict_rewards(loaded.model, TEXTS).tolist() == predict_rewards(judge, TEXTS).tolist()
-    assert load_reward(f"model:{folder}")("p", "r", {}) == LearnedReward(judge, padded_tokenizer)("p", "r", {})
+    case = ["p"], ["r"], [{}]
+    assert load_reward(f"model:{folder}")[0](*case) == LearnedReward(judge, padded_tokenizer)(*case)
 
 
 def test_the_folder_is_of_a_classifier_with_one_label_padded_with_a_token_of_its_own(folder):
@@ -179,6 +182,72 @@ def test_what_is_no_reward_model_is_refused(folder, make_gpt, tokenizer, tmp_pat
         checkpoint.load(folder)
     with pytest.raises(UserError, match="nowhere: no such checkpoint folder"):
         load_reward("model:nowhere")
+
+
+# A classifier
+
+
+CLASSES = ["bad", "fair", "good"]
+
+
+@pytest.fixture
+def classifier(make_gpt):
+    model = RewardModel(make_gpt(vocab_size=261), CLASSES)
+    torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(1))
+    return model.eval()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_a_classifier_reads_the_last_real_token_and_gives_a_logit_for_each_class(classifier, rows):
+    with torch.no_grad():
+        each = [classifier.score(classifier.trunk(torch.tensor([ids]))[0, -1]) for ids in TEXTS]
+    torch.testing.assert_close(predict_rewards(classifier, TEXTS, rows), torch.stack(each), atol=1e-5, rtol=1e-5)
+
+
+def test_its_reward_is_the_log_probability_of_the_class(classifier, padded_tokenizer):
+    case = ["p"], ["y"], [{}]
+    rewards = [LearnedReward(classifier, padded_tokenizer, label)(*case)[0] for label in CLASSES]
+    logits = predict_rewards(classifier, [text_ids({"prompt": "p"}, "y", padded_tokenizer, 32)])[0]
+    assert rewards == pytest.approx((logits - logits.exp().sum().log()).tolist(), abs=1e-5)
+    assert sum(map(exp, rewards)) == pytest.approx(1) and max(rewards) < 0
+
+
+def test_a_classifier_is_read_back_with_its_classes(classifier, padded_tokenizer, tmp_path):
+    save_reward_model(tmp_path, classifier, padded_tokenizer, {})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["num_labels"] == 3 and config["id2label"] == {"0": "bad", "1": "fair", "2": "good"}
+    assert config["label2id"] == {"bad": 0, "fair": 1, "good": 2}
+    loaded = load_reward_model(tmp_path)
+    assert loaded.model.classes == CLASSES
+    assert predict_rewards(loaded.model, TEXTS).tolist() == predict_rewards(classifier, TEXTS).tolist()
+    reward, weight = load_reward(f"model:{tmp_path}:good:0.5")
+    expected = LearnedReward(classifier, padded_tokenizer, "good")(["p"], ["y"], [{}])
+    assert reward(["p"], ["y"], [{}]) == expected and weight == 0.5
+
+
+def test_hugging_face_gives_the_same_logits_of_classes(classifier, padded_tokenizer, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    texts = [list(text_ids({"prompt": p}, y, padded_tokenizer, 32)) for p, y in (("a", "b"), ("longer", "and more"))]
+    save_reward_model(tmp_path, classifier, padded_tokenizer, {})
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert type(theirs).__name__ == "GPT2ForSequenceClassification" and theirs.config.num_labels == 3
+    assert theirs.config.id2label == dict(enumerate(CLASSES)) and theirs.config.label2id["fair"] == 1
+    width, pad = max(map(len, texts)), padded_tokenizer.special_ids[PAD]
+    with torch.no_grad():
+        logits = theirs(torch.tensor([ids + [pad] * (width - len(ids)) for ids in texts])).logits
+    torch.testing.assert_close(logits, predict_rewards(classifier, texts), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("names", [
+    {"0": "a", "1": "a"}, {"0": "a", "2": "b"}, {"0": 1, "1": 2}, ["a", "b"], 3,
+    {"0": "a", "1": "b", "2": "c", "3": "d"}, {}, {"0": ["a"], "1": "b", "2": "c"},
+], ids=repr)  # fmt: skip
+def test_classes_that_are_not_those_of_the_head_are_refused(names, classifier, padded_tokenizer, tmp_path):
+    save_reward_model(tmp_path, classifier, padded_tokenizer, {})
+    config = json.loads((tmp_path / "config.json").read_text()) | {"id2label": names}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"id2label names no classes|score.weight is \(3, 16\), not"):
+        load_reward_model(tmp_path)
 
 
 @pytest.mark.parametrize("damage, message", [

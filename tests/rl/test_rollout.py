@@ -200,19 +200,19 @@ def test_dropout_in_the_config_changes_nothing_in_eval_mode(made, make_policy, t
 
 def test_a_bad_reward_stops_collect(made, tokenizer):
     policy, reference, _ = made
-    with pytest.raises(UserError, match="the reward is nan for prompt 'a'"):
+    with pytest.raises(UserError, match="the reward is nan, .* for prompt 'a'"):
         rolled(policy, reference, tokenizer, lambda p, r, record: nan if p == "a" else 1.0, max_new=29)
 
 
 class InBatches:
-    """The length of a response, as a reward that is asked for many at once."""
+    """The length of a response, as a reward of lists."""
 
     def __init__(self) -> None:
         self.asked = []
 
-    def many(self, cases) -> list[float]:
-        self.asked.append(cases)
-        return [float(len(response)) for _, response, _ in cases]
+    def __call__(self, prompts, responses, records) -> list[float]:
+        self.asked.append(list(zip(prompts, responses, records, strict=True)))
+        return [float(len(response)) for response in responses]
 
 
 def test_a_reward_that_takes_many_is_asked_once_for_all_that_ended(made, tokenizer):

@@ -5,8 +5,12 @@ import json
 import pytest
 
 from minirlhf.harness.files import UserError
+from minirlhf.lm.chat import render
+from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
-from minirlhf.tasks.sources import Source, data_hash, file_source, parse_tasks, task_sources, texts_of, with_room
+from minirlhf.tasks.sources import (
+    Source, data_hash, file_source, parse_tasks, task_sources, text_sets, texts_of, with_room,
+)  # fmt: skip
 
 
 def jsonl(path, records):
@@ -84,8 +88,13 @@ def test_own_text_is_what_is_pretrained_on_and_pairs_what_is_fine_tuned(tmp_path
 def test_without_raw_text_the_training_pairs_stand_in_for_it(tmp_path):
     """Those of validation must not: a model would be validated on what it was pretrained on."""
     source = file_source([jsonl(tmp_path / "x.jsonl", pairs(300))])
-    assert source.validation
-    assert source.documents == [f"{r['prompt']}\n{r['response']}" for r in source.train]
+    assert source.validation and not source.documents
+    tokenizer = Tokenizer()
+    sets, held_out = text_sets([source], tokenizer, 64, 8)
+    learnt = held_out + sets["data"][0]
+    assert [e.ids for e in learnt] == [render(r, tokenizer, chat=False).ids for r in source.train]
+    assert tokenizer.decode(learnt[0].ids[1:-1]) == f"{source.train[0]['prompt']}\n{source.train[0]['response']}"
+    assert all(e.mask == [False] + [True] * len(e.ids[1:]) for e in learnt)
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -93,7 +102,7 @@ def test_however_few_the_pairs_some_are_trained_on(n, tmp_path):
     for start in range(60):
         records = pairs(start + n)[start:]
         source = file_source([jsonl(tmp_path / "x.jsonl", records)])
-        assert source.train and source.documents
+        assert source.train
 
 
 def test_prompts_alone_cannot_be_trained_on(tmp_path):

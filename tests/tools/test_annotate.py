@@ -100,7 +100,7 @@ def test_from_make_to_results(call, serve):
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "study: 30 pairs of sft and ppo; identical and counted as ties: 1",
-        "to judge: 33 items: 29 pairs; of them again, with sides swapped: 3; attention checks: 1",
+        "33 items to judge: 29 pairs, 3 of these again with sides swapped; attention checks: 1",
     ]
     for name in ("long", "left"):
         served = serve(name)
@@ -111,14 +111,14 @@ def test_from_make_to_results(call, serve):
             item = served.ask(event)
         status, out, err = served.end()
         assert (status, err) == (0, "") and not re.search("sft|ppo", out)
-        assert out.startswith(f"{name}: 0 of 33 judged; somebody else gives another --annotator NAME\n")
+        assert out.startswith(f"{name}: 0 of 33 judged; another judge needs another --annotator NAME\n")
         assert out.endswith(f"{name}: 33 of 33 judged, all saved; the same command goes on\n")
     with pytest.raises(UserError, match="not closed"):
         read_rows("study", [])
     status, out, err = call("close --study study")
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        "study: closed; judged: left 33, long 33", "what it says: python -m minirlhf.tools.judgements study"
+        "study: closed; judged: left 33, long 33", "to see the result: python -m minirlhf.tools.judgements study"
     ]  # fmt: skip
     found = [row for row in read_rows("study", [])[0] if row.kind == "pair"]
     left, long = (Counter(r.score for r in found if r.annotator == name) for name in ("left", "long"))
@@ -149,16 +149,16 @@ def test_who_goes_on_is_told_whose_list_it_is(call, serve):
     assert served.ask()["place"] == 2
     status, out, err = served.end()
     assert (status, err) == (0, "")
-    assert out.startswith("ada: 2 of 33 judged; somebody else gives another --annotator NAME\n")
+    assert out.startswith("ada: 2 of 33 judged; another judge needs another --annotator NAME\n")
     assert out.endswith("\nada: 2 of 33 judged, all saved; the same command goes on\n")
 
 
 @pytest.mark.parametrize("models, title, names, message", [
-    (("sft",), "", "s", "--models sft: give two names"),
-    (("sft", "sft"), "", "s", "give two names"),
-    (("sft", "dpo"), "", "s", "--models dpo: the responses are of ppo, sft"),
-    (("sft", "ppo"), "t", "s", "--set t: the responses are of s"),
-    (("sft", "ppo"), "", "sz", "--set is missing: the responses are of s, z"),
+    (("sft",), "", "s", "--models sft: give the names of two"),
+    (("sft", "sft"), "", "s", "give the names of two"),
+    (("sft", "dpo"), "", "s", "--models dpo: choose from ppo, sft"),
+    (("sft", "ppo"), "t", "s", "--set t: choose from s"),
+    (("sft", "ppo"), "", "sz", "--set is missing: choose from s, z"),
 ])  # fmt: skip
 def test_what_cannot_be_paired_is_refused(models, title, names, message):
     with pytest.raises(UserError, match=message):
@@ -175,9 +175,9 @@ def test_the_set_that_is_named_is_taken():
     ("--study nowhere", "nowhere/study.json: no such file; make a study first"),
     ("close --study nowhere", "nowhere/study.json: no such file"),
     ("make --items nothing.jsonl", "nothing.jsonl: No such file or directory"),
-    (f"{NEW} --models sft", "--models sft: give two names of models"),
-    (f"{NEW} --models sft dpo", "--models dpo: the responses are of ppo, sft"),
-    (f"{NEW} --set other", "--set other: the responses are of made"),
+    (f"{NEW} --models sft", "--models sft: give the names of two models"),
+    (f"{NEW} --models sft dpo", "--models dpo: choose from ppo, sft"),
+    (f"{NEW} --set other", "--set other: choose from made"),
     (f"{NEW} --pairs 0", "--pairs 0: must be at least 1"),
     (f"{NEW} --pair 5", "no option --pair; did you mean --pairs?"),
     ("make --items study --study new", "study: Is a directory"),
@@ -200,7 +200,7 @@ def test_a_port_that_is_taken_is_said(call):
     with Session("study", "other") as session, annotate.Page(session) as page:
         status, _, err = call(f"judge --study study --port {page.server_address[1]}")
     assert status == 2 and err == (f"annotate.py: --port {page.server_address[1]}: Address already in use; "
-                                   "--port 0 takes any that is free\n")
+                                   "--port 0 takes any free one\n")
 
 
 def test_a_second_session_of_one_annotator_is_refused(call):

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import re
+import time
 from copy import deepcopy
 from math import nan
 
@@ -18,6 +19,7 @@ from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import dump_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, advantages_of
+from minirlhf.rl.reward_files import RewardOptions
 from minirlhf.rl.losses import gae, kl_estimate, masked_mean, masked_sum, token_rewards
 from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
 from minirlhf.tools import checks, doctor
@@ -304,10 +306,12 @@ def test_a_reward_that_changes_its_mind_is_found():
         (lambda p, r, x: rng.random(), True),
         (lambda p, r, x: next(counter) == 5, True),
     ):
-        assert broken(checks.reward_is_a_function(lambda record: reward, cases)) == wrong
-    assert checks.reward_is_a_function(lambda record: None, []).ok is None
+        assert broken(checks.reward_is_a_function(lambda record: reward, cases, 8)) == wrong
+    assert checks.reward_is_a_function(lambda record: None, [], 8).ok is None
+    slow = checks.reward_is_a_function(lambda record: lambda *case: time.sleep(0.01) or 1.0, cases, 300)
+    assert float(slow.figure.split("; ")[1].removesuffix(" s per round of 300")) > 3
     with pytest.raises(UserError, match="the reward is nan"):
-        checks.reward_is_a_function(lambda record: lambda p, r, x: nan, cases)
+        checks.reward_is_a_function(lambda record: lambda p, r, x: nan, cases, 8)
 
 
 def columns_of(table):
@@ -377,7 +381,8 @@ def call(run_main, monkeypatch, tmp_path):
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "much " * 10}) + "\n")
 
     def call(*argv):
-        return run_main(doctor.main, "doctor.py", *argv, "--threads", "1", "--dtype", "float32")
+        kind = () if "--explain" in argv else ("--dtype", "float32")  # a response is explained in float32
+        return run_main(doctor.main, "doctor.py", *argv, "--threads", "1", *kind)
 
     return call
 
@@ -386,10 +391,11 @@ def call(run_main, monkeypatch, tmp_path):
 def folders(call, policy, head, make_policy, tokenizer, tmp_path):
     """out/sft and out/ppo, which came from it, as the scripts leave them."""
     sft, ppo = tmp_path / "out" / "sft", tmp_path / "out" / "ppo"
-    checkpoint.save(sft, make_policy(1), tokenizer, {"stage": "sft", "tasks": {}, "training": {"beta": 9.0}})
-    data = {"prompts": ["p.jsonl"], "reward": "mine.py:length", "init": "out/sft"}
+    start = make_policy(1)
+    checkpoint.save(sft, start, tokenizer, {"stage": "sft", "tasks": {}, "training": {"beta": 9.0}})
+    data = {"prompts": ["p.jsonl"], "reward": ["mine.py:length"], "init": "out/sft"}
     training = {"beta": BETA, "gamma": 0.9, "lam": 0.8, "temperature": T, "of another version": 3}
-    run = {"stage": "ppo", "tasks": {}, "data": data, "training": training, "max_new": MAX_NEW}
+    run = {"stage": "ppo", "reference": checkpoint.fingerprint(start), "tasks": {}, "data": data, "training": training, "max_new": MAX_NEW}
     checkpoint.save(ppo, policy, tokenizer, run)
     (ppo / "value_head.safetensors").write_bytes(dump_safetensors(head.state_dict()))
     return tmp_path
@@ -398,9 +404,9 @@ def folders(call, policy, head, make_policy, tokenizer, tmp_path):
 def test_a_sound_run_is_called_sound_in_every_check(call, folders):
     """Prompts, reward, reference and settings are those of the run, out/ppo without being named."""
     status, out, err = call()
-    head, *lines = out.splitlines()
-    assert status == 0 and err == ""
-    assert head == "ppo, beta 0.1, temperature 0.7, float32; 4 prompts x 8 responses; reference: out/sft"
+    read, head, *lines = out.splitlines()
+    assert status == 0 and err == "" and read == "p.jsonl: 4 records of prompt"
+    assert head == "out/ppo: ppo, beta 0.1, temperature 0.7, float32; 4 prompts x 8 responses; reference: out/sft"
     found = [line[8:32].strip() for line in lines if line[:8].strip()]
     assert found == [name for i, name in enumerate(NAMES) if i not in (2, 3)]
     assert [line for line in lines if line.startswith("BROKEN")] == []
@@ -417,14 +423,15 @@ def test_what_is_broken_is_named_and_the_exit_status_is_1(reward, name, call, fo
 
 
 def test_bfloat16_is_examined_beside_float32(folders):
-    findings = list(doctor.examine(doctor.admit(doctor.Doctor(), torch.device("cpu"), 0), torch.bfloat16, 0))
+    patient = doctor.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
+    findings = list(doctor.examine(patient, torch.bfloat16, 0))
     assert [finding.name for finding in findings] == NAMES
     assert all(finding.ok is not False for finding in findings)
     assert [finding.figure.split(", ")[-1] for finding in findings[:4]] == ["float32"] * 2 + ["bfloat16"] * 2
 
 
 def test_examining_leaves_the_checkpoint_as_it_was(folders):
-    patient = doctor.admit(doctor.Doctor(), torch.device("cpu"), 0)
+    patient = doctor.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
     models = patient.models
     before = [checkpoint.fingerprint(model) for model in (models.policy, models.reference)]
     head = models.value_head.weight.clone()
@@ -435,7 +442,7 @@ def test_examining_leaves_the_checkpoint_as_it_was(folders):
 
 def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
     """Twice, the same responses to the same prompts, without EOS; and never for bfloat16's sake."""
-    patient, calls = doctor.admit(doctor.Doctor(), torch.device("cpu"), 0), []
+    patient, calls = doctor.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0), []
     reward = lambda *case: calls.append(case) or float(len(case[1]))  # noqa: E731
     list(doctor.examine(dataclasses.replace(patient, reward_of=lambda record: reward), torch.bfloat16, 0))
     n = len(calls) // 3
@@ -445,7 +452,7 @@ def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
 def test_a_checkpoint_is_its_own_reference_before_ppo(call, folders):
     """It has no critic, no settings and no prompts of its own; those of train_ppo.py hold."""
     status, out, _ = call("out/sft", "--prompts", "p.jsonl", "--reward", "mine.py:length")
-    assert out.startswith("ppo, beta 0.025, temperature 1, float32; 4 prompts x 8 responses; reference: the ")
+    assert out.splitlines()[1].startswith("out/sft: ppo, beta 0.025, temperature 1, float32; 4 prompts x 8 responses; reference: the ")
     assert status == 0 and "to the reference 0.000, k1 0.000" in out
     assert "cut by max_new = 64" in out
     assert "max_new = 8:" in call("out/sft", "--task", "arithmetic")[1]
@@ -454,7 +461,7 @@ def test_a_checkpoint_is_its_own_reference_before_ppo(call, folders):
 def test_explain_prints_one_response_that_adds_up(call, folders):
     """By the numbers printed, in the settings of the run, with its critic and its reference."""
     status, out, err = call("out/ppo", "--explain")
-    title, settings, _, *lines, last = out.splitlines()
+    _, _, title, settings, _, *lines, last = out.splitlines()
     assert status == 0 and err == "" and title == "reference: out/sft; log-probs at temperature 0.7"
     assert settings == "advantage: GAE with gamma 0.9 and lambda 0.8, before whitening"
     table = [[float(x) for x in line.split()[-10:]] for line in lines[2:]]
@@ -477,7 +484,7 @@ def test_explain_compares_a_response_as_its_row_does(algo, formula, factor, call
     path = folders / "out" / "ppo" / "run.json"
     run = json.loads(path.read_text())
     path.write_text(json.dumps(run | {"stage": algo, "training": run["training"] | {"algo": algo}}))
-    _, settings, names, *lines, last = call("out/ppo", "--explain")[1].splitlines()
+    _, _, _, settings, names, *lines, last = call("out/ppo", "--explain")[1].splitlines()
     heading = f"advantage: {formula}, R the sum of rewards, of 8 responses to the prompt"
     mean, by = re.fullmatch(heading, settings).groups()
     wanted = (float(last.split()[3]) - float(mean)) * factor(by)  # R is what the rewards sum to
@@ -492,10 +499,10 @@ WRONG = [
     ("out/sft --prompts p.jsonl", "--prompts without --reward"),
     ("--prompts long.jsonl", "no prompt of 1 records fits the model's context of 32"),
     ("--prompts missing.jsonl", "missing.jsonl: No such file"),
-    ("--reward mine.py:nan", "the reward is nan for prompt"),
+    ("--reward mine.py:nan", "the reward is nan, no finite"),
     ("--reward mine.py:missing", "no function 'missing'"),
     ("--task revews", "no task 'revews'"),
-    ("--task arithmetic --prompts missing.jsonl", "--task and --prompts: give one of them"),
+    ("--task arithmetic --prompts missing.jsonl", "--task can do nothing beside --prompts"),
     ("--explian", "no option --explian; did you mean --explain?"),
     ("out/ppo out/sft", "no option out/sft"),
 ]
@@ -507,6 +514,18 @@ def test_wrong_use_ends_in_one_line_and_status_2(command, message, call, folders
     assert status == 2 and err.startswith("doctor.py: ") and err.count("\n") == 1 and message in err
 
 
+def test_without_a_name_all_rl_that_began_at_the_sft_model_is_examined(call, folders, make_policy, tokenizer):
+    """One behind the other, each under its name; that of older weights is named and left out, and says so if asked."""
+    run = json.loads((folders / "out" / "ppo" / "run.json").read_text())
+    for name, reference in (("twin", run["reference"]), ("old", "0" * 64)):
+        checkpoint.save(folders / "out" / name, make_policy(2), tokenizer, run | {"stage": "rloo", "reference": reference})
+    status, out, _ = call()
+    heads = [line.split(": ")[0] for line in out.splitlines() if "reference: out/sft" in line]
+    assert status == 0 and heads == ["out/ppo", "out/twin"]
+    assert out.startswith("out/old is left out: it was trained against other weights than those of out/sft now\n")
+    assert "reference: out/sft, which is not what it was trained against any more" in call("out/old")[1]
+
+
 def test_without_a_checkpoint_it_names_the_script_that_makes_one(call):
     status, _, err = call()
     assert status == 2 and err.count("\n") == 1 and "train_sft.py" in err
@@ -516,13 +535,13 @@ def test_parts_of_other_models_are_refused(call, folders, make_gpt, tokenizer):
     """A value head of another width, a reference of other tokens, a model that knows no roles."""
     head = folders / "out" / "ppo" / "value_head.safetensors"
     head.write_bytes(dump_safetensors(ScalarHead(8).state_dict()))
-    status, _, err = call()
+    status, _, err = call("out/ppo")
     assert status == 2 and "value_head.safetensors: is of another model" in err
     other = Tokenizer(specials=[*tokenizer.special_ids, "<|more|>"])
     checkpoint.save(folders / "out" / "sft", make_gpt(vocab_size=other.vocab_size), other, {})
-    status, _, err = call()
+    status, _, err = call("out/ppo")
     assert status == 2 and "out/sft: the reference of out/ppo by its run.json, has other tokens" in err
     bare = Tokenizer(specials=["<|endoftext|>"])
     checkpoint.save(folders / "out" / "ppo", make_gpt(vocab_size=bare.vocab_size), bare, {})
-    status, _, err = call()
+    status, _, err = call("out/ppo")
     assert status == 2 and "its tokenizer has no <|user|>; fine-tune it with train_sft.py first" in err

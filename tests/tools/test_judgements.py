@@ -10,7 +10,7 @@ from minirlhf.annotation.pairs import shown_prompt
 from minirlhf.annotation.rows import Row
 from minirlhf.evaluation import items
 from minirlhf.harness.files import UserError
-from minirlhf.lm.records import read_records
+from minirlhf.lm.reading import read_records
 from minirlhf.tools import judgements as judged
 
 WORDS = {"sft": "plain", "ppo": "lovely indeed"}
@@ -80,7 +80,7 @@ def test_rewards_are_held_against_people(study, tmp_path, monkeypatch, capsys):
 
 def test_gold_wants_the_records_of_its_task(study, tmp_path, monkeypatch, capsys):
     folder = study(task="arithmetic")
-    with pytest.raises(UserError, match="--gold reviews: no record of it has the prompt"):
+    with pytest.raises(UserError, match="--gold reviews: no record of this task has the prompt"):
         report(monkeypatch, capsys, f"{folder} --gold reviews")
     with pytest.raises(UserError, match="--gold poems: not one of reviews"):
         report(monkeypatch, capsys, f"{folder} --gold poems")
@@ -99,7 +99,7 @@ def test_the_gold_reward_of_the_task_is_used(study, monkeypatch, capsys):
 def test_preferences_are_exported_for_those_who_pass(study, tmp_path, monkeypatch, capsys):
     folder = study()
     said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
-    records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    records = [r for name in ("prefs", "prefs.test") for r in read_records([tmp_path / f"{name}.jsonl"])]
     assert len(records) == 27 and sum("lovely" in r["chosen"] for r in records) == 20
     assert {(r["p"], r["n"]) for r in records} == {(1.0, 2)} and "prefs.test.jsonl" in said
 
@@ -110,7 +110,7 @@ def test_the_votes_of_those_left_out_are_not_exported(study, tmp_path, monkeypat
     bob_fails = lambda rows: checks(rows) | {"excluded": rows[0].annotator == "bob"}  # noqa: E731
     monkeypatch.setattr(results, "annotator_checks", bob_fails)
     said = report(monkeypatch, capsys, f"{folder} --export {tmp_path}/prefs.jsonl")
-    records = [r for name in ("prefs", "prefs.test") for r in read_records(tmp_path / f"{name}.jsonl")]
+    records = [r for name in ("prefs", "prefs.test") for r in read_records([tmp_path / f"{name}.jsonl"])]
     assert {r["n"] for r in records} == {1} and "\n(bob)" in said and "== without" in said
 
 
@@ -172,7 +172,7 @@ def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_eval
     rows = [Row("s", "ann", "pair", "i", shown_prompt(r), r["messages"], **about) for r in records]
     items.write_items(tmp_path / "items.jsonl", *make_evaluation(records, lambda m, i, k: "1"))
     heard = []
-    monkeypatch.setattr(judged, "load_reward", lambda name: lambda *case: heard.append(case) or 1.0)
+    monkeypatch.setattr(judged, "load_rewards", lambda options: lambda *case: heard.append(case) or 1.0)
     for source, known in ((str(tmp_path / "items.jsonl"), {"task": "reviews"}), ("gone", {})):
         judged.answer_scores(judged.Judged(reward="r"), rows, [source])
         assert heard == [("and?", said, known | {"messages": talk(k)}) for k in "pq" for said in "12"]
@@ -189,5 +189,5 @@ def test_a_study_without_judgements_is_refused(study, monkeypatch, capsys):
 @pytest.mark.parametrize("needed, words", [(50.0, "20 more"), (30.0, "enough"), (None, "never enough")])
 def test_what_is_still_needed_is_said(needed, words):
     said = judged.power_line(30, 0.2, {"the rate seen": needed, "60 %": 40.0})
-    assert said.startswith("30 prompts show a win rate 20 points from 50 %; ")
+    assert said.startswith("30 prompts can show a win rate 20 points from 50 %; ")
     assert said.endswith(f"for the rate seen: {words}; for 60 %: 10 more")

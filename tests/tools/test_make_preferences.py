@@ -5,7 +5,7 @@ import pytest
 
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.records import read_records
+from minirlhf.lm.reading import read_records
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.preferences.comparisons import read_preferences
 from minirlhf.tools.make_preferences import main
@@ -29,7 +29,7 @@ def test_the_file_is_read_back_as_comparisons(call):
     status, out, _ = call("--init", "good", "--pairs", 20, "--out", "p.jsonl")
     assert status == 0 and "p.jsonl: 20 comparisons" in out
     lines = read_preferences(["p.jsonl"])
-    assert lines == read_records("p.jsonl") and len(lines) == 20
+    assert [line | {"of_file": True} for line in lines] == read_records(["p.jsonl"]) and len(lines) == 20
 
 
 @pytest.mark.parametrize("argv, message", [

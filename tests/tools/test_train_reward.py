@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.harness.files import load_state
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import messages_of, validation_split
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.preferences import train_reward
 from minirlhf.preferences.train_reward import accumulate_pairs, fit_rewards, measure
+from minirlhf.rl.reward_files import load_reward
 from minirlhf.rl.reward_model import load_reward_model, predict_rewards
 from minirlhf.tools import train_dpo, train_reward as tools_train_reward
 from minirlhf.tools.train_reward import main
@@ -45,6 +45,8 @@ def call(run_main, monkeypatch, tmp_path, make_policy, tokenizer):
         "label": [comparison("p", p=1.5)],
         "one": [comparison("2")],  # which 20 % hold out
         "more": [*records, comparison("say 0", "good", "worse")],
+        "labels": [{"text": f"{word} {i}", "label": word} for i in range(60) for word in ("good", "bad")],
+        "single": [{"text": "good", "label": "good"}],
         "long": [*records, *(comparison(f"say {i}", "good" * 20, "bad") for i in range(30))],
     }
     for name, lines in files.items():
@@ -67,7 +69,8 @@ def test_the_command_trains_measures_normalises_and_saves(call, tmp_path, monkey
     status, out, err = call(*GOOD)
     assert status == 0, err
     reward = load_reward_model("rm")
-    assert reward("say 1", "good", {}) > reward("say 1", "bad", {})
+    good, bad = reward(["say 1", "say 1"], ["good", "bad"], [{}, {}])
+    assert good > bad
     assert reward.tokenizer.special_ids[PAD] == 260
     of_reference = predict_rewards(reward.model, scaled[0])
     assert float(of_reference.mean()) == pytest.approx(0, abs=1e-4)
@@ -81,14 +84,14 @@ def test_the_command_trains_measures_normalises_and_saves(call, tmp_path, monkey
 
 
 def test_what_is_measured_are_the_rewards_before_they_are_normalised(call, tmp_path):
-    """σ(Δ) is a probability on the scale of training alone, which train_state.pt holds."""
+    """σ(Δ) is a probability on the scale of training alone."""
     assert call(*GOOD)[0] == 0
     run, reward = json.loads((tmp_path / "rm" / "run.json").read_text()), load_reward_model("rm")
-    reward.model.load_state_dict(load_state("rm/train_state.pt")["parts"]["model"])
     records = [json.loads(line) for line in (tmp_path / "prefs.jsonl").read_text().splitlines()]
     records = [r for r in records if validation_split(str([m["content"] for m in messages_of(r)]), 20) == "validation"]
-    both = [reward.many([(r["prompt"], r[key], r) for r in records]) for key in ("chosen", "rejected")]
-    delta = np.array(both[0]) - np.array(both[1])
+    prompts = [r["prompt"] for r in records]
+    both = [reward(prompts, [r[key] for r in records], records) for key in ("chosen", "rejected")]
+    delta = (np.array(both[0]) - np.array(both[1])) * run["normalisation"]["std"]
     assert len(records) == run["held_out"]["pairs"] and abs(run["normalisation"]["std"] - 1) > 0.1
     assert run["held_out"]["loss"] == pytest.approx(np.log1p(np.exp(-delta)).mean(), rel=1e-4)
 
@@ -144,7 +147,7 @@ def test_the_command_resumes_to_the_same_bytes(call, tmp_path, monkeypatch):
     again = [*GOOD, "--out", "again"]
     status, _, err = call(*again)
     assert status == 130 and "--resume" in err.splitlines()[-1]
-    assert not (tmp_path / "again" / "config.json").exists()
+    assert load_reward_model("again") and "held_out" in json.loads((tmp_path / "again" / "run.json").read_text())
     assert call(*again, "--resume")[0] == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == weights
 
@@ -172,16 +175,30 @@ def test_with_nothing_held_out_nothing_is_measured(call, tmp_path):
     assert "held_out" not in json.loads((tmp_path / "rm" / "run.json").read_text())
 
 
+def test_records_with_a_label_make_a_classifier(call, tmp_path):
+    """From a base model as well, which gets the roles; its classes are rewards by name."""
+    for init in ("sft", "base"):
+        status, out, err = call(*"--data labels.jsonl --out classes --lr 0.01 --batch 8".split(), "--init", init)
+        assert status == 0 and "held-out texts: accuracy" in out, err
+    status, out, _ = call(*"--data labels.jsonl --out classes --lr 0.01 --batch 8 --init sft --epochs 6".split())
+    run = json.loads((tmp_path / "classes" / "run.json").read_text())
+    assert run["stage"] == "reward" and run["held_out"]["accuracy"] > 0.9 and "normalisation" not in run
+    good, bad = (load_reward(f"model:classes:{label}")[0](["say", "say"], ["good 3", "bad 3"], [{}, {}])
+                 for label in ("good", "bad"))  # fmt: skip
+    assert good[0] > good[1] and bad[0] < bad[1] and max(good + bad) <= 0
+
+
 @pytest.mark.parametrize("argv, message", [
     ("--init sft", "--data: name a file of comparisons"),
     ("--data missing.jsonl --init sft", "missing.jsonl: No such file"),
     ("--data empty.jsonl --init sft", "empty.jsonl: no data"),
-    ("--data equal.jsonl --init sft", "equal.jsonl: no comparison to train on: of 1, 1 are of equals"),
+    ("--data equal.jsonl --init sft", "--data: no comparison to train on: of 1, 1 are of equals"),
     ("--data prefs.jsonl --init sft --held-out 100", "--held-out 100: must be at most 99"),
     ("--data one.jsonl --init sft", "0 are of equals, 0 too long, 1 held out; --held-out 0 trains on all"),
     ("--data plain.jsonl --init sft", "plain.jsonl: record 1 has no 'chosen'"),
     ("--data half.jsonl --init sft", "half.jsonl, line 1: 'rejected' is missing"),
     ("--data label.jsonl --init sft", "label.jsonl, line 1: 'p' must be a probability"),
+    ("--data single.jsonl --init sft", "--data: 1 labelled texts of 1 classes, . held out: nothing to learn"),
     ("--data prefs.jsonl --init nowhere", "nowhere: no such checkpoint folder"),
     ("--data prefs.jsonl --init base", "base: its tokenizer has no <|user|>"),
     ("--data prefs.jsonl --init endless", "endless: 0 of 256 responses end"),

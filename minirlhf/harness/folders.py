@@ -1,0 +1,199 @@
+"""The folder of a training: who writes into it, what stood there before, and what a resume takes from it.
+
+    out/ppo -> out/ppo.1     a run that stands in the folder is moved aside: nothing of it is lost
+    log.jsonl                a line per step; who writes it holds a lock on it, until the end or a kill
+    train_state.pt           what a stopped run goes on from; a finished one leaves `resume` in run.json instead
+
+Proved by tests/harness/test_folders.py.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from minirlhf.harness.files import UserError, load_state, lock, misfit, parse_object, read_json, read_text, write_json
+
+MARKS = "config.json", "run.json", "log.jsonl", "train_state.pt"  # with one of them a run stands in the folder
+PLAIN = "", 0.0, True, None, [""]
+STATE = {"settings": {"*": PLAIN}, "step": range(2**63), "seconds": 0.0, "kept": {"*": 0.0}, "parts": {"*": {}}}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every training is told beside its model, its data and its settings."""
+
+    out: Path  # the folder that receives log.jsonl, train_state.pt and the checkpoint
+    seed: int = 0  # decides everything random
+    dtype: torch.dtype = torch.float32  # of matrix products in training
+    resume: bool = False  # go on where the run in `out` stopped
+    data: str = ""  # a hash of what batches come from: a resume on other data is refused
+    init: str = ""  # a hash of what it starts from: a resume from something else is refused
+    start: str = ""  # the folder of that, which a run must not replace
+    overwrite: bool = False  # what stands in `out`, instead of moving it aside
+    also: tuple[Path, ...] = ()  # folders that are moved aside with it: what was made from it
+    about: dict = field(default_factory=dict)  # run.json, from the first step on
+    save: Callable[[dict, dict], None] | None = None  # (run.json, parts): make the folder a checkpoint
+    load: Callable[[dict], None] | None = None  # (parts): give them the weights of the checkpoint
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a folder that could not be written later, or whose checkpoint must not be replaced."""
+        there = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise UserError(f"--out {self.out}: {there} is no folder that can be written; choose another")
+        replaced = stands_in(self.out) and not self.resume
+        for name, inner in (("--init", self.start), ("the working directory", os.getcwd())):
+            if replaced and inner and Path(inner).resolve().is_relative_to(self.out.resolve()):
+                raise UserError(f"--out {self.out}: holds {name} {inner}, which a new run would replace; take another")
+        (folder := Folder(self)).hold()
+        folder.close()
+
+
+class Folder:
+    """The folder of a run. It is not touched before `begin`."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.log = run, None
+        self.state_path, self.finished, self._held = run.out / "train_state.pt", False, []
+
+    def hold(self) -> None:
+        """Keep other runs out, until `close`. Raises UserError."""
+        there = [x for x in (self.run.out, *self.run.also) if (x / "log.jsonl").exists()]
+        self._held = [take(folder, "r+b") for folder in there]
+
+    def begin(self, start: int) -> str:
+        """Touch the folder: go on behind `start` steps, or anew, what stands there moved aside; says what was done."""
+        run, said, about, size = self.run, "", self.run.about, 0
+        if run.resume:
+            # A resumed run does again what it did after the last save, and each step stands in the log once.
+            if (run.out / "log.jsonl").exists():
+                size = max((end for end, x in read_log(run.out / "log.jsonl") if x["step"] <= start), default=0)
+            about = read_run(run.out) | about
+        self.close()
+        self.hold()  # again: a run that began in the meantime
+        self.close()
+        if not run.resume:
+            said = make_room((run.out, *run.also), run.overwrite)
+        run.out.mkdir(parents=True, exist_ok=True)
+        self.log = take(run.out, "ab")
+        self.log.truncate(size)
+        if about:
+            write_json(run.out / "run.json", about)
+        return said
+
+    def restore(self, settings: dict, parts: dict, kept: dict) -> tuple[int, float, dict]:
+        """Load what was saved into the parts: (steps done, seconds spent, what was kept). Raises UserError.
+
+        A finished run has no state: its weights are those of the checkpoint, and its optimizer is a fresh one.
+        """
+        path, run = self.state_path, self.run
+        self.finished = not path.exists() and "resume" in (about := read_run(run.out))
+        path = run.out / "run.json" if self.finished else path
+        state = about["resume"] if self.finished else load_state(path)
+        if misfit(state, STATE if self.finished else STATE | {"rng": torch.Tensor()}):
+            raise UserError(f"{path}: not a state of this version; train without --resume")
+        total = settings["steps in all"]
+        for key, value in settings.items():
+            saved = state["settings"].get(key)
+            if saved != value and not (key == "steps in all" and type(saved) is int and saved < value):
+                why = f"saved with {key} = {saved}, now {value}"
+                raise UserError(f"{path}: {why}: resume with the same options and files")
+        try:
+            if self.finished:
+                run.load(parts)
+            else:
+                torch.set_rng_state(state["rng"])
+            for name in state["parts"] if self.finished else parts:
+                load_part(parts[name], state["parts"][name])
+            kept = {key: state["kept"][key] for key in kept}
+            start = range(total + 1)[state["step"]]
+        except UserError:
+            raise
+        except Exception as error:  # what is wrong in a state can raise nearly anything
+            raise UserError(f"{path}: damaged, {type(error).__name__}; train without --resume") from error
+        if self.finished and start < total:
+            print(f"{run.out}: finished after {start} steps; goes on to {total}, with a fresh optimizer")
+        return start, state["seconds"], kept
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        for file in (*self._held, self.log):
+            if file:
+                file.close()
+
+
+def stands_in(folder: Path) -> bool:
+    """Whether a run, or any checkpoint, stands in the folder."""
+    return any((folder / name).exists() for name in MARKS)
+
+
+def take(folder: Path, mode: str) -> IO:
+    """The log of a folder, opened for this process alone. Raises UserError."""
+    file = (folder / "log.jsonl").open(mode)
+    if not lock(file):
+        file.close()
+        raise UserError(f"{folder}: another run is writing into it; wait for its end, or choose another --out")
+    return file
+
+
+def make_room(folders: Sequence[Path], overwrite: bool) -> str:
+    """Move the runs that stand in the folders aside, all under one number; returns what was moved, in words.
+
+    overwrite: only take from them what makes them whole; the new run writes over the rest.
+    """
+    found = [folder for folder in folders if stands_in(folder)]
+    if overwrite:
+        for folder in found:
+            for name in ("config.json", "train_state.pt", "run.json"):
+                (folder / name).unlink(missing_ok=True)
+    n = next(n for n in count(1) if not any(os.path.lexists(f"{folder}.{n}") for folder in found))
+    moved = {} if overwrite else {folder: f"{folder}.{n}" for folder in found}
+    for folder, aside in moved.items():
+        folder.rename(aside)
+    return "moved aside: " + ", ".join(f"{folder} -> {aside}" for folder, aside in moved.items()) if moved else ""
+
+
+def read_run(folder: str | Path, like: dict | None = None) -> dict:
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere). Raises UserError."""
+    path = Path(folder) / "run.json"
+    return read_json(path, like, "train it again, or put back an undamaged copy") if path.exists() else {}
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a run there was stopped or finished. Raises UserError."""
+    return (folder / "train_state.pt").exists() or "resume" in read_run(folder)
+
+
+def read_log(path: Path) -> list[tuple[int, dict]]:
+    """The records of a log.jsonl, each behind the number of bytes up to its end. Raises UserError.
+
+    Of a last line without its end nobody knows anything: who wrote it was killed.
+    """
+    records, end = [], 0
+    for line in read_text(path).split("\n")[:-1]:
+        record, end = parse_object(line, f"{path}, line {len(records) + 1}"), end + len(line.encode()) + 1
+        if misfit(record, {"step": range(2**63)}):
+            raise UserError(f"{path}, line {len(records) + 1}: no step in it; not a log of ours, or damaged")
+        records.append((end, record))
+    return records
+
+
+def load_part(part, state: dict) -> None:
+    """Give a part its saved state. Raises nearly anything for one that is not its own, which AdamW would take."""
+    optimizer = getattr(part, "optimizer", None)
+    own, saved = (x["param_groups"] for x in (optimizer.state_dict(), state["optimizer"])) if optimizer else ([], [])
+    if [x | {"lr": 0} for x in saved] != [x | {"lr": 0} for x in own]:
+        raise ValueError("of another optimizer")
+    part.load_state_dict(state)
+    for parameter, moments in optimizer.state.items() if optimizer else ():
+        if {k: x.shape for k, x in moments.items()} != {"step": (), "exp_avg": (s := parameter.shape), "exp_avg_sq": s}:
+            raise ValueError("of another model")
+
+
+def is_plain(state: dict) -> bool:
+    """Whether run.json can hold it: no tensors in it."""
+    return not any(isinstance(x, torch.Tensor) or isinstance(x, dict) and not is_plain(x) for x in state.values())
