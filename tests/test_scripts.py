@@ -134,7 +134,7 @@ def folders(trained, tmp_path):
     config.write_text(config.read_text().replace('"n_embd": 16', '"n_embd": 18'))
     model, tokenizer = checkpoint.load(tmp_path / "other")
     tokenizer.add_specials(["<|more|>"])
-    model.resize_vocabulary(tokenizer.vocab_size)
+    checkpoint.resize_vocabulary(model, tokenizer.vocab_size)
     checkpoint.save(tmp_path / "other", model, tokenizer, {"stage": "sft"})
     return tmp_path
 
@@ -420,7 +420,7 @@ def judge(files, folders):
     """A reward model `rm` of the good checkpoint, with a head of random numbers."""
     trunk, tokenizer = checkpoint.load(folders / "good")
     tokenizer.add_specials([PAD])
-    trunk.resize_vocabulary(tokenizer.vocab_size)
+    checkpoint.resize_vocabulary(trunk, tokenizer.vocab_size)
     model = RewardModel(trunk)
     torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(0))
     save_reward_model(folders / "rm", model, tokenizer, {})

@@ -10,6 +10,7 @@ Nothing is ever pickled code. Proved by tests/lm/test_checkpoint.py.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -190,8 +191,16 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
         sizes = f"{tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}"
         raise UserError(f"{folder}: the tokenizer has {sizes}: they are of two models")
     # Rows that no token stands for could be sampled, and then not be decoded.
-    model.resize_vocabulary(tokenizer.vocab_size)
+    resize_vocabulary(model, tokenizer.vocab_size)
     return model, tokenizer, found
+
+
+def resize_vocabulary(model: GPT, size: int) -> None:
+    """Cut the embedding to its first `size` rows, or add rows, each the mean of the old ones."""
+    old = model.wte.weight.data[:size]  # (V, C)
+    new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
+    model.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
+    model.config = replace(model.config, vocab_size=size)
 
 
 def read_run(folder: str | Path) -> dict:
@@ -203,7 +212,7 @@ def load_with_roles(folder: str | Path) -> tuple[GPT, Tokenizer]:
     """`load` of a model to fine-tune: special tokens that it does not know get new rows of the embedding."""
     model, tokenizer = load(folder)
     tokenizer.add_specials([name for name in SPECIALS if name not in tokenizer.special_ids])
-    model.resize_vocabulary(tokenizer.vocab_size)
+    resize_vocabulary(model, tokenizer.vocab_size)
     return model, tokenizer
 
 

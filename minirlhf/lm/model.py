@@ -13,7 +13,7 @@ below. Proved by tests/lm/test_model.py.
 Shapes: B batch, T sequence, S keys (T plus what the cache holds), C width, H heads, D head size, V vocabulary.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 
 import torch
@@ -195,13 +195,6 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: (..., C) -> (..., V), by the transposed token embedding."""
         return F.linear(hidden, self.wte.weight)  # (..., V)
-
-    def resize_vocabulary(self, size: int) -> None:
-        """Cut the embedding to its first `size` rows, or add rows, each the mean of the old ones."""
-        old = self.wte.weight.data[:size]  # (V, C)
-        new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
-        self.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
-        self.config = replace(self.config, vocab_size=size)
 
 
 def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def make_reward_model(options: Options, config: RewardConfig, machine: Machine) 
     labelled = "chosen" not in records[0]
     trunk, tokenizer = (checkpoint.load_with_roles if labelled else checkpoint.load_chat)(options.init)
     tokenizer.add_specials([PAD])
-    trunk.resize_vocabulary(tokenizer.vocab_size)
+    checkpoint.resize_vocabulary(trunk, tokenizer.vocab_size)
     context = trunk.config.context
     if options.check_data:
         return check_data(split_by_prompt(records, config.held_out), tokenizer, context)

@@ -170,7 +170,7 @@ def build(folder: Path) -> None:
         succeed("train_dpo --config dpo.json --out stopped-dpo", 130)
     model, tokenizer = checkpoint.load("out/sft")
     tokenizer.add_specials([PAD])
-    model.resize_vocabulary(tokenizer.vocab_size)
+    checkpoint.resize_vocabulary(model, tokenizer.vocab_size)
     save_reward_model("out/rm", RewardModel(model), tokenizer, {"stage": "reward"})
     make_gpt2(folder / "gpt2")
     make_study("out/judgements", 0)

@@ -173,7 +173,7 @@ def test_where_there_is_no_sft_the_first_model_is_the_reference(ask):
 def test_models_of_different_tokenizers_are_refused_by_name(ask, make_policy, tokenizer):
     with pytest.raises(UserError, match="b and a have different tokenizers"):
         models = {"a": Policy(make_policy(0), tokenizer), "b": Policy(make_policy(0, layers=1), tokenizer)}
-        models["b"].model.resize_vocabulary(261)
+        checkpoint.resize_vocabulary(models["b"].model, 261)
         collect_items(Evaluation(), RewardOptions(), 0, models, dict.fromkeys(models, {}), {})
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from minirlhf.lm import model as model_module
+from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig, KVCache, ScalarHead, attention, attention_bias
 
 KERNELS = ("manual", "sdpa")
@@ -448,7 +449,7 @@ def test_growing_the_vocabulary_keeps_the_old_logits_and_ties_the_new_head(make_
     model = make_gpt()
     ids = some_ids(2, 5)
     before, mean = logits_of(model, ids), model.wte.weight.mean(0)
-    model.resize_vocabulary(53)
+    checkpoint.resize_vocabulary(model, 53)
     assert model.config.vocab_size == 53 and model.config.heads == 2 and model.wte.num_embeddings == 53
     after = logits_of(model, ids)
     assert after.shape == (2, 5, 53)
@@ -463,9 +464,9 @@ def test_cutting_the_vocabulary_keeps_the_logits_of_what_stays(make_gpt):
     model = make_gpt()
     ids = some_ids(2, 5) % 40
     before = logits_of(model, ids)
-    model.resize_vocabulary(50)
+    checkpoint.resize_vocabulary(model, 50)
     assert torch.equal(logits_of(model, ids), before)
-    model.resize_vocabulary(40)
+    checkpoint.resize_vocabulary(model, 40)
     assert model.config.vocab_size == 40 and logits_of(model, ids).shape == (2, 5, 40)
     torch.testing.assert_close(logits_of(model, ids), before[..., :40])
 

@@ -125,7 +125,7 @@ def test_the_reference_is_the_model_as_it_came(call, monkeypatch):
     monkeypatch.setattr(train_reward, "respond", watched)
     model, tokenizer = checkpoint.load("sft")
     tokenizer.add_specials([PAD])
-    model.resize_vocabulary(261)
+    checkpoint.resize_vocabulary(model, 261)
     assert call(*GOOD)[0] == 0
     ((sha, prompts, seeds),) = drawn
     assert sha == checkpoint.fingerprint(model) and seeds == 256
