@@ -59,15 +59,9 @@ def main() -> None:
     if data.check_data:
         asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
         return check_data(asked, tokenizer, policy.config.context)
-    reward = load_rewards(judged, device)
-    if any(spec.startswith("model:") for spec in judged.reward) and config.missing_eos >= 0:
-        print(f"--missing-eos {config.missing_eos:g} is no less than the mean of a learnt reward, which is 0, and below"
-              " for a class: an answer that never ends pays; -3, say, is three deviations below")
-
-    out = Path(data.out)
+    reward, out = load_rewards(judged, device, config.missing_eos), Path(data.out)
     policy.to(device)
-    rewards = [(spec, reward_hash(spec)) for spec in judged.reward]
-    reference, source = checkpoint.fingerprint(policy), data_hash([sets, rewards])
+    reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, judged.reward))])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
     run = machine.record(data, config, config.algorithm, judged)
     run["data"] |= asdict(judged)

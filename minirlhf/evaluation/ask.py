@@ -16,7 +16,7 @@ from torch import Tensor
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, fit_context, render, render_prompt
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_left
-from minirlhf.lm.logits import entropy, exact_kl, token_logprobs
+from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
 from minirlhf.lm.tokenizer import Tokenizer
@@ -56,6 +56,17 @@ class Protocol:
     samples: int  # to each record, at temperature 1, beside the greedy one
     seed: int
     gold: bool = False  # the task's own reward, too, where reward_of is another
+
+
+def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """Σ_v π_v (log π_v − log ref_v) at each position: (..., V) twice -> (...), exactly 0 for equal logits.
+
+    Summed over the tokens of a sampled response it is the Rao-Blackwell estimate of the KL between
+    the two distributions over responses. Source: Amini et al. 2025, arXiv 2504.10637.
+    """
+    logp, ref = (x.float().log_softmax(-1) if x.dtype != torch.float64 else x.log_softmax(-1)
+                 for x in (logits, ref_logits))  # (..., V) each
+    return (logp.exp() * (logp - ref)).sum(-1)  # (...)
 
 
 @torch.no_grad()

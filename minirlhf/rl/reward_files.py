@@ -14,6 +14,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import torch
@@ -68,8 +69,16 @@ class Rewards:
         return means if len(self.parts) > 1 else {}
 
 
-def load_rewards(options: RewardOptions, device: torch.device | str = "cpu") -> Rewards | None:
-    """What --reward names, or None. device: of reward models.  Raises UserError."""
+def load_rewards(
+    options: RewardOptions, device: torch.device | str = "cpu", missing_eos: float = -inf
+) -> Rewards | None:  # fmt: skip
+    """What --reward names, or None. device: of reward models.  Raises UserError.
+
+    missing_eos: what an answer that never ends scores; says so where that is no less than the mean of a learnt reward.
+    """
+    if any(spec.startswith("model:") for spec in options.reward) and missing_eos >= 0:
+        print(f"--missing-eos {missing_eos:g} is no less than the mean of a learnt reward, which is 0, and below"
+              " for a class: an answer that never ends pays; -3, say, is three deviations below")
     if len(set(options.reward)) < len(options.reward):
         raise UserError(f"--reward {' '.join(options.reward)}: one is there twice; give it a weight")
     return Rewards({spec: load_reward(spec, device) for spec in options.reward}, options) if options.reward else None
@@ -82,10 +91,10 @@ def split_weight(spec: str) -> tuple[str, float]:
 
 
 def reward_hash(spec: str) -> str:
-    """SHA-256 of the file behind a reward, so that a resume can say that it has changed."""
+    """The name and the SHA-256 of the file behind a reward, so that a resume can say that it has changed."""
     path = split_weight(spec)[0].rpartition(":")[0]
     file = Path(spec.split(":")[1]) / "model.safetensors" if spec.startswith("model:") else Path(path)
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return f"{spec} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, float]:

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minirlhf.evaluation.ask import exact_kl
 from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.checkpoint import fingerprint
 from minirlhf.lm.generation import Generation, pad_columns
-from minirlhf.lm.logits import exact_kl, token_logprobs
+from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import kl_estimate, masked_mean, masked_sum, policy_loss, token_weights

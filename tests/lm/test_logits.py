@@ -6,7 +6,8 @@ from math import exp, log
 import pytest
 import torch
 
-from minirlhf.lm.logits import entropy, exact_kl, token_logprobs
+from minirlhf.evaluation.ask import exact_kl
+from minirlhf.lm.logits import entropy, token_logprobs
 
 # torchtune's and evaluation.md's categorical distributions, and log-probs of four sampled tokens
 P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)

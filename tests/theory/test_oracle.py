@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minirlhf.lm.generation import Sampling, generate
-from minirlhf.lm.logits import exact_kl
+from minirlhf.evaluation.ask import exact_kl
 from minirlhf.preferences.dpo import implicit_reward
 from minirlhf.preferences.train_reward import preference_loss
 from minirlhf.rl.losses import (
