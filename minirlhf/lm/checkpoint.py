@@ -196,7 +196,6 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
 
 
 def resize_vocabulary(model: GPT, size: int) -> None:
-<<<<<<< HEAD
     """Cut the embedding, and a head of its own, to `size` rows, or add rows, each the mean of the old ones."""
     for layer in (model.wte, getattr(model, "lm_head", None)):
         if layer is not None:
@@ -204,12 +203,6 @@ def resize_vocabulary(model: GPT, size: int) -> None:
             new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
             layer.weight = nn.Parameter(torch.cat([old, new]))  # (size, C)
     model.wte.num_embeddings = size
-=======
-    """Cut the embedding to its first `size` rows, or add rows, each the mean of the old ones."""
-    old = model.wte.weight.data[:size]  # (V, C)
-    new = old.mean(0, keepdim=True).expand(size - len(old), -1)  # (n, C)
-    model.wte = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
->>>>>>> main
     model.config = replace(model.config, vocab_size=size)
 
 
