@@ -193,7 +193,6 @@ class GPT(nn.Module):
         """hidden: (..., C) -> (..., V), by the transposed token embedding."""
         return F.linear(hidden, self.wte.weight)  # (..., V)
 
-<<<<<<< HEAD
 
 def locate(
     ids: Tensor, key_mask: Tensor | None, cache: KVCache | None, context: int, like: Tensor
@@ -214,8 +213,6 @@ def locate(
         raise ValueError(f"{int(positions.max()) + 1} tokens do not fit the context of {context}")
     return positions, attention_bias(T, past + T, key_mask, like)  # (T,) or (B, T); (B or 1, 1, T, S)
 
-=======
->>>>>>> main
 
 def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor:
     """What is added to the scores: 0 where a query may look, the most negative number elsewhere.
