@@ -99,7 +99,7 @@ def score_tokens(
     """(log π, V, H) of each response token, (B, R) float32, from one pass over prompt and response.
 
     log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head.
-    The head of the model is put on real response tokens alone.
+    The LM head is put on real response tokens alone.
     """
     hidden, n = response_hidden(model, rows)  # (N', C)
     logits = model.logits(hidden)[:n] / temperature  # (N, V)
@@ -132,7 +132,7 @@ def collect(
 
     reward_of, missing_eos: see `score_responses`.  micro_rows: rows per pass of scoring.
     The policy's log-probs are computed again, by the pass that training repeats. So π / π_old is exactly 1 before
-    the first step. The sampler's log-probs are kept, to measure the gap.
+    the first step. The sampler's log-probs are kept for `sampler_gap` in the log.
     """
     tokenizer, T = models.tokenizer, sampling.temperature
     prompts = [render_prompt(record, tokenizer) for record in records]
