@@ -536,6 +536,12 @@ def test_check_data_shows_the_data_under_the_users_names_and_touches_nothing(com
     assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
 
 
+def test_check_data_of_an_evaluation_shows_the_generated_test_sets(trained, call, monkeypatch):
+    monkeypatch.chdir(trained)
+    status, out, err = call("evaluate.py", "--check-data", "--prompts", "4", "--threads", "1")
+    assert status == 0 and "0 of 4 prompts also stand in training" in out, err
+
+
 def test_names_of_fields_reach_run_json_and_what_was_trained_on_is_known_by_them(files, folders, call):
     (files / "named.csv").write_text("q,response\n" + "".join(f"say {c},{2 * c}\n" for c in "abcdefgh"))
     argv = ["--data", "named.csv", "--map", "prompt=q", "--threads", "1"]

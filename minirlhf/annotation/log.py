@@ -247,7 +247,8 @@ def read_key(folder: Path) -> dict:
     key = read_part(path, KEY, "put it back: nothing else knows which answer is whose")
     if key["study"] != name:
         raise UserError(f"{path}: is the key of study {key['study']}, but this study is {name}")
-    sides = {place["left"] for place in key["places"]}
-    if len(key["models"]) != 2 or len(key["places"]) != len(study["places"]) or not sides <= {"a", "b"}:
+    models, sides = key["models"], {place["left"] for place in key["places"]}
+    fits = len({*models}) == len(models) == 2 and len(key["places"]) == len(study["places"])
+    if not fits or not sides <= {"a", "b"}:
         raise UserError(f"{path}: damaged, it does not fit study.json; put back an undamaged copy")
     return key

@@ -81,6 +81,13 @@ def number(value) -> float | None:
     return float(value) if isinstance(value, Real) and abs(value) <= torch.finfo(torch.float32).max else None
 
 
+def shown(value: object, how: Callable = repr, most: int = 60) -> str:
+    """The first characters of what a user's object says of itself, which may raise."""
+    with suppress(Exception):
+        return how(value)[:most]
+    return "no word"
+
+
 def call_each(call: Callable, parts: Sequence, threads: int, seconds: float, overdue: Callable) -> list:
     """call(part) of each, `threads` at once. Raises what a call raises, and overdue(part) of one that takes too long.
 

@@ -86,6 +86,8 @@ def rows_of(path: str, names: Mapping[str, str]) -> Iterator[tuple[str, dict]]:
         yield from json_rows(text, path)
     elif comma := comma_of(text, {*KNOWN, *SHAPES, *names.values()}):
         yield from table_rows(text, path, comma, {names.get(key, key) for key in NUMBERS})
+    elif re.search(r"\.jsonl?(\.gz)?$", path) and text.strip():
+        raise UserError(f"{path}: no JSON objects in it; if it is a text, call it .txt")
     elif text.strip():
         yield path, {"text": text}
 

@@ -44,7 +44,7 @@ class RewardConfig:
     """Training."""
 
     epochs: float = option(3.0, "passes over the prompts; more learn a thousand comparisons by heart", above=0)
-    batch: int = option(32, "prompts in an optimizer step, with all comparisons of each", least=1)
+    batch: int = option(32, "prompts in an optimizer step, with all comparisons of each", least=1, most=2**20)
     lr: float = option(5e-4, "peak learning rate; falls to a tenth on half a cosine", least=0)
     warmup: int = option(10, "steps of rising learning rate", least=0)
     weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)

@@ -21,7 +21,7 @@ import torch
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option
-from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, undisturbed
+from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, shown, undisturbed
 from minirlhf.rl.reward_model import load_reward_model
 from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
 
@@ -33,7 +33,7 @@ class RewardOptions:
     """Reward."""
 
     reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
-    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, needs="reward")
+    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, most=1000, needs="reward")
     reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
     reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")
 
@@ -99,7 +99,7 @@ def reward_hash(spec: str) -> str:
 
 def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, float]:
     """One reward, named as WAYS says, and its weight. Raises UserError."""
-    if spec.startswith("model:"):
+    if re.match("model:[^:]", spec):
         folder, _, rest = spec.removeprefix("model:").partition(":")
         judge = load_reward_model(folder, device)
         classes = judge.model.classes
@@ -125,7 +125,7 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, 
         raise
     except BaseException as error:  # a user's file may raise anything, SystemExit too
         place = place_in(module_spec.origin, error, getattr(error, "lineno", None) or 1)
-        raise UserError(f"--reward {spec}: {place} raised {type(error).__name__}: {error!s:.300}") from error
+        raise UserError(f"--reward {spec}: {place} raised {type(error).__name__}: {shown(error, str, 300)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         found = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]

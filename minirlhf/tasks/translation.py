@@ -205,7 +205,7 @@ def _sentence(split: str, index: int) -> tuple[Frame, Setting]:
 def records(split: str, n: int, seed: int) -> list[dict]:
     """n records with "reference"; sentences are distinct in held-out splits, and all equally likely.
 
-    Raises ValueError for an unknown split, or if the held-out split has fewer than n sentences.
+    Raises ValueError for an unknown split, UserError if the held-out split has fewer than n sentences.
     """
     chosen = draw_items(range(frames(split)[1][-1]), n, random.Random(f"{NAME} {split} {seed}"), split)
     sentences = [_sentence(split, index) for index in chosen]
