@@ -176,7 +176,7 @@ def left_out(records: list[dict], scored: int) -> list[str]:
 
 def check_sets(options: Evaluation, seed: int, policy: Policy, runs: dict[str, dict]) -> None:
     """--check-data: `check_data` of the test sets beside what the models were trained on."""
-    sets = test_sets(options, runs, seed, policy.model.wte.weight.device)
+    sets = test_sets(options, None, runs, seed)
     parts = {"training": [r for records in training_records(runs).values() for r in records]}
     parts |= {title: records for title, records, *_ in sets}
     check_data(parts, policy.tokenizer, policy.model.config.context)
