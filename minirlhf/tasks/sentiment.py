@@ -16,6 +16,7 @@ REWARD = "accuracy"
 RL_WEIGHT = 0.5
 EVAL_SPLITS = ("validation", "test")
 LABELS = ("positive", "neutral", "negative")
+documents = reviews.documents  # none of them one that a held-out split of this task can ask about
 
 
 def records(split: str, n: int, seed: int) -> list[dict]:
@@ -36,11 +37,6 @@ def records(split: str, n: int, seed: int) -> list[dict]:
         answer = "positive" if total > 0 else "negative" if total < 0 else "neutral"
         out.append({"task": NAME, "prompt": f"{text} sentiment:", "response": answer, "label": answer})
     return out
-
-
-def documents(n: int, seed: int) -> list[str]:
-    """n reviews, none of them one that a held-out split of this task can ask about."""
-    return reviews.documents(n, seed)
 
 
 def reward(prompt: str, response: str, record: dict) -> float:
