@@ -3,10 +3,9 @@
     W, L    votes for the one answer, and for the other: one per annotator and pair; ties do not count
     chosen  the majority's answer; n = W + L, p = W / n; a pair with W = L is dropped
 
-A conversation has `messages` instead of `prompt`. The disagreement is kept as p. So a trainer can fit
-−p log σ(Δ) − (1 − p) log σ(−Δ) instead of a certainty that nobody had. Attention items and repeated pairs are
-not exported. A prompt is on one side, training or test, for good.
-Proved by tests/annotation/test_export.py.
+A conversation has `messages` instead of `prompt`. The disagreement is kept as p, for the loss of
+`preferences/train_reward.py`. Attention items and repeated pairs are not exported. A prompt is on one side, training
+or test, for good. Proved by tests/annotation/test_export.py.
 """
 
 import json

@@ -6,10 +6,9 @@
     closed       exists when the study takes no more judgements
 
 An event is `left`, `right`, `tie`, `bad` or `skip` at a place, or `undo`, which takes back the last one. Everybody
-judges the places in their order, so the judgements that hold are a list. A list of length n takes a judgement of
-place n next; an undo pops. The hash of study.json stands in key.json and in the first line of every log, so
-that studies do not mix. A log has one writer, the session that holds its lock. A killed process may leave part of
-a line: that event was never acknowledged, and the page sends it again.
+judges the places in their order, so the judgements that hold are a list: an undo pops. The hash of study.json stands
+in key.json and in the first line of every log, so that studies do not mix. A log has one writer, the session that
+holds its lock. A killed process may leave part of a line: the page sends that event again.
 Proved by tests/annotation/test_log.py.
 """
 

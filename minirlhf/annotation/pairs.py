@@ -8,9 +8,8 @@ evaluate.py's items.jsonl. n pairs become:
     duplicate     1 pair in 10, shown again at least 10 places later with sides swapped: is the judge consistent?
     attention     1 extra per 20 pairs: one model's answer against the other's to another prompt: is the judge awake?
 
-An attention item tests something only where answers to other prompts are visibly wrong. A conversation's prompt
-is every turn before the answer; the study holds these turns as `messages`, too.
-Proved by tests/annotation/test_pairs.py.
+An attention item tests something only where answers to other prompts are visibly wrong. The study holds the turns of
+a conversation as `messages`, too. Proved by tests/annotation/test_pairs.py.
 """
 
 import json

@@ -118,7 +118,7 @@ def read_curves(folder: str | Path) -> list[dict]:
     names += sorted({n for x in log for n in x if n.startswith("share/")})
     found = []
     for name in names:
-        points = [[x["step"], x[name]] for x in log if all_finite(x.get("step")) and all_finite(x.get(name))]
+        points = [[x["step"], x[name]] for x in log if all_finite(x.get(name))]
         if len(points) > POINTS:  # means of runs of neighbours
             points = [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(points, dtype=float), POINTS)]
         if len(points) > 1:

@@ -5,10 +5,9 @@
 
 `are_training_runs` tells by the reports what is meant. In two evaluations a model is compared with the one of its
 name, sample by sample: equal seeds draw the k-th sample of both with the same random numbers. Training runs that were
-put to prompts of their own (`--seed` of their own) are independent draws, and se = s/√S; if all were put to the same
-prompts, these are a sample, too: `training_runs.crossed_t`. Three runs have a t of 4.3, two of 12.7: what few runs
-cannot show, more prompts cannot mend. The rewards of all sets and models are one family, and their verdicts go by
-Holm's adjusted p. Proved by tests/evaluation/test_reports.py.
+put to prompts of their own are independent draws; if all were put to the same prompts, these are a sample, too:
+`training_runs.crossed_t`. The rewards of all sets and models are one family, and their verdicts go by Holm's adjusted
+p. Proved by tests/evaluation/test_reports.py.
 """
 
 from collections import Counter

@@ -60,8 +60,7 @@ class Effect:
 class Claim:
     """What is said, and the effects that must all be above 0 for it to hold.
 
-    It is not shown where no arm of `need` reaches FLOOR. An arm that earns nothing on a set of prompts cannot fall.
-    The arm that earned more on training's prompts would seem to lose more for that reason alone.
+    It is not shown where no arm of `need` reaches FLOOR: an arm that earns nothing on a set of prompts cannot fall.
     """
 
     topic: str

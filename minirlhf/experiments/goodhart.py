@@ -76,8 +76,7 @@ def fit_law(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[
     kind: "best-of-n" or "rl".  d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard
     errors of R.  The weight of a point is the precision of R / d, (d / error)². The 95 % interval is that of fits to
     R + errors · max(1, misfit) · N(0, 1). Precise points make no law better known that they do not obey.
-    Undefined where a number is not finite or an error is 0. Undefined below three different d above 0, too: two points
-    obey any such law.
+    Undefined where a number is not finite or an error is 0, and below three different d above 0.
     """
     d, R, sigma = (np.array([x for x, at in zip(values, d) if at != 0]) for values in (d, R, errors))  # (n,) each
     if not np.isfinite([d, R, sigma]).all() or (sigma <= 0).any() or len(np.unique(d)) < 3:

@@ -2,8 +2,8 @@
 
     reviews.csv: 812 records of prompt and label; column `id` unused; 3 without a label
 
-The content decides, not the name: JSON lines or an array, CSV or TSV with a header, else one text; gzip of each. A
-folder is every .txt in it. Proved by tests/lm/test_reading.py.
+The content decides, not the name: JSON lines or an array, CSV or TSV with a header, else one text; gzip of each.
+Proved by tests/lm/test_reading.py.
 """
 
 import csv

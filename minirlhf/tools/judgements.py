@@ -2,8 +2,7 @@
 
 It reports win rates, strengths, biases, and how far annotators and rewards agree, as a table and as judged.json
 in the study's folder. `--reward model:out/rm` and `--gold reviews` score the same answers. `--export prefs.jsonl`
-writes what a reward model trains on. `--more` includes studies of other pairs of models.
-Proved by tests/tools/test_judgements.py.
+writes what a reward model trains on. Proved by tests/tools/test_judgements.py.
 """
 
 import json

@@ -2,9 +2,8 @@
 
 python -m minirlhf.tools.simulate_judge --annotator ada --seed 1     out/judgements, as a person named ada would
 
-It sees what a person sees, through the same session and log, and no model's name. It chooses the left answer
-with the probability of Bradley and Terry (`simulated.Labeller`). Equal rewards are a tie. Use it to try the
-whole loop, and to see what a number of judgements can show. Proved by tests/tools/test_simulate_judge.py.
+It sees what a person sees, through the same session and log. It chooses the left answer with the probability of
+Bradley and Terry (`simulated.Labeller`). Equal rewards are a tie. Proved by tests/tools/test_simulate_judge.py.
 """
 
 from collections.abc import Callable
