@@ -21,10 +21,7 @@ TEST = 20  # % of prompts
 
 
 def preferences(rows: Sequence[Row]) -> list[dict]:
-    """One record for each different pair of answers that has a majority, in the order of `rows`.
-
-    rows: those of annotators whose judgements count.
-    """
+    """One record per different pair of answers that has a majority.  rows: those of annotators who count."""
     records = []
     for group in grouped(decided(rows), lambda row: (row.prompt, row.answers)).values():
         row, n = group[0], len(group)
@@ -50,10 +47,7 @@ def is_test(prompt: str) -> bool:
 
 
 def write_train_and_test(path: str | Path, records: Sequence[dict]) -> tuple[Path, int, int]:
-    """Write training records to `path`, test records to NAME.test.jsonl beside it. Returns that path and both counts.
-
-    Raises UserError if there is nothing to train on, and leaves old files as they were.
-    """
+    """Write records to `path` and NAME.test.jsonl, whose path is returned with both counts. Raises UserError."""
     path = Path(path)
     test = path.with_suffix(f".test{path.suffix}")
     sides = [[r for r in records if is_test(shown_prompt(r)) == side] for side in (False, True)]

@@ -135,10 +135,7 @@ def arrange(pairs: Sequence[AnswerPair], spare: Sequence[AnswerPair], rng: rando
 def make_places(
     records: Sequence[dict], answers: Sequence[tuple[dict, dict]], n: int, seed: int
 ) -> tuple[list[dict], dict]:
-    """The places of a study of n pairs (or all, if there are fewer), and what the key says of them. Raises UserError.
-
-    records, answers: as for `candidates`.
-    """
+    """The places of a study of at most n pairs, of what `candidates` takes, and their key. Raises UserError."""
     rng = random.Random(seed)
     found = candidates(records, answers, rng)
     pairs, spare = found[:n], found[n:]

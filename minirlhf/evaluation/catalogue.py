@@ -256,10 +256,7 @@ def metric_names(words: str) -> list[str]:
 
 
 def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
-    """The metrics of one set of prompts: those named, "all" that apply, or a default.
-
-    Raises UserError for a metric that was asked for and lacks what it needs.
-    """
+    """The metrics of one set: those named, "all" that apply, or a default. Raises UserError for one that cannot be."""
     if names and "all" not in names:
         made = {name: METRICS[name][0](view) for name in names}
         if missing := [name for name, metrics in made.items() if not metrics]:

@@ -271,10 +271,7 @@ def optimum_of_training(run: dict, reference: str, beta: float, reward: tuple[st
 
 
 def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
-    """data set -> the records that the models were trained on, made or read again as their run.json says.
-
-    Of files that are gone there is nothing.
-    """
+    """data set -> what the models were trained on, made or read again by their run.json; nothing of what is gone."""
     data = [(run.get("data", {}), run) for run in runs.values()]
     made = {(name, d.get("examples", 0), run.get("seed", 0)) for d, run in data for name in run.get("tasks", {})}
     seen: dict[str, list[dict]] = {}

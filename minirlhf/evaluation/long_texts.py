@@ -105,10 +105,7 @@ def texts_of_training(run: dict) -> list[str]:
 
 
 def score_texts(texts: Sequence[str], models: dict[str, Policy], runs: dict, stride: int) -> dict[str, TextScore]:
-    """name -> what all texts cost that model. An n-gram model of the first one's pretraining texts is added.
-
-    runs: name -> run.json.  stride: 0 means half of each model's context. Raises UserError.
-    """
+    """name -> what all texts cost it; also an n-gram model. stride: 0 is half of each context. Raises UserError."""
     scores: dict[str, TextScore] = {}
     for name, policy in models.items():
         context = policy.model.config.context

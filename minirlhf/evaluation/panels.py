@@ -76,10 +76,7 @@ def calibration_panel(texts: dict[str, list[dict]], seed: int) -> dict[str, dict
 
 
 def choose_examples(view: View, reference: str, policy: str, seed: int) -> dict[str, int]:
-    """rule -> prompt, by the policy's mean reward less the reference's: best, median, worst; and one at random.
-
-    Without a reward, by KL to the reference.
-    """
+    """rule -> prompt, by the policy's mean reward (or KL) less the reference's: best, median, worst; and random."""
     n = len(view.records)
     each = np.arange(n)  # prompts, whatever their unit
     value = (lambda x: x["scores"]["reward"]) if rewards_by_prompt(view) else (lambda x: x["kl"])

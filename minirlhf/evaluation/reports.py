@@ -82,10 +82,7 @@ def measures(s: TestSet) -> list[Metric]:
 
 
 def compare_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
-    """What has changed from the first evaluation to the second, for each model of each set.
-
-    Raises UserError where no set, model or prompt is in both.
-    """
+    """What has changed from the first to the second, by model and set. Raises UserError where nothing is in both."""
     parts, apart = [], []
     for title in shared(paths, "set", *sets):
         old, new = (of[title] for of in sets)
@@ -155,10 +152,7 @@ def lines_of_evaluations(found: dict) -> str:
 
 
 def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
-    """last − reference over all runs, for each set and quantity of all.
-
-    Raises UserError where the runs compare other models, are one run twice, or share no set.
-    """
+    """last − reference over all runs, for each set and quantity. Raises UserError for runs that do not compare."""
     names = [(list(about["models"])[-1], about["against"]) for about in abouts]
     last, reference = names[0]
     for path, (a, b) in zip(paths, names):

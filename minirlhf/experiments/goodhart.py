@@ -62,10 +62,7 @@ def peak(kind: str, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
 
 
 def least_squares(kind: str, d: np.ndarray, R: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """For each row of R the (α, β) that minimise Σ w (R / d − α + β f(d))², f(d) = d or ln d: (2, B).
-
-    d, weights: (n,).  R: (B, n).
-    """
+    """For each row of R (B, n) the (α, β) that minimise Σ w (R / d − α + β f(d))², f(d) = d or ln d: (2, B)."""
     A = np.column_stack([np.ones_like(d), -LAWS[kind][1](d)]) * np.sqrt(weights)[:, None]  # (n, 2)
     return np.linalg.lstsq(A, (R / d * np.sqrt(weights)).T, rcond=None)[0]  # (2, B)
 

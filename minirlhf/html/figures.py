@@ -66,10 +66,7 @@ def round_reach(x: float) -> float:
 
 
 def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], order: Sequence[str]) -> str:
-    """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
-
-    The KL axis has a square-root scale, as in Gao et al. 2022.
-    """
+    """Reward against KL, on a square-root scale, of each model with its intervals; best-of-n as a curve."""
     drawn = {name: (kl[name], r) for name, r in reward.items() if all_finite(kl[name].get("value"), r.get("value"))}
     best = [b for b in best_of_n if all_finite(b.get("kl_bound"), b.get("reward"))]
     shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], WIDTH)

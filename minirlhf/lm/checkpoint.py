@@ -42,10 +42,7 @@ RUN = {  # of run.json: all that anything reads of it, as an example
 
 
 def fingerprint(model: GPT, tokenizer: Tokenizer | None = None) -> str:
-    """SHA-256 of the weights, so that two names for one model are found out, and one name for two.
-
-    tokenizer: it counts, too.
-    """
+    """SHA-256 of the weights, and of a tokenizer: two names for one model are found out, and one name for two."""
     digest = hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -42,10 +42,7 @@ class FitConfig:
 
 
 def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
-    """− log p of each target token, (N,) float32, row by row in the order of the mask's True places.
-
-    The head is put on those places alone.
-    """
+    """− log p of each target token, (N,) float32, in the order of the mask's True places; the head sees no other."""
     hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
     return -token_logprobs(model.logits(hidden)[:n], batch.targets[batch.mask])  # (N,)
 

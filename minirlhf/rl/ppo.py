@@ -55,10 +55,7 @@ def update(
     models: Models, rollout: Rollout, config: PPOConfig, beta: float, stepper: Stepper, lr: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
-    """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps.
-
-    rollout: with advantages and returns.
-    """
+    """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps."""
     algorithm, B, lengths = config.algorithm, len(rollout.scores), rollout.lengths()
     sums: dict[str, float] = {}
     n_seen, norms = 0, []

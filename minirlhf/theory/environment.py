@@ -63,10 +63,7 @@ class TextEnv:
         return self.mdp.prompts[self.prompt], {"prompt": self.prompt}
 
     def step(self, action: int) -> tuple[Ids, float, bool, bool, dict[str, int]]:
-        """Append a token: (observation, reward, terminated, truncated, info).
-
-        Raises RuntimeError when no episode is running, and ValueError if the action is no token.
-        """
+        """Append a token: (observation, reward, terminated, truncated, info). Raises RuntimeError after the last."""
         if not self.running:
             raise RuntimeError("no episode is running: call reset() before the first step and after the last")
         if action not in range(self.mdp.vocab_size):
