@@ -40,8 +40,7 @@ def preferences(rows: Sequence[Row]) -> list[dict]:
 def is_test(prompt: str) -> bool:
     """Whether a prompt is for testing a reward model. A hash of the prompt chooses TEST % of them.
 
-    A trainer takes validation records from the rest by a hash of the bare prompt. With that same hash here, it
-    would find none.
+    A trainer takes validation records from the rest by a hash of the bare prompt: with that one it would find none.
     """
     return validation_split(f"judged {prompt}", TEST) == "validation"
 

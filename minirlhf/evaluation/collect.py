@@ -112,8 +112,7 @@ def kl_references(given: str, against: str, runs: dict[str, dict], weights: dict
 def turn_records(records: Sequence[dict]) -> list[dict]:
     """A record for each assistant turn of a conversation, asked after the true turns before it.
 
-    They share a `conversation`, for they are no independent evidence, and so do equal conversations. A question
-    at the end is one more. Records of one answer stay as they are.
+    They share a `conversation`, for they are no independent evidence, and so do equal conversations.
     """
     out: list[dict] = []
     first: dict[str, int] = {}  # conversation -> where it stands first

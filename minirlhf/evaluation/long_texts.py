@@ -62,11 +62,7 @@ def document_ids(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: int) -> TextScore:
-    """Score texts of any length under a GPT, which reads each through windows of its own context.
-
-    A text that fits the context is one window: then this is sft.evaluate_loss of the document. Raises ValueError as
-    `windows` does.
-    """
+    """Score texts of any length under a GPT, through windows of its context. Raises ValueError as `windows` does."""
     examples, context = [], model.config.context
     for ids in (document_ids(text, tokenizer) for text in texts):
         for start, first, end in windows(len(ids) - 1, context, stride):

@@ -56,8 +56,7 @@ def read_report(path: str) -> tuple[dict, Sets]:
 def are_training_runs(abouts: Sequence[dict]) -> tuple[bool, str]:
     """Whether the evaluations are of training runs of one recipe, or else two to be paired by item; and why.
 
-    More than two are training runs. So are two that compare the same models, if the last of them was trained
-    with another seed.
+    More than two are. So are two that compare the same models, if the last of them was trained with another seed.
     """
     if len(abouts) > 2:
         return True, f"{len(abouts)} reports, more than two: training runs of one recipe, each one shown"

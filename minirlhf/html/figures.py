@@ -21,10 +21,7 @@ VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  
 
 
 def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Differences with their intervals. Each row has its own axis, in its own units, with 0 in the middle.
-
-    rows: (name, difference). The grey band reaches to the smallest difference that would have been seen.
-    """
+    """Differences with their intervals, each on its own axis about 0, and a band of those too small to be seen."""
     shapes, top, left, right = [], 4.0, 14, WIDTH - 14
     for name, d in rows:
         words, numbers = "undefined", (d.get("value"), d.get("low"), d.get("high"))
@@ -161,8 +158,7 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
 def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
     """Attention of each token (a row) to itself and to earlier tokens (the columns). Opacity is √weight.
 
-    Nothing stands above the diagonal: no token sees a later one. Opacity has steps of 1/20. All squares of one
-    opacity are one path.
+    No token sees a later one. Opacity has steps of 1/20, and all squares of one opacity are one path.
     """
     T = len(weights)
     cell, margin = min(max(270 / T, 7.0), 22.0), 58

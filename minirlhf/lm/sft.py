@@ -70,8 +70,7 @@ def fit(
 ) -> dict:
     """Train the model in place on batch_of(step), step = 0, 1, ...; returns the cost of the training.
 
-    A step whose gradient is not finite is skipped and counted. Raises Interrupted (state saved), Diverged,
-    and UserError for a state of other settings.
+    Raises Interrupted (state saved), Diverged, and UserError for a state of other settings.
     """
     stepper = Stepper(make_adamw([model], config.lr, config.weight_decay), config.max_norm)
     settings, warmup = dataclasses.asdict(config) | dataclasses.asdict(model.config), min(config.warmup, config.steps)

@@ -75,7 +75,7 @@ def cohen_kappa(items: Sequence[tuple[Hashable, Hashable]], seed: int = 0) -> Me
 
 
 def measured(tables: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], seed: int) -> Measure:
-    """measure, (B, L, L) -> (B,), of the sum of the items' tables, (n, L, L), with its bootstrap interval over items."""
+    """measure, (B, L, L) -> (B,), of the sum of the tables, (n, L, L), with its bootstrap interval over items."""
     value = float(measure(tables.sum(0, keepdims=True))[0])
     note = "all labels are of one category" if math.isnan(value) else ""
     rows, shape = tables.reshape(len(tables), -1), (-1, *tables.shape[1:])  # (n, L²)

@@ -68,8 +68,7 @@ def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
 def accumulate_pairs(model: RewardModel, pairs: Sequence[Judged], micro_rows: int, dtype: torch.dtype) -> float:
     """Add the gradient of the mean loss of the comparisons, or labelled texts, to .grad; returns that loss.
 
-    The same to rounding for every micro_rows, which counts comparisons. A response that is in several of
-    them goes through the network once.
+    The same to rounding for every micro_rows. A response in several comparisons goes through the network once.
     """
     loss = 0.0
     for part in micro_batches([max(map(len, pair.texts)) for pair in pairs], micro_rows):

@@ -91,8 +91,7 @@ def train(
 ) -> dict:  # fmt: skip
     """Train the policy and the value head in place on the prompts records_of(round); returns the cost.
 
-    Each prompt is answered `group` times, in at most config.max_new tokens.
-    Raises Interrupted (state saved), Diverged, and UserError.
+    Each prompt is answered `group` times. Raises Interrupted (state saved), Diverged, and UserError.
     """
     algorithm, policy = config.algorithm, models.policy
     learning = {"policy": policy} | ({"value_head": models.value_head} if models.value_head is not None else {})

@@ -20,11 +20,7 @@ documents = reviews.documents  # none of them one that a held-out split of this 
 
 
 def records(split: str, n: int, seed: int) -> list[dict]:
-    """n records with "label"; no review occurs twice in a held-out split.
-
-    Reviews are drawn until n of them belong to the split. The grammar has more than 10**12 reviews, so
-    memory ends before they do. Raises ValueError for an unknown split.
-    """
+    """n records with "label"; no review occurs twice in a held-out split. Raises ValueError for an unknown split."""
     check_split(split, ("train", *EVAL_SPLITS))
     rng = random.Random(f"{NAME} {split} {seed}")
     subjects, out, seen = reviews.subjects("train"), [], set()

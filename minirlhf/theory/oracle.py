@@ -141,7 +141,7 @@ def kl(logp: Tensor, ref: Tensor, mdp: TokenMDP) -> Tensor:
 
 
 def objective(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> Tensor:
-    """J(π) = E_x [ Σ_y π(y|x) r(x, y) − β KL(π ‖ ref) ], a scalar with its gradient.  Source: Ziegler et al. 2019."""
+    """J(π) = E_x [ Σ_y π(y|x) r(x, y) − β KL(π ‖ ref) ], a scalar to differentiate. Ziegler et al. 2019, eq. 2."""
     reward = expectation(response_logprobs(logp, mdp).exp(), mdp.scores)  # (X,)
     return (reward - beta * kl(logp, ref, mdp)).mean()
 

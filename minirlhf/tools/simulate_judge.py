@@ -49,8 +49,7 @@ def judge_session(session: log.Session, gold: GoldReward, labeller: Labeller, se
 def gold_of(items: str) -> GoldReward:
     """The tasks' own rewards for answers to the prompts of an items.jsonl. Raises UserError.
 
-    An attention item holds an answer that no model gave to this prompt. Such an answer is worth BESIDE. A person
-    sees that it is beside the point, but a reward of the answer alone does not.
+    An answer that no model gave to this prompt, as in an attention item, is worth BESIDE: a person would see it.
     """
     sets = read_sets(items)
     records = records_by_prompt(sets)
