@@ -542,6 +542,11 @@ def test_check_data_of_an_evaluation_shows_the_generated_test_sets(trained, call
     assert status == 0 and "0 of 4 prompts also stand in training" in out, err
 
 
+def test_check_data_of_generated_tasks_shows_each_test_set_beside_what_was_trained_on(folders, call):
+    status, out, err = call("evaluate.py", "--models", "good=good", "--check-data", "--prompts", "3", "--threads", "1")
+    assert status == 0 and out.startswith("training: ") and "\narithmetic, long: 3 records; tokens" in out, err
+
+
 def test_names_of_fields_reach_run_json_and_what_was_trained_on_is_known_by_them(files, folders, call):
     (files / "named.csv").write_text("q,response\n" + "".join(f"say {c},{2 * c}\n" for c in "abcdefgh"))
     argv = ["--data", "named.csv", "--map", "prompt=q", "--threads", "1"]

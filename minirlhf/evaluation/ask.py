@@ -149,10 +149,7 @@ def sample_items(
 
 
 def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: bool = False) -> dict[str, float]:
-    """The reward and the task's own quantities of one response; those of one that never ended are 0.
-
-    gold: the reward is not the task's own, which then stands beside it.
-    """
+    """The reward and the task's own quantities of a response; 0 where it never ended. gold: the task's reward, too."""
     scores = {} if reward is None else {"reward": reward}
     if (task := task_of(record)) is not None:
         own = {"gold": task.reward(prompt_text(record), text, record)} if gold else {}
@@ -180,10 +177,7 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
 
 @torch.no_grad()
 def fitted_temperature(policy: Policy, records: Sequence[dict]) -> float:
-    """T of `calibration.fit_temperature` over the tokens of the records' own answers.
-
-    Of a large vocabulary not all logits are held at once, but the first LOGITS.
-    """
+    """T of `calibration.fit_temperature` over the first LOGITS of the tokens of the records' own answers."""
     logits, targets = [np.empty((0, policy.model.config.vocab_size))], [np.empty(0, dtype=int)]
     for _, _, z, y in answer_logits(policy, records):
         room = LOGITS // z.shape[1] - sum(map(len, targets))

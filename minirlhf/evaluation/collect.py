@@ -112,8 +112,7 @@ def kl_references(given: str, against: str, runs: dict[str, dict], weights: dict
 def turn_records(records: Sequence[dict]) -> list[dict]:
     """A record for each assistant turn of a conversation, asked after the true turns before it.
 
-    They share a `conversation`, for they are no independent evidence, and so do equal conversations. A question
-    at the end is one more. Records of one answer stay as they are.
+    They share a `conversation`, for they are no independent evidence, and so do equal conversations.
     """
     out: list[dict] = []
     first: dict[str, int] = {}  # conversation -> where it stands first
@@ -271,10 +270,7 @@ def optimum_of_training(run: dict, reference: str, beta: float, reward: tuple[st
 
 
 def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
-    """data set -> the records that the models were trained on, made or read again as their run.json says.
-
-    Of files that are gone there is nothing.
-    """
+    """data set -> what the models were trained on, made or read again by their run.json; nothing of what is gone."""
     data = [(run.get("data", {}), run) for run in runs.values()]
     made = {(name, d.get("examples", 0), run.get("seed", 0)) for d, run in data for name in run.get("tasks", {})}
     seen: dict[str, list[dict]] = {}

@@ -84,10 +84,7 @@ def messages_of(record: dict) -> list[dict]:
 
 
 def gap_of(record: dict) -> str:
-    """What stands between the turns where there are no roles, as in the documents that a base model learns.
-
-    Of a user's own record a line break; a generated prompt ends where its answer begins.
-    """
+    """What stands between turns without roles: a line break in a user's record, nothing in a generated one."""
     return "" if task_named(record) else "\n"
 
 

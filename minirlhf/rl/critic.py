@@ -39,10 +39,7 @@ def start_critic(
 
 @torch.no_grad()
 def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3) -> None:
-    """Set the head to the least-squares fit of the rollout's returns on the model's hidden states.
-
-    The weights are shrunk by `ridge`, the intercept is not.
-    """
+    """Set the head to the rollout's returns on the hidden states, by least squares; `ridge` shrinks the weights."""
     features, targets = [], []
     for index in micro_batches(rollout.lengths(), micro_rows):
         part = rollout.rows(index)

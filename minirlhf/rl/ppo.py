@@ -55,10 +55,7 @@ def update(
     models: Models, rollout: Rollout, config: PPOConfig, beta: float, stepper: Stepper, lr: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
-    """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps.
-
-    rollout: with advantages and returns.
-    """
+    """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps."""
     algorithm, B, lengths = config.algorithm, len(rollout.scores), rollout.lengths()
     sums: dict[str, float] = {}
     n_seen, norms = 0, []
@@ -95,8 +92,7 @@ def train(
 ) -> dict:  # fmt: skip
     """Train the policy and the value head in place on the prompts records_of(round); returns the cost.
 
-    Each prompt is answered `group` times, in at most config.max_new tokens.
-    Raises Interrupted (state saved), Diverged, and UserError.
+    Each prompt is answered `group` times. Raises Interrupted (state saved), Diverged, and UserError.
     """
     algorithm, policy = config.algorithm, models.policy
     learning = {"policy": policy} | ({"value_head": models.value_head} if models.value_head is not None else {})

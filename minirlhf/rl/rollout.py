@@ -113,10 +113,7 @@ def score_tokens(
 def score_responses(
     reward_of: RewardOf, tokenizer: Tokenizer, records: Sequence[dict], rows: Rollout | Generation, missing_eos: float
 ) -> Tensor:
-    """The reward of each row's response, (B,) float32.
-
-    A response without EOS scores `missing_eos`: the reward of half a text is not the reward of the text.
-    """
+    """The reward of each row's response, (B,) float32; `missing_eos` without an EOS: half a text is not the text."""
     ended = rows.ended.tolist()
     cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, rows.responses())]
     said = iter(call_rewards(reward_of, [case for case, whole in zip(cases, ended) if whole]))

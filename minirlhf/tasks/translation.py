@@ -184,10 +184,7 @@ def settings_of(verb: str) -> tuple[Setting, ...]:
 
 @lru_cache(maxsize=None)
 def frames(split: str) -> tuple[tuple[Frame, ...], tuple[int, ...]]:
-    """The frames of a split, and the running total of the sentences made of them.
-
-    Raises ValueError for an unknown split.
-    """
+    """The frames of a split, and the running total of their sentences. Raises ValueError for an unknown split."""
     check_split(split, ("train", *EVAL_SPLITS))
     every = (Frame(subject, verb, adjective, noun) for subject in SUBJECTS for verb in VERBS
              for noun in VERBS[verb].nouns for adjective in ("", *NOUNS[noun][2].split()))

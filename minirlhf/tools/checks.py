@@ -122,10 +122,7 @@ def kl_to_itself(policy: GPT, twin: GPT, reference: GPT, rollout: Rollout, tempe
 
 
 def responses_end(rollout: Rollout, eos_id: int, context: int, max_new: int) -> Finding:
-    """Why responses stopped: at their EOS, and how sure the policy was of it, at max_new or at the end of the context.
-
-    Broken where none ends; a note where fewer than nine in ten do.
-    """
+    """Why responses stopped, and how sure the policy was of its EOS. Broken where none ends; a note below 9 in 10."""
     reasons, B = Counter(rollout.stop_reasons(context)), len(rollout.ended)
     p = float(masked_mean(rollout.logprobs.exp(), rollout.mask & (rollout.ids == eos_id)))
     return Finding(
@@ -139,10 +136,7 @@ def responses_end(rollout: Rollout, eos_id: int, context: int, max_new: int) -> 
 
 
 def eos_is_trained(score: Score, embedding: Tensor, rollout: Rollout, tokenizer: Tokenizer) -> Finding:
-    """The gradient of the loss through the EOS positions alone, on the EOS row of the (tied) head, (V, C).
-
-    And no text that a user types may become the EOS.
-    """
+    """The gradient through the EOS alone, on its row of the (tied) head, (V, C); and no text may become the EOS."""
     ends = rollout.mask & (rollout.ids == tokenizer.eos_id)  # (B, R)
     weights = token_weights(rollout.mask, "token", rollout.ids.shape[1]) * ends  # (B, R)
     loss, _ = policy_loss(score(rollout)[0], rollout.logprobs, torch.ones_like(weights), weights, 0.2, 0.2)

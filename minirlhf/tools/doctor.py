@@ -167,10 +167,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
 def token_table(
     r: Rollout, b: int, tokenizer: Tokenizer, algorithm: Algorithm, beta: float, gamma: float
 ) -> list[dict]:
-    """What training knows of the tokens of response b: two of the prompt, its own, one of padding, if any.
-
-    Value and delta stand there where the algorithm has a critic; the advantage is not whitened.
-    """
+    """What training knows of the tokens of response b: two of the prompt, its own, one of padding; A not whitened."""
     rewards, kl, _ = rewards_and_kl(r, algorithm, beta)  # (B, R) each
     r = advantages_of(r, dataclasses.replace(algorithm, whiten=False), beta, gamma)
     columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({algorithm.kl})": kl, "reward": rewards}
