@@ -85,8 +85,8 @@ def same_answers(title: str, models: Mapping[str, Mapping], greedy: Mapping[str,
         if models[a]["sha256"] != models[b]["sha256"] and wrong >= LEAST and equal > SAME * len(pairs):
             yield {"what": f"same answers: {a} and {b}, of different weights, give the same greedy "
                            f"answer to {equal} of {len(pairs)} prompts of {title}",
-                   "why": "in all but name a model is compared with itself: no difference can show",
-                   "remedy": "look whether the trained weights or adapter were saved and loaded; if so, "
+                   "why": "in all but name a model is compared with itself: no greedy metric can differ",
+                   "remedy": "look whether the trained weights were saved and loaded; if so, "
                              "training hardly moved the model: a larger learning rate, a smaller beta"}
 
 

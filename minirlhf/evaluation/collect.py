@@ -85,6 +85,8 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Po
     """The policy, run.json and folder of each name. Raises UserError."""
     if not (pairs := options.models):
         pairs = [f"{Path(f).name}={f}" for f in ("out/base", START, *rl_runs(START)) if Path(f).is_dir()]
+        if not pairs:
+            raise UserError("out/: no models there; run train_sft.py first, or give --models NAME=FOLDER")
         print(f"--models {' '.join(pairs)}")
     folders = dict(pair.partition("=")[::2] for pair in pairs)
     if "" in {*folders, *folders.values()} or not 0 < len(pairs) == len(folders):

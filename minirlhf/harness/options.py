@@ -26,7 +26,10 @@ from minirlhf.harness.files import UserError, read_json
 from minirlhf.harness.folders import read_run
 from minirlhf.harness.loop import Diverged, Interrupted
 
-RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
+RENAMED = {  # what these were called before, or are in other projects
+    "--compare": "--reports", "--runs": "--reports", "--learning-rate": "--lr", "--kl-coef": "--beta",
+    "--num-generations": "--group", "--max-steps": "--steps", "--per-device-train-batch-size": "--batch",
+}  # fmt: skip
 
 
 def option(
@@ -153,7 +156,7 @@ def unknown_option(word: str, known: list[str]) -> str:
     """The message for an option that does not exist, with the nearest that does."""
     name = word.split("=")[0]
     if RENAMED.get(name) in known:
-        return f"no option {name}: it is {RENAMED[name]} now"
+        return f"no option {name}: it is {RENAMED[name]} here"
     near = difflib.get_close_matches(name, known, 1)
     return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
 

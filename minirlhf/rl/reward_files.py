@@ -25,6 +25,7 @@ from minirlhf.harness.user_code import call_each, parameters_of, place_in, place
 from minirlhf.rl.reward_model import load_reward_model
 from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
 
+ONE = ["prompt", "response", "record"]  # the parameters of a reward of one response
 WAYS = "FILE.py:FUNCTION or model:DIR, of a classifier model:DIR:CLASS, each perhaps with :WEIGHT"
 
 
@@ -132,4 +133,6 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, 
         raise UserError(f"--reward {spec}: no function {name!r} in {path}; found {', '.join(found) or 'none'}")
     if {*LISTS} & {*(names := parameters_of(function))} and names[:3] != LISTS:
         raise UserError(f"--reward {spec}: {name}({', '.join(names)}): for lists it is {name}({', '.join(LISTS)})")
+    if sorted(names[:3]) == sorted(ONE) and names[:3] != ONE:  # the arguments are given by place
+        raise UserError(f"--reward {spec}: {name}({', '.join(names)}): make that {name}({', '.join(ONE)})")
     return function, weight

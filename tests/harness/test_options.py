@@ -161,8 +161,15 @@ def test_wrong_options_are_answered_with_the_name(argv, message):
 
 @pytest.mark.parametrize("word", ["--compare", "--runs", "--runs=a"])
 def test_an_option_that_was_renamed_is_answered_with_its_new_name_where_there_is_one(word):
-    assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports now"
+    assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports here"
     assert "--reports" not in unknown_option(word, ["--out"])
+
+
+@pytest.mark.parametrize(
+    "theirs, ours", [("--learning-rate", "--lr"), ("--kl-coef", "--beta"), ("--num-generations", "--group")]
+)
+def test_names_of_other_projects_lead_to_ours(theirs, ours):
+    assert unknown_option(f"{theirs}=1", ["--lr", "--beta", "--group"]) == f"no option {theirs}: it is {ours} here"
 
 
 @pytest.mark.parametrize(
