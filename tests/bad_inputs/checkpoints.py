@@ -68,7 +68,7 @@ def claim_of(change) -> Spoil:
 
 FOLDERS = [
     bad("a checkpoint that is not there", "train_ppo.py --init nowhere", "nowhere"),
-    bad("a checkpoint that is not there, for SFT over a finished run", "train_sft.py --init nowhere", "nowhere"),
+    bad("a checkpoint that is not there, for SFT over a finished run", "train_sft.py --init nowhere --examples 20", "nowhere"),
     bad("a checkpoint that is not there, of DPO", "train_dpo --data prefs.jsonl --init nowhere", "nowhere"),
     bad("a checkpoint that is not there, of a reward model", "train_reward --data prefs.jsonl --init nowhere",
         "nowhere"),
