@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, fit_context, render, render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_left
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
 from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
@@ -126,13 +126,13 @@ def sample_items(
             statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
             if compared is not None:
                 statistics["log_ratio"] = token_statistics(compared, reference.model, g)["k1"].sum(1).tolist()
-            reasons, texts = g.stop_reasons(model.config.context), [tokenizer.decode(ids) for ids in g.responses()]
+            reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
             rewards: list[float | None] = [None] * len(part)
             if protocol.reward_of is not None:
                 cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(part, texts)]
                 said = iter(call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
                 rewards = [next(said) if ended else 0.0 for ended in g.ended.tolist()]
-            for row, ((i, k), ids) in enumerate(zip(part, g.responses())):
+            for row, ((i, k), ids) in enumerate(zip(part, responses_of(g))):
                 record, text = records[i], texts[row]
                 item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
                 item |= {"reference": reference_of(record), "stop": reasons[row]}

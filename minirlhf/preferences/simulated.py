@@ -19,7 +19,7 @@ import numpy as np
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import check_options, option
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Sampling, generate
+from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.rewards import ask, prompt_text
@@ -57,7 +57,7 @@ def respond(
 ) -> list[str | None]:
     """A response to each record, sampled at temperature 1; None where it did not end."""
     g = generate(model, [render_prompt(r, tokenizer) for r in records], Sampling(max_new), tokenizer.eos_id, seeds)
-    return [tokenizer.decode(ids) if ended else None for ids, ended in zip(g.responses(), g.ended.tolist())]
+    return [tokenizer.decode(ids) if ended else None for ids, ended in zip(responses_of(g), g.ended.tolist())]
 
 
 def make_pairs(

@@ -20,7 +20,7 @@ from torch import Tensor
 from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import gather_true, micro_batches, round_up, spread
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate
+from minirlhf.lm.generation import Generation, Sampling, generate, responses_of
 from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.tokenizer import Tokenizer
@@ -55,8 +55,6 @@ class Rollout:
     returns: Tensor  # (B, R) by `algorithms.advantages_of`, 0 before
     scores: Tensor  # (B,) what the reward function said
     ended: Tensor  # (B,) bool, True where EOS was sampled
-
-    responses, stop_reasons = Generation.responses, Generation.stop_reasons
 
     def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
         """Some of the rows, without the columns that are padding in all of them."""
@@ -115,7 +113,7 @@ def score_responses(
 ) -> Tensor:
     """The reward of each row's response, (B,) float32; `missing_eos` without an EOS: half a text is not the text."""
     ended = rows.ended.tolist()
-    cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, rows.responses())]
+    cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, responses_of(rows))]
     said = iter(call_rewards(reward_of, [case for case, whole in zip(cases, ended) if whole]))
     scores = [next(said) if whole else missing_eos for whole in ended]
     return torch.tensor(scores, dtype=torch.float32, device=rows.ids.device)

@@ -22,7 +22,7 @@ from torch import Tensor
 from minirlhf.evaluation.ask import exact_kl
 from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.checkpoint import fingerprint
-from minirlhf.lm.generation import Generation, pad_columns
+from minirlhf.lm.generation import Generation, pad_columns, stop_reasons
 from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
@@ -123,7 +123,7 @@ def kl_to_itself(policy: GPT, twin: GPT, reference: GPT, rollout: Rollout, tempe
 
 def responses_end(rollout: Rollout, eos_id: int, context: int, max_new: int) -> Finding:
     """Why responses stopped, and how sure the policy was of its EOS. Broken where none ends; a note below 9 in 10."""
-    reasons, B = Counter(rollout.stop_reasons(context)), len(rollout.ended)
+    reasons, B = Counter(stop_reasons(rollout, context)), len(rollout.ended)
     p = float(masked_mean(rollout.logprobs.exp(), rollout.mask & (rollout.ids == eos_id)))
     return Finding(
         "responses end", None if 0 < reasons["eos"] < 0.9 * B else reasons["eos"] > 0,

@@ -26,7 +26,7 @@ from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import option, parse, run_script, typed
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns, responses_of
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
@@ -159,7 +159,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     yield checks.reward_is_on_the_end(exact, *rewards_and_kl(exact, algorithm, config.beta), eos)
     yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
-    texts = rollout.responses()
+    texts = responses_of(rollout)
     cases = [(p.records[i // GROUP], tokenizer.decode(texts[i])) for i in ended]
     yield checks.reward_is_a_function(p.reward_of, cases, config.batch)
 
