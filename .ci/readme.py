@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, "tests")
+sys.path[:0] = [".", "tests"]
 from test_readme import commands  # noqa: E402
 
 text = Path("README.md").read_text(encoding="utf-8")
