@@ -34,7 +34,7 @@ class Data:
     batch: int = option(32, "rows of each data set per step, times its weight", least=1, most=2**20)
     out: str = option("out", "folder that receives base/ and sft/")
     resume: bool = option(False, "go on where the run in --out stopped, with its options; more --steps extend it")
-    overwrite: bool = option(False, "replace runs in --out instead of moving them aside")
+    overwrite: bool = option(False, "replace runs in --out instead of moving them aside", needs="-resume")
     map: str = option("", MAP, needs="data")
     check_data: bool = option(False, CHECK)
 
