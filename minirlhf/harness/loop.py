@@ -76,11 +76,11 @@ class Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._bar.close()
-        if isinstance(error, Unharmed) and self.done > self.start:
+        if saved := isinstance(error, Unharmed) and self.done > self.start:
             save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
             self._write()
         self.folder.close()
-        if isinstance(error, Unharmed) and self.done > self.start:
+        if saved:
             raise Unharmed(f"{error}; all before step {self.done + 1} is saved, for --resume") from None
         if isinstance(error, Diverged):
             good = f"{self.folder.state_path}, if it was written before, is good"

@@ -193,6 +193,10 @@ WORDS = [
     bad("one report to compare", "evaluate.py --reports out/eval/report.json", "--reports", "two"),
 ]
 CONFLICTS = [  # an option that cannot act is an error, not an ornament
+    bad("what stands there replaced by what goes on there, of SFT", "train_sft.py --resume --overwrite", "--overwrite",
+        "--resume"),
+    bad("what stands there replaced by what goes on there, of PPO", "train_ppo.py --resume --overwrite", "--overwrite",
+        "--resume"),
     bad("a task beside own data, in SFT",
         "train_sft.py --config own.json --data pairs.jsonl --task sentiment --out new", "--task", "--data"),
     bad("a task beside own prompts", "train_ppo.py --prompts prompts.jsonl --task sentiment --reward mine.py:length",
