@@ -22,7 +22,7 @@ from minirlhf.harness.files import write_atomic, write_json
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.html.page import page
-from minirlhf.lm.generation import Sampling, generate
+from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.rl.reward_files import RewardOptions
 
 
@@ -79,7 +79,7 @@ def answer(options: Evaluation, seed: int, models: dict[str, Policy], runs: dict
         bare = not policy.chat and not runs[name].get("data", {}).get("data")
         ids = policy.text(options.prompt) if bare else policy.prompt({"prompt": options.prompt})
         g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
-        print(f"{name}: {one_line(policy.tokenizer.decode(g.responses()[0]))}{'' if g.ended[0] else ' …'}")
+        print(f"{name}: {one_line(policy.tokenizer.decode(responses_of(g)[0]))}{'' if g.ended[0] else ' …'}")
 
 
 if __name__ == "__main__":

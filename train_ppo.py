@@ -40,7 +40,7 @@ class Data:
     init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
     out: str = option("out/ALGO", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped, with its options; more --iterations extend it")
-    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside", needs="-resume")
     map: str = option("", MAP, needs="prompts")
     check_data: bool = option(False, CHECK)
 

@@ -31,10 +31,10 @@ class Data:
     data: tuple[str, ...] = option((), "your own files instead: records, or texts")
     examples: int = option(20_000, "records made for a task", least=1, most=checkpoint.MOST_EXAMPLES, needs="-data")
     init: str = option("", "start from this checkpoint folder and skip pretraining")
-    batch: int = option(32, "rows of each data set per step, times its weight", least=1)
+    batch: int = option(32, "rows of each data set per step, times its weight", least=1, most=2**20)
     out: str = option("out", "folder that receives base/ and sft/")
     resume: bool = option(False, "go on where the run in --out stopped, with its options; more --steps extend it")
-    overwrite: bool = option(False, "replace runs in --out instead of moving them aside")
+    overwrite: bool = option(False, "replace runs in --out instead of moving them aside", needs="-resume")
     map: str = option("", MAP, needs="data")
     check_data: bool = option(False, CHECK)
 
@@ -43,7 +43,7 @@ class Data:
 class Base:
     """Base model, where none is given by --init."""
 
-    layers: int = option(2, "transformer blocks", needs="-init")
+    layers: int = option(2, "transformer blocks", most=1000, needs="-init")
     heads: int = option(4, "attention heads", needs="-init")
     width: int = option(128, "size of the embedding", needs="-init")
     context: int = option(128, "longest sequence, in tokens", needs="-init")
@@ -80,7 +80,7 @@ def main() -> None:
         try:
             tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
             model = GPT(GPTConfig(tokenizer.vocab_size, *(getattr(base, f.name) for f in fields(GPTConfig)[1:])))
-        except (ValueError, RuntimeError, MemoryError) as error:  # no such shape, or no memory for it
+        except ValueError as error:  # no such shape
             raise UserError(str(error)) from None
     if data.check_data:
         return check_sources(sources, tokenizer, model.config.context)

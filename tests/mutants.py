@@ -73,7 +73,7 @@ MUTANTS = [
     Mutant(
         "decoded-and-encoded-again", "The tokens that are scored are those that were sampled", "trlX",
         "rl/rollout.py", "    scores = score_responses(",
-        "    for b, ids in enumerate(g.responses()):\n"
+        "    for b, ids in enumerate(responses_of(g)):\n"
         "        again = tokenizer.encode(tokenizer.decode(ids))[: len(ids)]\n"
         "        g.ids[b, : len(again)] = torch.tensor(again, dtype=torch.int64)\n"
         "    scores = score_responses(",

@@ -536,6 +536,17 @@ def test_check_data_shows_the_data_under_the_users_names_and_touches_nothing(com
     assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
 
 
+def test_check_data_of_an_evaluation_shows_the_generated_test_sets(trained, call, monkeypatch):
+    monkeypatch.chdir(trained)
+    status, out, err = call("evaluate.py", "--check-data", "--prompts", "4", "--threads", "1")
+    assert status == 0 and "0 of 4 prompts also stand in training" in out, err
+
+
+def test_check_data_of_generated_tasks_shows_each_test_set_beside_what_was_trained_on(folders, call):
+    status, out, err = call("evaluate.py", "--models", "good=good", "--check-data", "--prompts", "3", "--threads", "1")
+    assert status == 0 and out.startswith("training: ") and "\narithmetic, long: 3 records; tokens" in out, err
+
+
 def test_names_of_fields_reach_run_json_and_what_was_trained_on_is_known_by_them(files, folders, call):
     (files / "named.csv").write_text("q,response\n" + "".join(f"say {c},{2 * c}\n" for c in "abcdefgh"))
     argv = ["--data", "named.csv", "--map", "prompt=q", "--threads", "1"]
@@ -594,17 +605,17 @@ WRONG = [
     ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),
     ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:missing", "no function 'missing'"),
     ("train_ppo.py --init good --prompts prompts.jsonl --reward yours.py:f", "there is no file 'yours.py'"),
-    ("train_ppo.py --init good --reward mine.py:nan --batch 64", "the reward is nan, no finite"),
-    ("train_ppo.py --init good --reward mine.py:none --batch 64", "the reward is None, no finite"),
-    ("train_ppo.py --init good --reward mine.py:fails --batch 64", "the reward raised KeyError"),
-    ("train_ppo.py --init good --reward model:nowhere", "nowhere: no such checkpoint folder"),
-    ("train_ppo.py --init good --reward model:good", "good: not a reward model of ours"),
+    ("train_ppo.py --init good --examples 20 --reward mine.py:nan --batch 64", "the reward is nan, no finite"),
+    ("train_ppo.py --init good --examples 20 --reward mine.py:none --batch 64", "the reward is None, no finite"),
+    ("train_ppo.py --init good --examples 20 --reward mine.py:fails --batch 64", "the reward raised KeyError"),
+    ("train_ppo.py --init good --examples 20 --reward model:nowhere", "nowhere: no such checkpoint folder"),
+    ("train_ppo.py --init good --examples 20 --reward model:good", "good: not a reward model of ours"),
     ("train_ppo.py --init good --algo dpo", "--algo dpo: not one of ppo, reinforce"),
     ("train_ppo.py --init good --iterations 0", "--iterations 0"),
     ("train_ppo.py --init good --examples 0", "--examples 0: must be at least 1"),
     ("train_ppo.py --init good --max-new -1", "--max-new -1"),
     ("train_ppo.py --init good --task revews", "no task 'revews'"),
-    ("train_ppo.py --init good --resume", "there is nothing to resume"),
+    ("train_ppo.py --init good --examples 20 --resume", "there is nothing to resume"),
     ("evaluate.py --models good", "name=folder"),
     ("evaluate.py --models a=good a=good", "each name once"),
     ("evaluate.py --models", "--models"),

@@ -3,10 +3,9 @@
     W, L    votes for the one answer, and for the other: one per annotator and pair; ties do not count
     chosen  the majority's answer; n = W + L, p = W / n; a pair with W = L is dropped
 
-A conversation has `messages` instead of `prompt`. The disagreement is kept as p. So a trainer can fit
-−p log σ(Δ) − (1 − p) log σ(−Δ) instead of a certainty that nobody had. Attention items and repeated pairs are
-not exported. A prompt is on one side, training or test, for good.
-Proved by tests/annotation/test_export.py.
+A conversation has `messages` instead of `prompt`. The disagreement is kept as p, for the loss of
+`preferences/train_reward.py`. Attention items and repeated pairs are not exported. A prompt is on one side, training
+or test, for good. Proved by tests/annotation/test_export.py.
 """
 
 import json
@@ -22,10 +21,7 @@ TEST = 20  # % of prompts
 
 
 def preferences(rows: Sequence[Row]) -> list[dict]:
-    """One record for each different pair of answers that has a majority, in the order of `rows`.
-
-    rows: those of annotators whose judgements count.
-    """
+    """One record per different pair of answers that has a majority.  rows: those of annotators who count."""
     records = []
     for group in grouped(decided(rows), lambda row: (row.prompt, row.answers)).values():
         row, n = group[0], len(group)
@@ -44,17 +40,13 @@ def preferences(rows: Sequence[Row]) -> list[dict]:
 def is_test(prompt: str) -> bool:
     """Whether a prompt is for testing a reward model. A hash of the prompt chooses TEST % of them.
 
-    A trainer takes validation records from the rest by a hash of the bare prompt. With that same hash here, it
-    would find none.
+    A trainer takes validation records from the rest by a hash of the bare prompt: with that one it would find none.
     """
     return validation_split(f"judged {prompt}", TEST) == "validation"
 
 
 def write_train_and_test(path: str | Path, records: Sequence[dict]) -> tuple[Path, int, int]:
-    """Write training records to `path`, test records to NAME.test.jsonl beside it. Returns that path and both counts.
-
-    Raises UserError if there is nothing to train on, and leaves old files as they were.
-    """
+    """Write records to `path` and NAME.test.jsonl, whose path is returned with both counts. Raises UserError."""
     path = Path(path)
     test = path.with_suffix(f".test{path.suffix}")
     sides = [[r for r in records if is_test(shown_prompt(r)) == side] for side in (False, True)]

@@ -6,10 +6,9 @@
     closed       exists when the study takes no more judgements
 
 An event is `left`, `right`, `tie`, `bad` or `skip` at a place, or `undo`, which takes back the last one. Everybody
-judges the places in their order, so the judgements that hold are a list. A list of length n takes a judgement of
-place n next; an undo pops. The hash of study.json stands in key.json and in the first line of every log, so
-that studies do not mix. A log has one writer, the session that holds its lock. A killed process may leave part of
-a line: that event was never acknowledged, and the page sends it again.
+judges the places in their order, so the judgements that hold are a list: an undo pops. The hash of study.json stands
+in key.json and in the first line of every log, so that studies do not mix. A log has one writer, the session that
+holds its lock. A killed process may leave part of a line: the page sends that event again.
 Proved by tests/annotation/test_log.py.
 """
 
@@ -105,10 +104,7 @@ def follow(judged: list[dict], event: dict, total: int) -> list[dict]:
 
 
 def replay(path: Path, study: str, total: int) -> tuple[str, list[dict], set[str]]:
-    """What the complete lines of a log say: its token, the events that hold at places 0, 1, ..., all events' ids.
-
-    Raises UserError with the number of a line that is damaged, is of another study, or cannot come next.
-    """
+    """A log's token, the events that hold at places 0, 1, ..., all events' ids. Raises UserError with the line."""
     lines = read_bytes(path).split(b"\n")[:-1]
     if not lines:  # its first process died before the first line was complete
         return "", [], set()
@@ -221,10 +217,7 @@ def check_open(folder: Path) -> None:
 
 
 def close(folder: str | Path, early: bool = False) -> dict[str, int]:
-    """End the study: it takes no more judgements, and its key may be read. Returns annotator -> places done.
-
-    Raises UserError if it is closed already. Unless `early`, also if somebody has not finished or nobody has judged.
-    """
+    """End the study; unless `early`, all must have finished. Returns annotator -> places done. Raises UserError."""
     folder = Path(folder)
     study, _ = read_study(folder)
     check_open(folder)
@@ -247,7 +240,8 @@ def read_key(folder: Path) -> dict:
     key = read_part(path, KEY, "put it back: nothing else knows which answer is whose")
     if key["study"] != name:
         raise UserError(f"{path}: is the key of study {key['study']}, but this study is {name}")
-    sides = {place["left"] for place in key["places"]}
-    if len(key["models"]) != 2 or len(key["places"]) != len(study["places"]) or not sides <= {"a", "b"}:
+    models, sides = key["models"], {place["left"] for place in key["places"]}
+    fits = len({*models}) == len(models) == 2 and len(key["places"]) == len(study["places"])
+    if not fits or not sides <= {"a", "b"}:
         raise UserError(f"{path}: damaged, it does not fit study.json; put back an undamaged copy")
     return key

@@ -8,9 +8,8 @@ evaluate.py's items.jsonl. n pairs become:
     duplicate     1 pair in 10, shown again at least 10 places later with sides swapped: is the judge consistent?
     attention     1 extra per 20 pairs: one model's answer against the other's to another prompt: is the judge awake?
 
-An attention item tests something only where answers to other prompts are visibly wrong. A conversation's prompt
-is every turn before the answer; the study holds these turns as `messages`, too.
-Proved by tests/annotation/test_pairs.py.
+An attention item tests something only where answers to other prompts are visibly wrong. The study holds the turns of
+a conversation as `messages`, too. Proved by tests/annotation/test_pairs.py.
 """
 
 import json
@@ -136,10 +135,7 @@ def arrange(pairs: Sequence[AnswerPair], spare: Sequence[AnswerPair], rng: rando
 def make_places(
     records: Sequence[dict], answers: Sequence[tuple[dict, dict]], n: int, seed: int
 ) -> tuple[list[dict], dict]:
-    """The places of a study of n pairs (or all, if there are fewer), and what the key says of them. Raises UserError.
-
-    records, answers: as for `candidates`.
-    """
+    """The places of a study of at most n pairs, of what `candidates` takes, and their key. Raises UserError."""
     rng = random.Random(seed)
     found = candidates(records, answers, rng)
     pairs, spare = found[:n], found[n:]

@@ -109,26 +109,20 @@ def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
     scores, prompts = [row.score for row in rows], [row.prompt for row in rows]
     of_prompt = by_prompt(prompts, scores)  # (P, 2)
     means = np.append(of_prompt[:, 0] / of_prompt[:, 1], [0.5] * identical)  # (P + identical,)
-    sd = standard_error(means) * len(means) ** 0.5
+    lengths = [len(b) - len(a) for a, b in (row.answers for row in rows)]
+    n, sd = len(means), standard_error(means) * len(means) ** 0.5
+    effects = {"the rate seen": float(means.mean() - 0.5), "60 %": EFFECT}
+    needed = {name: prompts_needed(sd, effect) for name, effect in effects.items()}
+    by_annotator = grouped(rows, lambda row: row.annotator)
     return {
         "models": rows[0].models,
-        "annotators": {
-            who: win_counts([row.score for row in own]) for who, own in grouped(rows, lambda row: row.annotator).items()
-        },
+        "annotators": {who: win_counts([row.score for row in own]) for who, own in by_annotator.items()},
         "all": win_counts(means),
         "pooled": mean_by_prompt(prompts, scores, seed),
-        "length_controlled": length_controlled(
-            [len(row.answers[1]) - len(row.answers[0]) for row in rows], scores, prompts, seed
-        ),
+        "length_controlled": length_controlled(lengths, scores, prompts, seed),
         "identical": identical,
-        "power": {
-            "prompts": len(means),
-            "minimum_detectable": minimum_detectable_effect(sd, len(means)),
-            "needed": {
-                "the rate seen": prompts_needed(sd, float(means.mean() - 0.5)), "60 %": prompts_needed(sd, EFFECT)
-            },
-        },
-    }  # fmt: skip
+        "power": {"prompts": n, "minimum_detectable": minimum_detectable_effect(sd, n), "needed": needed},
+    }
 
 
 def preference(scores: Scores, row: Row) -> float:

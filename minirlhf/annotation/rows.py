@@ -31,10 +31,7 @@ class Row:
 
 
 def read_rows(folder: str | Path, known: list[str]) -> tuple[list[Row], dict]:
-    """The judgements of a study that hold, without skipped places, and its key. UserError before it is closed.
-
-    known: the models seen so far; the study's own are added. The earlier one of two is model 0.
-    """
+    """What holds of a closed study, and its key. Model 0 is the earlier in `known`, which grows. Raises UserError."""
     folder = Path(folder)
     key, (study, name) = read_key(folder), read_study(folder)
     known += [model for model in key["models"] if model not in known]

@@ -31,10 +31,8 @@ def alarms(
 ) -> list[Alarm]:  # fmt: skip
     """Every alarm: first those of the models, then set by set.
 
-    models: name -> {"sha256": fingerprint of its weights, "stage": "base", "sft", ..., "reference": the model that its
-    KL is to, "trained_against": fingerprint of the one that its training held it to, if any}; one of stage "base" was
-    never taught to answer, and how it does is no alarm.  train_prompts: those that are known.  against: the model
-    that the others are compared with.
+    models: name -> "sha256", "stage", "reference" (whose KL it is), "trained_against", as in items.jsonl; one of stage
+    "base" was never taught to answer, and how it does is no alarm.  against: what the others are compared with.
     """
     found = [*same_weights(models), *other_reference(models, against)]
     for title, of in items.items():
@@ -87,8 +85,8 @@ def same_answers(title: str, models: Mapping[str, Mapping], greedy: Mapping[str,
         if models[a]["sha256"] != models[b]["sha256"] and wrong >= LEAST and equal > SAME * len(pairs):
             yield {"what": f"same answers: {a} and {b}, of different weights, give the same greedy "
                            f"answer to {equal} of {len(pairs)} prompts of {title}",
-                   "why": "in all but name a model is compared with itself: no difference can show",
-                   "remedy": "look whether the trained weights or adapter were saved and loaded; if so, "
+                   "why": "in all but name a model is compared with itself: no greedy metric can differ",
+                   "remedy": "look whether the trained weights were saved and loaded; if so, "
                              "training hardly moved the model: a larger learning rate, a smaller beta"}
 
 

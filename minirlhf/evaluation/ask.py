@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, fit_context, render, render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_left
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
 from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
@@ -126,13 +126,13 @@ def sample_items(
             statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
             if compared is not None:
                 statistics["log_ratio"] = token_statistics(compared, reference.model, g)["k1"].sum(1).tolist()
-            reasons, texts = g.stop_reasons(model.config.context), [tokenizer.decode(ids) for ids in g.responses()]
+            reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
             rewards: list[float | None] = [None] * len(part)
             if protocol.reward_of is not None:
                 cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(part, texts)]
                 said = iter(call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
                 rewards = [next(said) if ended else 0.0 for ended in g.ended.tolist()]
-            for row, ((i, k), ids) in enumerate(zip(part, g.responses())):
+            for row, ((i, k), ids) in enumerate(zip(part, responses_of(g))):
                 record, text = records[i], texts[row]
                 item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
                 item |= {"reference": reference_of(record), "stop": reasons[row]}
@@ -149,10 +149,7 @@ def sample_items(
 
 
 def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: bool = False) -> dict[str, float]:
-    """The reward and the task's own quantities of one response; those of one that never ended are 0.
-
-    gold: the reward is not the task's own, which then stands beside it.
-    """
+    """The reward and the task's own quantities of a response; 0 where it never ended. gold: the task's reward, too."""
     scores = {} if reward is None else {"reward": reward}
     if (task := task_of(record)) is not None:
         own = {"gold": task.reward(prompt_text(record), text, record)} if gold else {}
@@ -180,10 +177,7 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
 
 @torch.no_grad()
 def fitted_temperature(policy: Policy, records: Sequence[dict]) -> float:
-    """T of `calibration.fit_temperature` over the tokens of the records' own answers.
-
-    Of a large vocabulary not all logits are held at once, but the first LOGITS.
-    """
+    """T of `calibration.fit_temperature` over the first LOGITS of the tokens of the records' own answers."""
     logits, targets = [np.empty((0, policy.model.config.vocab_size))], [np.empty(0, dtype=int)]
     for _, _, z, y in answer_logits(policy, records):
         room = LOGITS // z.shape[1] - sum(map(len, targets))

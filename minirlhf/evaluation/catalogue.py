@@ -212,11 +212,6 @@ def repetition(view: View) -> list[Metric]:
     return [view.mean("repeated 4-grams", 0, lambda x: seq_rep_n(x["ids"], 4), rows, group="diversity")]
 
 
-def spread_of_tokens(view: View) -> list[Metric]:
-    """Entropy of the model's own distribution at each token it wrote."""
-    return [view.mean("entropy, nats/token", 0, lambda x: x["entropy"], None, lambda x: x["tokens"], "diversity")]
-
-
 def length_metrics(view: View) -> list[Metric]:
     """Mean length, and the share of answers that ended by themselves."""
     return [view.mean("length, tokens", 0, lambda x: x["tokens"], group="diversity"),
@@ -239,7 +234,8 @@ METRICS: dict[str, tuple[Made, str]] = {
     "brier": (given(known_texts, brier), "a response in each record"),
     "kl": (kl_metrics, "prompts"),
     "estimates": (estimates, "prompts"),
-    "entropy": (spread_of_tokens, "prompts"),
+    "entropy": (lambda view: [view.mean(  # of the model's own distribution at each token it wrote
+        "entropy, nats/token", 0, lambda x: x["entropy"], None, lambda x: x["tokens"], "diversity")], "prompts"),
     "distinct": (diversity("distinct-2 per prompt", lambda ids, *_: distinct_n(ids, 2)), "prompts"),
     "adjusted": (diversity(  # longer answers do not lower it
         "adjusted distinct-1", lambda ids, _, V: expectation_adjusted_distinct(ids, 1, V)), "prompts"),  # fmt: skip
@@ -260,10 +256,7 @@ def metric_names(words: str) -> list[str]:
 
 
 def metric_table(view: View, names: Sequence[str] = ()) -> list[Metric]:
-    """The metrics of one set of prompts: those named, "all" that apply, or a default.
-
-    Raises UserError for a metric that was asked for and lacks what it needs.
-    """
+    """The metrics of one set: those named, "all" that apply, or a default. Raises UserError for one that cannot be."""
     if names and "all" not in names:
         made = {name: METRICS[name][0](view) for name in names}
         if missing := [name for name, metrics in made.items() if not metrics]:

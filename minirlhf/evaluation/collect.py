@@ -52,7 +52,7 @@ class Evaluation:
     check_data: bool = option(False, CHECK, only="models task data map prompts max_new device threads seed")
     metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
     beta: float = option(0.0, "KL coefficient of J; 0: that which the last was trained with", least=0, needs=SCORED)
-    prompts: int = option(200, "held-out prompts of each generated test set", least=1, needs="-data")
+    prompts: int = option(200, "held-out prompts of each generated test set", least=1, most=10**6, needs="-data")
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
     reference_samples: int = option(0, "more of the reference, where J* is not known", least=0, needs=SCORED)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1, needs="data|prompt")
@@ -85,9 +85,11 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Po
     """The policy, run.json and folder of each name. Raises UserError."""
     if not (pairs := options.models):
         pairs = [f"{Path(f).name}={f}" for f in ("out/base", START, *rl_runs(START)) if Path(f).is_dir()]
+        if not pairs:
+            raise UserError("out/: no models there; run train_sft.py first, or give --models NAME=FOLDER")
         print(f"--models {' '.join(pairs)}")
     folders = dict(pair.partition("=")[::2] for pair in pairs)
-    if "" in folders.values() or not 0 < len(pairs) == len(folders):
+    if "" in {*folders, *folders.values()} or not 0 < len(pairs) == len(folders):
         raise UserError(f"--models {' '.join(pairs)}: give each as name=folder, each name once")
     models, runs = {}, {name: checkpoint.read_run(folder) for name, folder in folders.items()}
     for name, folder in folders.items():
@@ -112,8 +114,7 @@ def kl_references(given: str, against: str, runs: dict[str, dict], weights: dict
 def turn_records(records: Sequence[dict]) -> list[dict]:
     """A record for each assistant turn of a conversation, asked after the true turns before it.
 
-    They share a `conversation`, for they are no independent evidence, and so do equal conversations. A question
-    at the end is one more. Records of one answer stay as they are.
+    They share a `conversation`, for they are no independent evidence, and so do equal conversations.
     """
     out: list[dict] = []
     first: dict[str, int] = {}  # conversation -> where it stands first
@@ -176,7 +177,7 @@ def left_out(records: list[dict], scored: int) -> list[str]:
 
 def check_sets(options: Evaluation, seed: int, policy: Policy, runs: dict[str, dict]) -> None:
     """--check-data: `check_data` of the test sets beside what the models were trained on."""
-    sets = test_sets(options, runs, seed, policy.model.wte.weight.device)
+    sets = test_sets(options, None, runs, seed)
     parts = {"training": [r for records in training_records(runs).values() for r in records]}
     parts |= {title: records for title, records, *_ in sets}
     check_data(parts, policy.tokenizer, policy.model.config.context)
@@ -271,10 +272,7 @@ def optimum_of_training(run: dict, reference: str, beta: float, reward: tuple[st
 
 
 def training_records(runs: dict[str, dict]) -> dict[str, list[dict]]:
-    """data set -> the records that the models were trained on, made or read again as their run.json says.
-
-    Of files that are gone there is nothing.
-    """
+    """data set -> what the models were trained on, made or read again by their run.json; nothing of what is gone."""
     data = [(run.get("data", {}), run) for run in runs.values()]
     made = {(name, d.get("examples", 0), run.get("seed", 0)) for d, run in data for name in run.get("tasks", {})}
     seen: dict[str, list[dict]] = {}

@@ -27,7 +27,7 @@ MODEL = {
 }  # fmt: skip
 LINES = {  # kind of line -> an example of it
     "run": {
-        "reference?": (None, ""), "against?": (None, ""), "seed": N, "vocabulary?": N, "settings": {"metrics?": ""}, "environment?": {},
+        "reference": "", "against": "", "seed": N, "vocabulary?": N, "settings": {"metrics?": ""}, "environment?": {},
         "models": {"*": MODEL},
     },
     "set": {
@@ -79,6 +79,8 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
     run = lines[0][1] if lines else {}
     if run.pop("kind", None) != "run" or run.pop("version", None) != VERSION:
         raise UserError(f"{path}: not the items of an evaluation of version {VERSION}; make them with evaluate.py")
+    if wrong := misfit(run, LINES["run"], "run").removeprefix("run."):
+        raise UserError(f"{path}, line {lines[0][0]}: {wrong!r} is missing, or not what belongs there")
     sets: dict[str, TestSet] = {}
     for number, line in lines[1:]:
         try:
@@ -100,9 +102,9 @@ def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
                 rows.append(line)
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: {error} is missing, or stands before its set") from None
-    if misfit(run, LINES["run"]) or not run["models"] or not sets:
+    if not run["models"] or not sets:
         raise UserError(f"{path}: no models, or no prompts, in it; was it cut off?")
-    for name in (run.get("reference"), run.get("against"), *(m.get("reference") for m in run["models"].values())):
+    for name in (run["reference"], run["against"], *(m["reference"] for m in run["models"].values())):
         if name not in run["models"]:
             raise UserError(f"{path}: {name!r:.40}, a reference or what is compared with, is not one of its models")
     for title, s in sets.items():

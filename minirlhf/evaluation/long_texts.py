@@ -3,10 +3,9 @@
     NLL = − Σ_t log p(x_t | x_{s(t)} … x_{t−1})        perplexity = exp(NLL / T)
     python evaluate.py --text novel.txt --models base=out/base sft=out/sft
 
-s(t) is where the window that scores x_t begins. Every token is scored exactly once. It has at least context − stride
-tokens before it, once the text has so many. Windows side by side (stride = context) show the first tokens of each no
-context and overstate perplexity. Stride 1 shows all context there can be, and costs one pass per token. A perplexity
-means nothing without its window and stride, so a result names both.
+s(t) is where the window that scores x_t begins. Every token is scored exactly once, behind at least context − stride
+tokens, once the text has so many. Windows side by side (stride = context) overstate perplexity. Stride 1 costs one
+pass per token. A perplexity means nothing without its window and stride, so a result names both.
 Source: Press, Smith and Lewis 2021, section 2. Proved by tests/evaluation/test_long_texts.py.
 """
 
@@ -43,9 +42,8 @@ class TextScore:
 def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, int]]:
     """Windows (start, first, end) over ids[0 … n_tokens], of which ids[0] (BOS) is context only.
 
-    Each reads ids[start:end] and is scored on ids[first : end + 1]. The scored ranges follow one another and make up
-    1 … n_tokens. The first window scores all that it predicts, each later one the next `stride` tokens. A later one
-    reads the `context` tokens up to the last but one that it scores. So the last window is full as well.
+    Each reads ids[start:end] and is scored on ids[first : end + 1]. The first window scores all that it predicts, each
+    later one the next `stride` tokens, and reads the `context` tokens up to the last but one of them.
     Raises ValueError unless 1 <= stride <= context.
     """
     if not 1 <= stride <= context:
@@ -64,11 +62,7 @@ def document_ids(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: int) -> TextScore:
-    """Score texts of any length under a GPT, which reads each through windows of its own context.
-
-    The first token is conditioned on EOS, as in pretraining. A text that fits the context is one window, whatever the
-    stride. Then this is sft.evaluate_loss of the document. Raises ValueError as `windows` does.
-    """
+    """Score texts of any length under a GPT, through windows of its context. Raises ValueError as `windows` does."""
     examples, context = [], model.config.context
     for ids in (document_ids(text, tokenizer) for text in texts):
         for start, first, end in windows(len(ids) - 1, context, stride):
@@ -107,10 +101,7 @@ def texts_of_training(run: dict) -> list[str]:
 
 
 def score_texts(texts: Sequence[str], models: dict[str, Policy], runs: dict, stride: int) -> dict[str, TextScore]:
-    """name -> what all texts cost that model. An n-gram model of the first one's pretraining texts is added.
-
-    runs: name -> run.json.  stride: 0 means half of each model's context. Raises UserError.
-    """
+    """name -> what all texts cost it; also an n-gram model. stride: 0 is half of each context. Raises UserError."""
     scores: dict[str, TextScore] = {}
     for name, policy in models.items():
         context = policy.model.config.context

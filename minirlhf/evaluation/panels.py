@@ -76,10 +76,7 @@ def calibration_panel(texts: dict[str, list[dict]], seed: int) -> dict[str, dict
 
 
 def choose_examples(view: View, reference: str, policy: str, seed: int) -> dict[str, int]:
-    """rule -> prompt, by the policy's mean reward less the reference's: best, median, worst; and one at random.
-
-    Without a reward, by KL to the reference.
-    """
+    """rule -> prompt, by the policy's mean reward (or KL) less the reference's: best, median, worst; and random."""
     n = len(view.records)
     each = np.arange(n)  # prompts, whatever their unit
     value = (lambda x: x["scores"]["reward"]) if rewards_by_prompt(view) else (lambda x: x["kl"])
@@ -118,7 +115,7 @@ def read_curves(folder: str | Path) -> list[dict]:
     names += sorted({n for x in log for n in x if n.startswith("share/")})
     found = []
     for name in names:
-        points = [[x["step"], x[name]] for x in log if all_finite(x.get("step")) and all_finite(x.get(name))]
+        points = [[x["step"], x[name]] for x in log if all_finite(x.get(name))]
         if len(points) > POINTS:  # means of runs of neighbours
             points = [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(points, dtype=float), POINTS)]
         if len(points) > 1:

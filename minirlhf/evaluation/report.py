@@ -20,10 +20,7 @@ from minirlhf.metrics.scores import perplexity
 
 
 def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict:
-    """report.json: every number of an evaluation from its items alone. names: of `catalogue.METRICS`.
-
-    Raises UserError as `metric_table` does.
-    """
+    """report.json from the items alone. names: of `catalogue.METRICS`. Raises UserError as `metric_table` does."""
     models, against, reference = run["models"], run["against"], run["reference"]
     last, seed = list(models)[-1], run["seed"]
     others = [m for m in models if models[m]["reference"] != reference]

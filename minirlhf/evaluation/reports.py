@@ -5,10 +5,9 @@
 
 `are_training_runs` tells by the reports what is meant. In two evaluations a model is compared with the one of its
 name, sample by sample: equal seeds draw the k-th sample of both with the same random numbers. Training runs that were
-put to prompts of their own (`--seed` of their own) are independent draws, and se = s/√S; if all were put to the same
-prompts, these are a sample, too: `training_runs.crossed_t`. Three runs have a t of 4.3, two of 12.7: what few runs
-cannot show, more prompts cannot mend. The rewards of all sets and models are one family, and their verdicts go by
-Holm's adjusted p. Proved by tests/evaluation/test_reports.py.
+put to prompts of their own are independent draws; if all were put to the same prompts, these are a sample, too:
+`training_runs.crossed_t`. The rewards of all sets and models are one family, and their verdicts go by Holm's adjusted
+p. Proved by tests/evaluation/test_reports.py.
 """
 
 from collections import Counter
@@ -57,8 +56,7 @@ def read_report(path: str) -> tuple[dict, Sets]:
 def are_training_runs(abouts: Sequence[dict]) -> tuple[bool, str]:
     """Whether the evaluations are of training runs of one recipe, or else two to be paired by item; and why.
 
-    More than two are training runs. So are two that compare the same models, if the last of them was trained
-    with another seed.
+    More than two are. So are two that compare the same models, if the last of them was trained with another seed.
     """
     if len(abouts) > 2:
         return True, f"{len(abouts)} reports, more than two: training runs of one recipe, each one shown"
@@ -83,10 +81,7 @@ def measures(s: TestSet) -> list[Metric]:
 
 
 def compare_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
-    """What has changed from the first evaluation to the second, for each model of each set.
-
-    Raises UserError where no set, model or prompt is in both.
-    """
+    """What has changed from the first to the second, by model and set. Raises UserError where nothing is in both."""
     parts, apart = [], []
     for title in shared(paths, "set", *sets):
         old, new = (of[title] for of in sets)
@@ -156,10 +151,7 @@ def lines_of_evaluations(found: dict) -> str:
 
 
 def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
-    """last − reference over all runs, for each set and quantity of all.
-
-    Raises UserError where the runs compare other models, are one run twice, or share no set.
-    """
+    """last − reference over all runs, for each set and quantity. Raises UserError for runs that do not compare."""
     names = [(list(about["models"])[-1], about["against"]) for about in abouts]
     last, reference = names[0]
     for path, (a, b) in zip(paths, names):

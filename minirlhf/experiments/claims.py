@@ -60,8 +60,7 @@ class Effect:
 class Claim:
     """What is said, and the effects that must all be above 0 for it to hold.
 
-    It is not shown where no arm of `need` reaches FLOOR. An arm that earns nothing on a set of prompts cannot fall.
-    The arm that earned more on training's prompts would seem to lose more for that reason alone.
+    It is not shown where no arm of `need` reaches FLOOR: an arm that earns nothing on a set of prompts cannot fall.
     """
 
     topic: str
@@ -187,8 +186,7 @@ def claim_results(cells: Cells, task: str, all_claims: Sequence[Claim]) -> list[
 def with_divergence(cells: Cells) -> Cells:
     """Every line with `diverged` in its set "run": 1 for a run that diverged, else 0.
 
-    A run diverged if training was cut off because losses or gradients were not finite. It also did if it lost reward
-    from its start: if the 95 % interval of that difference, over prompts, is below 0.
+    A run diverged if training was cut off, or if the 95 % interval of what it gained, over prompts, is below 0.
     """
     out = {}
     for (task, seed, arm), line in cells.items():
@@ -209,10 +207,7 @@ def difference(up: Term | str, down: Term | str, name: str = "") -> Effect:
 
 
 def claims(labels: Sequence[int], sets: Sequence[str], prose: bool) -> list[Claim]:
-    """All claims of a task.  labels: numbers of examples, rising.  sets: of prompts unlike those of training.
-
-    prose: answers are texts, and some demonstrations earn more than others.
-    """
+    """All claims of a task.  labels: rising.  sets: of prompts unlike those of training.  prose: answers are texts."""
     few, most = min(labels), max(labels)
     sft, ppo, more = f"sft{most}", f"ppo{most}", f"more{most}"
 

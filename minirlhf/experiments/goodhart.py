@@ -62,10 +62,7 @@ def peak(kind: str, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
 
 
 def least_squares(kind: str, d: np.ndarray, R: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """For each row of R the (α, β) that minimise Σ w (R / d − α + β f(d))², f(d) = d or ln d: (2, B).
-
-    d, weights: (n,).  R: (B, n).
-    """
+    """For each row of R (B, n) the (α, β) that minimise Σ w (R / d − α + β f(d))², f(d) = d or ln d: (2, B)."""
     A = np.column_stack([np.ones_like(d), -LAWS[kind][1](d)]) * np.sqrt(weights)[:, None]  # (n, 2)
     return np.linalg.lstsq(A, (R / d * np.sqrt(weights)).T, rcond=None)[0]  # (2, B)
 
@@ -76,8 +73,7 @@ def fit_law(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[
     kind: "best-of-n" or "rl".  d: (n,) √KL in √nats.  R: (n,) gold reward less the reference's.  errors: (n,) standard
     errors of R.  The weight of a point is the precision of R / d, (d / error)². The 95 % interval is that of fits to
     R + errors · max(1, misfit) · N(0, 1). Precise points make no law better known that they do not obey.
-    Undefined where a number is not finite or an error is 0. Undefined below three different d above 0, too: two points
-    obey any such law.
+    Undefined where a number is not finite or an error is 0, and below three different d above 0.
     """
     d, R, sigma = (np.array([x for x, at in zip(values, d) if at != 0]) for values in (d, R, errors))  # (n,) each
     if not np.isfinite([d, R, sigma]).all() or (sigma <= 0).any() or len(np.unique(d)) < 3:

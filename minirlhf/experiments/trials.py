@@ -39,10 +39,7 @@ def numbers(words: Sequence[str], name: str, kind: type, least: float, most: flo
 
 
 def kept(path: Path, make: Callable[[], dict]) -> dict:
-    """The JSON object in the file. If there is no file, it is written with what `make` returns.
-
-    Raises UserError for a file that is damaged.
-    """
+    """The JSON object in the file, first written with what `make` returns if there is none. Raises UserError."""
     if not path.exists():
         write_atomic(path, json.dumps(make()).encode())
     try:

@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import tempfile
+import warnings
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -85,7 +86,9 @@ def save_state(path: str | Path, state: dict) -> None:
 def load_state(path: str | Path) -> dict:
     """Read what `save_state` wrote; code in it is refused. Raises UserError."""
     try:
-        state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of torch, of a pickle that it goes on to refuse
+            warnings.simplefilter("ignore")
+            state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
     except UserError as error:
         raise UserError(f"{error}; there is nothing to resume") from None
     except Exception as error:  # a damaged pickle can raise nearly anything

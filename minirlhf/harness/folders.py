@@ -62,7 +62,7 @@ class Folder:
 
     def hold(self) -> None:
         """Keep other runs out, until `close`. Raises UserError."""
-        there = [x for x in (self.run.out, *self.run.also) if (x / "log.jsonl").exists()]
+        there = [x for x in (self.run.out, *self.run.also) if (x / "log.jsonl").is_file()]
         self._held = [take(folder, "r+b") for folder in there]
 
     def begin(self, start: int) -> str:
@@ -188,12 +188,15 @@ def load_part(part, state: dict) -> None:
     own, saved = (x["param_groups"] for x in (optimizer.state_dict(), state["optimizer"])) if optimizer else ([], [])
     if [x | {"lr": 0} for x in saved] != [x | {"lr": 0} for x in own]:
         raise ValueError("of another optimizer")
+    if not all(x.is_floating_point() and x.isfinite().all() for x in tensors_of(state)):
+        raise ValueError("of no finite numbers")
     part.load_state_dict(state)
     for parameter, moments in optimizer.state.items() if optimizer else ():
         if {k: x.shape for k, x in moments.items()} != {"step": (), "exp_avg": (s := parameter.shape), "exp_avg_sq": s}:
             raise ValueError("of another model")
 
 
-def is_plain(state: dict) -> bool:
-    """Whether run.json can hold it: no tensors in it."""
-    return not any(isinstance(x, torch.Tensor) or isinstance(x, dict) and not is_plain(x) for x in state.values())
+def tensors_of(state: dict) -> list[torch.Tensor]:
+    """The tensors in a part's state; where there are none, run.json can hold it."""
+    found = [tensors_of(x) if isinstance(x, dict) else [x] for x in state.values()]
+    return [x for some in found for x in some if isinstance(x, torch.Tensor)]

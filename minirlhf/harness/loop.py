@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from minirlhf.harness.files import UserError, save_state
-from minirlhf.harness.folders import Folder, Run, is_plain
+from minirlhf.harness.folders import Folder, Run, tensors_of
 
 
 class Diverged(Exception):
@@ -76,11 +76,11 @@ class Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._bar.close()
-        if isinstance(error, Unharmed) and self.done > self.start:
+        if saved := isinstance(error, Unharmed) and self.done > self.start:
             save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
             self._write()
         self.folder.close()
-        if isinstance(error, Unharmed) and self.done > self.start:
+        if saved:
             raise Unharmed(f"{error}; all before step {self.done + 1} is saved, for --resume") from None
         if isinstance(error, Diverged):
             good = f"{self.folder.state_path}, if it was written before, is good"
@@ -144,7 +144,7 @@ class Loop:
         self._begin()
         if self.run.save:
             state = self._state()
-            state["parts"] = {name: part for name, part in state["parts"].items() if is_plain(part)}
+            state["parts"] = {name: part for name, part in state["parts"].items() if not tensors_of(part)}
             self.run.save(self.run.about | {"cost": self.cost(), "resume": state}, self.parts)
             if self.done == self.total:
                 self.folder.state_path.unlink(missing_ok=True)

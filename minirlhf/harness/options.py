@@ -18,7 +18,7 @@ import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
-from math import inf, isfinite
+from math import inf
 from operator import attrgetter
 from pathlib import Path
 
@@ -26,7 +26,10 @@ from minirlhf.harness.files import UserError, read_json
 from minirlhf.harness.folders import read_run
 from minirlhf.harness.loop import Diverged, Interrupted
 
-RENAMED = {"--compare": "--reports", "--runs": "--reports"}  # options of evaluate.py that were two, and are one
+RENAMED = {  # what these were called before, or are in other projects
+    "--compare": "--reports", "--runs": "--reports", "--learning-rate": "--lr", "--kl-coef": "--beta",
+    "--num-generations": "--group", "--max-steps": "--steps", "--per-device-train-batch-size": "--batch",
+}  # fmt: skip
 
 
 def option(
@@ -38,7 +41,7 @@ def option(
     least, most: the smallest and the largest number allowed; above: all allowed are larger.  choices: the words
     allowed.  more: bare, True for a word that stands without the option's name; needs and only, see `idle`.
     """
-    limits = {"least": least, "above": above, "most": most, "choices": tuple(choices)}
+    limits = {"least": least, "above": above, "most": most, "choices": tuple(choices), "default": default}
     return field(default=default, metadata={"help": help} | limits | more)
 
 
@@ -71,7 +74,7 @@ def parse(description: str, *classes: type, argv: list[str] | None = None, witho
             if f.type is bool:
                 keywords["action"] = argparse.BooleanOptionalAction
             elif typing.get_origin(f.type) is tuple:
-                keywords |= {"nargs": "*", "metavar": "X"}
+                keywords |= {"nargs": "+", "metavar": "X"}
             else:
                 keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
             if f.metadata.get("bare"):
@@ -83,7 +86,7 @@ def parse(description: str, *classes: type, argv: list[str] | None = None, witho
     if unknown:
         raise UserError(unknown_option(unknown[0], list(flags.values())))
     values = vars(given)
-    if config := values.pop("config", None):
+    if (config := values.pop("config", None)) is not None:
         values = read_config(Path(config), fields) | values
     if "algo" in fields and "out" in fields and "out" not in values:
         values["out"] = fields["out"].default.replace("ALGO", values.get("algo", fields["algo"].default))
@@ -127,10 +130,10 @@ def check_options(options) -> None:
 
 
 def check(flag: str, value, limits: Mapping) -> None:
-    """Raises UserError for what an option does not allow: NaN, an infinity, a number or a word out of its limits."""
+    """Raises UserError for what an option does not allow: a number or a word out of its limits, or no word at all."""
     if isinstance(value, (int, float)):
-        if isinstance(value, float) and not isfinite(value):
-            raise UserError(f"{flag} {value}: must be a finite number")
+        if isinstance(value, float) and not abs(value) <= 1e38:
+            raise UserError(f"{flag} {value}: must be a finite number of float32")
         if value < limits["least"]:
             raise UserError(f"{flag} {value}: must be at least {limits['least']}")
         if value <= limits["above"]:
@@ -139,7 +142,10 @@ def check(flag: str, value, limits: Mapping) -> None:
             raise UserError(f"{flag} {value}: must be at most {limits['most']}")
         if isinstance(value, int) and value >= 2**63:
             raise UserError(f"{flag} {value}: must be below 2**63")
-    for word in value if isinstance(value, tuple) else [value]:
+    words = value if isinstance(value, tuple) else (value,)
+    if "" in words and (words is value or limits["default"]):  # of a variable that the shell does not know, say
+        raise UserError(f"{flag}: is empty; give a value, or leave it out")
+    for word in words:
         if isinstance(word, str) and re.search("[\0\ud800-\udc7f\udd00-\udfff]", word):
             raise UserError(f"{flag} {word}: has a NUL or half a character in it, which no file's name may")
     if isinstance(value, str) and limits["choices"] and value not in limits["choices"]:
@@ -150,7 +156,7 @@ def unknown_option(word: str, known: list[str]) -> str:
     """The message for an option that does not exist, with the nearest that does."""
     name = word.split("=")[0]
     if RENAMED.get(name) in known:
-        return f"no option {name}: it is {RENAMED[name]} now"
+        return f"no option {name}: it is {RENAMED[name]} here"
     near = difflib.get_close_matches(name, known, 1)
     return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
 
@@ -203,6 +209,10 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(fail(str(error), 1))
     except (Interrupted, KeyboardInterrupt) as error:
         sys.exit(fail(str(error) or "interrupted", 130))
+    except (MemoryError, RuntimeError) as error:  # the latter is torch's
+        if isinstance(error, RuntimeError) and not re.search("memory|Storage size", str(error)):
+            raise
+        sys.exit(fail(f"not enough memory: smaller --batch, --width, --context or --samples take less; {error}", 2))
     except OSError as error:  # a folder that cannot be written, a full disk; or a reader that left: `| head`
         said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         status = 1 if isinstance(error, BrokenPipeError) else fail(said, 2)

@@ -81,10 +81,17 @@ def number(value) -> float | None:
     return float(value) if isinstance(value, Real) and abs(value) <= torch.finfo(torch.float32).max else None
 
 
+def shown(value: object, how: Callable = repr, most: int = 60) -> str:
+    """The first characters of what a user's object says of itself, which may raise."""
+    with suppress(Exception):
+        return how(value)[:most]
+    return "no word"
+
+
 def call_each(call: Callable, parts: Sequence, threads: int, seconds: float, overdue: Callable) -> list:
     """call(part) of each, `threads` at once. Raises what a call raises, and overdue(part) of one that takes too long.
 
-    One at a time they run in this thread: SQLite, say, wants the one it was opened in. Windows knows no time limit.
+    One at a time they run in this thread: SQLite, say, wants the one it was opened in.
     """
     began, values, late, todo = {}, {}, [], iter(range(len(parts)))
 
@@ -105,9 +112,8 @@ def call_each(call: Callable, parts: Sequence, threads: int, seconds: float, ove
             list(todo)
             raise KeyboardInterrupt  # which is no Exception
 
-    if timed := hasattr(signal, "setitimer"):
-        handler = signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, seconds, min(seconds / 4, 1))
+    handler = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, min(seconds / 4, 1))
     try:
         pool = [Thread(target=work, daemon=True) for _ in range(threads)] if threads > 1 else []
         for thread in pool:
@@ -120,9 +126,8 @@ def call_each(call: Callable, parts: Sequence, threads: int, seconds: float, ove
             raise
     finally:
         list(todo)
-        if timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
     if late:
         raise overdue(late[0])
     for value in values.values():

@@ -21,10 +21,7 @@ VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  
 
 
 def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Differences with their intervals. Each row has its own axis, in its own units, with 0 in the middle.
-
-    rows: (name, difference). The grey band reaches to the smallest difference that would have been seen.
-    """
+    """Differences with their intervals, each on its own axis about 0, and a band of those too small to be seen."""
     shapes, top, left, right = [], 4.0, 14, WIDTH - 14
     for name, d in rows:
         words, numbers = "undefined", (d.get("value"), d.get("low"), d.get("high"))
@@ -66,10 +63,7 @@ def round_reach(x: float) -> float:
 
 
 def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], order: Sequence[str]) -> str:
-    """Reward against KL of each model with its intervals, and best-of-n of the reference as a curve.
-
-    The KL axis has a square-root scale, as in Gao et al. 2022.
-    """
+    """Reward against KL, on a square-root scale, of each model with its intervals; best-of-n as a curve."""
     drawn = {name: (kl[name], r) for name, r in reward.items() if all_finite(kl[name].get("value"), r.get("value"))}
     best = [b for b in best_of_n if all_finite(b.get("kl_bound"), b.get("reward"))]
     shapes, top = legend([name if name in drawn else f"{name} (no number)" for name in order], WIDTH)
@@ -164,8 +158,7 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], a
 def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
     """Attention of each token (a row) to itself and to earlier tokens (the columns). Opacity is √weight.
 
-    Nothing stands above the diagonal: no token sees a later one. Opacity has steps of 1/20. All squares of one
-    opacity are one path.
+    No token sees a later one. Opacity has steps of 1/20, and all squares of one opacity are one path.
     """
     T = len(weights)
     cell, margin = min(max(270 / T, 7.0), 22.0), 58

@@ -47,10 +47,7 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu", con
 
 
 def micro_batches(lengths: Sequence[int], rows: int) -> list[list[int]]:
-    """Indices sorted by length, the longest first, in parts of `rows`; every index appears once.
-
-    Rows of like length stand together, so little is spent on padding.
-    """
+    """Indices sorted by length, the longest first, in parts of `rows`: so little is spent on padding."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[start : start + rows] for start in range(0, len(order), rows)]
 

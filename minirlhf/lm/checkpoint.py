@@ -43,10 +43,7 @@ RUN = {  # of run.json: all that anything reads of it, as an example
 
 
 def fingerprint(model: GPT, tokenizer: Tokenizer | None = None) -> str:
-    """SHA-256 of the weights, so that two names for one model are found out, and one name for two.
-
-    tokenizer: it counts, too.
-    """
+    """SHA-256 of the weights, and of a tokenizer: two names for one model are found out, and one name for two."""
     digest = hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -61,10 +58,7 @@ def to_huggingface(model: GPT) -> dict[str, Tensor]:
 
 
 def from_huggingface(tensors: dict[str, Tensor], config: GPTConfig, name: str) -> GPT:
-    """The GPT that GPT-2 tensors describe, with or without the `transformer.` prefix, in float32.
-
-    Raises UserError where a tensor is missing, unknown, not of finite floats, or of another shape than `config` says.
-    """
+    """The GPT that GPT-2 tensors describe, with or without the `transformer.` prefix, in float32. Raises UserError."""
     numbers = sum(x.numel() for x in tensors.values())
     # What config.json makes up is not to be built, not even as shapes alone.
     if config.layers > len(tensors) or (config.vocab_size + config.context) * config.width > numbers:
@@ -164,10 +158,7 @@ def load_value_head(folder: str | Path, value_head: nn.Module) -> None:
 
 
 def load(folder: str | Path) -> tuple[GPT, Tokenizer]:
-    """The model and tokenizer of a checkpoint folder, ours or Hugging Face's GPT-2 (safetensors).
-
-    Dropout is kept as config.json says. Raises UserError with the file and the remedy.
-    """
+    """The model and tokenizer of a checkpoint folder, ours or Hugging Face's GPT-2 (safetensors). Raises UserError."""
     return load_with(folder, "")[:2]
 
 

@@ -53,15 +53,17 @@ class Generation:
     logprobs: Tensor  # (B, R) float32 of the distribution sampled from, 0 where mask is False
     ended: Tensor  # (B,) bool, True where EOS was sampled; else max_new or the context cut the row off
 
-    def responses(self) -> list[list[int]]:
-        """The sampled ids of each row, without EOS and padding."""
-        lengths = (self.mask.sum(1) - self.ended.long()).tolist()
-        return [row[:n] for row, n in zip(self.ids.tolist(), lengths)]
 
-    def stop_reasons(self, context: int) -> list[str]:
-        """Why each row stopped: "eos", "context" (the model's context is full) or "length"."""
-        total = self.prompt_mask.sum(1) + self.mask.sum(1)  # (B,)
-        return ["eos" if e else "context" if n >= context else "length" for e, n in zip(self.ended, total.tolist())]
+def responses_of(rows: Any) -> list[list[int]]:
+    """The sampled ids of each row of a Generation or Rollout, without EOS and padding."""
+    lengths = (rows.mask.sum(1) - rows.ended.long()).tolist()
+    return [row[:n] for row, n in zip(rows.ids.tolist(), lengths)]
+
+
+def stop_reasons(rows: Any, context: int) -> list[str]:
+    """Why each row of a Generation or Rollout stopped: "eos", "context" (that of the model is full) or "length"."""
+    total = rows.prompt_mask.sum(1) + rows.mask.sum(1)  # (B,)
+    return ["eos" if e else "context" if n >= context else "length" for e, n in zip(rows.ended, total.tolist())]
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

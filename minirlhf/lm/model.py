@@ -230,10 +230,7 @@ def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Ten
 
 
 class ScalarHead(nn.Linear):
-    """One number per hidden state: a value or a reward. Zero at first, so that it biases nothing.
-
-    Source: Ziegler et al. 2019 start the value function at zero.
-    """
+    """One number per hidden state. Zero at first, so that it biases nothing.  Source: Ziegler et al. 2019."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, 1)

@@ -36,11 +36,7 @@ def make_adamw(
 
 
 def learning_rate(step: int, peak: float, warmup: int, total: int, final: float, shape: str = "cosine") -> float:
-    """The rate of optimizer step `step`, counted from 0.
-
-    It rises on a line to `peak` over `warmup` steps. Then it falls to `final` · peak at step `total`, on half a cosine
-    or on a line ("linear"). There it stays.
-    """
+    """The rate at a step, from 0: up to `peak` in `warmup` steps, then down to `final` · peak, on a cosine or line."""
     if step < warmup:
         return peak * (step + 1) / warmup
     done = min((step - warmup) / max(total - warmup, 1), 1.0)
@@ -67,10 +63,7 @@ class Stepper:
         self.skipped = state["skipped"]
 
     def step(self, lr: float) -> float:
-        """One optimizer step at that rate. Returns the gradient's norm before clipping.
-
-        Raises Diverged after MAX_BAD_STEPS steps in a row whose norm is not finite.
-        """
+        """A step; returns the norm before clipping. Raises Diverged after MAX_BAD_STEPS in a row not finite."""
         parameters: list[Tensor] = [p for g in self.optimizer.param_groups for p in g["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, self.max_norm))
         if isfinite(norm):

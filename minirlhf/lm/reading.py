@@ -2,8 +2,8 @@
 
     reviews.csv: 812 records of prompt and label; column `id` unused; 3 without a label
 
-The content decides, not the name: JSON lines or an array, CSV or TSV with a header, else one text; gzip of each. A
-folder is every .txt in it. Proved by tests/lm/test_reading.py.
+The content decides, not the name: JSON lines or an array, CSV or TSV with a header, else one text; gzip of each.
+Proved by tests/lm/test_reading.py.
 """
 
 import csv
@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 from minirlhf.harness.files import UserError, read_text
@@ -86,6 +87,8 @@ def rows_of(path: str, names: Mapping[str, str]) -> Iterator[tuple[str, dict]]:
         yield from json_rows(text, path)
     elif comma := comma_of(text, {*KNOWN, *SHAPES, *names.values()}):
         yield from table_rows(text, path, comma, {names.get(key, key) for key in NUMBERS})
+    elif re.search(r"\.jsonl?(\.gz)?$", path) and text.strip():
+        raise UserError(f"{path}: no JSON objects in it; if it is a text, call it .txt")
     elif text.strip():
         yield path, {"text": text}
 
@@ -115,7 +118,7 @@ def comma_of(text: str, known: set[str]) -> str:
     """What parts the columns of a table, "" in other text: a table has a known column, or even rows under names."""
     csv.field_size_limit(2**31 - 1)  # a cell may hold a long text
     comma = max(",\t;", key=text.partition("\n")[0].count)
-    rows = csv.reader(lines_of(text), delimiter=comma)
+    rows = csv.reader(StringIO(text, newline="\n"), delimiter=comma)
     header = next(rows, [])
     if known & {cell.strip() for cell in header}:
         return comma
@@ -125,7 +128,7 @@ def comma_of(text: str, known: set[str]) -> str:
 
 def table_rows(text: str, path: str, comma: str, numbers: set[str]) -> Iterator[tuple[str, dict]]:
     """The rows of a table, without their empty cells. numbers: columns that hold numbers."""
-    rows, header, line = csv.reader(lines_of(text), delimiter=comma, strict=True), [], 1
+    rows, header, line = csv.reader(StringIO(text, newline="\n"), delimiter=comma, strict=True), [], 1
     try:
         for row in rows:
             where, line = f"{path}, line {line}", rows.line_num + 1
@@ -139,11 +142,6 @@ def table_rows(text: str, path: str, comma: str, numbers: set[str]) -> Iterator[
                 yield where, {k: number_of(v) if k in numbers else v for k, v in zip(header, row) if v}
     except csv.Error as error:
         raise UserError(f"{path}, line {line}: {error}; quote a cell that has a quote, and double that") from None
-
-
-def lines_of(text: str) -> Iterator[str]:
-    """Lines with their ends: `splitlines` would cut at U+2028, too."""
-    return (match.group() for match in re.finditer(r".*\n|.+", text))
 
 
 def number_of(cell: str) -> float | str:

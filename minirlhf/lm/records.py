@@ -49,7 +49,7 @@ def check_record(record: dict, where: str) -> None:
         if all(message["role"] != "user" for message in messages):
             raise UserError(f"{where}: no message of a user in 'messages': nothing is asked")
     elif "text" not in record and "prompt" not in record:
-        hint = f"; --map prompt={next(iter(record))}, if that is what is asked" if record else ""
+        hint = "; --map prompt=NAME says which of them is asked" if record else ""
         raise UserError(f"{where}: no 'text', 'prompt' or 'messages'; found {', '.join(record) or 'nothing'}{hint}")
     for key in ("reference", "label", "conversation"):
         value = record.get(key)
@@ -84,10 +84,7 @@ def messages_of(record: dict) -> list[dict]:
 
 
 def gap_of(record: dict) -> str:
-    """What stands between the turns where there are no roles, as in the documents that a base model learns.
-
-    Of a user's own record a line break; a generated prompt ends where its answer begins.
-    """
+    """What stands between turns without roles: a line break in a user's record, nothing in a generated one."""
     return "" if task_named(record) else "\n"
 
 

@@ -39,10 +39,7 @@ def dump_safetensors(tensors: dict[str, Tensor]) -> bytes:
 
 
 def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tensor]:
-    """The tensors in the bytes of a safetensors file. `name` is for the error message.
-
-    Raises UserError if the file is truncated, tampered with, or holds a type we do not know.
-    """
+    """The tensors in a safetensors file. `name` is for the error. Raises UserError for one cut off or tampered with."""
 
     def refuse(why: str) -> UserError:
         return UserError(f"{name}: {why}: not a whole safetensors file; copy or write it again")

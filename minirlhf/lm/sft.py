@@ -42,10 +42,7 @@ class FitConfig:
 
 
 def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:
-    """− log p of each target token, (N,) float32, row by row in the order of the mask's True places.
-
-    The head is put on those places alone.
-    """
+    """− log p of each target token, (N,) float32, in the order of the mask's True places; the head sees no other."""
     hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
     return -token_logprobs(model.logits(hidden)[:n], batch.targets[batch.mask])  # (N,)
 
@@ -73,8 +70,7 @@ def fit(
 ) -> dict:
     """Train the model in place on batch_of(step), step = 0, 1, ...; returns the cost of the training.
 
-    A step whose gradient is not finite is skipped and counted. Raises Interrupted (state saved), Diverged,
-    and UserError for a state of other settings.
+    Raises Interrupted (state saved), Diverged, and UserError for a state of other settings.
     """
     stepper = Stepper(make_adamw([model], config.lr, config.weight_decay), config.max_norm)
     settings, warmup = dataclasses.asdict(config) | dataclasses.asdict(model.config), min(config.warmup, config.steps)

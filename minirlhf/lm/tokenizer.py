@@ -156,10 +156,7 @@ class Tokenizer:
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that `ids` spell; specials are written as their names.
-
-        Raises ValueError for an id outside the vocabulary.
-        """
+        """The bytes that `ids` spell; specials as their names. Raises ValueError for an id outside the vocabulary."""
         spelled = []
         for i in ids:
             if not 0 <= i < len(self._spelled):  # a negative one would count from the end, silently

@@ -48,15 +48,13 @@ def krippendorff_alpha(items: Sequence[Sequence[Hashable]], seed: int = 0) -> Me
         for c, k in permutations(map(labels.index, item), 2):
             table[c, k] += 1 / (len(item) - 1)
 
-    def alpha(sums: np.ndarray) -> np.ndarray:
-        """(B, L²) -> (B,)."""
-        O = sums.reshape(-1, len(labels), len(labels))  # (B, L, L)
+    def alpha(O: np.ndarray) -> np.ndarray:
         n_c = O.sum(2)  # (B, L)
         n = n_c.sum(1)  # (B,)
         differ, expected = n - np.trace(O, axis1=1, axis2=2), (n_c * (n[:, None] - n_c)).sum(1)  # (B,) each
         return 1 - divide((n - 1) * differ, expected, ROUNDING)
 
-    return measured(seen.reshape(len(items), -1), alpha, seed)
+    return measured(seen, alpha, seed)
 
 
 def cohen_kappa(items: Sequence[tuple[Hashable, Hashable]], seed: int = 0) -> Measure:
@@ -68,18 +66,18 @@ def cohen_kappa(items: Sequence[tuple[Hashable, Hashable]], seed: int = 0) -> Me
     for table, (one, other) in zip(seen, items):
         table[labels.index(one), labels.index(other)] = 1
 
-    def kappa(sums: np.ndarray) -> np.ndarray:
-        """(B, L²) -> (B,)."""
-        C = sums.reshape(-1, len(labels), len(labels))  # (B, L, L)
+    def kappa(C: np.ndarray) -> np.ndarray:
         n = C.sum((1, 2))  # (B,)
         agreed, chance = np.trace(C, axis1=1, axis2=2) / n, (C.sum(1) * C.sum(2)).sum(1) / n**2  # (B,) each
         return divide(agreed - chance, 1 - chance, ROUNDING)
 
-    return measured(seen.reshape(len(items), -1), kappa, seed)
+    return measured(seen, kappa, seed)
 
 
-def measured(rows: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], seed: int) -> Measure:
-    """The measure of the sum of the rows, one row per item, with its bootstrap interval over items."""
-    value = float(measure(rows.sum(0, keepdims=True))[0])
+def measured(tables: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], seed: int) -> Measure:
+    """measure, (B, L, L) -> (B,), of the sum of the tables, (n, L, L), with its bootstrap interval over items."""
+    value = float(measure(tables.sum(0, keepdims=True))[0])
     note = "all labels are of one category" if math.isnan(value) else ""
-    return Measure(value, *corpus_interval(rows, measure, seed=seed), len(rows), note)
+    rows, shape = tables.reshape(len(tables), -1), (-1, *tables.shape[1:])  # (n, L²)
+    interval = corpus_interval(rows, lambda sums: measure(sums.reshape(shape)), seed=seed)
+    return Measure(value, *interval, len(rows), note)

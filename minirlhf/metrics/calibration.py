@@ -2,12 +2,11 @@
 
     ECE = Σ_b (n_b / N) |acc_b − conf_b|        T* = argmin_T NLL(softmax(z / T))
 
-ECE, the expected calibration error, is no distance from perfection by itself. Noise alone makes every
-|acc_b − conf_b| positive. Even a perfectly calibrated model has an ECE above 0; it grows with fewer items per bin.
-So publish N, the number of bins, the interval over prompts and the ECE under perfect calibration
-(`ece_if_calibrated`) with it. Resampling adds noise to noise: a percentile interval lies too high for a well
-calibrated model. `intervals.pivot` turns it round. Without items a result is nan. A confidence outside [0, 1]
-raises ValueError. Proved by tests/metrics/test_calibration.py.
+ECE, the expected calibration error, is no distance from perfection by itself: noise alone makes every |acc_b − conf_b|
+positive, the more the fewer items a bin has. So publish N, the number of bins, the interval over prompts and the ECE
+under perfect calibration (`ece_if_calibrated`) with it. Resampling adds noise to noise, so `intervals.pivot` turns the
+interval round. Without items a result is nan. A confidence outside [0, 1] raises ValueError.
+Proved by tests/metrics/test_calibration.py.
 """
 
 import math
@@ -58,10 +57,7 @@ def ece_from_statistics(statistics: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(confidence: Sequence[float], correct: Sequence[bool], n_bins: int = 15) -> float:
-    """ECE = Σ_b (n_b / N) |acc_b − conf_b|. nan without items.
-
-    It is biased upward for small N and depends on n_bins: publish both with it.  Source: Guo et al. 2017, eq. 3.
-    """
+    """ECE = Σ_b (n_b / N) |acc_b − conf_b|. nan without items.  Source: Guo et al. 2017, eq. 3."""
     return float(ece_from_statistics(calibration_statistics(confidence, correct, n_bins)))
 
 

@@ -66,9 +66,8 @@ class KneserNey:
 def fit_ngram(sequences: Sequence[Sequence[int]], order: int, vocab_size: int) -> KneserNey:
     """Count the n-grams of the sequences, each of which starts anew, and choose the discounts.
 
-    sequences: token ids in [0, V), with EOS where a sequence ends. Each gets n − 1 start symbols before it.
-    They are not in the vocabulary and have no probability. Raises ValueError for an order below 1, ids outside
-    the vocabulary, or nothing to count.
+    sequences: token ids in [0, V), with EOS where a sequence ends. Each gets n − 1 start symbols before it, which
+    have no probability. Raises ValueError for an order below 1, ids outside the vocabulary, or nothing to count.
     """
     if order < 1:
         raise ValueError(f"an n-gram has at least 1 token, not {order}")

@@ -68,8 +68,7 @@ def bleu_statistics(hypothesis: str, references: Sequence[str], tokenize: str) -
 
         c_n = Σ_g min(count_hyp(g), max_ref count_ref(g))        t_n = Σ_g count_hyp(g)
 
-    over the n-grams g of order n. The reference length is the one closest to the hypothesis length. In a tie
-    it is the shorter one.
+    over the n-grams g of order n. The reference length is the one closest to the hypothesis length, the shorter of two.
     Returns (10,) int: hypothesis length, reference length, c_1..c_4, t_1..t_4.
     Source: Papineni et al. 2002, section 2.
     """

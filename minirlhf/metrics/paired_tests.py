@@ -68,15 +68,13 @@ def paired_corpus(
 ) -> Difference:
     """Compares two systems on a corpus metric that is a function of summed sufficient statistics.
 
-    Interval: percentile bootstrap, both systems on the same resampled prompts; nan where no resample differs,
-    and then nothing is known of a detectable effect. p-value: approximate
-    randomisation; under the null the two rows of a prompt are exchangeable, so swap them at random,
+    Interval: percentile bootstrap, both systems on the same resampled prompts; nan where no resample differs. p-value:
+    approximate randomisation; under the null the two rows of a prompt are exchangeable, so swap them at random,
 
         p = (1 + #{|Δ*| >= |Δ|}) / (B + 1)        or, for n <= 16, the exact share over all 2^n swaps.
 
     The bootstrap's |Δ*| less its mean is no substitute: tests built on it reject 10% of true nulls at 5%.
-    stats_a, stats_b: (n, d), a row per prompt, the same prompts.  metric: (B, d) sums -> (B,) scores,
-    for example overlap.bleu_from_statistics.
+    stats_a, stats_b: (n, d), a row per prompt, the same prompts.  metric: (B, d) sums -> (B,) scores.
     Source: Koehn 2004 (bootstrap); Riezler and Maxwell 2005 (approximate randomisation).
     """
     a, b = np.asarray(stats_a, dtype=float), np.asarray(stats_b, dtype=float)

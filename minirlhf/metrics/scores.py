@@ -67,10 +67,7 @@ def precision_recall_f1(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def macro_f1(statistics: np.ndarray) -> np.ndarray:
-    """The mean F1 of the classes: (..., 3C) -> (...). A class that neither occurs nor is predicted counts as 0.
-
-    It is not the F1 of the means of precision and recall.
-    """
+    """The mean F1 of the classes: (..., 3C) -> (...). A class that neither occurs nor is predicted counts as 0."""
     return np.nan_to_num(precision_recall_f1(statistics)[2]).mean(axis=-1)
 
 

@@ -57,10 +57,7 @@ def crossed_t(differences: np.ndarray) -> IntervalAndP:
 
 
 def independent_t(by_run: Sequence[float]) -> IntervalAndP:
-    """Student's interval and p-value for the mean of independent runs, each on prompts of its own.
-
-    by_run: the difference of each. nan for fewer than two.
-    """
+    """Student's interval and p-value for the mean of independent runs, (S,); nan for fewer than two."""
     x = np.asarray(by_run, dtype=float)
     if len(x) < 2:
         return (math.nan, math.nan), math.nan

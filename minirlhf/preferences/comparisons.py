@@ -37,40 +37,23 @@ def read_preferences(paths: Sequence[str], names: str = "", labels: bool = False
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A comparison: ids of prompt, response and EOS.  gold: the true difference of rewards, 0 if not known."""
+class Judged:
+    """A comparison, or one text of a class.  texts: ids of prompt, response and EOS, of the chosen one first."""
 
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-    p: float = 1.0
-    gold: float = 0.0
-
-    @property
-    def texts(self) -> tuple[tuple[int, ...], ...]:
-        return self.chosen, self.rejected
-
-    @property
-    def wanted(self) -> float:
-        return self.p
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A text of a class, wanted: ids of prompt, response and EOS, and the number of the class."""
-
-    texts: tuple[tuple[int, ...]]
-    wanted: int
+    texts: tuple[tuple[int, ...], ...]
+    wanted: float = 1.0  # p, or the number of the class, an int
+    gold: float = 0.0  # the true difference of rewards, 0 if not known
 
 
 def pairs_by_prompt(
     records: Sequence[dict], tokenizer: Tokenizer, context: int, whole: bool = False
-) -> tuple[dict[str, list[Pair]], Counter]:
+) -> tuple[dict[str, list[Judged]], Counter]:
     """The comparisons of each prompt; and how many were dropped, "equal" and "long", and how many texts "cut".
 
     whole: for DPO, which would learn from an answer without its question: what exceeds the context is dropped.
     A reward is read at the end: there it loses its beginning, and those that are equal then are dropped.
     """
-    groups: dict[str, list[Pair]] = {}
+    groups: dict[str, list[Judged]] = {}
     counts = Counter(equal=0, long=0, cut=0)
     for record in records:
         # One id more than fits shows what does not fit.
@@ -85,14 +68,14 @@ def pairs_by_prompt(
             counts["cut"] += long
             known = "gold_chosen" in record and "gold_rejected" in record
             gold = record["gold_chosen"] - record["gold_rejected"] if known else 0.0
-            pair = Pair(chosen, rejected, float(record.get("p", 1)), gold)
+            pair = Judged((chosen, rejected), float(record.get("p", 1)), gold)
             groups.setdefault(prompt_key(record), []).append(pair)
     return groups, counts
 
 
 def load_comparisons(
     records: Sequence[dict], tokenizer: Tokenizer, context: int, percent: int, whole: bool = False
-) -> tuple[list[list[Pair]], list[Pair], dict[str, int]]:
+) -> tuple[list[list[Judged]], list[Judged], dict[str, int]]:
     """(comparisons to train on by prompt, those of the held-out prompts, for run.json what was lost).
 
     whole: see `pairs_by_prompt`. Prints what was lost.  Raises UserError where nothing is left to train on.
@@ -116,15 +99,14 @@ def load_comparisons(
 
 def held_apart(groups: dict[str, list], percent: int) -> tuple[list[list], list]:
     """What is there of each prompt, for training; and all that is there of the held-out prompts."""
-    split: dict[str, list[list]] = {"train": [], "validation": []}
-    for prompt, some in groups.items():
-        split[validation_split(prompt, percent)].append(some)
-    return split["train"], [x for some in split["validation"] for x in some]
+    learnt = {prompt: validation_split(prompt, percent) == "train" for prompt in groups}
+    train = [some for prompt, some in groups.items() if learnt[prompt]]
+    return train, [x for prompt, some in groups.items() if not learnt[prompt] for x in some]
 
 
 def load_labelled(
     records: Sequence[dict], tokenizer: Tokenizer, context: int, percent: int
-) -> tuple[list[str], list[list[Labelled]], list[Labelled], dict[str, int]]:
+) -> tuple[list[str], list[list[Judged]], list[Judged], dict[str, int]]:
     """(classes, texts to train on by prompt, those of the held-out prompts, for run.json how many there are, and cut).
 
     A bare text is read as a response; a response that is the label itself is not read. Raises UserError.
@@ -136,7 +118,7 @@ def load_labelled(
         ids = text_ids(record, answer, tokenizer, context + 1)  # one more than fits shows what does not
         cut += len(ids) > context
         prompt = prompt_key(record) if question_of(record) else answer
-        groups.setdefault(prompt, []).append(Labelled((ids[-context:],), classes.index(label)))
+        groups.setdefault(prompt, []).append(Judged((ids[-context:],), classes.index(label)))
     train, held_out = held_apart(groups, percent)
     if len(classes) < 2 or not train:
         why = f"{len(records)} labelled texts of {len(classes)} classes, {len(held_out)} held out"

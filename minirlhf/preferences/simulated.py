@@ -2,8 +2,7 @@
 
     P(a is chosen) = σ((gold_a − gold_b) / temperature + length_bias (len_a − len_b) + position_bias)
 
-is the law of a person who sees a first. It is the Bradley-Terry law of a gold reward, and what people are known to
-get wrong. The gold reward is what they really want, so a reward model can be compared with it.
+is the law of a person who sees a first: the Bradley-Terry law of a gold reward, and what people are known to get wrong.
 Source: Bradley and Terry 1952; labels of a gold reward: Gao et al. 2022, section 2.
 Proved by tests/preferences/test_simulated.py.
 """
@@ -20,7 +19,7 @@ import numpy as np
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import check_options, option
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Sampling, generate
+from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.rewards import ask, prompt_text
@@ -58,7 +57,7 @@ def respond(
 ) -> list[str | None]:
     """A response to each record, sampled at temperature 1; None where it did not end."""
     g = generate(model, [render_prompt(r, tokenizer) for r in records], Sampling(max_new), tokenizer.eos_id, seeds)
-    return [tokenizer.decode(ids) if ended else None for ids, ended in zip(g.responses(), g.ended.tolist())]
+    return [tokenizer.decode(ids) if ended else None for ids, ended in zip(responses_of(g), g.ended.tolist())]
 
 
 def make_pairs(

@@ -30,13 +30,12 @@ from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.intervals import wilson
-from minirlhf.preferences.comparisons import Labelled, Pair
+from minirlhf.preferences.comparisons import Judged
 from minirlhf.preferences.simulated import respond
 from minirlhf.rl.reward_model import RewardModel, predict_rewards, text_ids
 
 REFERENCE = 256  # responses over which mean and std are taken
 BINS = 10  # of the calibration error
-Example = Pair | Labelled
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class RewardConfig:
     """Training."""
 
     epochs: float = option(3.0, "passes over the prompts; more learn a thousand comparisons by heart", above=0)
-    batch: int = option(32, "prompts in an optimizer step, with all comparisons of each", least=1)
+    batch: int = option(32, "prompts in an optimizer step, with all comparisons of each", least=1, most=2**20)
     lr: float = option(5e-4, "peak learning rate; falls to a tenth on half a cosine", least=0)
     warmup: int = option(10, "steps of rising learning rate", least=0)
     weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
@@ -66,11 +65,10 @@ def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
     return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
 
 
-def accumulate_pairs(model: RewardModel, pairs: Sequence[Example], micro_rows: int, dtype: torch.dtype) -> float:
+def accumulate_pairs(model: RewardModel, pairs: Sequence[Judged], micro_rows: int, dtype: torch.dtype) -> float:
     """Add the gradient of the mean loss of the comparisons, or labelled texts, to .grad; returns that loss.
 
-    The same to rounding for every micro_rows, which counts comparisons. A response that is in several of
-    them goes through the network once.
+    The same to rounding for every micro_rows. A response in several comparisons goes through the network once.
     """
     loss = 0.0
     for part in micro_batches([max(map(len, pair.texts)) for pair in pairs], micro_rows):
@@ -87,7 +85,7 @@ def accumulate_pairs(model: RewardModel, pairs: Sequence[Example], micro_rows: i
     return loss
 
 
-def fit_rewards(model: RewardModel, groups: Sequence[list[Example]], config: RewardConfig, run: Run, **source) -> dict:
+def fit_rewards(model: RewardModel, groups: Sequence[list[Judged]], config: RewardConfig, run: Run, **source) -> dict:
     """Train the model in place on groups, the comparisons or labelled texts of one prompt each; returns the cost.
 
     source: what else a resume must find as it was, by name. Raises Interrupted (state saved), Diverged, and UserError
@@ -115,7 +113,7 @@ def sign_agreement(delta: np.ndarray, p: np.ndarray) -> np.ndarray:
     return 0.5 + np.sign(delta) * (p - 0.5)
 
 
-def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
+def measure(delta: np.ndarray, pairs: Sequence[Judged]) -> dict:
     """How well differences of rewards, (N,), tell what was chosen: before `normalise` changes their scale.
 
     accuracy: the mean agreement, with Wilson's interval (of pairs: too narrow where a prompt has many).
@@ -123,8 +121,8 @@ def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
     the number of pairs; ece: their weighted mean distance; ece_if_calibrated: what chance alone makes of it.
     gold: of the pairs whose gold rewards differ, the share that is in their order.
     """
-    p, gold = np.array([(pair.p, pair.gold) for pair in pairs], dtype=float).T  # (N,) each
-    length = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])  # (N,)
+    p, gold = np.array([(pair.wanted, pair.gold) for pair in pairs], dtype=float).T  # (N,) each
+    length = np.array([len(chosen) - len(rejected) for chosen, rejected in (pair.texts for pair in pairs)])  # (N,)
     right = sign_agreement(delta, p)  # (N,)
     confidence = 1 / (1 + np.exp(-np.abs(delta)))  # (N,)
     bins = reliability_bins(confidence, right, BINS)
@@ -141,7 +139,7 @@ def measure(delta: np.ndarray, pairs: Sequence[Pair]) -> dict:
     return figures
 
 
-def measure_labels(logits: Tensor, texts: Sequence[Labelled]) -> dict:
+def measure_labels(logits: Tensor, texts: Sequence[Judged]) -> dict:
     """How well a classifier's logits, (N, K), tell the labels: accuracy with Wilson's interval, and mean loss.
 
     commonest: the accuracy of always saying the label that most of the texts have.
@@ -167,11 +165,11 @@ def summary(held_out: dict) -> str:
 
 
 def learn(
-    model: RewardModel, groups: Sequence[list[Example]], held_out: Sequence[Example], config: RewardConfig, run: Run,
+    model: RewardModel, groups: Sequence[list[Judged]], held_out: Sequence[Judged], config: RewardConfig, run: Run,
     **source,
 ) -> None:
     """Fit the model; when it ends or is stopped, print how it does on what is held out, and tell run.json."""
-    labelled = isinstance(groups[0][0], Labelled)
+    labelled = len(groups[0][0].texts) == 1
 
     def save(about: dict, parts: dict) -> None:
         cost, what = about["cost"], f"{sum(map(len, groups))} {'labelled texts' if labelled else 'comparisons'}"

@@ -21,7 +21,7 @@ class PPOConfig:
 
     algo: str = option("ppo", "which choices to begin with; an option below replaces each", choices=ALGORITHMS)
     iterations: int = option(90, "rounds of sampling and training", least=1)
-    batch: int = option(128, "responses per round to prompts of each data set, times its weight", least=1)
+    batch: int = option(128, "responses per round to each data set, times its weight", least=1, most=2**20)
     epochs: int = option(1, "times each response is trained on", least=1)
     minibatches: int = option(8, "optimizer steps per epoch", least=1)
     lr: float = option(6e-4, "peak learning rate; falls to 0 on a line", above=0)

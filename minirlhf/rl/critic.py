@@ -28,6 +28,7 @@ def start_critic(
     """Fit the value head to the Monte Carlo returns of a round of its own, on whose responses nothing is trained.
 
     No response is then judged by a critic that has seen its return. Does nothing without a critic, or on a resume.
+    The cost of the training does not count this round.
     """
     if models.value_head is None or run.resume:
         return
@@ -39,9 +40,9 @@ def start_critic(
 
 @torch.no_grad()
 def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3) -> None:
-    """Set the head to the least-squares fit of the rollout's returns on the model's hidden states.
+    """Set the head to the rollout's returns on the hidden states, by least squares; `ridge` shrinks the weights.
 
-    The weights are shrunk by `ridge`, the intercept is not.
+        w = (XᵀX + λ N I)⁻¹ Xᵀ (y − ȳ),    b = ȳ − x̄ w        X: hidden states less their mean x̄,  λ: ridge
     """
     features, targets = [], []
     for index in micro_batches(rollout.lengths(), micro_rows):

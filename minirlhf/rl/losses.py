@@ -28,7 +28,7 @@ def whiten(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     0 where the mask is False. One element, or equal ones, give 0 and not NaN.
     Source: Ziegler et al. 2019's code (biased variance, eps inside the root).
     """
-    mean = masked_mean(x.double(), mask).to(x.dtype)  # exact for equal elements, whose rest would be blown up
+    mean = masked_mean(x.double(), mask).to(x.dtype)  # exact for equal elements: rounding / √eps is not 0
     variance = masked_mean((x - mean) ** 2, mask)
     white = (x - mean) * torch.rsqrt(variance + eps)
     return torch.where(mask, white, 0.0)
@@ -41,7 +41,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
         k2 = l² / 2         biased, low variance
         k3 = e^−l − 1 + l   unbiased, never negative
 
-    These are values. As losses, their gradients differ: E ∇k1 = 0, E ∇k2 = ∇ KL(π ‖ ref),
+    These are values; k1 belongs in the reward. As losses, their gradients differ: E ∇k1 = 0, E ∇k2 = ∇ KL(π ‖ ref),
     E ∇k3 = ∇ KL(ref ‖ π). Source: Schulman 2020, "Approximating KL divergence".
     """
     log_ratio = logprobs - ref_logprobs
@@ -85,7 +85,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
     with V = Â = 0 after the last real token. λ = 1 is Monte Carlo minus V, λ = 0 is δ.
 
-    rewards, values: (B, R) float.  mask: (B, R) bool, True on response tokens, EOS included; no credit passes a hole.
+    rewards, values: (B, R) float.  mask: (B, R) bool, True on response tokens, EOS included, without holes.
     Returns (advantages, returns), each (B, R) and 0 where the mask is False.
     Whiten the advantages after this, never the returns.
     Source: Schulman et al. 2016, eq. 16.
@@ -112,10 +112,10 @@ def leave_one_out(returns: Tensor, group: int) -> Tensor:
 
 
 def group_relative(returns: Tensor, group: int, std: bool, eps: float = 1e-4) -> Tensor:
-    """A_i = R_i − mean of the group, and with `std` that over (σ + eps), σ² with K − 1 below the line.
+    """A_i = R_i − mean of the group, and with `std` that over (σ + eps), σ² the unbiased variance.
 
     Shapes as in `leave_one_out`. A group of equal returns gives 0. The mean holds R_i itself: that shrinks the
-    gradient by (K − 1) / K and does not turn it. The division by σ weighs prompts by 1 / σ, and turns it.
+    gradient by (K − 1) / K and keeps its direction. The division by σ weighs prompts by 1 / σ, and changes it.
     Source: Shao et al. 2024, section 4.1.2 (with σ); Liu et al. 2025, section 3.2 (without).
     """
     R = returns.view(-1, group)  # (B / K, K)
@@ -130,7 +130,7 @@ def token_weights(mask: Tensor, aggregate: str, longest: int) -> Tensor:
         sum       1 / B              E of its gradient is ∇J              REINFORCE, RLOO
         token     1 / Σ_i |y_i|      every token counts the same          PPO, DAPO
         sequence  1 / (B |y_i|)      every response counts the same       GRPO
-        constant  1 / (B longest)    `sum`, over a number                 Dr. GRPO
+        constant  1 / (B longest)    `sum`, over the longest length       Dr. GRPO
 
     mask: (B, R) of *all* rows of the step; micro-batches take their rows of the result.
     longest: the most tokens a response may have. Raises ValueError for another name, or a constant of no tokens.
@@ -189,7 +189,7 @@ def kl_loss(logprobs: Tensor, ref_logprobs: Tensor, weights: Tensor, kind: str) 
     """Σ_t w_t k(log π_t, log ref_t), a KL penalty as a loss, with `kind` of `kl_estimate`.
 
     Shapes as in `policy_loss`. Its gradient is not that of the KL between responses: for k1 it is 0 on average, for
-    k3 that of KL(ref ‖ π). Token by token, no estimator knows to which states a token leads.
+    k3 that of KL(ref ‖ π). Each ignores how a token changes the states that follow.
     Source: Shao et al. 2024, eq. 3 and 4 (k3); tests/theory/test_oracle.py shows the gradients exactly.
     """
     mask = weights > 0  # (B, R)

@@ -42,10 +42,7 @@ def effective_size(rewards: np.ndarray, weights: np.ndarray, beta: float) -> flo
 
 
 def best_law(mass: np.ndarray, n: np.ndarray | float) -> np.ndarray:
-    """How probably the best of n samples is at each of L rising levels, F(x)ⁿ − F(x−)ⁿ; n may be a fraction.
-
-    mass: (..., L) weight of the samples at each level.  n: (...).
-    """
+    """The law of the best of n, (...), samples over L rising levels of weights `mass` (..., L): F(x)ⁿ − F(x−)ⁿ."""
     F = mass.cumsum(-1) / mass.sum(-1, keepdims=True)  # (..., L)
     return np.diff(F ** np.asarray(n)[..., None], prepend=0.0)
 

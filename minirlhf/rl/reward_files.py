@@ -21,10 +21,11 @@ import torch
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option
-from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, undisturbed
+from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, shown, undisturbed
 from minirlhf.rl.reward_model import load_reward_model
 from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
 
+ONE = ["prompt", "response", "record"]  # the parameters of a reward of one response
 WAYS = "FILE.py:FUNCTION or model:DIR, of a classifier model:DIR:CLASS, each perhaps with :WEIGHT"
 
 
@@ -33,7 +34,7 @@ class RewardOptions:
     """Reward."""
 
     reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
-    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, needs="reward")
+    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, most=1000, needs="reward")
     reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
     reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")
 
@@ -99,7 +100,7 @@ def reward_hash(spec: str) -> str:
 
 def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, float]:
     """One reward, named as WAYS says, and its weight. Raises UserError."""
-    if spec.startswith("model:"):
+    if re.match("model:[^:]", spec):
         folder, _, rest = spec.removeprefix("model:").partition(":")
         judge = load_reward_model(folder, device)
         classes = judge.model.classes
@@ -125,11 +126,13 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, 
         raise
     except BaseException as error:  # a user's file may raise anything, SystemExit too
         place = place_in(module_spec.origin, error, getattr(error, "lineno", None) or 1)
-        raise UserError(f"--reward {spec}: {place} raised {type(error).__name__}: {error!s:.300}") from error
+        raise UserError(f"--reward {spec}: {place} raised {type(error).__name__}: {shown(error, str, 300)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         found = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
         raise UserError(f"--reward {spec}: no function {name!r} in {path}; found {', '.join(found) or 'none'}")
     if {*LISTS} & {*(names := parameters_of(function))} and names[:3] != LISTS:
         raise UserError(f"--reward {spec}: {name}({', '.join(names)}): for lists it is {name}({', '.join(LISTS)})")
+    if sorted(names[:3]) == sorted(ONE) and names[:3] != ONE:  # the arguments are given by place
+        raise UserError(f"--reward {spec}: {name}({', '.join(names)}): make that {name}({', '.join(ONE)})")
     return function, weight

@@ -12,7 +12,7 @@ from inspect import iscoroutine
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Unharmed
-from minirlhf.harness.user_code import number, parameters_of, place_of
+from minirlhf.harness.user_code import number, parameters_of, place_of, shown
 from minirlhf.lm.records import messages_of
 
 Reward = Callable[[str, str, dict], float] | Callable[[list[str], list[str], list[dict]], list[float]]
@@ -50,13 +50,14 @@ def ask(reward: Reward, cases: Sequence[Case]) -> list[float]:
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a user's function may raise anything, SystemExit too
-        raise refusal(f"raised {type(error).__name__}: {error!s:.300}", place_of(reward, error), cases) from error
+        what = f"raised {type(error).__name__}: {shown(error, str, 300)}"
+        raise refusal(what, place_of(reward, error), cases) from error
     numbers = [number(x) for x in said]
     if len(numbers) != len(cases):
         raise refusal(f"gave {len(numbers)} numbers for {len(cases)} responses", place_of(reward), cases)
     if None in numbers:
         i = numbers.index(None)
-        raise refusal(f"is {said[i]!r:.60}, no finite float32 number", place_of(reward), [cases[i]])
+        raise refusal(f"is {shown(said[i])}, no finite float32 number", place_of(reward), [cases[i]])
     return numbers
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import gather_true, micro_batches, round_up, spread
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate
+from minirlhf.lm.generation import Generation, Sampling, generate, responses_of
 from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.tokenizer import Tokenizer
@@ -55,8 +55,6 @@ class Rollout:
     returns: Tensor  # (B, R) by `algorithms.advantages_of`, 0 before
     scores: Tensor  # (B,) what the reward function said
     ended: Tensor  # (B,) bool, True where EOS was sampled
-
-    responses, stop_reasons = Generation.responses, Generation.stop_reasons
 
     def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
         """Some of the rows, without the columns that are padding in all of them."""
@@ -99,7 +97,7 @@ def score_tokens(
     """(log π, V, H) of each response token, (B, R) float32, from one pass over prompt and response.
 
     log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head.
-    The head of the model is put on real response tokens alone.
+    The LM head is put on real response tokens alone.
     """
     hidden, n = response_hidden(model, rows)  # (N', C)
     logits = model.logits(hidden)[:n] / temperature  # (N, V)
@@ -113,12 +111,9 @@ def score_tokens(
 def score_responses(
     reward_of: RewardOf, tokenizer: Tokenizer, records: Sequence[dict], rows: Rollout | Generation, missing_eos: float
 ) -> Tensor:
-    """The reward of each row's response, (B,) float32.
-
-    A response without EOS scores `missing_eos`: the reward of half a text is not the reward of the text.
-    """
+    """The reward of each row's response, (B,) float32; `missing_eos` without an EOS: half a text is not the text."""
     ended = rows.ended.tolist()
-    cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, rows.responses())]
+    cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, responses_of(rows))]
     said = iter(call_rewards(reward_of, [case for case, whole in zip(cases, ended) if whole]))
     scores = [next(said) if whole else missing_eos for whole in ended]
     return torch.tensor(scores, dtype=torch.float32, device=rows.ids.device)
@@ -132,7 +127,7 @@ def collect(
 
     reward_of, missing_eos: see `score_responses`.  micro_rows: rows per pass of scoring.
     The policy's log-probs are computed again, by the pass that training repeats. So π / π_old is exactly 1 before
-    the first step. The sampler's log-probs are kept, to measure the gap.
+    the first step. The sampler's log-probs are kept for `sampler_gap` in the log.
     """
     tokenizer, T = models.tokenizer, sampling.temperature
     prompts = [render_prompt(record, tokenizer) for record in records]

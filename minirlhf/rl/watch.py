@@ -57,10 +57,7 @@ class Gold:
 
 
 class Optimum:
-    """J, J*, effective samples and the share of what is achievable, for each task, over all rounds so far.
-
-    There is one J to be the best of where beta stays as it is and is above 0.
-    """
+    """J, J*, effective samples and the share of what is achievable, per task, over all rounds. beta: fixed, above 0."""
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

@@ -42,7 +42,7 @@ def operand_pairs(split: str) -> tuple[tuple[int, int], ...]:
 def records(split: str, n: int, seed: int) -> list[dict]:
     """n records with "answer"; pairs repeat in train and are distinct elsewhere.
 
-    Raises ValueError for an unknown split, or if the held-out split has fewer than n pairs.
+    Raises ValueError for an unknown split, UserError if the held-out split has fewer than n pairs.
     """
     check_split(split, ("train", *EVAL_SPLITS))
     rng = random.Random(f"{NAME} {split} {seed}")

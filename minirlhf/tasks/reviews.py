@@ -246,7 +246,7 @@ def records(split: str, n: int, seed: int) -> list[dict]:
     """n records with "subject"; subjects repeat in train, with fresh reviews, and are distinct elsewhere.
 
     The split is by subject. Reviews are drawn independently in every split, so a short one may occur in
-    two of them. Raises ValueError for an unknown split, or if it has fewer than n subjects.
+    two of them. Raises ValueError for an unknown split, UserError if it has fewer than n subjects.
     """
     rng = random.Random(f"{NAME} {split} {seed}")
     return [{"task": NAME, "prompt": f"review of the {subject}:", "response": sample_review(subject, rng)[0],

@@ -16,14 +16,11 @@ REWARD = "accuracy"
 RL_WEIGHT = 0.5
 EVAL_SPLITS = ("validation", "test")
 LABELS = ("positive", "neutral", "negative")
+documents = reviews.documents  # none of them one that a held-out split of this task can ask about
 
 
 def records(split: str, n: int, seed: int) -> list[dict]:
-    """n records with "label"; no review occurs twice in a held-out split.
-
-    Reviews are drawn until n of them belong to the split. The grammar has more than 10**12 reviews, so
-    memory ends before they do. Raises ValueError for an unknown split.
-    """
+    """n records with "label"; no review occurs twice in a held-out split. Raises ValueError for an unknown split."""
     check_split(split, ("train", *EVAL_SPLITS))
     rng = random.Random(f"{NAME} {split} {seed}")
     subjects, out, seen = reviews.subjects("train"), [], set()
@@ -36,11 +33,6 @@ def records(split: str, n: int, seed: int) -> list[dict]:
         answer = "positive" if total > 0 else "negative" if total < 0 else "neutral"
         out.append({"task": NAME, "prompt": f"{text} sentiment:", "response": answer, "label": answer})
     return out
-
-
-def documents(n: int, seed: int) -> list[str]:
-    """n reviews, none of them one that a held-out split of this task can ask about."""
-    return reviews.documents(n, seed)
 
 
 def reward(prompt: str, response: str, record: dict) -> float:

@@ -61,10 +61,7 @@ def task_sources(weights: dict[str, float], n: int, seed: int) -> list[Source]:
 
 
 def file_source(paths: Sequence[str], names: str = "") -> Source:
-    """The user's own files; 5 % of the records, chosen by a hash of the prompt, are for validation.
-
-    names: as in `read_records`. Says what is left out.  Raises UserError.
-    """
+    """The user's own files; 5 % of the prompts are for validation. names: as in `read_records`. Raises UserError."""
     records = read_records(paths, names)
     documents = [record["text"] for record in records if "text" in record]
     pairs = [r for r in records if "text" not in r and any(m["role"] == "assistant" for m in messages_of(r))]
@@ -125,8 +122,7 @@ def prompts_of(
 ) -> tuple[dict[str, list[dict]], dict[str, float], int]:
     """What RL asks: (name -> records, weights of generated tasks, the longest answer that these want, in tokens).
 
-    From files, or of the tasks in `task`, else of those that the checkpoint in the folder was trained on.
-    Raises UserError.
+    From files, or of the tasks in `task`, else of those that the checkpoint was trained on. Raises UserError.
     """
     if files:
         return {OWN: read_records(files, names, "left to the reward")}, {}, 64

@@ -9,6 +9,8 @@ import hashlib
 import random
 from typing import Sequence
 
+from minirlhf.harness.files import UserError
+
 
 def task_split(key: str) -> str:
     """Returns "train" (80 % of all keys), "validation" (10 %) or "test" (10 %)."""
@@ -23,9 +25,9 @@ def check_split(split: str, known: Sequence[str]) -> None:
 
 
 def draw_items(items: Sequence, n: int, rng: random.Random, split: str) -> list:
-    """n random items of a split. In train they may repeat, elsewhere they differ. Raises ValueError for too few."""
+    """n random items of a split. In train they may repeat, elsewhere they differ. Raises UserError for too few."""
     if split == "train":
         return rng.choices(items, k=n)
     if n > len(items):
-        raise ValueError(f"asked for {n} distinct prompts of the {split} split, which has {len(items)}")
+        raise UserError(f"asked for {n} distinct prompts of the {split} split, which has {len(items)}; ask for fewer")
     return rng.sample(items, n)

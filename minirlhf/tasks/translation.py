@@ -184,10 +184,7 @@ def settings_of(verb: str) -> tuple[Setting, ...]:
 
 @lru_cache(maxsize=None)
 def frames(split: str) -> tuple[tuple[Frame, ...], tuple[int, ...]]:
-    """The frames of a split, and the running total of the sentences made of them.
-
-    Raises ValueError for an unknown split.
-    """
+    """The frames of a split, and the running total of their sentences. Raises ValueError for an unknown split."""
     check_split(split, ("train", *EVAL_SPLITS))
     every = (Frame(subject, verb, adjective, noun) for subject in SUBJECTS for verb in VERBS
              for noun in VERBS[verb].nouns for adjective in ("", *NOUNS[noun][2].split()))
@@ -205,7 +202,7 @@ def _sentence(split: str, index: int) -> tuple[Frame, Setting]:
 def records(split: str, n: int, seed: int) -> list[dict]:
     """n records with "reference"; sentences are distinct in held-out splits, and all equally likely.
 
-    Raises ValueError for an unknown split, or if the held-out split has fewer than n sentences.
+    Raises ValueError for an unknown split, UserError if the held-out split has fewer than n sentences.
     """
     chosen = draw_items(range(frames(split)[1][-1]), n, random.Random(f"{NAME} {split} {seed}"), split)
     sentences = [_sentence(split, index) for index in chosen]

@@ -5,9 +5,8 @@
              missing_eos                 at the max_new-th token, if it is not EOS: truncated
              0                           before
 
-Only the prompt is random. The KL penalty −β (log π − log ref) is not here. An environment's reward is a
-function of state and action, and log π belongs to whoever acts. `losses.token_rewards` adds the penalty to a
-whole rollout. A batched rollout is B copies of this environment, stepped side by side.
+Only the prompt is random. The KL penalty is not here: log π belongs to whoever acts, and `losses.token_rewards` adds
+the penalty to a whole rollout. A batched rollout is B copies of this environment, stepped side by side.
 Proved by tests/theory/test_environment.py.
 """
 
@@ -33,12 +32,9 @@ class TextEnv:
         >>> env.step(0)
         ((2, 1, 2, 1, 0), 1.0, True, False, {'prompt': 0})
 
-    The MDP's reward is called once, when EOS is chosen. Responses are not listed, so the MDP may have any size.
-    An observation is a tuple of ids: the prompt and the response so far. It is the whole state, so no prompt
-    may be the beginning of another. `info` holds the prompt's index.
-    The limit of max_new tokens is part of the problem, since every state shows how many are left. So the
-    value after `truncated` is 0, as after `terminated`: do not bootstrap from it.
-    Raises ValueError if one prompt is the beginning of another.
+    An observation is a tuple of ids: the prompt and the response so far. `info` holds the prompt's index.
+    Every state shows how many of the max_new tokens are left. So the value after `truncated` is 0, as after
+    `terminated`: do not bootstrap from it.  Raises ValueError if one prompt is the beginning of another.
     Source: Gymnasium's Env (Towers et al. 2024); Pardo et al. 2018 (time limits).
     """
 
@@ -67,10 +63,7 @@ class TextEnv:
         return self.mdp.prompts[self.prompt], {"prompt": self.prompt}
 
     def step(self, action: int) -> tuple[Ids, float, bool, bool, dict[str, int]]:
-        """Append a token: (observation, reward, terminated, truncated, info).
-
-        Raises RuntimeError when no episode is running, and ValueError if the action is no token.
-        """
+        """Append a token: (observation, reward, terminated, truncated, info). Raises RuntimeError after the last."""
         if not self.running:
             raise RuntimeError("no episode is running: call reset() before the first step and after the last")
         if action not in range(self.mdp.vocab_size):

@@ -141,19 +141,13 @@ def kl(logp: Tensor, ref: Tensor, mdp: TokenMDP) -> Tensor:
 
 
 def objective(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> Tensor:
-    """J(π) = E_x [ Σ_y π(y|x) r(x, y) − β KL(π ‖ ref) ], a scalar whose gradient by autograd is exact.
-
-    Source: Ziegler et al. 2019, eq. 2.
-    """
+    """J(π) = E_x [ Σ_y π(y|x) r(x, y) − β KL(π ‖ ref) ], a scalar to differentiate. Ziegler et al. 2019, eq. 2."""
     reward = expectation(response_logprobs(logp, mdp).exp(), mdp.scores)  # (X,)
     return (reward - beta * kl(logp, ref, mdp)).mean()
 
 
 def visits(logp: Tensor, mdp: TokenMDP) -> Tensor:
-    """d(s) = π(s|x), the probability that a response passes through a state, (X, S).
-
-    It is 1 for the empty prefix. Its sum over all states is the mean length.
-    """
+    """d(s) = π(s|x), the probability that a response passes through a state, (X, S). Its sum is the mean length."""
     d = [torch.ones_like(logp[:, :1, 0])]  # (X, 1)
     for rows in mdp.levels[:-1]:
         spoken = logp[:, rows].exp()[..., mdp.words]  # (X, n, V − 1)

@@ -57,11 +57,9 @@ def q_learning(env: TextEnv, steps: int, seed: int, epsilon: float, replayed: in
 
     The target holds the best next token, not the token that the behaviour takes next. So any behaviour that keeps
     trying every token in every state leads to Q*, and transitions of an older one can be learned from again.
-    α may stay constant because steps are certain. The target of a last token is a fixed number, and every update
-    multiplies the error by 1 − α. Once it is gone, the same holds one token earlier, and so on to the prompt.
-    If rewards or steps were random, α would have to fall, as it does in `sarsa`.
-    The memory holds the last CAPACITY transitions. replayed = 0 is Q-learning without replay.
-    Returns the rows of the states met.
+    α may stay constant because steps are certain: every update multiplies the error of a last token by 1 − α, and
+    then that of the token before it. If rewards or steps were random, α would have to fall, as it does in `sarsa`.
+    The memory holds the last CAPACITY transitions.  Returns the rows of the states met.
     Source: Watkins and Dayan 1992; Lin 1992 (replay); Sutton and Barto 2018, eq. 6.8.
     """
     rng = np.random.default_rng(seed)

@@ -8,9 +8,8 @@
 repeated event id changes nothing, so the page sends it until it gets an answer. 410: the study is closed.
 503: not saved, try again.
 
-Other programs and web sites cannot take part: they do not know the token. A host name that somebody's DNS points
-to 127.0.0.1 fails the check of Host. Another site's script fails that of Origin. The models' answers are shown as
-text, and the page may load nothing. Each connection serves one request. Proved by tests/tools/test_annotate_page.py.
+Other programs and web sites do not know the token. A host name that somebody's DNS points to 127.0.0.1 fails the check
+of Host, another site's script that of Origin. The page may load nothing. Proved by tests/tools/test_annotate_page.py.
 """
 
 import hmac

@@ -6,6 +6,7 @@ Each figure is the best of some repeats after a warm-up: other programs only eve
 """
 
 import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -45,12 +46,7 @@ class Bench:
 def best_seconds(run: Callable[[], object], repeats: int) -> float:
     """The shortest of some wall times, after one run that does not count."""
     run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(run, timer=time.perf_counter, number=1, repeat=repeats))
 
 
 def training_speed(shape: GPTConfig, rows: int, device: torch.device, dtype: torch.dtype, repeats: int) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from minirlhf.evaluation.ask import exact_kl
 from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.checkpoint import fingerprint
-from minirlhf.lm.generation import Generation, pad_columns
+from minirlhf.lm.generation import Generation, pad_columns, stop_reasons
 from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
@@ -122,11 +122,8 @@ def kl_to_itself(policy: GPT, twin: GPT, reference: GPT, rollout: Rollout, tempe
 
 
 def responses_end(rollout: Rollout, eos_id: int, context: int, max_new: int) -> Finding:
-    """Why responses stopped: at their EOS, and how sure the policy was of it, at max_new or at the end of the context.
-
-    Broken where none ends; a note where fewer than nine in ten do.
-    """
-    reasons, B = Counter(rollout.stop_reasons(context)), len(rollout.ended)
+    """Why responses stopped, and how sure the policy was of its EOS. Broken where none ends; a note below 9 in 10."""
+    reasons, B = Counter(stop_reasons(rollout, context)), len(rollout.ended)
     p = float(masked_mean(rollout.logprobs.exp(), rollout.mask & (rollout.ids == eos_id)))
     return Finding(
         "responses end", None if 0 < reasons["eos"] < 0.9 * B else reasons["eos"] > 0,
@@ -139,10 +136,7 @@ def responses_end(rollout: Rollout, eos_id: int, context: int, max_new: int) -> 
 
 
 def eos_is_trained(score: Score, embedding: Tensor, rollout: Rollout, tokenizer: Tokenizer) -> Finding:
-    """The gradient of the loss through the EOS positions alone, on the EOS row of the (tied) head, (V, C).
-
-    And no text that a user types may become the EOS.
-    """
+    """The gradient through the EOS alone, on its row of the (tied) head, (V, C); and no text may become the EOS."""
     ends = rollout.mask & (rollout.ids == tokenizer.eos_id)  # (B, R)
     weights = token_weights(rollout.mask, "token", rollout.ids.shape[1]) * ends  # (B, R)
     loss, _ = policy_loss(score(rollout)[0], rollout.logprobs, torch.ones_like(weights), weights, 0.2, 0.2)

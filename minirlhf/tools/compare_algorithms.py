@@ -53,10 +53,7 @@ class Comparison:
 
 
 def yardstick(start: Policy, task: str, options: Comparison) -> dict:
-    """J_ref, and J* as `optimum.reference_optimum` has it, on held-out prompts, from samples of the reference.
-
-    Raises UserError where J* is not known well enough, or nothing is better than the reference.
-    """
+    """J_ref, and J* by `optimum.reference_optimum`, on held-out prompts. Raises UserError where they tell nothing."""
     items = task_items(start, start, task, options.prompts, options.reference_samples)
     known = reference_optimum(items, options.beta, np.arange(options.prompts))
     known["reference"] = float(np.mean([x["scores"]["reward"] for x in items]))

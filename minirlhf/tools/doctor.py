@@ -26,7 +26,7 @@ from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import option, parse, run_script, typed
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns, responses_of
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
@@ -159,7 +159,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     yield checks.reward_is_on_the_end(exact, *rewards_and_kl(exact, algorithm, config.beta), eos)
     yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
-    texts = rollout.responses()
+    texts = responses_of(rollout)
     cases = [(p.records[i // GROUP], tokenizer.decode(texts[i])) for i in ended]
     yield checks.reward_is_a_function(p.reward_of, cases, config.batch)
 
@@ -167,10 +167,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
 def token_table(
     r: Rollout, b: int, tokenizer: Tokenizer, algorithm: Algorithm, beta: float, gamma: float
 ) -> list[dict]:
-    """What training knows of the tokens of response b: two of the prompt, its own, one of padding, if any.
-
-    Value and delta stand there where the algorithm has a critic; the advantage is not whitened.
-    """
+    """What training knows of the tokens of response b: two of the prompt, its own, one of padding; A not whitened."""
     rewards, kl, _ = rewards_and_kl(r, algorithm, beta)  # (B, R) each
     r = advantages_of(r, dataclasses.replace(algorithm, whiten=False), beta, gamma)
     columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({algorithm.kl})": kl, "reward": rewards}

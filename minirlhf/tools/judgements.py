@@ -2,8 +2,7 @@
 
 It reports win rates, strengths, biases, and how far annotators and rewards agree, as a table and as judged.json
 in the study's folder. `--reward model:out/rm` and `--gold reviews` score the same answers. `--export prefs.jsonl`
-writes what a reward model trains on. `--more` includes studies of other pairs of models.
-Proved by tests/tools/test_judgements.py.
+writes what a reward model trains on. Proved by tests/tools/test_judgements.py.
 """
 
 import json
@@ -32,7 +31,7 @@ class Judged:
     more: tuple[str, ...] = option((), "folders of further studies to include")
     reward: str = option("", "a reward to compare with people: model:FOLDER or FILE.py:FUNCTION")
     gold: str = option("", "a task whose own reward is compared with people", choices=tuple(TASKS))
-    items: str = option("", "items.jsonl that the studies were made from; empty: where it was then", needs="reward|gold")
+    items: str = option("", "items.jsonl that the studies were made from; empty: where it was", needs="reward|gold")
     export: str = option("", "file for the preferences, .jsonl; test prompts go to NAME.test.jsonl")
     seed: int = option(0, "decides the bootstrap's resamples", least=0)
 

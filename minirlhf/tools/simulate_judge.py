@@ -2,9 +2,8 @@
 
 python -m minirlhf.tools.simulate_judge --annotator ada --seed 1     out/judgements, as a person named ada would
 
-It sees what a person sees, through the same session and log, and no model's name. It chooses the left answer
-with the probability of Bradley and Terry (`simulated.Labeller`). Equal rewards are a tie. Use it to try the
-whole loop, and to see what a number of judgements can show. Proved by tests/tools/test_simulate_judge.py.
+It sees what a person sees, through the same session and log. It chooses the left answer with the probability of
+Bradley and Terry (`simulated.Labeller`). Equal rewards are a tie. Proved by tests/tools/test_simulate_judge.py.
 """
 
 from collections.abc import Callable
@@ -50,8 +49,7 @@ def judge_session(session: log.Session, gold: GoldReward, labeller: Labeller, se
 def gold_of(items: str) -> GoldReward:
     """The tasks' own rewards for answers to the prompts of an items.jsonl. Raises UserError.
 
-    An attention item holds an answer that no model gave to this prompt. Such an answer is worth BESIDE. A person
-    sees that it is beside the point, but a reward of the answer alone does not.
+    An answer that no model gave to this prompt, as in an attention item, is worth BESIDE: a person would see it.
     """
     sets = read_sets(items)
     records = records_by_prompt(sets)

@@ -30,7 +30,7 @@ class Options:
     out: str = option("out/dpo", "checkpoint folder to write")
     beta: float = option(0.1, "reward given up for a nat of KL; a lower beta lets the policy go further", least=1e-6)
     resume: bool = option(False, "go on where the run in --out stopped, with its options")
-    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside", needs="-resume")
     map: str = option("", MAP)
     check_data: bool = option(False, CHECK)
 

@@ -37,7 +37,7 @@ class Options:
     init: str = option("out/sft", "checkpoint to start from; its responses get mean reward 0 and std 1")
     out: str = option("out/rm", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped, with its options")
-    overwrite: bool = option(False, "replace a run in --out instead of moving it aside")
+    overwrite: bool = option(False, "replace a run in --out instead of moving it aside", needs="-resume")
     map: str = option("", MAP)
     check_data: bool = option(False, CHECK)
 

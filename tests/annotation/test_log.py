@@ -4,12 +4,11 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from minirlhf.annotation import log as judgements
 from minirlhf.annotation.log import Closed, Session, Stale, close, follow, read_key, read_logs
@@ -223,9 +222,7 @@ def test_a_first_line_that_is_torn_is_written_again(study):
 
 
 def start_judge(study, name="ann", *more):
-    command = [sys.executable, "-c", JUDGE, str(study), name, *more]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True)
+    return Forked(JUDGE, str(study), name, *more)
 
 
 def test_kill_9_after_each_judgement_loses_none(tmp_path):
@@ -234,7 +231,7 @@ def test_kill_9_after_each_judgement_loses_none(tmp_path):
     for place in range(8):
         process = start_judge(study, "ann", "wait")
         assert [process.stdout.readline() for _ in range(2)] == ["ready\n", f"{place}\n"]
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         assert process.communicate()[0] == "" and process.returncode == -signal.SIGKILL
         assert [e["event"] for e in lines(study)] == [f"event {i} of ann" for i in range(place + 1)]
     assert said(study) == ["tie"] * 8

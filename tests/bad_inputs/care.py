@@ -15,6 +15,7 @@ from bad_inputs.table import FOLDER, GONE, LOOP, PIPE
 
 SECONDS, WAIT = 5, 15  # of the processor, and on the clock: the machine may be busy
 MEMORY = 2**30  # bytes beyond what the process has
+READ: dict[tuple, bytes] = {}  # files as they were when their time and place was this: nothing is read twice
 BAR = re.compile(r"\S+: +\d+%\|.*")  # a line of a progress bar
 
 
@@ -24,11 +25,17 @@ class TooSlow(BaseException):
 
 def contents(folder: Path) -> dict[str, object]:
     """What is in a folder: path -> the bytes of a file, or what else stands there."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        mode = path.lstat().st_mode
-        other = "folder" if stat.S_ISDIR(mode) else f"{stat.S_IFMT(mode):o}"
-        found[str(path.relative_to(folder))] = path.read_bytes() if stat.S_ISREG(mode) else other
+    found, start = {}, len(str(folder)) + 1
+    if len(READ) > 1000:
+        READ.clear()
+    for top, folders, files in os.walk(folder):
+        for path in (f"{top}/{name}" for name in (*folders, *files)):
+            now = os.lstat(path)
+            mode, known = now.st_mode, (path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+            if stat.S_ISREG(mode):
+                READ[known] = found[path[start:]] = READ.get(known) or Path(path).read_bytes()
+            else:
+                found[path[start:]] = "folder" if stat.S_ISDIR(mode) else f"{stat.S_IFMT(mode):o}"
     return found
 
 

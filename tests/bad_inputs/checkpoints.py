@@ -68,7 +68,7 @@ def claim_of(change) -> Spoil:
 
 FOLDERS = [
     bad("a checkpoint that is not there", "train_ppo.py --init nowhere", "nowhere"),
-    bad("a checkpoint that is not there, for SFT over a finished run", "train_sft.py --init nowhere", "nowhere"),
+    bad("a checkpoint that is not there, for SFT over a finished run", "train_sft.py --init nowhere --examples 20", "nowhere"),
     bad("a checkpoint that is not there, of DPO", "train_dpo --data prefs.jsonl --init nowhere", "nowhere"),
     bad("a checkpoint that is not there, of a reward model", "train_reward --data prefs.jsonl --init nowhere",
         "nowhere"),
@@ -262,7 +262,7 @@ RUNS = [
     run({"seed": [0]}, "seed", claim="a seed that is a list"),
     run({"training": []}, "training", claim="a training that is a list"),
     run({"training.beta": "high"}, "beta", claim="a beta that is a word, in a run"),
-    run({"training.beta": -1}, "beta", claim="a beta below 0, in a run"),
+    run({"training.beta": 1e39}, "beta", claim="a beta of 1e39, in a run"),
     run({"training.beta": NAN}, "beta", claim="a beta of NaN, in a run"),
     run({"optimum": 3}, "optimum", claim="an optimum that is a number"),
     run({"optimum": {"sentiment": []}}, "optimum", claim="an optimum that is a list"),

@@ -4,6 +4,8 @@ from bad_inputs.table import (
     FOLDER, GONE, NAN, PIPE, Bad, Spoil, bad, cut, first_of, in_line, line, nested, swap, with_keys,
 )
 
+from minirlhf.evaluation.items import VERSION
+
 AGAIN = "evaluate.py --from out/eval/items.jsonl --out new"
 REPORTS = "evaluate.py --reports old/report.json out/eval/report.json"
 
@@ -58,7 +60,7 @@ FILES = [
 ]
 FIRST_LINE = [
     run({"version": 1}, "version", claim="items of an older version"),
-    run({"version": 3}, "version", claim="items of a version to come"),
+    run({"version": VERSION + 1}, "version", claim="items of a version to come"),
     run({"version": "2"}, "version", claim="items of a version that is a text"),
     run({"version": GONE}, "version", claim="items of no version"),
     run({"kind": "set"}, claim="items that begin with a set"),
@@ -79,6 +81,11 @@ FIRST_LINE = [
     run({"reference": 3}, claim="a reference that is a number"),
     run({"reference": ["sft"]}, "reference", claim="a reference that is a list, in the items"),
     run({"reference": GONE}, "reference", claim="a reference that is missing"),
+    run({"against": "gpt4"}, "gpt4", claim="compared with none of the models of a file"),
+    run({"against": GONE}, "against", claim="compared with a model that is not told"),
+    run({"models.sft.reference": "gpt4"}, "gpt4", claim="a model's reference that is none of the models"),
+    run({"models.sft.reference": 3}, "models.sft.reference", claim="a model's reference that is a number"),
+    run({"models.sft.trained_against": 3}, "trained_against", claim="a model trained against a number"),
     run({"seed": "zero"}, "seed", claim="a seed that is a word, in the items"),
     run({"seed": -1}, "seed", claim="a seed below 0, in the items"),
     run({"seed": GONE}, "seed", claim="a seed that is missing"),
@@ -164,6 +171,6 @@ COMPARED = [
     bad("training runs of other models", f"{REPORTS} old/report.json", "report.json",
         files={"old/items.jsonl": lambda old: old.replace(b'"ppo"', b'"grpo"')}),
     bad("a training run whose model is its reference", f"{REPORTS} old/report.json", "report.json",
-        files={"old/items.jsonl": swap('"reference": "sft"', '"reference": "ppo"')}),
+        files={"old/items.jsonl": swap('"against": "sft"', '"against": "ppo"')}),
 ]  # fmt: skip
 REPORTS_AND_ITEMS = [*FILES, *FIRST_LINE, *LATER_LINES, *COMPARED]

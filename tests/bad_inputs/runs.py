@@ -83,7 +83,7 @@ STATES = [
     bad("another seed", f"{SFT} --seed 5", "seed", "5"),
     bad("another batch", f"{SFT} --batch 3", "stopped"),
     bad("another number of records", f"{SFT} --examples 21", "stopped"),
-    bad("another type of numbers", f"{SFT} --dtype bfloat16", "dtype"),
+    bad("another type of numbers", f"{SFT} --dtype bfloat16", "dtype", "float32"),
     bad("another checkpoint of the same shape to start from", SFT.replace("out/base", "out/sft"), "init"),
     bad("another beta", f"{PPO} --beta 0.5", "beta", "0.5"),
     bad("another algorithm", f"{PPO} --algo reinforce-baseline", "stopped-ppo"),

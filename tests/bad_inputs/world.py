@@ -42,7 +42,7 @@ FIT = {"steps": 2, "batch": 2, "save_every": 1}
 PPO = {"lr": 0.1, "iterations": 2, "batch": 4, "minibatches": 1, "max_new": 4, "save_every": 1}
 CONFIGS = {  # no option stands in one where it could do nothing
     "sft.json": {"task": "sentiment", "examples": 20} | SHAPE | FIT,
-    "more.json": {"task": "sentiment", "examples": 20} | FIT,  # with --init
+    "more.json": {"task": "sentiment", "examples": 20, "dtype": "float32"} | FIT,  # with --init
     "own.json": SHAPE | FIT,  # with --data
     "ppo.json": {"examples": 20} | PPO,
     "mine.json": {"prompts": ["prompts.jsonl"]} | PPO,  # beside a --reward

@@ -391,3 +391,11 @@ def test_evidence_that_was_written_and_read_gives_the_same_report(options, names
     again = build(*read_items(tmp_path / "items.jsonl"), names)
     assert ("calibration error at T" in json.dumps(again)) == ("task" in options)
     assert json.dumps(again) == json.dumps(build(run, sets, names))
+
+
+def test_where_there_is_no_model_it_is_said_what_makes_one(tmp_path, monkeypatch, capsys):
+    """And not that nothing is no name=folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no models there; run train_sft.py first"):
+        load_models(Evaluation(), "cpu")
+    assert capsys.readouterr().out == ""

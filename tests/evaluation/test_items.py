@@ -155,9 +155,11 @@ def test_every_response_has_the_scores_of_the_others(scores, made):
         assert message in refused(path, [*lines[:n], other, *lines[n + 1 :]])
 
 
-@pytest.mark.parametrize("reference", [None, "nobody"])
-def test_the_reference_is_one_of_the_models(reference, made):
+@pytest.mark.parametrize("reference, said", [
+    (None, "line 1: 'reference' is missing"), ("nobody", "'nobody', a reference or what is compared with, is not one of")
+])  # fmt: skip
+def test_the_reference_is_one_of_the_models(reference, said, made):
     path, *_ = made
     first, *rest = path.read_text("utf-8").split("\n")[:-1]
     other = json.dumps(json.loads(first) | {"reference": reference})
-    assert "is not one of its models" in refused(path, [other, *rest])
+    assert said in refused(path, [other, *rest])

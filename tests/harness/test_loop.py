@@ -16,7 +16,7 @@ from minirlhf.lm.chat import render
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, fit as fit_sft
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.preferences.comparisons import Pair
+from minirlhf.preferences.comparisons import Judged
 from minirlhf.preferences.dpo import ImplicitReward
 from minirlhf.preferences.train_reward import RewardConfig, fit_rewards
 from minirlhf.rl.config import PPOConfig
@@ -235,7 +235,7 @@ def sft(out, resume) -> list[torch.Tensor]:
     return weights(model)
 
 
-PAIRS = [[Pair((1, 259, 5 + n, 6, 0), (1, 259, 9, 10 + n, 0), p=0.9)] for n in range(12)]
+PAIRS = [[Judged(((1, 259, 5 + n, 6, 0), (1, 259, 9, 10 + n, 0)), wanted=0.9)] for n in range(12)]
 
 
 def reward(out, resume) -> list[torch.Tensor]:

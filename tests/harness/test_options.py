@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Diverged, Interrupted
@@ -54,9 +55,12 @@ def test_options_have_the_type_of_their_field():
     assert type(fruit.weight) is float
 
 
-def test_switches_go_both_ways_and_a_tuple_may_be_empty(tmp_path):
+def test_switches_go_both_ways_and_a_tuple_may_be_empty_in_a_file(tmp_path):
+    """On the command line it would be that of a variable that the shell does not know."""
     assert run(["--no-peel"], {"peel": True}, tmp_path)[0].peel is False
-    assert run(["--names"])[0].names == ()
+    assert run([], {"names": []}, tmp_path)[0].names == ()
+    with pytest.raises(UserError, match="--names: expected at least one argument"):
+        run(["--names"])
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
@@ -139,6 +143,9 @@ def test_help_shows_every_option_its_group_and_its_default(capsys):
         (["--n-apples", "4.5"], "--n-apples: invalid int value: '4.5'"),
         (["--weight", "heavy"], "--weight: invalid float value: 'heavy'"),
         (["--weight", "nan"], "--weight nan: must be a finite number"),
+        (["--weight=-1e39"], "--weight -1e+39: must be a finite number of float32"),
+        (["--names", "a", ""], "--names: is empty"),
+        (["--config", ""], "--config"),
         (["--n-apples", "-1" + "0" * 400], "must be at least 1"),
         (["--n-apples", "0"], "--n-apples 0: must be at least 1"),
         (["--table"], "--table: expected one argument"),
@@ -154,8 +161,15 @@ def test_wrong_options_are_answered_with_the_name(argv, message):
 
 @pytest.mark.parametrize("word", ["--compare", "--runs", "--runs=a"])
 def test_an_option_that_was_renamed_is_answered_with_its_new_name_where_there_is_one(word):
-    assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports now"
+    assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports here"
     assert "--reports" not in unknown_option(word, ["--out"])
+
+
+@pytest.mark.parametrize(
+    "theirs, ours", [("--learning-rate", "--lr"), ("--kl-coef", "--beta"), ("--num-generations", "--group")]
+)
+def test_names_of_other_projects_lead_to_ours(theirs, ours):
+    assert unknown_option(f"{theirs}=1", ["--lr", "--beta", "--group"]) == f"no option {theirs}: it is {ours} here"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +217,7 @@ class Tea:
     ("--kind red", "--kind red: not one of black, green"),
     ("--minutes 0", "--minutes 0.0: must be above 0"),
     ("--minutes 9.5", "--minutes 9.5: must be at most 9"),
-    ("--minutes inf", "--minutes inf: must be a finite number"),
+    ("--minutes inf", "--minutes inf: must be a finite number of float32"),
 ])  # fmt: skip
 def test_limits_hold_on_the_command_line_and_wherever_options_are_made(argv, message):
     with pytest.raises(UserError) as error:
@@ -249,9 +263,24 @@ def test_what_the_user_can_mend_ends_in_one_line_and_a_status(error, status, lin
     assert capsys.readouterr().err == f"train.py: {line}\n"
 
 
-def test_our_own_mistakes_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_script(lambda: 1 / 0)
+def out_of_memory():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("work", [
+    out_of_memory, lambda: bytearray(10**17), lambda: torch.empty(10**15), lambda: torch.empty(2**61, 64),
+])  # fmt: skip
+def test_too_little_memory_is_said_with_what_takes_less(work, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_script(work)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1 and "not enough memory: smaller --batch, --width" in err
+
+
+@pytest.mark.parametrize("work", [lambda: 1 / 0, lambda: torch.ones(2) @ torch.ones(3)])
+def test_our_own_mistakes_keep_their_traceback(work):
+    with pytest.raises((ZeroDivisionError, RuntimeError)):
+        run_script(work)
 
 
 def test_a_reader_that_leaves_is_no_traceback():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.lm.generation import Generation, Sampling, draw, generate, pad_left, row_uniforms, truncate_logits
+from minirlhf.lm.generation import Generation, Sampling, draw, generate, pad_left, responses_of, row_uniforms, stop_reasons, truncate_logits
 
 EOS = 0
 SETTINGS = [
@@ -93,7 +93,7 @@ def test_a_ragged_batch_with_a_cache_equals_the_slow_loop(make_gpt, kernel, sett
     model = make_gpt(context=64, attention=kernel)
     prompts, seeds = ragged(6), list(range(20, 26))
     got = generate(model, prompts, Sampling(60, **settings), EOS, seeds)
-    reasons = got.stop_reasons(64)
+    reasons = stop_reasons(got, 64)
     for b, (prompt, seed) in enumerate(zip(prompts, seeds)):
         ids, logprobs, reason = slow_generate(model, prompt, 60, seed, **settings)
         assert rows_of(got)[b] == ids
@@ -179,18 +179,18 @@ def test_rows_stop_at_the_end_of_the_context(make_gpt, room, reason):
     model = never_eos(make_gpt(context=12))
     got = generate(model, [[1] * (12 - room)], Sampling(3), EOS, [0])
     assert got.mask.sum().item() == min(room, 3) and got.ids.shape == (1, min(room, 3))
-    assert got.stop_reasons(12) == [reason] and not got.ended.any()
+    assert stop_reasons(got, 12) == [reason] and not got.ended.any()
 
 
 def test_rows_of_one_batch_can_stop_for_all_three_reasons(make_gpt):
     model = never_eos(make_gpt(context=12))
     prompts, seeds = [[1] * 12, [2] * 10, [3] * 3, [4] * 3, [5] * 3], range(5)
     full = generate(model, prompts, Sampling(5), EOS, seeds)
-    assert full.stop_reasons(12) == ["context", "context", "length", "length", "length"]
+    assert stop_reasons(full, 12) == ["context", "context", "length", "length", "length"]
     assert full.mask.sum(1).tolist() == [0, 2, 5, 5, 5]
     spoken = full.ids[2, 1].item()
     ended = generate(model, prompts, Sampling(5), spoken, seeds)
-    assert ended.stop_reasons(12)[2] == "eos" and ended.ended.tolist()[2]
+    assert stop_reasons(ended, 12)[2] == "eos" and ended.ended.tolist()[2]
 
 
 def test_an_eos_that_fills_the_context_is_an_end(make_gpt):
@@ -199,7 +199,7 @@ def test_an_eos_that_fills_the_context_is_an_end(make_gpt):
     *before, last = generate(model, [[3] * 9], Sampling(3), EOS, [0]).ids[0].tolist()
     assert last not in before
     got = generate(model, [[3] * 9], Sampling(3), last, [0])
-    assert got.stop_reasons(12) == ["eos"] and got.mask.sum().item() == 3
+    assert stop_reasons(got, 12) == ["eos"] and got.mask.sum().item() == 3
 
 
 def test_eos_is_counted_once_and_padding_behind_it_is_empty(make_gpt):
@@ -215,7 +215,7 @@ def test_eos_is_counted_once_and_padding_behind_it_is_empty(make_gpt):
         assert (got.ids[b, n - 1].item() == EOS) == bool(got.ended[b])
         assert (got.logprobs[b, :n] < 0).all() and (got.logprobs[b, n:] == 0).all()
         assert (got.ids[b, n:] == EOS).all()
-        assert got.responses()[b] == got.ids[b, : n - int(got.ended[b])].tolist()
+        assert responses_of(got)[b] == got.ids[b, : n - int(got.ended[b])].tolist()
 
 
 def test_sampling_stops_as_soon_as_all_rows_have_ended(make_gpt, monkeypatch):

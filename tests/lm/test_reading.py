@@ -45,7 +45,7 @@ def test_comparisons_are_read(tmp_path):
         ('{"prompt": 3}', "line 17: 'prompt' must be a string"),
         ('{"prompt": "a", "response": null}', "line 17: 'response' must be a string"),
         ('{"text": ["a"]}', "line 17: 'text' must be a string"),
-        ('{"question": "a"}', "line 17: no 'text', 'prompt' or 'messages'; found question; --map prompt=question"),
+        ('{"question": "a"}', "line 17: no 'text', 'prompt' or 'messages'; found question; --map prompt=NAME"),
         ("{}", "line 17: no 'text', 'prompt' or 'messages'; found nothing"),
         ('{"messages": []}', "line 17: 'messages' must be a list that is not empty"),
         ('{"messages": {"role": "user"}}', "line 17: 'messages' must be a list"),

@@ -14,7 +14,7 @@ from minirlhf.harness.files import UserError, load_state
 from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm.batches import Mixture, collate, micro_batches
 from minirlhf.lm.chat import Example, document_examples, render, render_prompt
-from minirlhf.lm.generation import Sampling, generate
+from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, accumulate, evaluate_loss, fit, negative_log_likelihood
 
@@ -227,7 +227,7 @@ def test_training_learns_replies_and_their_end(tokenizer, tmp_path):
     assert logged(tmp_path)[-1]["loss"] < 0.05
     prompts = [render_prompt(record, tokenizer) for record in records]
     g = generate(model, prompts, Sampling(8, temperature=0), tokenizer.eos_id, range(4))
-    assert [tokenizer.decode(ids) for ids in g.responses()] == ["one", "three", "ii", ""]
+    assert [tokenizer.decode(ids) for ids in responses_of(g)] == ["one", "three", "ii", ""]
     assert g.ended.all()
     assert cost["steps"] == 120 and cost["tokens"] == 120 * (10 + 4) and cost["skipped"] == 0
 

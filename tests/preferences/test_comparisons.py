@@ -8,7 +8,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.lm.chat import render
 from minirlhf.lm.records import validation_split
 from minirlhf.preferences.comparisons import (
-    Labelled, Pair, load_labelled, pairs_by_prompt, read_preferences,
+    Judged, load_labelled, pairs_by_prompt, read_preferences,
 )
 from minirlhf.rl.reward_model import text_ids
 
@@ -22,8 +22,8 @@ def test_pairs_hold_prompt_response_and_eos_and_what_is_said_of_them(tokenizer):
     groups, counts = pairs_by_prompt([record, comparison("q")], tokenizer, 32)
     (pair,), (plain,) = groups.values()
     chosen, rejected = (text_ids({"prompt": "p"}, text, tokenizer, 32) for text in ("yes", "no"))
-    assert pair == Pair(chosen, rejected, 0.75, -0.25) and not counts.total()
-    assert (plain.p, plain.gold) == (1.0, 0.0)
+    assert pair == Judged((chosen, rejected), 0.75, -0.25) and not counts.total()
+    assert (plain.wanted, plain.gold) == (1.0, 0.0)
 
 
 def test_comparisons_are_grouped_by_prompt(tokenizer):
@@ -50,9 +50,9 @@ def test_equals_and_what_exceeds_the_context_are_counted(tokenizer, whole, count
     groups, found = pairs_by_prompt(records, tokenizer, 20, whole)
     pairs = [pair for group in groups.values() for pair in group]
     assert found == counts and len(pairs) == kept
-    assert all(len(ids) <= 20 for pair in pairs for ids in (pair.chosen, pair.rejected))
+    assert all(len(ids) <= 20 for pair in pairs for ids in pair.texts)
     user = tokenizer.special_ids["<|user|>"]
-    assert sum(ids[0] != user for pair in pairs for ids in (pair.chosen, pair.rejected)) == counts["cut"]
+    assert sum(ids[0] != user for pair in pairs for ids in pair.texts) == counts["cut"]
 
 
 def test_records_without_a_comparison_are_named(tmp_path):
@@ -98,7 +98,7 @@ def test_a_labelled_text_is_prompt_response_and_eos_and_never_the_label_itself(t
     ]  # fmt: skip
     classes, train, held_out, counts = load_labelled(records, tokenizer, 64, 0)
     assert classes == ["no", "yes"] and held_out == [] and counts == {"texts": 6, "cut": 0}
-    assert train == [[Labelled((tuple(render(r, tokenizer).ids),), int(x["label"] == "yes"))]
+    assert train == [[Judged((tuple(render(r, tokenizer).ids),), int(x["label"] == "yes"))]
                      for r, x in zip(wanted, records)]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 
 from minirlhf.harness.loop import Run
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.preferences.comparisons import Pair
+from minirlhf.preferences.comparisons import Judged
 from minirlhf.preferences.dpo import ImplicitReward, implicit_reward
 from minirlhf.preferences.train_reward import RewardConfig, accumulate_pairs, fit_rewards, preference_loss
 from minirlhf.rl.reward_model import predict_rewards
@@ -74,7 +74,7 @@ def test_padding_has_no_influence():
 def test_at_the_start_every_reward_is_0_and_the_loss_log_2():
     model = ImplicitReward(policy(), CUE, 0.1)
     assert model(TEXTS).abs().max() == 0
-    pairs = [Pair(TEXTS[0], TEXTS[1], p) for p in (1.0, 0.3)]
+    pairs = [Judged((TEXTS[0], TEXTS[1]), p) for p in (1.0, 0.3)]
     assert accumulate_pairs(model, pairs, 1, torch.float32) == pytest.approx(log(2))
 
 
@@ -82,7 +82,7 @@ def test_the_reference_is_neither_trained_nor_saved_nor_moved(tmp_path):
     start = policy()
     model = ImplicitReward(policy(), CUE, 0.1)
     assert len(list(model.parameters())) == len(list(start.parameters())) == len(model.state_dict())
-    fit_rewards(model, [[Pair(TEXTS[0], TEXTS[1])]], RewardConfig(epochs=5), Run(tmp_path))
+    fit_rewards(model, [[Judged((TEXTS[0], TEXTS[1]))]], RewardConfig(epochs=5), Run(tmp_path))
     frozen, now = reference_of(model).state_dict(), model.trunk.state_dict()
     assert all(torch.equal(x, frozen[k]) for k, x in start.state_dict().items())
     assert any(not torch.equal(x, now[k]) for k, x in start.state_dict().items())
@@ -102,13 +102,13 @@ def test_a_text_without_its_question_is_no_response():
 
 def test_training_makes_the_chosen_likelier_than_the_rejected(tmp_path):
     model = ImplicitReward(policy(), CUE, 0.1)
-    groups = [[Pair((3, 4, CUE, 5, 1), (3, 4, CUE, 6, 1))], [Pair((9, CUE, 6, 6, 1), (9, CUE, 5, 1))]]
+    groups = [[Judged(((3, 4, CUE, 5, 1), (3, 4, CUE, 6, 1)))], [Judged(((9, CUE, 6, 6, 1), (9, CUE, 5, 1)))]]
     fit_rewards(model, groups, RewardConfig(epochs=40, lr=3e-3, batch=2, warmup=2), Run(tmp_path))
-    chosen, rejected = (predict_rewards(model, [getattr(g[0], k) for g in groups]) for k in ("chosen", "rejected"))
+    chosen, rejected = (predict_rewards(model, [g[0].texts[k] for g in groups]) for k in (0, 1))
     assert (chosen > rejected + 0.2).all() and (chosen > 0).any() and (rejected < 0).all()
 
 
 def test_a_soft_label_of_one_half_moves_nothing(tmp_path):
     model = ImplicitReward(policy(), CUE, 0.1)
-    loss = accumulate_pairs(model, [Pair(TEXTS[0], TEXTS[1], 0.5)], 1, torch.float32)
+    loss = accumulate_pairs(model, [Judged((TEXTS[0], TEXTS[1]), 0.5)], 1, torch.float32)
     assert loss == pytest.approx(log(2)) and all(p.grad.abs().max() < 1e-9 for p in model.parameters())

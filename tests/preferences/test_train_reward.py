@@ -17,7 +17,7 @@ from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences import train_reward
-from minirlhf.preferences.comparisons import Labelled, Pair
+from minirlhf.preferences.comparisons import Judged
 from minirlhf.preferences.train_reward import (
     RewardConfig, accumulate_pairs, fit_rewards, learn, measure, measure_labels, preference_loss, sign_agreement,
     summary,
@@ -37,7 +37,7 @@ def texts_of(n, seed=0):
 def groups_of(sizes):
     """Prompts with so many comparisons each, all of texts of their own."""
     texts = iter(texts_of(2 * sum(sizes)))
-    return [[Pair(next(texts), next(texts)) for _ in range(n)] for n in sizes]
+    return [[Judged((next(texts), next(texts))) for _ in range(n)] for n in sizes]
 
 
 def fresh(seed=0, dropout=0.0):
@@ -89,7 +89,7 @@ def test_the_preference_loss_is_minus_the_log_probability_of_the_choice():
 def loss_of(delta, p=1.0, rejected=0.0):
     """The loss of one comparison, by a model that gives these rewards."""
     rewards = torch.tensor([rejected + delta, rejected], dtype=torch.float64, requires_grad=True)
-    pair = Pair((1,), (2,), p)
+    pair = Judged(((1,), (2,)), p)
     return accumulate_pairs(lambda texts, dtype: rewards, [pair], 1, torch.float32)
 
 
@@ -128,15 +128,15 @@ def test_a_fresh_model_has_a_loss_of_log_2_and_no_preference(make_gpt):
 def test_loss_and_gradient_are_the_mean_over_comparisons_however_they_are_cut(micro_rows):
     """Soft labels; some responses are in several comparisons."""
     a, b, c, d = texts_of(4)
-    pairs = [Pair(a, b), Pair(a, c, 0.8), Pair(c, b), Pair(d, a, 0.2), Pair(a, b, 0.6)]
+    pairs = [Judged((a, b)), Judged((a, c), 0.8), Judged((c, b)), Judged((d, a), 0.2), Judged((a, b), 0.6)]
     model = fresh()
     loss, grads = gradients(model, pairs, micro_rows)
     model.zero_grad(set_to_none=True)
     total = 0.0
     for pair in pairs:
-        chosen, rejected = model([pair.chosen]), model([pair.rejected])
+        chosen, rejected = (model([ids]) for ids in pair.texts)
         m = chosen - rejected
-        each = -pair.p * torch.sigmoid(m).log() - (1 - pair.p) * torch.sigmoid(-m).log()
+        each = -pair.wanted * torch.sigmoid(m).log() - (1 - pair.wanted) * torch.sigmoid(-m).log()
         total = total + each.sum() / len(pairs)
     total.backward()
     assert loss == pytest.approx(total.item(), abs=1e-5)
@@ -151,7 +151,7 @@ def test_a_response_in_several_comparisons_goes_through_the_network_once(monkeyp
         RewardModel, "forward", lambda self, texts, dtype: seen.extend(map(tuple, texts)) or forward(self, texts, dtype)
     )
     texts = texts_of(4)
-    accumulate_pairs(fresh(), [Pair(x, y) for x, y in combinations(texts, 2)], 64, torch.float32)
+    accumulate_pairs(fresh(), [Judged((x, y)) for x, y in combinations(texts, 2)], 64, torch.float32)
     assert sorted(seen) == sorted(texts)
 
 
@@ -160,7 +160,7 @@ def test_it_recovers_known_rewards_up_to_a_constant(make_gpt, tmp_path):
     true = torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0, -0.5])
     texts = texts_of(6)
     sure = torch.sigmoid(true[:, None] - true[None])
-    pairs = [Pair(texts[i], texts[j], float(sure[i, j])) for i, j in combinations(range(6), 2)]
+    pairs = [Judged((texts[i], texts[j]), float(sure[i, j])) for i, j in combinations(range(6), 2)]
     model = fresh()
     config = RewardConfig(epochs=400, batch=1, lr=1e-2, warmup=0, weight_decay=0.0, save_every=1000)
     run(model, tmp_path, config, [pairs])
@@ -197,10 +197,10 @@ def test_it_learns_to_tell_the_chosen_from_the_rejected(tmp_path):
     for i in range(150):
         a, b = rng.integers(10, 50, size=(2, 6)).tolist()
         a[3], b[2] = 1, 2
-        pairs.append(Pair((*a, 0), (*b, 0)))
+        pairs.append(Judged(((*a, 0), (*b, 0))))
     model = fresh()
     run(model, tmp_path, dataclasses.replace(CONFIG, epochs=3, batch=10), [[pair] for pair in pairs[:100]])
-    chosen, rejected = (predict_rewards(model, [getattr(x, k) for x in pairs[100:]]) for k in ("chosen", "rejected"))
+    chosen, rejected = (predict_rewards(model, [x.texts[k] for x in pairs[100:]]) for k in (0, 1))
     assert (chosen > rejected).float().mean() > 0.9
     losses = [record["loss"] for record in logged(tmp_path)]
     assert losses[-1] < losses[0] - 0.3
@@ -256,7 +256,7 @@ def test_there_must_be_something_to_resume_and_a_run_that_fails_at_once_leaves_a
         run(fresh(), tmp_path, resume=True)
     run(fresh(), tmp_path)
     with pytest.raises(IndexError):
-        run(fresh(), tmp_path, groups=[[Pair((1, 60), (2,))]])  # no such id
+        run(fresh(), tmp_path, groups=[[Judged(((1, 60), (2,)))]])  # no such id
     assert (tmp_path / "train_state.pt").exists()
 
 
@@ -304,11 +304,11 @@ def pairs_with(**lists):
     n = len(next(iter(lists.values())))
     lengths = lists.pop("lengths", [(3, 2)] * n)
     rows = [dict(zip(lists, values)) for values in zip(*lists.values())] or [{}] * n
-    return [Pair((1,) * a, (2,) * b, **row) for (a, b), row in zip(lengths, rows)]
+    return [Judged(((1,) * a, (2,) * b), **row) for (a, b), row in zip(lengths, rows)]
 
 
 def test_accuracy_counts_a_tie_as_a_half_and_has_wilsons_interval():
-    figures = measure(np.array(MARGINS), pairs_with(p=[1.0] * 6))
+    figures = measure(np.array(MARGINS), pairs_with(wanted=[1.0] * 6))
     assert figures["accuracy"] == pytest.approx(3.5 / 6, abs=1e-12) and figures["pairs"] == 6
     assert figures["loss"] == pytest.approx(0.5756900140, abs=1e-9)
     z, k, n = 1.959963984540054, 3.5, 6
@@ -317,7 +317,7 @@ def test_accuracy_counts_a_tie_as_a_half_and_has_wilsons_interval():
 
 
 def test_the_measured_loss_is_the_one_that_is_trained():
-    figures = measure(np.array([1.0]), pairs_with(p=[0.75]))
+    figures = measure(np.array([1.0]), pairs_with(wanted=[0.75]))
     assert figures["loss"] == pytest.approx(0.75 * log(1 + exp(-1)) + 0.25 * log(1 + exp(1)), abs=1e-9)
 
 
@@ -334,7 +334,7 @@ def test_the_baseline_chooses_the_longer_whatever_the_rewards_say():
 def test_calibration_holds_what_is_said_against_how_often_it_is_so():
     """σ(|log 3|) = 0.75, of which 2 in 4 are right, and σ(|log 9|) = 0.9, of which 1 in 1."""
     delta = np.array([log(3), -log(3), log(3), -log(3), log(9) - 1e-9])
-    figures = measure(delta, pairs_with(p=[1.0] * 5))
+    figures = measure(delta, pairs_with(wanted=[1.0] * 5))
     assert np.array(figures["calibration"]) == pytest.approx(np.array([[0.75, 0.5, 4], [0.9, 1.0, 1]]), abs=1e-6)
     assert figures["ece"] == pytest.approx((4 * 0.25 + 0.1) / 5, abs=1e-6)
 
@@ -363,7 +363,7 @@ def texts_by_class(n, seed=0):
     for label in rng.integers(3, size=n).tolist():
         ids = rng.integers(10, 50, size=6).tolist()
         ids[int(rng.integers(6))] = 1 + label
-        texts.append(Labelled(((*ids, 0),), label))
+        texts.append(Judged(((*ids, 0),), label))
     return texts
 
 
@@ -398,7 +398,7 @@ def test_a_classifier_learns_and_is_measured_on_texts_held_out(tmp_path, capsys)
 
 def test_labels_are_measured_by_accuracy_loss_and_the_commonest_label():
     logits = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0.5]])
-    figures = measure_labels(logits, [Labelled(((1,),), label) for label in (0, 1, 2, 2)])
+    figures = measure_labels(logits, [Judged(((1,),), label) for label in (0, 1, 2, 2)])
     assert (figures["accuracy"], figures["commonest"], figures["texts"]) == (3 / 4, 2 / 4, 4)
     by_hand = [log(exp(2) + 2) - 2, log(exp(1) + 2) - 1, log(exp(1) + 2), log(exp(0.5) + 2) - 0.5]
     assert figures["loss"] == pytest.approx(sum(by_hand) / 4, abs=1e-6)

@@ -193,3 +193,12 @@ def test_a_class_comes_before_a_weight(classes, spec, label, weight, make_gpt, t
     for wrong in (":other", ":other:2", *(["", ":3"] if classes else [])):
         with pytest.raises(UserError, match="give model:.*CLASS, one of" if classes else "give model:"):
             load_reward(f"model:{tmp_path / 'rm'}{wrong}")
+
+
+@pytest.mark.parametrize("names", ["response, prompt, record", "record, prompt, response", "prompt, record, response"])
+def test_known_names_in_another_order_are_refused(names, tmp_path):
+    """The arguments are given by place: it would score prompts as responses, without a word."""
+    (tmp_path / "mine.py").write_text(f"def f({names}): return 1.0\ndef g(prompt, response, x): return 1.0")
+    with pytest.raises(UserError, match=r"make that f\(prompt, response, record\)"):
+        load_reward(f"{tmp_path / 'mine.py'}:f")
+    assert load_reward(f"{tmp_path / 'mine.py'}:g")[1] == 1

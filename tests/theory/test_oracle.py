@@ -9,7 +9,7 @@ from math import exp, inf, log, sin
 import pytest
 import torch
 
-from minirlhf.lm.generation import Sampling, generate
+from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.evaluation.ask import exact_kl
 from minirlhf.preferences.dpo import implicit_reward
 from minirlhf.preferences.train_reward import preference_loss
@@ -596,7 +596,7 @@ def test_sampled_responses_have_the_frequencies_of_the_oracle(make_gpt):
     expected = n * response_logprobs(gpt_table(model, mdp, 2.0).detach(), mdp).exp()  # (X, N)
     prompts = [x for x in mdp.prompts for _ in range(n)]
     g = generate(model, prompts, Sampling(3, temperature=2.0), EOS, range(2 * n))
-    said = [tuple(ids) + (EOS,) * ended for ids, ended in zip(g.responses(), g.ended.tolist())]
+    said = [tuple(ids) + (EOS,) * ended for ids, ended in zip(responses_of(g), g.ended.tolist())]
     number = torch.tensor([mdp.responses.index(y) for y in said]).view(2, n)
     observed = torch.stack([row.bincount(minlength=len(mdp.responses)) for row in number])  # (X, N)
     assert float(expected.min()) > 5

@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from minirlhf.annotation import log
 from minirlhf.annotation.log import Session, read_logs
@@ -210,10 +208,9 @@ def test_a_log_that_is_gone_is_said(client, study):
 
 def test_kill_9_of_the_server_after_each_answer_loses_nothing_and_the_token_stays(tmp_path):
     study = make_study(tmp_path / "study", 4)
-    env, tokens = os.environ | {"PYTHONPATH": str(ROOT)}, set()
+    tokens = set()
     for place in range(4):
-        command = [sys.executable, "-c", SERVE, str(study)]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True)
+        server = Forked(SERVE, str(study))
         try:
             client = Client(server.stdout.readline().strip())
             tokens.add(client.token)
@@ -222,7 +219,7 @@ def test_kill_9_of_the_server_after_each_answer_loses_nothing_and_the_token_stay
                 assert json.loads(again[2])["place"] == place
             assert client.judge("tie", place, f"event no. {place}")[0] == 200
         finally:
-            server.send_signal(signal.SIGKILL)
+            server.kill()
             server.communicate()
         assert said(study) == ["tie"] * (place + 1)
     assert len(tokens) == 1 and (study / "ann.log").read_bytes().count(b"\n") == 5

@@ -219,8 +219,8 @@ def test_other_settings_want_another_folder(command, words, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("words, message", [
-    ("--algos sarsa", "--algos sarsa: there are"), ("--algos", "--algos : there are"),
-    ("--lrs", "--lrs : give numbers"), ("--lrs 0", "--lrs 0: give numbers"), ("--lrs x", "--lrs x: give numbers"),
+    ("--algos sarsa", "--algos sarsa: there are"), ("--algos", "--algos: expected"),
+    ("--lrs", "--lrs: expected"), ("--lrs 0", "--lrs 0: give numbers"), ("--lrs x", "--lrs x: give numbers"),
     ("--beta 0", "--beta 0.0: must be above"),
 ])  # fmt: skip
 def test_options_that_make_no_comparison_are_refused(words, message, command, monkeypatch):

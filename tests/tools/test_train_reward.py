@@ -107,7 +107,7 @@ def test_no_prompt_is_both_trained_on_and_held_out(call, monkeypatch):
     monkeypatch.setattr(train_reward, "measure", lambda delta, pairs: seen.update(held=pairs) or measure(delta, pairs))
     assert call(*GOOD)[0] == 0
     decode = Tokenizer(specials=(*SPECIALS, PAD)).decode
-    train, held = ({decode(pair.chosen).partition("<|assistant|>")[0] for pair in pairs}
+    train, held = ({decode(pair.texts[0]).partition("<|assistant|>")[0] for pair in pairs}
                    for pairs in ([p for group in seen["train"] for p in group], seen["held"]))  # fmt: skip
     assert train and held and not train & held and len(train | held) == 60
     assert sum(map(len, seen["train"])) + len(seen["held"]) == 120
