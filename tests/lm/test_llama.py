@@ -9,7 +9,7 @@ import pytest
 import torch
 from llamas import CASES, SHAPE, by_formula, some_ids
 
-from minirlhf.lm.generation import Sampling, generate
+from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.llama import RMSNorm, rotate, turning_rates
 from minirlhf.lm.model import KVCache
 
@@ -119,8 +119,8 @@ def test_it_samples_as_a_gpt_does():
     """Greedy answers of ragged prompts are those of each prompt alone."""
     model, sampling = by_formula(SHAPE), Sampling(6, temperature=0)
     prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [10]]
-    together = generate(model, prompts, sampling, 96, [0, 1, 2]).responses()
-    assert together == [generate(model, [p], sampling, 96, [0]).responses()[0] for p in prompts]
+    together = responses_of(generate(model, prompts, sampling, 96, [0, 1, 2]))
+    assert together == [responses_of(generate(model, [p], sampling, 96, [0]))[0] for p in prompts]
 
 
 @pytest.mark.parametrize(
