@@ -147,7 +147,7 @@ def _from_hugging_face(content: dict) -> _Parts:
     if len(steps) == 1 and byte_level.get("use_regex", True):
         regex = PATTERNS["gpt2"]  # ByteLevel brings it along
     elif len(steps) == 2 and not byte_level.get("use_regex", True):
-        regex = steps[0]["pattern"].get("Regex")
+        regex = steps[0].get("pattern", {}).get("Regex")
     elif len(steps) == 2 and steps[0] == {"type": "Digits", "individual_digits": True}:
         regex = CUTS["smollm"]
     else:
