@@ -170,7 +170,7 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
         example, start = render(record, policy.tokenizer, policy.chat), len(policy.prompt(record))
         examples.append(Example(example.ids, [m and t >= start for t, m in enumerate(example.mask)]))
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
-    for part in micro_batches([len(examples[i].ids) for i in keep], 32):
+    for part in micro_batches([len(examples[i].ids) for i in keep], 32, model):
         batch = collate([examples[keep[j]] for j in part], model.wte.weight.device, model.config.context)
         hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
         yield [keep[j] for j in part], batch.mask, model.logits(hidden)[:n], batch.targets[batch.mask]

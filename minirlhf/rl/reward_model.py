@@ -53,7 +53,7 @@ class RewardModel(nn.Module):
 @torch.no_grad()
 def predict_rewards(model: RewardModel, texts: Sequence[Sequence[int]], rows: int = 64) -> Tensor:
     """What a model in eval mode says of each text, (N,) or (N, K) float32 on the CPU; `rows` texts a pass."""
-    parts = micro_batches([len(ids) for ids in texts], rows)
+    parts = micro_batches([len(ids) for ids in texts], rows, model.trunk)
     said = [model([texts[i] for i in part]).cpu() for part in parts]  # (b,) or (b, K) each
     return torch.cat(said)[torch.tensor([i for part in parts for i in part]).argsort()]
 
