@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from minirlhf.harness import folders
-from minirlhf.harness.files import UserError, read_bytes, read_json, write_atomic, write_json
+from minirlhf.harness.files import UserError, read_json, write_json
 from minirlhf.harness.folders import stands_in
 from minirlhf.lm import tokenizer_files
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors, to_floats
+from minirlhf.lm.safetensors import Safetensors, to_floats, write_safetensors
 from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
 
 # Hugging Face keeps these as (in, out), torch's Linear as (out, in).
@@ -132,9 +132,9 @@ def save(
     folder = Path(folder)
     for name in ("config.json", "value_head.safetensors"):
         (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / "model.safetensors", dump_safetensors(to_huggingface(model) | (head or {})))
+    write_safetensors(folder / "model.safetensors", to_huggingface(model) | (head or {}))
     if value_head:
-        write_atomic(folder / "value_head.safetensors", dump_safetensors(value_head.state_dict()))
+        write_safetensors(folder / "value_head.safetensors", value_head.state_dict())
     tokenizer_files.save(tokenizer, folder)
     write_json(folder / "run.json", run)
     write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id) | (config or {}))
@@ -152,7 +152,7 @@ def load_value_head(folder: str | Path, value_head: nn.Module) -> None:
     path = Path(folder) / "value_head.safetensors"
     try:
         if path.exists():
-            value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
+            value_head.load_state_dict(Safetensors(path))
     except RuntimeError:
         raise UserError(f"{path}: is of another model than {folder}") from None
 
@@ -174,7 +174,7 @@ def load_with(folder: str | Path, head: str) -> tuple[GPT, Tokenizer, Tensor | N
     if not weights.exists() and (others := [folder / x for x in ELSEWHERE if (folder / x).exists()]):
         remedy = "in transformers, load it and save_pretrained(FOLDER, max_shard_size='99GB')"
         raise UserError(f"{others[0]}: weights are read from one model.safetensors; {remedy}")
-    tensors = parse_safetensors(read_bytes(weights), str(weights))
+    tensors = dict(Safetensors(weights))
     found = to_floats({k: tensors.pop(k) for k in [head] if k in tensors}, str(weights)).get(head)
     model = from_huggingface(tensors, config, str(weights))
     tokenizer = tokenizer_files.load(folder)
