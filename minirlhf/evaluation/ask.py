@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
-from minirlhf.lm.chat import Example, fit_context, render, render_prompt
+from minirlhf.lm.chat import Example, render, render_prompt
+from minirlhf.lm.examples import fit_context
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
 from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT

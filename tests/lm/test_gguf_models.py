@@ -12,7 +12,7 @@ from minirlhf.lm.checkpoint import config_to_json as gpt2_to_json
 from minirlhf.lm.checkpoint import to_huggingface
 from minirlhf.lm.gguf import Gguf, write
 from minirlhf.lm.gguf_models import interleave, read_gguf, separate, write_gguf
-from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name, to_tensors
+from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name
 from minirlhf.lm.llama import Llama
 from minirlhf.lm.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ TOKENIZER = Tokenizer.train(["low lower lowest 12 low lower"], 264, "gpt2")
 def written(path, config, kind="F32"):
     model = by_formula(replace(config, vocab_size=TOKENIZER.vocab_size))
     raw = config_to_json(model.config, TOKENIZER.eos_id)
-    write_gguf(path, raw, to_tensors(model), TOKENIZER, kind)
+    write_gguf(path, raw, to_huggingface(model), TOKENIZER, kind)
     return model
 
 
@@ -71,7 +71,7 @@ def test_queries_and_keys_are_turned_to_llama_cpps_order_and_back():
 def test_a_model_whose_tensors_are_made_when_asked_for_is_written_one_at_a_time(tmp_path):
     """The turned queries and keys and the scaling of positions, too."""
     model = written(tmp_path / "m.gguf", CASES["llama3"])
-    tensors = OneAtATime(to_tensors(model))
+    tensors = OneAtATime(to_huggingface(model))
     write_gguf(tmp_path / "lazy.gguf", config_to_json(model.config, TOKENIZER.eos_id), tensors, TOKENIZER)
     assert (tmp_path / "lazy.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
 
