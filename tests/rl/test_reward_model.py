@@ -11,7 +11,7 @@ from llamas import by_formula
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint, tokenizer_files
 from minirlhf.lm.chat import render, render_prompt
-from minirlhf.lm.safetensors import parse_safetensors
+from minirlhf.lm.safetensors import Safetensors
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.rl.reward_model import (
     LearnedReward, RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model, text_ids,
@@ -153,7 +153,7 @@ def test_the_folder_is_of_a_classifier_with_one_label_padded_with_a_token_of_its
     assert config["architectures"] == ["GPT2ForSequenceClassification"] and config["num_labels"] == 1
     assert config["pad_token_id"] == tokenizer.special_ids[PAD] != config["eos_token_id"] == tokenizer.eos_id
     assert json.loads((folder / "tokenizer_config.json").read_text())["pad_token"] == PAD
-    weights = parse_safetensors((folder / "model.safetensors").read_bytes())
+    weights = Safetensors(folder / "model.safetensors")
     assert weights["score.weight"].shape == (1, 16)
 
 
