@@ -157,7 +157,7 @@ def encode_q8(x: Tensor) -> bytes:
     """Blocks of Q8_0 of x, whose rows are multiples of 32: d = max |w| / 127, q = w / d rounded."""
     blocks = x.detach().float().cpu().reshape(-1, BLOCK)
     d = blocks.abs().amax(1, keepdim=True) / 127  # (n, 1)
-    q = torch.where(d > 0, blocks / d, 0.0)
+    q = blocks * torch.where(d > 0, 1 / d, 0.0)
     q = torch.trunc(q + 0.5 * q.sign()).to(torch.int8)  # halves away from 0, as C's roundf
     return torch.cat([d.half().view(torch.uint8), q.view(torch.uint8)], 1).numpy().tobytes()
 
@@ -171,15 +171,16 @@ def write(path: str | Path, metadata: Mapping, tensors: Mapping[str, Tensor], ki
         raw = value.encode("utf-8", "surrogateescape")
         return struct.pack("<Q", len(raw)) + raw
 
-    def entry(value) -> tuple[int, bytes]:
+    def entry(value, alone: bool = True) -> tuple[int, bytes]:
         if isinstance(value, str):
             return STRING, text(value)
         if isinstance(value, (list, tuple)):
-            kinds = [entry(x) for x in value]
+            kinds = [entry(x, alone=False) for x in value]
             inner = kinds[0][0] if kinds else STRING
             return LIST, struct.pack("<IQ", inner, len(value)) + b"".join(raw for _, raw in kinds)
         number, letter = (7, "?") if isinstance(value, bool) else (6, "f") if isinstance(value, float) else (5, "i")
-        number, letter = (4, "I") if letter == "i" and value >= 0 else (number, letter)
+        if letter == "i" and alone and value >= 0:
+            number, letter = 4, "I"  # llama.cpp wants sizes and ids without a sign, and the types of tokens with one
         return number, struct.pack("<" + letter, value)
 
     shapes = {name: tuple(tensors[name].shape) for name in tensors}

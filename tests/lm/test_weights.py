@@ -11,7 +11,7 @@ from llamas import CASES, by_formula, some_ids
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint, llama_files
 from minirlhf.lm.checkpoint import from_huggingface, to_huggingface
-from minirlhf.lm.safetensors import dump_safetensors
+from minirlhf.lm.safetensors import write_safetensors
 from minirlhf.lm.weights import fill, read_torch, read_weights
 
 
@@ -29,7 +29,7 @@ def in_two(folder: Path, tensors: dict, write, name: str) -> None:
 
 
 WAYS = {
-    "model.safetensors": lambda path, tensors: path.write_bytes(dump_safetensors(tensors)),
+    "model.safetensors": write_safetensors,
     "pytorch_model.bin": lambda path, tensors: torch.save(tensors, path),
 }
 
