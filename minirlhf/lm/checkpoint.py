@@ -129,7 +129,7 @@ def load_with(path: str | Path, head: str) -> tuple[Model, Tokenizer, Tensor | N
             raise UserError(f"{path}: no config.json, not whole: a run goes on or was killed; resume it, or train again")
         config = config_from_json(read_json(path / "config.json"), str(path / "config.json"))
         (tensors, weights), tokenizer = read_weights(path), None
-    found = to_float(tensors[head], head, str(weights)) if head in tensors else None
+    found = to_float(tensors[head], head, str(weights)) if head in set(tensors) else None
     model = from_huggingface(tensors, config, str(weights), head)
     tokenizer = tokenizer or tokenizer_files.load(path)
     if tokenizer.vocab_size > config.vocab_size:

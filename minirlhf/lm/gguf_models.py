@@ -137,7 +137,7 @@ def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer | VocabularyToken
         "num_key_value_heads": get("attention.head_count_kv", heads), "intermediate_size": get("feed_forward_length"),
         "head_dim": get("attention.key_length", width // heads), "rope_parameters": rope_of(file, get),
         "rms_norm_eps": round(get("attention.layer_norm_rms_epsilon"), 9),
-        "tie_word_embeddings": "output.weight" not in file,
+        "tie_word_embeddings": "output.weight" not in list(file),
     }  # fmt: skip
     return raw, renamed(file), tokenizer
 

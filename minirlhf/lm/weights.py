@@ -48,7 +48,8 @@ def read_torch(path: Path) -> dict[str, Tensor]:
 
 def to_float(x: Tensor, key: str, name: str) -> Tensor:
     """x in float32. Raises UserError for anything but floats that are finite there."""
-    if not (x.is_floating_point() and (x := x.float()).isfinite().all()):
+    # The least and the greatest number are NaN where one is, and take no memory of the tensor's size.
+    if not (x.is_floating_point() and (not x.numel() or torch.stack((x := x.float()).aminmax()).isfinite().all())):
         what = "a weight is not finite in float32" if x.is_floating_point() else f"{x.dtype} is no type of weights"
         raise UserError(f"{name}: tensor {key!r}: {what}; take an earlier checkpoint, or one in float32")
     return x
@@ -79,6 +80,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], family: ModuleType, na
             if target.is_meta:
                 target = made[ours] = torch.empty(target.shape)
             target.copy_(to_float(x, given[theirs], name))
+            del x  # before the next is read
     model.load_state_dict(made, strict=False, assign=True)
     if head is not None and not torch.equal(to_float(tensors[head], head, name), model.wte.weight.cpu()):
         raise UserError(f"{name}: lm_head.weight is not the embedding, config.json ties them: it is of another model")

@@ -266,7 +266,7 @@ def reward(out, resume) -> list[torch.Tensor]:
 
 
 def dpo(out, resume) -> list[torch.Tensor]:
-    model = ImplicitReward(gpt(), 259, 0.1)
+    model = ImplicitReward(gpt(), [259], 0.1)
     fit_rewards(model, PAIRS, RewardConfig(epochs=3, batch=4, lr=1e-2, save_every=2), Run(out, resume=resume))
     return weights(model)
 
