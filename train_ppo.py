@@ -17,6 +17,7 @@ from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.chat_formats import CHAT, FORMATS
 from minirlhf.lm.checkpoint import MOST_EXAMPLES
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.records import question_of
@@ -37,7 +38,8 @@ class Data:
     task: str = option("", "generated tasks, weighted: a,b:2; none: all that --init was trained on", needs="-prompts")
     prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
     examples: int = option(20_000, "prompts that are made for a task", least=1, most=MOST_EXAMPLES, needs="-prompts")
-    init: str = option("out/sft", "checkpoint folder to start from, and the reference of the KL")
+    init: str = option("out/sft", "model to start from, and the reference of the KL: a folder or a GGUF file")
+    chat: str = option("", CHAT, choices=FORMATS)
     out: str = option("out/ALGO", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped, with its options; more --iterations extend it")
     overwrite: bool = option(False, "replace a run in --out instead of moving it aside", needs="-resume")
@@ -49,7 +51,7 @@ def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
     data, judged, config, machine = parse(__doc__.splitlines()[0], Data, RewardOptions, PPOConfig, Machine)
     device, dtype = machine.set_up()
-    policy, tokenizer = checkpoint.load_chat(data.init)
+    policy, tokenizer = checkpoint.load_chat(data.init, data.chat)
     if data.prompts and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
     records, weights, longest = prompts_of(data.init, data.task, data.prompts, data.examples, machine.seed, data.map)

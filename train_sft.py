@@ -6,7 +6,7 @@ python train_sft.py --data pairs.jsonl corpus.txt     your own
 python train_sft.py --data pairs.jsonl --init DIR     your own, from a checkpoint (GPT-2, say)
 """
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
@@ -15,7 +15,8 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
-from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.chat_formats import CHAT, FORMATS
+from minirlhf.lm.families import Base, new_model
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.sft import FitConfig, fit
 from minirlhf.lm.tokenizer import Tokenizer
@@ -30,28 +31,14 @@ class Data:
     task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights", needs="-data")
     data: tuple[str, ...] = option((), "your own files instead: records, or texts")
     examples: int = option(20_000, "records made for a task", least=1, most=checkpoint.MOST_EXAMPLES, needs="-data")
-    init: str = option("", "start from this checkpoint folder and skip pretraining")
+    init: str = option("", "start from this folder or GGUF file and skip pretraining")
+    chat: str = option("", CHAT, choices=FORMATS, needs="init")
     batch: int = option(32, "rows of each data set per step, times its weight", least=1, most=2**20)
     out: str = option("out", "folder that receives base/ and sft/")
     resume: bool = option(False, "go on where the run in --out stopped, with its options; more --steps extend it")
     overwrite: bool = option(False, "replace runs in --out instead of moving them aside", needs="-resume")
     map: str = option("", MAP, needs="data")
     check_data: bool = option(False, CHECK)
-
-
-@dataclass(frozen=True)
-class Base:
-    """Base model, where none is given by --init."""
-
-    layers: int = option(2, "transformer blocks", most=1000, needs="-init")
-    heads: int = option(4, "attention heads", needs="-init")
-    width: int = option(128, "size of the embedding", needs="-init")
-    context: int = option(128, "longest sequence, in tokens", needs="-init")
-    vocab: int = option(1024, "size of the tokenizer that is trained; 260: bytes, special tokens", needs="-init")
-    dropout: float = option(0.0, "in training", needs="-init")
-    attention: str = option("manual", "manual (to be read), or sdpa: torch's kernel, same numbers", needs="-init")
-    base_steps: int = option(250, "optimizer steps of pretraining", least=0, needs="-init")
-    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0, needs="-init base_steps")
 
 
 def main() -> None:
@@ -75,11 +62,11 @@ def main() -> None:
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:
-        model, tokenizer = checkpoint.load_with_roles(data.init)
+        model, tokenizer = checkpoint.load_with_roles(data.init, data.chat)
     else:
         try:
             tokenizer = Tokenizer.train(texts_of(sources), base.vocab)
-            model = GPT(GPTConfig(tokenizer.vocab_size, *(getattr(base, f.name) for f in fields(GPTConfig)[1:])))
+            model = new_model(tokenizer.vocab_size, base)
         except ValueError as error:  # no such shape
             raise UserError(str(error)) from None
     if data.check_data:

@@ -369,7 +369,7 @@ MUTANTS = [
         "end-cut-off",
         "An example too long for the context is left out: without its end it teaches to ramble",
         "LLMs-from-scratch",
-        "lm/chat.py", "kept = [e for e in examples if len(e.ids) <= context and any(e.mask)]",
+        "lm/examples.py", "kept = [e for e in examples if len(e.ids) <= context and any(e.mask)]",
         "kept = [Example(e.ids[:context], e.mask[:context]) for e in examples if any(e.mask[:context])]",
         "tests/lm/test_chat.py::test_what_is_too_long_or_teaches_nothing_is_left_out_and_counted",
     ),

@@ -616,7 +616,7 @@ WRONG = [
     ("train_ppo.py --init good --max-new -1", "--max-new -1"),
     ("train_ppo.py --init good --task revews", "no task 'revews'"),
     ("train_ppo.py --init good --examples 20 --resume", "there is nothing to resume"),
-    ("evaluate.py --models good", "name=folder"),
+    ("evaluate.py --models good", "name=PATH"),
     ("evaluate.py --models a=good a=good", "each name once"),
     ("evaluate.py --models", "--models"),
     ("evaluate.py --models a=nowhere", "nowhere: no such checkpoint folder"),

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
-from minirlhf.lm.chat import Example, fit_context, render, render_prompt
+from minirlhf.lm.chat import Example, render, render_prompt
+from minirlhf.lm.examples import fit_context
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
 from minirlhf.lm.logits import entropy, token_logprobs
 from minirlhf.lm.model import GPT
@@ -169,7 +170,7 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
         example, start = render(record, policy.tokenizer, policy.chat), len(policy.prompt(record))
         examples.append(Example(example.ids, [m and t >= start for t, m in enumerate(example.mask)]))
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
-    for part in micro_batches([len(examples[i].ids) for i in keep], 32):
+    for part in micro_batches([len(examples[i].ids) for i in keep], 32, model):
         batch = collate([examples[keep[j]] for j in part], model.wte.weight.device, model.config.context)
         hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
         yield [keep[j] for j in part], batch.mask, model.logits(hidden)[:n], batch.targets[batch.mask]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minirlhf.evaluation.ask import pieces_of
+from minirlhf.lm.llama import Llama
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 
@@ -23,8 +24,8 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
     The model's own forward keeps no weights, and a picture is no reason to change that. So a hook catches each
     layer's input, and its queries and keys are multiplied again.
     """
-    inputs: list[Tensor] = []
-    hooks = [block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0])) for block in model.h]
+    inputs: list[tuple] = []
+    hooks = [block.attn.register_forward_pre_hook(lambda module, args: inputs.append(args)) for block in model.h]
     try:
         model(ids[None])
     finally:
@@ -32,10 +33,13 @@ def attention_weights(model: GPT, ids: Tensor) -> Tensor:
             hook.remove()
     T, weights = len(ids), []
     future = torch.ones(T, T, dtype=torch.bool, device=ids.device).triu(1)  # (T, T)
-    for block, x in zip(model.h, inputs):
-        H, C = block.attn.heads, x.shape[-1]
-        q, k, _ = block.attn.c_attn(x[0]).view(T, 3, H, C // H).permute(1, 2, 0, 3)  # (H, T, D) each
-        scores = q @ k.transpose(-2, -1) / (C // H) ** 0.5  # (H, T, T)
+    for block, (x, turn, *_) in zip(model.h, inputs):
+        if isinstance(model, Llama):
+            q, k = (y[0] for y in block.attn.queries_and_keys(x, turn))  # (H, T, D), (K, T, D)
+            k = k.repeat_interleave(len(q) // len(k), 0)  # (H, T, D)
+        else:
+            q, k, _ = block.attn.c_attn(x[0]).view(T, 3, block.attn.heads, -1).permute(1, 2, 0, 3)  # (H, T, D) each
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (H, T, T)
         weights.append(scores.masked_fill(future, -torch.inf).softmax(-1))
     return torch.stack(weights)
 

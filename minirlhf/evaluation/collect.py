@@ -22,6 +22,7 @@ from minirlhf.harness.machine import environment
 from minirlhf.harness.options import option
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
+from minirlhf.lm.chat_formats import missing_specials
 from minirlhf.lm.reading import CHECK, MAP, read_again, read_records
 from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ VALIDATION = 200  # records that each model's temperature is fitted on
 class Evaluation:
     """Evaluation."""
 
-    models: tuple[str, ...] = option((), "name=folder of each; none: out/base, out/sft and the RL in out/ from there")
+    models: tuple[str, ...] = option((), "name=PATH of each; none: out/base, out/sft and the RL in out/ from there")
     against: str = option("", "the model that the others are compared with; none: sft, or the first")
     reference: str = option("", "the model that all KL and J are to; none: that which each was trained against")
     task: str = option("", "generated tasks, a,b; none: those that the models were trained on", needs="-data")
@@ -90,11 +91,11 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Po
         print(f"--models {' '.join(pairs)}")
     folders = dict(pair.partition("=")[::2] for pair in pairs)
     if "" in {*folders, *folders.values()} or not 0 < len(pairs) == len(folders):
-        raise UserError(f"--models {' '.join(pairs)}: give each as name=folder, each name once")
+        raise UserError(f"--models {' '.join(pairs)}: give each as name=PATH, each name once")
     models, runs = {}, {name: checkpoint.read_run(folder) for name, folder in folders.items()}
     for name, folder in folders.items():
         model, tokenizer = checkpoint.load(folder)
-        roles = runs[name].get("stage") != "base" and "<|user|>" in tokenizer.special_ids
+        roles = runs[name].get("stage") != "base" and not missing_specials(tokenizer.chat, tokenizer, ("user",))
         models[name] = Policy(model.to(device).eval(), tokenizer, chat=roles)
     return models, runs, folders
 

@@ -32,7 +32,8 @@ from minirlhf.harness.machine import choose_dtype
 from minirlhf.harness.options import option
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
-from minirlhf.lm.chat import document_examples, render
+from minirlhf.lm.chat import render
+from minirlhf.lm.examples import document_examples
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, evaluate_loss, fit
 from minirlhf.lm.tokenizer import Tokenizer

@@ -14,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.lm.chat import Example
+from minirlhf.lm.model import GPT
+
+
+ROOM = {"cpu": 2**23, "cuda": 2**27}  # tokens x layers x width per pass: about 100 bytes each are kept for the gradient
 
 
 @dataclass
@@ -46,10 +50,18 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu", con
     return Batch(whole[:, :-1], whole[:, 1:], where[:, 1:])
 
 
-def micro_batches(lengths: Sequence[int], rows: int) -> list[list[int]]:
-    """Indices sorted by length, the longest first, in parts of `rows`: so little is spent on padding."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return [order[start : start + rows] for start in range(0, len(order), rows)]
+def micro_batches(lengths: Sequence[int], rows: int, model: GPT | None = None) -> list[list[int]]:
+    """Indices sorted by length, the longest first, in parts of at most `rows`: so little is spent on padding.
+
+    model: its size says how many tokens a part may have, padding included; 485 of 135M parameters, on a CPU.
+    """
+    order, tokens, parts = sorted(range(len(lengths)), key=lambda i: -lengths[i]), 2**62, []
+    if model is not None:
+        tokens = ROOM[model.wte.weight.device.type] // (model.config.layers * model.config.width)
+    while order:
+        n = max(1, min(rows, tokens // max(1, lengths[order[0]])))
+        parts, order = [*parts, order[:n]], order[n:]
+    return parts
 
 
 def gather_true(x: Tensor, mask: Tensor) -> tuple[Tensor, int]:

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from minirlhf.harness.files import UserError
+from minirlhf.lm.chat_formats import recognise_format, template_of
 from minirlhf.lm.gguf import Gguf, write
 from minirlhf.lm.llama import LlamaConfig, turning_rates
 from minirlhf.lm.llama_files import config_from_json
-from minirlhf.lm.tokenizer import BYTE_ORDER, SYMBOLS, Tokenizer
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.lm.tokenizer_files import bytes_of, merges_of, symbols_of
 from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 
 OUTER = {
@@ -36,7 +38,6 @@ INNER = {
 }  # fmt: skip
 FAMILIES = {"llama": "llama", "qwen2": "llama", "qwen3": "llama", "gpt2": "gpt2"}
 PRE = {"smollm": CUTS["smollm"], "llama-bpe": CUTS["llama3"], "qwen2": CUTS["qwen2"], "gpt-2": "gpt2"}
-_BYTES = {symbol: bytes([byte]) for symbol, byte in zip(SYMBOLS, BYTE_ORDER)}
 
 
 def interleave(x: Tensor, heads: int) -> Tensor:
@@ -141,15 +142,14 @@ def read_tokenizer(file: Gguf) -> Tokenizer | VocabularyTokenizer:
     try:
         names, kinds = get("tokens"), get("token_type") or [1] * len(get("tokens"))
         specials = {name: i for i, (name, kind) in enumerate(zip(names, kinds, strict=True)) if kind in (3, 4)}
-        spell = lambda token: b"".join(_BYTES[symbol] for symbol in token)
-        tokens = {spell(name): i for i, name in enumerate(names) if name not in specials}
-        merges = [tuple(map(spell, merge.split(" "))) for merge in get("merges")]
+        tokens = {bytes_of(name): i for i, name in enumerate(names) if name not in specials}
+        merges = [tuple(map(bytes_of, merge.split(" "))) for merge in get("merges")]
         pre = get("pre", "gpt-2")
         found = VocabularyTokenizer(tokens, merges, specials, PRE[pre], names[get("eos_token_id")],
                                     nfc=pre == "qwen2", whole=pre == "llama-bpe")  # fmt: skip
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file.path}: its tokenizer cannot be read: {error}") from None
-    return found
+    return recognise_format(found, file.metadata.get("tokenizer.chat_template", ""))
 
 
 def metadata_of(raw: dict) -> dict:
@@ -176,15 +176,14 @@ def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
     cut = getattr(tokenizer, "cut", None) or {"gpt2-digits": CUTS["smollm"]}.get(tokenizer.pattern, tokenizer.pattern)
     if cut not in PRE.values():
         raise UserError(f"text is cut by {cut!r}, for which GGUF has no name")
-    spell = lambda token: "".join(SYMBOLS[BYTE_ORDER.index(byte)] for byte in token)
-    names = dict(enumerate(map(spell, tokenizer.token_bytes))) | {i: s for s, i in tokenizer.special_ids.items()}
+    names = dict(enumerate(map(symbols_of, tokenizer.token_bytes))) | {i: s for s, i in tokenizer.special_ids.items()}
     specials = set(tokenizer.special_ids.values())
-    pairs = [tuple(tokenizer.token_bytes[i] if isinstance(i, int) else i for i in pair) for pair in tokenizer.merges]
     return {
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": next(k for k, v in PRE.items() if v == cut),
         "tokenizer.ggml.tokens": [names[i] for i in range(len(names))],
         "tokenizer.ggml.token_type": [3 if i in specials else 1 for i in range(len(names))],
-        "tokenizer.ggml.merges": [f"{spell(left)} {spell(right)}" for left, right in pairs],
+        "tokenizer.ggml.merges": [" ".join(map(symbols_of, pair)) for pair in merges_of(tokenizer)],
+        "tokenizer.chat_template": template_of(tokenizer.chat),
         "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.bos_token_id": tokenizer.eos_id,
         "tokenizer.ggml.add_bos_token": False,
     }  # fmt: skip

@@ -7,12 +7,12 @@ refused by name. Proved by tests/lm/test_llama_files.py.
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from minirlhf.harness.files import UserError
-from minirlhf.lm.llama import Llama, LlamaConfig
+from minirlhf.lm.llama import LlamaConfig
 
 FAMILY = ("llama", "qwen2", "qwen3", "mistral")
+IS, PREFIX, TRANSPOSED = "one of the Llama family", "model.", ()
+IGNORED = (".rotary_emb.inv_freq",)  # a table that old checkpoints carry; `turning_rates` computes it
 # What another value would change, and the only value that is computed here.
 ONLY = {
     "hidden_act": "silu", "mlp_bias": False, "partial_rotary_factor": 1.0, "pretraining_tp": 1, "quantization_config": None,
@@ -30,11 +30,6 @@ def their_name(name: str) -> str:
     for ours, theirs in NAMES.items():
         name = name.replace(ours, theirs)
     return name
-
-
-def to_tensors(model: Llama) -> dict[str, Tensor]:
-    """The model's parameters under LlamaForCausalLM's names."""
-    return {their_name(name): x for name, x in model.state_dict().items()}
 
 
 def config_to_json(config: LlamaConfig, eos_id: int) -> dict:

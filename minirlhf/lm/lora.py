@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option
-from minirlhf.lm.model import GPT, KVCache
+from minirlhf.lm.families import Model
+from minirlhf.lm.model import KVCache
 
 
 class LoRALinear(nn.Module):
@@ -46,7 +47,7 @@ def layers_of(model: nn.Module) -> dict[str, LoRALinear]:
     return {path: layer for path, layer in model.named_modules() if isinstance(layer, LoRALinear)}
 
 
-def adapt(model: GPT, rank: int, alpha: float, targets: Sequence[str] = (), where: str = "LoRA") -> GPT:
+def adapt(model: Model, rank: int, alpha: float, targets: Sequence[str] = (), where: str = "LoRA") -> Model:
     """Freeze the model and put adapters beside the linear layers of its blocks, in place. Returns the model.
 
     targets: names of layers, as q_proj; without any, all of each block. The head has none. torch's seed decides A.
@@ -67,7 +68,7 @@ def adapt(model: GPT, rank: int, alpha: float, targets: Sequence[str] = (), wher
     return model
 
 
-def merge(model: GPT) -> GPT:
+def merge(model: Model) -> Model:
     """Add what the adapters have learnt to the layers, in place, and take the adapters away. Returns the model."""
     for path, layer in layers_of(model).items():
         model.set_submodule(path, layer.merged())
@@ -75,7 +76,7 @@ def merge(model: GPT) -> GPT:
 
 
 @contextmanager
-def adapters_off(model: GPT) -> Iterator[None]:
+def adapters_off(model: Model) -> Iterator[None]:
     """The network as it came, without dropout, for as long as the block lasts."""
     layers, was_training = layers_of(model).values(), model.training
     model.eval()
@@ -92,7 +93,7 @@ def adapters_off(model: GPT) -> Iterator[None]:
 class WithoutAdapters:
     """The network that an adapted one came from, in the place of a GPT and in the same memory: a frozen reference."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: Model) -> None:
         self.model, self.config, self.wte, self.logits = model, model.config, model.wte, model.logits
 
     def __call__(self, ids: Tensor, key_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
@@ -110,6 +111,6 @@ class LoRAOptions:
     lora_on: tuple[str, ...] = option((), "layers that get one, as q_proj v_proj; else all of each block", needs="lora")
     merge: bool = option(False, "write the whole model instead of the adapters", needs="lora")
 
-    def adapt(self, model: GPT) -> GPT:
+    def adapt(self, model: Model) -> Model:
         """The model, with adapters where they are asked for. Raises UserError."""
         return adapt(model, self.lora, self.lora_alpha or 2 * self.lora, self.lora_on) if self.lora else model

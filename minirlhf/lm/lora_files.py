@@ -12,11 +12,10 @@ from pathlib import Path
 from torch import Tensor
 
 from minirlhf.harness.files import UserError, read_bytes, read_json, write_atomic, write_json
-from minirlhf.lm.llama import Llama
-from minirlhf.lm.llama_files import their_name
+from minirlhf.lm.families import Model, family_of
 from minirlhf.lm.lora import adapt, layers_of
-from minirlhf.lm.model import GPT
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors, to_floats
+from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.weights import to_float
 
 # Keys that say nothing of the computation, or what the tensors say again; of some the values that are computed here.
 # A value of any other key must be empty: it is a way to compute, perhaps a new one.
@@ -25,14 +24,14 @@ FREE = """r lora_alpha use_rslora lora_dropout fan_in_fan_out task_type inferenc
 ONLY = {"peft_type": ["LORA"], "bias": ["none"], "init_lora_weights": [True, "gaussian", "orthogonal"]}
 
 
-def tensors_of(model: GPT) -> dict[str, Tensor]:
+def tensors_of(model: Model) -> dict[str, Tensor]:
     """A and B of each adapter under PEFT's names."""
-    rename = their_name if isinstance(model, Llama) else "transformer.{}".format
-    layers = {f"base_model.model.{rename(path)}": layer for path, layer in layers_of(model).items()}
+    their_name = family_of(model.config).their_name
+    layers = {f"base_model.model.{their_name(path)}": layer for path, layer in layers_of(model).items()}
     return {f"{path}.lora_{x}.weight": getattr(layer, x) for path, layer in layers.items() for x in "AB"}
 
 
-def save_adapter(folder: str | Path, model: GPT, base: str) -> None:
+def save_adapter(folder: str | Path, model: Model, base: str) -> None:
     """Write the adapters of a model. base: the folder of the model that they stand beside."""
     folder, layers = Path(folder), layers_of(model)
     (folder / "adapter_config.json").unlink(missing_ok=True)  # it goes first and comes last: it marks them whole
@@ -42,11 +41,11 @@ def save_adapter(folder: str | Path, model: GPT, base: str) -> None:
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
         "r": len(layer.A), "lora_alpha": layer.alpha, "bias": "none", "lora_dropout": 0.0,
         "target_modules": sorted({path.rpartition(".")[2] for path in layers}),
-        "fan_in_fan_out": not isinstance(model, Llama),  # GPT-2's matrices are (in, out) there
+        "fan_in_fan_out": bool(family_of(model.config).TRANSPOSED),  # GPT-2's matrices are (in, out) there
     })  # fmt: skip
 
 
-def load_adapter(folder: str | Path, model: GPT) -> GPT:
+def load_adapter(folder: str | Path, model: Model) -> Model:
     """Adapt the model, in place, by what `save_adapter` or PEFT wrote. Raises UserError."""
     where, weights = Path(folder) / "adapter_config.json", Path(folder) / "adapter_model.safetensors"
     raw = read_json(where, {"r": range(1, 2**31), "lora_alpha": 0.0})
@@ -54,7 +53,7 @@ def load_adapter(folder: str | Path, model: GPT) -> GPT:
     if odd := [key for key, x in raw.items() if x and key not in FREE and x not in ONLY.get(key, [])]:
         why = "which is not computed here; merge it in PEFT with merge_and_unload(), and take the whole model"
         raise UserError(f"{where}: {odd[0]} is {raw[odd[0]]!r:.60}, {why}")
-    given = to_floats(parse_safetensors(read_bytes(weights), str(weights)), str(weights))
+    given = parse_safetensors(read_bytes(weights), str(weights))
     targets = {name.split(".")[-3] for name in given if name.endswith(".lora_A.weight") and name.count(".") > 2}
     wanted = tensors_of(adapt(model, raw["r"], alpha, sorted(targets), str(where)))
     shape = lambda tensors, name: tuple(tensors[name].shape) if name in tensors else "missing"
@@ -62,5 +61,5 @@ def load_adapter(folder: str | Path, model: GPT) -> GPT:
         shapes = f"{shape(given, odd[0])} in it and {shape(wanted, odd[0])} beside this model"
         raise UserError(f"{weights}: {odd[0]} is {shapes}: it is of another model, or not on every block")
     for name, tensor in wanted.items():
-        tensor.data.copy_(given[name])
+        tensor.data.copy_(to_float(given[name], name, str(weights)))
     return model

@@ -78,12 +78,3 @@ def parse_safetensors(data: bytes, name: str = "safetensors") -> dict[str, Tenso
     if end != len(numbers):
         raise refuse(f"{len(numbers) - end} bytes behind the last tensor")
     return {key: tensors[key] for key in entries}
-
-
-def to_floats(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors in float32. Raises UserError for one that holds anything but floats that are finite there."""
-    for key, x in tensors.items():
-        if not (x.is_floating_point() and x.float().isfinite().all()):
-            what = "a weight is not finite in float32" if x.is_floating_point() else f"{x.dtype} is no type of weights"
-            raise UserError(f"{name}: tensor {key!r}: {what}; take an earlier checkpoint, or one in float32")
-    return {key: x.float() for key, x in tensors.items()}

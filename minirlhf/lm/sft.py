@@ -56,7 +56,7 @@ def evaluate_loss(model: GPT, examples: Sequence[Example], micro_rows: int = 32)
     was_training, device, total, count = model.training, model.wte.weight.device, 0.0, 0
     model.eval()
     try:
-        for part in micro_batches([len(e.ids) for e in examples], micro_rows):
+        for part in micro_batches([len(e.ids) for e in examples], micro_rows, model):
             batch = collate([examples[i] for i in part], device, model.config.context)
             total += float(negative_log_likelihood(model, batch).double().sum())
             count += int(batch.mask.sum())
@@ -99,7 +99,7 @@ def accumulate(
     """
     n_tokens = sum(sum(e.mask[1:]) for e in examples)
     loss, columns, device = 0.0, 0, model.wte.weight.device
-    for part in micro_batches([len(e.ids) for e in examples], micro_rows):
+    for part in micro_batches([len(e.ids) for e in examples], micro_rows, model):
         batch = collate([examples[i] for i in part], device, model.config.context)
         columns += batch.inputs.numel()
         with autocast(device, dtype):

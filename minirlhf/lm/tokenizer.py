@@ -19,6 +19,7 @@ Proved by tests/lm/test_tokenizer.py. Source: Radford et al. 2019 (GPT-2), secti
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from minirlhf.lm.bpe import FIRST_MERGE_ID, PATTERNS, IdPair, apply_merges, learn_merges, split
 
@@ -32,6 +33,20 @@ _PRINTABLE = bytes([*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") 
 BYTE_ORDER = _PRINTABLE + bytes(byte for byte in range(256) if byte not in _PRINTABLE)
 SYMBOLS = _PRINTABLE.decode("latin-1") + "".join(chr(256 + n) for n in range(256 - len(_PRINTABLE)))
 _BYTE_TO_ID = bytes(BYTE_ORDER.index(byte) for byte in range(256))
+
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """What stands around the turns of a conversation: text, in which names of special tokens are these tokens."""
+
+    cue: str = "<|{role}|>"  # before each turn
+    close: str = ""  # behind a turn of anyone but the assistant; its own end in the EOS
+    end: str = ""  # the name of that EOS; "" is the tokenizer's
+    gap: str = ""  # behind the EOS
+    begin: str = ""  # before the first turn
+    system: str = ""  # what the system says where a conversation has no such turn
+
 
 _CACHE_WORDS = 100_000  # pieces whose ids are remembered; more than the distinct words of most corpora
 
@@ -56,6 +71,7 @@ class Tokenizer:
 
     token_bytes: list[bytes], the spelling of each ordinary token, by id, without specials.
     special_ids: dict from the name of a special token to its id; eos: the one that ends, <|endoftext|> unless set.
+    chat: the ChatFormat of conversations, our own unless set.
 
     Raises ValueError for an unknown pattern, an impossible merge, or specials that cannot be.
     """
@@ -76,7 +92,7 @@ class Tokenizer:
         if len(set(self.token_bytes)) < len(self.token_bytes):
             raise ValueError("two merges spell the same token, which merges learned by BPE never do")
         self._cache: dict[str, list[int]] = {}
-        self.special_ids, self.eos = {}, EOS
+        self.special_ids, self.eos, self.chat = {}, EOS, ChatFormat()
         self.add_specials(specials)
         if EOS not in self.special_ids:
             raise ValueError(f"the specials {list(self.special_ids)} lack {EOS}; add it")

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from minirlhf.lm.bpe import FIRST_MERGE_ID, apply_merges, split
+from minirlhf.lm.tokenizer import ChatFormat
 
 # A white space before a digit stays whole where digits are cut off first, as SmolLM2 does.
 _LATER = r"[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -39,7 +40,7 @@ class VocabularyTokenizer:
         eos: str, nfc: bool = False, whole: bool = False,
     ) -> None:  # fmt: skip
         self.tokens, self.merges, self.cut, self.nfc, self.whole = dict(tokens), list(merges), cut, nfc, whole
-        self.special_ids, self.eos = dict(specials), eos
+        self.special_ids, self.eos, self.chat = dict(specials), eos, ChatFormat()
         ids = sorted([*self.tokens.values(), *self.special_ids.values()])
         if ids != list(range(len(ids))):
             raise ValueError(f"{len(ids)} tokens do not have the ids 0 to {len(ids) - 1}, each once")

@@ -33,13 +33,13 @@ def implicit_reward(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tens
 
 
 class ImplicitReward(nn.Module):
-    """β log π/ref of responses. π is in training. ref is what it was at first, outside of the parameters."""
+    """β log π/ref of responses. π is in training. ref is π as it was at first, outside of the parameters."""
 
-    def __init__(self, policy: GPT, cue: int, beta: float, reference: GPT | None = None) -> None:
-        """cue: the id before every response, that of <|assistant|>, which no text can spell.  reference: else a copy."""
+    def __init__(self, policy: GPT, cue: Sequence[int], beta: float, reference: GPT | None = None) -> None:
+        """cue: the ids before every response, with a special token, which no text can spell.  reference: or a copy."""
         super().__init__()
         self.trunk = policy
-        self.cue, self.beta = cue, beta
+        self.cue, self.beta = list(cue), beta
         reference = reference or deepcopy(policy).eval().requires_grad_(False)
         self.reference_nll = partial(negative_log_likelihood, reference)  # no submodule: neither trained nor saved
 
@@ -47,7 +47,8 @@ class ImplicitReward(nn.Module):
         """The reward of each text, ids of prompt, response and EOS: (B,) float32.  dtype: of matrix products."""
         examples = []
         for ids in texts:
-            start = max(t for t, token in enumerate(ids) if token == self.cue)
+            n = len(self.cue)
+            start = max(t for t in range(n - 1, len(ids)) if [*ids[t - n + 1 : t + 1]] == self.cue)
             examples.append(Example(list(ids), [t > start for t in range(len(ids))]))
         batch = collate(examples, self.trunk.wte.weight.device, self.trunk.config.context)
         with autocast(batch.inputs.device, dtype):

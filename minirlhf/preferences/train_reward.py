@@ -71,7 +71,7 @@ def accumulate_pairs(model: RewardModel, pairs: Sequence[Judged], micro_rows: in
     The same to rounding for every micro_rows. A response in several comparisons goes through the network once.
     """
     loss = 0.0
-    for part in micro_batches([max(map(len, pair.texts)) for pair in pairs], micro_rows):
+    for part in micro_batches([max(map(len, pair.texts)) for pair in pairs], micro_rows, model.trunk):
         some = [pairs[i] for i in part]
         place: dict[tuple[int, ...], int] = {}
         index = [[place.setdefault(ids, len(place)) for ids in pair.texts] for pair in some]

@@ -45,7 +45,7 @@ def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: i
         w = (XᵀX + λ N I)⁻¹ Xᵀ (y − ȳ),    b = ȳ − x̄ w        X: hidden states less their mean x̄,  λ: ridge
     """
     features, targets = [], []
-    for index in micro_batches(rollout.lengths(), micro_rows):
+    for index in micro_batches(rollout.lengths(), micro_rows, model):
         part = rollout.rows(index)
         hidden, n = response_hidden(model, part)  # (N', C)
         features.append(hidden[:n].double())  # (N, C)

@@ -62,7 +62,7 @@ def update(
     for chosen in (part for order in orders for part in np.array_split(order, min(config.minibatches, B))):
         mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
         weights = token_weights(mask, algorithm.aggregate, config.max_new)  # (b, R), of the whole step
-        for part in micro_batches([lengths[i] for i in chosen], config.micro_rows):
+        for part in micro_batches([lengths[i] for i in chosen], config.micro_rows, models.policy):
             rows = rollout.rows(torch.from_numpy(chosen[part]))
             R = rows.ids.shape[1]
             with autocast(rollout.ids.device, models.dtype):

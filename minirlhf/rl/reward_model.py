@@ -9,6 +9,7 @@ is a token of its own. It is a reward like any other. Trained by preferences/tra
 Source: Ziegler et al. 2019, section 2.1. Proved by tests/rl/test_reward_model.py.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from minirlhf.harness.machine import autocast
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import collate, gather_true, micro_batches
 from minirlhf.lm.chat import Example, render_prompt
+from minirlhf.lm.families import config_to_json
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import PAD, Tokenizer
 
@@ -30,7 +32,7 @@ class RewardModel(nn.Module):
     def __init__(self, trunk: GPT, classes: Sequence[str] = ()) -> None:
         super().__init__()
         self.trunk, self.classes = trunk, list(classes)
-        self.score = nn.Linear(trunk.config.width, len(classes) or 1, bias=False)
+        self.score, self.shift = nn.Linear(trunk.config.width, len(classes) or 1, bias=False), 0.0
         nn.init.zeros_(self.score.weight)
 
     def forward(self, texts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -45,13 +47,13 @@ class RewardModel(nn.Module):
         with autocast(device, dtype):
             hidden, n = gather_true(self.trunk(batch.inputs), batch.mask)  # (N', C) and B
         said = self.score(hidden[:n].float())  # (B, K or 1)
-        return said if self.classes else said.squeeze(1)  # (B,)
+        return said if self.classes else said.squeeze(1) - self.shift  # (B,)
 
 
 @torch.no_grad()
 def predict_rewards(model: RewardModel, texts: Sequence[Sequence[int]], rows: int = 64) -> Tensor:
     """What a model in eval mode says of each text, (N,) or (N, K) float32 on the CPU; `rows` texts a pass."""
-    parts = micro_batches([len(ids) for ids in texts], rows)
+    parts = micro_batches([len(ids) for ids in texts], rows, model.trunk)
     said = [model([texts[i] for i in part]).cpu() for part in parts]  # (b,) or (b, K) each
     return torch.cat(said)[torch.tensor([i for part in parts for i in part]).argsort()]
 
@@ -68,13 +70,17 @@ def normalise(model: RewardModel, rewards: Tensor) -> dict[str, float]:
         b ← b − mean · w / |w|²,    then w ← w / std        b: the bias of the last LayerNorm
 
     The head has no bias to hold the mean, but w·b is one: r = w · (LN(x) + b). So what we save is normalised
-    for Hugging Face's code too. Returns mean and std.  Raises UserError where all rewards are the same.
+    for Hugging Face's code too. A Llama's norm has no bias: there `shift` takes the mean, which Hugging Face's code
+    does not subtract.  Returns mean and std.  Raises UserError where all rewards are the same.
     """
     mean, std = float(rewards.double().mean()), float(rewards.double().std(correction=0))
     if not std > 0:
         raise UserError(f"all {len(rewards)} reference responses have one reward: nothing learnt; raise --lr")
     w = model.score.weight[0].double()  # (C,)
-    model.trunk.ln_f.bias -= (mean / (w @ w) * w).float()  # (C,)
+    if hasattr(model.trunk.ln_f, "bias"):
+        model.trunk.ln_f.bias -= (mean / (w @ w) * w).float()  # (C,)
+    else:
+        model.shift = (model.shift + mean) / std
     model.score.weight /= std  # (1, C)
     return {"mean": mean, "std": std}
 
@@ -95,9 +101,11 @@ class LearnedReward:
 
 
 def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Tokenizer, run: dict) -> None:
-    """Write a GPT2ForSequenceClassification of one label, or of the classes. The tokenizer has PAD."""
+    """Write a ...ForSequenceClassification of one label, or of the classes. The tokenizer has PAD."""
     labels = model.classes or ["reward"]
-    config = {"architectures": ["GPT2ForSequenceClassification"], "num_labels": len(labels)}
+    language = config_to_json(model.trunk.config, 0)["architectures"][0]  # GPT2LMHeadModel, LlamaForCausalLM
+    kind = re.sub("LMHeadModel|ForCausalLM", "ForSequenceClassification", language)
+    config = {"architectures": [kind], "num_labels": len(labels), "reward_shift": model.shift}
     config |= {"id2label": {str(k): x for k, x in enumerate(labels)}, "label2id": {x: k for k, x in enumerate(labels)}}
     config["pad_token_id"] = tokenizer.special_ids[PAD]
     checkpoint.save(folder, model.trunk, tokenizer, run, {"score.weight": model.score.weight}, config)
@@ -108,7 +116,8 @@ def load_reward_model(folder: str | Path, device: torch.device | str = "cpu") ->
     trunk, tokenizer, weight = checkpoint.load_with(folder, "score.weight")
     if weight is None or PAD not in tokenizer.special_ids:
         raise UserError(f"{folder}: not a reward model of ours; python -m minirlhf.tools.train_reward makes one")
-    labels = read_json(Path(folder) / "config.json").get("id2label", {"0": "reward"})
+    config = read_json(Path(folder) / "config.json", {"reward_shift?": 0.0})
+    labels, shift = config.get("id2label", {"0": "reward"}), config.get("reward_shift", 0.0)
     labels = [labels.get(str(k)) for k in range(len(labels))] if isinstance(labels, dict) else []
     if not labels or not all(isinstance(x, str) for x in labels) or len({*labels}) < len(labels):
         raise UserError(f"{folder}/config.json: id2label names no classes")
@@ -116,4 +125,5 @@ def load_reward_model(folder: str | Path, device: torch.device | str = "cpu") ->
     if weight.shape != (wanted := model.score.weight.shape):
         raise UserError(f"{folder}: score.weight is {tuple(weight.shape)}, not {tuple(wanted)}")
     model.score.load_state_dict({"weight": weight})
+    model.shift = shift
     return LearnedReward(model.to(device), tokenizer)

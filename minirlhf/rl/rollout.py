@@ -136,7 +136,7 @@ def collect(
     unknown = [torch.zeros_like(g.logprobs) for _ in range(5)]  # (B, R) each
     rollout = Rollout(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, *unknown, scores, g.ended)
     with torch.no_grad(), autocast(g.ids.device, models.dtype):
-        for index in micro_batches(rollout.lengths(), micro_rows):
+        for index in micro_batches(rollout.lengths(), micro_rows, models.policy):
             part = rollout.rows(index)
             logprobs, values, _ = score_tokens(models.policy, models.value_head, part, T)  # (b, R) each
             R = part.ids.shape[1]

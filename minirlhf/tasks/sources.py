@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from math import inf
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.chat import Example, document_examples, fit_context, render
+from minirlhf.lm.chat import Example, render
+from minirlhf.lm.examples import document_examples, fit_context
 from minirlhf.lm.checkpoint import read_run
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.records import messages_of, split_by_prompt

@@ -62,7 +62,7 @@ def proxy_of(n: int, options: Overoptimisation, machine: Machine, device: torch.
         # The number does not change a seed's comparisons: the 250 are the first of the 1000.
         asked = make_preferences.Options(options.init, options.task, n, out=str(prefs))
         make_preferences.write_preferences(asked, Labeller(options.temperature), machine)
-        learnt = train_reward.Options((str(prefs),), options.init, str(folder), overwrite=True)
+        learnt = train_reward.Options((str(prefs),), options.init, out=str(folder), overwrite=True)
         with begun_anew():
             train_reward.make_reward_model(learnt, RewardConfig(options.epochs), machine)
     return load_reward_model(folder, device)

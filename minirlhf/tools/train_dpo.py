@@ -12,6 +12,8 @@ from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
+from minirlhf.lm.chat import encode_format
+from minirlhf.lm.chat_formats import CHAT, FORMATS
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.records import split_by_prompt
 from minirlhf.preferences.comparisons import load_comparisons, read_preferences
@@ -26,7 +28,8 @@ class Options:
     """Data and objective."""
 
     data: tuple[str, ...] = option((), "files of prompt, chosen and rejected, with p if known")
-    init: str = option("out/sft", "checkpoint folder to start from, which is also the reference")
+    init: str = option("out/sft", "model to start from, which is also the reference: a folder or a GGUF file")
+    chat: str = option("", CHAT, choices=FORMATS)
     out: str = option("out/dpo", "checkpoint folder to write")
     beta: float = option(0.1, "reward given up for a nat of KL; a lower beta lets the policy go further", least=1e-6)
     resume: bool = option(False, "go on where the run in --out stopped, with its options")
@@ -39,13 +42,14 @@ def main() -> None:
     """Wire comparisons, checkpoint and the loop of the reward model together."""
     options, config, machine = parse(__doc__.splitlines()[0], Options, RewardConfig, Machine)
     device, dtype = machine.set_up()
-    policy, tokenizer = checkpoint.load_chat(options.init)
+    policy, tokenizer = checkpoint.load_chat(options.init, options.chat)
     context = policy.config.context
     records = read_preferences(options.data, options.map)
     if options.check_data:
         return check_data(split_by_prompt(records, config.held_out), tokenizer, context)
     groups, held_out, lost = load_comparisons(records, tokenizer, context, config.held_out, whole=True)
-    model = ImplicitReward(policy.to(device), tokenizer.special_ids["<|assistant|>"], options.beta)
+    cue = encode_format(tokenizer.chat.cue.format(role="assistant"), tokenizer)
+    model = ImplicitReward(policy.to(device), cue, options.beta)
     reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
     run = machine.record(options, config) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
     told = Run(

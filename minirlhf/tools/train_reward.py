@@ -17,6 +17,7 @@ from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
+from minirlhf.lm.chat_formats import CHAT, FORMATS
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.records import split_by_prompt
 from minirlhf.lm.tokenizer import PAD
@@ -34,7 +35,8 @@ class Options:
     """Data."""
 
     data: tuple[str, ...] = option((), "files of prompt, chosen and rejected, perhaps p; or with a label")
-    init: str = option("out/sft", "checkpoint to start from; its responses get mean reward 0 and std 1")
+    init: str = option("out/sft", "folder or GGUF file to start from; its responses get mean reward 0 and std 1")
+    chat: str = option("", CHAT, choices=FORMATS)
     out: str = option("out/rm", "checkpoint folder to write")
     resume: bool = option(False, "go on where the run in --out stopped, with its options")
     overwrite: bool = option(False, "replace a run in --out instead of moving it aside", needs="-resume")
@@ -52,7 +54,7 @@ def make_reward_model(options: Options, config: RewardConfig, machine: Machine) 
     device, dtype = machine.set_up()
     records, classes = read_preferences(options.data, options.map, labels=True), []
     labelled = "chosen" not in records[0]
-    trunk, tokenizer = (checkpoint.load_with_roles if labelled else checkpoint.load_chat)(options.init)
+    trunk, tokenizer = (checkpoint.load_with_roles if labelled else checkpoint.load_chat)(options.init, options.chat)
     tokenizer.add_specials([PAD])
     checkpoint.resize_vocabulary(trunk, tokenizer.vocab_size)
     context = trunk.config.context

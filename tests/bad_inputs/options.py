@@ -179,7 +179,7 @@ WORDS = [
     bad("an annotator without a name", "annotate judge --study open --annotator ''", "--annotator"),
     bad("an annotator with a name of 1000 letters", f"annotate judge --study open --annotator {'a' * 1000}",
         "--annotator"),
-    bad("a model without a folder", "evaluate.py --models sft", "--models", "name=folder"),
+    bad("a model without a folder", "evaluate.py --models sft", "--models", "name=PATH"),
     bad("a model without a name", "evaluate.py --models =out/sft", "--models"),
     bad("a model named twice", "evaluate.py --models a=out/sft a=out/ppo", "--models"),
     bad("no model", "evaluate.py --models", "--models"),

@@ -191,7 +191,7 @@ def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_
 
 @pytest.mark.parametrize("models", [("good",), ("a=x", "a=y"), ("a=",)])
 def test_models_want_a_name_and_a_folder_each(models):
-    with pytest.raises(UserError, match="name=folder"):
+    with pytest.raises(UserError, match="name=PATH"):
         load_models(Evaluation(models=models), "cpu")
 
 
@@ -394,7 +394,7 @@ def test_evidence_that_was_written_and_read_gives_the_same_report(options, names
 
 
 def test_where_there_is_no_model_it_is_said_what_makes_one(tmp_path, monkeypatch, capsys):
-    """And not that nothing is no name=folder."""
+    """And not that nothing is no name=PATH."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no models there; run train_sft.py first"):
         load_models(Evaluation(), "cpu")

@@ -12,7 +12,7 @@ from minirlhf.evaluation.long_texts import (
     windows,
 )
 from minirlhf.harness.files import UserError
-from minirlhf.lm.chat import document_examples
+from minirlhf.lm.examples import document_examples
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import evaluate_loss
 from minirlhf.metrics.ngram import fit_ngram

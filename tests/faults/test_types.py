@@ -30,7 +30,7 @@ from minirlhf.harness.loop import Diverged, Loop, Run
 from minirlhf.harness.options import fail, option, parse, run_script
 from minirlhf.lm import checkpoint, sft, tokenizer_files
 from minirlhf.lm.bpe import split
-from minirlhf.lm.chat import document_examples
+from minirlhf.lm.examples import document_examples
 from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from minirlhf.lm.batches import Mixture, epoch_order, gather_true, micro_batches, round_up, spread
+from minirlhf.lm.batches import ROOM, Mixture, epoch_order, gather_true, micro_batches, round_up, spread
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 64])
@@ -16,6 +16,18 @@ def test_micro_batches_partition_by_length(lengths, rows):
     assert all(len(part) == rows for part in parts[:-1]) and all(0 < len(part) <= rows for part in parts)
     for part, following in zip(parts, parts[1:]):
         assert min(lengths[i] for i in part) >= max(lengths[i] for i in following)
+
+
+def test_a_large_model_gets_fewer_tokens_per_pass(model):
+    """Padding counts as tokens do; a row longer than that goes alone."""
+    lengths = [50, 10, 30, 20, 10, 10, 10, 10]
+    sixty = 60 * model.config.layers * model.config.width
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ROOM, "cpu", sixty)
+        parts = micro_batches(lengths, 4, model)
+        assert [[lengths[i] for i in part] for part in parts] == [[50], [30, 20], [10] * 4, [10]]
+        patch.setitem(ROOM, "cpu", 1)
+        assert [len(part) for part in micro_batches(lengths, 4, model)] == [1] * 8
 
 
 def test_shapes_are_rounded_up_within_the_context():

@@ -3,7 +3,8 @@
 import pytest
 
 from minirlhf.lm.batches import collate
-from minirlhf.lm.chat import Example, document_examples, fit_context, render, render_prompt
+from minirlhf.lm.chat import Example, render, render_prompt
+from minirlhf.lm.examples import document_examples, fit_context
 from minirlhf.lm.records import messages_of, prompt_of, reference_of, references_of
 from minirlhf.lm.tokenizer import SPECIALS
 

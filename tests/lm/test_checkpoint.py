@@ -397,7 +397,7 @@ def test_our_config_comes_back():
 
 
 @pytest.mark.parametrize("change", [
-    {"model_type": "llama"}, {"activation_function": "gelu"}, {"activation_function": "relu"},
+    {"model_type": "bloom"}, {"activation_function": "gelu"}, {"activation_function": "relu"},
     {"layer_norm_epsilon": 1e-6}, {"tie_word_embeddings": False}, {"scale_attn_weights": False},
     {"scale_attn_by_inverse_layer_idx": True}, {"add_cross_attention": True}, {"n_inner": 1024},
 ], ids=str)

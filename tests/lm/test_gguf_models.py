@@ -11,7 +11,7 @@ from minirlhf.lm.checkpoint import config_to_json as gpt2_to_json
 from minirlhf.lm.checkpoint import to_huggingface
 from minirlhf.lm.gguf import Gguf, write
 from minirlhf.lm.gguf_models import interleave, read_gguf, separate, write_gguf
-from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name, to_tensors
+from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name
 from minirlhf.lm.llama import Llama
 from minirlhf.lm.tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ TOKENIZER = Tokenizer.train(["low lower lowest 12 low lower"], 264, "gpt2")
 def written(path, config, kind="F32"):
     model = by_formula(replace(config, vocab_size=TOKENIZER.vocab_size))
     raw = config_to_json(model.config, TOKENIZER.eos_id)
-    write_gguf(path, raw, to_tensors(model), TOKENIZER, kind)
+    write_gguf(path, raw, to_huggingface(model), TOKENIZER, kind)
     return model
 
 

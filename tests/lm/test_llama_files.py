@@ -6,7 +6,8 @@ import pytest
 from llamas import CASES, SHAPE, by_formula
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name, to_tensors
+from minirlhf.lm.checkpoint import to_huggingface
+from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -70,7 +71,7 @@ def test_a_damaged_config_is_refused_in_one_line(key, value):
 
 
 def test_names_are_those_of_llama_for_causal_lm():
-    names = set(to_tensors(by_formula(replace(SHAPE, layers=1, tied=False))))
+    names = set(to_huggingface(by_formula(replace(SHAPE, layers=1, tied=False))))
     layer = "model.layers.0."
     attention = {f"{layer}self_attn.{x}_proj.weight" for x in "qkvo"}
     mlp = {f"{layer}mlp.{x}_proj.weight" for x in ("gate", "up", "down")}

@@ -8,10 +8,11 @@ import torch
 from llamas import SHAPE, by_formula, some_ids
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm import checkpoint, llama_files
+from minirlhf.lm.checkpoint import to_huggingface
+from minirlhf.lm.families import Model, config_to_json
 from minirlhf.lm.lora import adapt, layers_of, merge
 from minirlhf.lm.lora_files import load_adapter, save_adapter
-from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.model import GPTConfig
 from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden.json").read_text(encoding="utf-8"))["lora"]
@@ -33,7 +34,7 @@ def write(folder: Path, config: dict, tensors: dict[str, torch.Tensor]) -> Path:
     return folder
 
 
-def learnt(kind: str) -> GPT:
+def learnt(kind: str) -> Model:
     """A model with adapters that have learnt something."""
     model = adapt(by_formula(SHAPES[kind]), 5, 12.0)
     for layer in layers_of(model).values():
@@ -42,7 +43,7 @@ def learnt(kind: str) -> GPT:
 
 
 @torch.no_grad()
-def logits(model: GPT) -> torch.Tensor:
+def logits(model: Model) -> torch.Tensor:
     return model.logits(model(IDS))  # (2, 20, V)
 
 
@@ -85,13 +86,9 @@ def test_what_was_written_is_read(kind, tmp_path):
 def test_peft_opens_what_is_written(kind, tmp_path):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     base = by_formula(SHAPES[kind])
-    if kind == "gpt2":
-        theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**checkpoint.config_to_json(base.config, 0)))
-        theirs.load_state_dict(checkpoint.to_huggingface(base), strict=False)
-    else:
-        config = transformers.LlamaConfig(**llama_files.config_to_json(base.config, 0))
-        theirs = transformers.LlamaForCausalLM(config)
-        theirs.load_state_dict(llama_files.to_tensors(base), strict=False)
+    config = transformers.AutoConfig.for_model(**config_to_json(base.config, 0))
+    theirs = transformers.AutoModelForCausalLM.from_config(config)
+    theirs.load_state_dict(to_huggingface(base), strict=False)
     model = learnt(kind)
     save_adapter(tmp_path, model, "base")
     theirs = peft.PeftModel.from_pretrained(theirs, tmp_path).eval()

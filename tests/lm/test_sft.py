@@ -13,7 +13,8 @@ import torch
 from minirlhf.harness.files import UserError, load_state
 from minirlhf.harness.loop import Diverged, Interrupted, Run
 from minirlhf.lm.batches import Mixture, collate, micro_batches
-from minirlhf.lm.chat import Example, document_examples, render, render_prompt
+from minirlhf.lm.chat import Example, render, render_prompt
+from minirlhf.lm.examples import document_examples
 from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import FitConfig, accumulate, evaluate_loss, fit, negative_log_likelihood

@@ -27,7 +27,7 @@ def policy(seed: int = 0, dropout: float = 0.0) -> GPT:
 
 def moved(beta: float = 0.5) -> ImplicitReward:
     """A policy that is no longer its reference."""
-    model = ImplicitReward(policy(0), CUE, beta)
+    model = ImplicitReward(policy(0), [CUE], beta)
     model.trunk.load_state_dict(policy(1).state_dict())
     return model.eval()
 
@@ -73,7 +73,7 @@ def test_padding_has_no_influence():
 
 
 def test_at_the_start_every_reward_is_0_and_the_loss_log_2():
-    model = ImplicitReward(policy(), CUE, 0.1)
+    model = ImplicitReward(policy(), [CUE], 0.1)
     assert model(TEXTS).abs().max() == 0
     pairs = [Judged((TEXTS[0], TEXTS[1]), p) for p in (1.0, 0.3)]
     assert accumulate_pairs(model, pairs, 1, torch.float32) == pytest.approx(log(2))
@@ -81,7 +81,7 @@ def test_at_the_start_every_reward_is_0_and_the_loss_log_2():
 
 def test_the_reference_is_neither_trained_nor_saved_nor_moved(tmp_path):
     start = policy()
-    model = ImplicitReward(policy(), CUE, 0.1)
+    model = ImplicitReward(policy(), [CUE], 0.1)
     assert len(list(model.parameters())) == len(list(start.parameters())) == len(model.state_dict())
     fit_rewards(model, [[Judged((TEXTS[0], TEXTS[1]))]], RewardConfig(epochs=5), Run(tmp_path))
     frozen, now = reference_of(model).state_dict(), model.trunk.state_dict()
@@ -91,7 +91,7 @@ def test_the_reference_is_neither_trained_nor_saved_nor_moved(tmp_path):
 
 def test_the_reference_has_no_dropout():
     """Not even while the policy has: it is the same distribution in every step."""
-    model = ImplicitReward(policy(dropout=0.5).train(), CUE, 0.1).train()
+    model = ImplicitReward(policy(dropout=0.5).train(), [CUE], 0.1).train()
     model.trunk.eval()
     assert model(TEXTS).abs().max() == 0
 
@@ -100,7 +100,7 @@ def test_a_reference_that_is_given_is_taken_and_neither_trained_nor_saved():
     """That of adapters: the policy itself without them, which has no dropout either."""
     adapted = adapt(policy(dropout=0.5), 4, 8.0)
     reference = WithoutAdapters(adapted)
-    model = ImplicitReward(adapted, CUE, 0.5, reference).eval()
+    model = ImplicitReward(adapted, [CUE], 0.5, reference).eval()
     assert reference_of(model) is reference and model(TEXTS).abs().max() == 0
     for layer in layers_of(adapted).values():
         torch.nn.init.normal_(layer.B)
@@ -113,11 +113,11 @@ def test_a_reference_that_is_given_is_taken_and_neither_trained_nor_saved():
 
 def test_a_text_without_its_question_is_no_response():
     with pytest.raises(ValueError):
-        ImplicitReward(policy(), CUE, 0.1)([(3, 4, 5)])
+        ImplicitReward(policy(), [CUE], 0.1)([(3, 4, 5)])
 
 
 def test_training_makes_the_chosen_likelier_than_the_rejected(tmp_path):
-    model = ImplicitReward(policy(), CUE, 0.1)
+    model = ImplicitReward(policy(), [CUE], 0.1)
     groups = [[Judged(((3, 4, CUE, 5, 1), (3, 4, CUE, 6, 1)))], [Judged(((9, CUE, 6, 6, 1), (9, CUE, 5, 1)))]]
     fit_rewards(model, groups, RewardConfig(epochs=40, lr=3e-3, batch=2, warmup=2), Run(tmp_path))
     chosen, rejected = (predict_rewards(model, [g[0].texts[k] for g in groups]) for k in (0, 1))
@@ -125,6 +125,6 @@ def test_training_makes_the_chosen_likelier_than_the_rejected(tmp_path):
 
 
 def test_a_soft_label_of_one_half_moves_nothing(tmp_path):
-    model = ImplicitReward(policy(), CUE, 0.1)
+    model = ImplicitReward(policy(), [CUE], 0.1)
     loss = accumulate_pairs(model, [Judged((TEXTS[0], TEXTS[1]), 0.5)], 1, torch.float32)
     assert loss == pytest.approx(log(2)) and all(p.grad.abs().max() < 1e-9 for p in model.parameters())
