@@ -5,14 +5,14 @@ new, nothing in between. Proved by tests/harness/test_files.py.
 """
 
 import gzip
-import io
 import json
 import os
 import stat
 import tempfile
 import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -47,11 +47,12 @@ def lock(file: IO) -> bool:
     return True
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | Path, data: bytes | Callable[[IO[bytes]], object]) -> None:
     """Write `data` to `path` through a temporary file in the same folder, flush, sync, rename.
 
-    Makes the folder if it is missing and keeps the mode of a file that is replaced. On any
-    exception the old file stands untouched and the temporary one is removed; those of killed writers are, too.
+    data: the bytes, or what writes them into the file that it is given, so that they need not be in memory at once.
+    Makes the folder if it is missing and keeps the mode of a file that is replaced. On any exception the old file
+    stands untouched and the temporary one is removed; those of killed writers are, too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             lock(file)
-            file.write(data)
+            data(file) if callable(data) else file.write(data)
             file.flush()
             os.fsync(file.fileno())
             os.chmod(temporary, mode)
@@ -78,17 +79,16 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 def save_state(path: str | Path, state: dict) -> None:
     """Write what a loop needs to go on: tensors and plain types, in one file, atomically."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, lambda file: torch.save(state, file))
 
 
 def load_state(path: str | Path) -> dict:
-    """Read what `save_state` wrote; code in it is refused. Raises UserError."""
+    """Read what `save_state` wrote; code in it is refused. The tensors lie in the file: copy them. Raises UserError."""
     try:
+        open_bytes(path).close()
         with warnings.catch_warnings():  # of torch, of a pickle that it goes on to refuse
             warnings.simplefilter("ignore")
-            state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UserError as error:
         raise UserError(f"{error}; there is nothing to resume") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -98,14 +98,27 @@ def load_state(path: str | Path) -> dict:
     return state
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file: the one way in. Raises UserError if it is missing, or no file that has an end."""
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """What the system refuses within is a UserError that names the file."""
     try:
-        if stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # reading refuses a folder
-            raise UserError(f"{path}: a pipe, a socket or a device: save what it gives as a file, and name that")
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # the latter of a NUL in the path
+        yield
+    except (OSError, ValueError) as error:  # the latter of a NUL in the path, or a map of an empty file
         raise UserError(f"{path}: {getattr(error, 'strerror', error)}") from None
+
+
+def open_bytes(path: str | Path) -> IO[bytes]:
+    """A file, open: the one way in. Raises UserError if it is missing, or no file that has an end."""
+    with naming(path):
+        if stat.S_IFMT(Path(path).stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # opening refuses a folder
+            raise UserError(f"{path}: a pipe, a socket or a device: save what it gives as a file, and name that")
+        return open(path, "rb")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file. Raises UserError as `open_bytes` does."""
+    with naming(path), open_bytes(path) as file:
+        return file.read()
 
 
 def read_text(path: str | Path) -> str:

@@ -200,6 +200,7 @@ def load_part(part, state: dict) -> None:
     for parameter, moments in optimizer.state.items() if optimizer else ():
         if {k: x.shape for k, x in moments.items()} != {"step": (), "exp_avg": (s := parameter.shape), "exp_avg_sq": s}:
             raise ValueError("of another model")
+        moments.update({key: x.clone() for key, x in moments.items()})  # AdamW took the state's, which lie in a file
 
 
 def tensors_of(state: dict) -> list[torch.Tensor]:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from minirlhf.harness import folders
-from minirlhf.harness.files import UserError, read_json, write_atomic, write_json
+from minirlhf.harness.files import UserError, read_json, write_json
 from minirlhf.harness.folders import stands_in
 from minirlhf.lm import tokenizer_files
 from minirlhf.lm.chat_formats import FORMATS, choose_format, missing_specials
 from minirlhf.lm.families import Config, Model, build, config_from_json, config_to_json, family_of
 from minirlhf.lm.gguf_models import read_gguf
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.safetensors import Safetensors, write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.lm.weights import fill, read_weights, to_float
 
@@ -85,9 +85,9 @@ def save(
     folder = Path(folder)
     for name in ("config.json", "value_head.safetensors"):
         (folder / name).unlink(missing_ok=True)
-    write_atomic(folder / "model.safetensors", dump_safetensors(to_huggingface(model) | (head or {})))
+    write_safetensors(folder / "model.safetensors", to_huggingface(model) | (head or {}))
     if value_head:
-        write_atomic(folder / "value_head.safetensors", dump_safetensors(value_head.state_dict()))
+        write_safetensors(folder / "value_head.safetensors", value_head.state_dict())
     tokenizer_files.save(tokenizer, folder)
     write_json(folder / "run.json", run)
     write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id) | (config or {}))
@@ -106,7 +106,7 @@ def load_value_head(folder: str | Path, value_head: nn.Module) -> None:
     path = Path(folder) / "value_head.safetensors"
     try:
         if path.exists():
-            value_head.load_state_dict(parse_safetensors(path.read_bytes(), str(path)))
+            value_head.load_state_dict(Safetensors(path))
     except RuntimeError:
         raise UserError(f"{path}: is of another model than {folder}") from None
 

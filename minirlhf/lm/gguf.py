@@ -21,11 +21,13 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
-from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.files import UserError, naming, open_bytes, write_atomic
+from minirlhf.lm.safetensors import raw_bytes
 
 MAGIC, VERSION, ALIGNMENT, BLOCK = b"GGUF", 3, 32, 32
 SCALARS = dict(enumerate("BbHhIif?", 0)) | {10: "Q", 11: "q", 12: "d"}  # value type -> struct's letter
@@ -48,9 +50,9 @@ KINDS: dict[int, tuple[str, int, int, Callable[[Tensor], Tensor]]] = {
     0: ("F32", 1, 4, lambda raw: raw.view(torch.float32)),
     1: ("F16", 1, 2, lambda raw: raw.view(torch.float16).float()),
     30: ("BF16", 1, 2, lambda raw: raw.view(torch.bfloat16).float()),
-    8: ("Q8_0", BLOCK, 34, lambda raw: _scale(raw, 0) * raw[:, 2:].contiguous().view(torch.int8).float()),
-    2: ("Q4_0", BLOCK, 18, lambda raw: _scale(raw, 0) * (_halves(raw[:, 2:]) - 8)),
-    3: ("Q4_1", BLOCK, 20, lambda raw: _scale(raw, 0) * _halves(raw[:, 4:]) + _scale(raw, 2)),
+    8: ("Q8_0", BLOCK, 34, lambda raw: raw[:, 2:].contiguous().view(torch.int8).float().mul_(_scale(raw, 0))),
+    2: ("Q4_0", BLOCK, 18, lambda raw: _halves(raw[:, 2:]).sub_(8).mul_(_scale(raw, 0))),
+    3: ("Q4_1", BLOCK, 20, lambda raw: _halves(raw[:, 4:]).mul_(_scale(raw, 0)).add_(_scale(raw, 2))),
 }
 
 
@@ -102,11 +104,8 @@ class Gguf(Mapping):
     def __init__(self, path: str | Path) -> None:
         """Raises UserError for what is no whole GGUF file, or holds a kind of numbers that is not in KINDS."""
         self.path = Path(path)
-        try:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:  # ValueError: an empty file
-            raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        with naming(path), open_bytes(path) as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         reader = _Reader(memoryview(self._map), str(path))
         if bytes(reader.take(4)) != MAGIC or reader.number("I") not in (2, 3):
             raise UserError(f"{path}: does not begin as a GGUF file of version 2 or 3 does")
@@ -156,7 +155,7 @@ class Gguf(Mapping):
 
 def encode_q8(x: Tensor) -> bytes:
     """Blocks of Q8_0 of x, whose rows are multiples of 32: d = max |w| / 127, q = w / d rounded."""
-    blocks = x.float().reshape(-1, BLOCK)
+    blocks = x.detach().float().cpu().reshape(-1, BLOCK)
     d = blocks.abs().amax(1, keepdim=True) / 127  # (n, 1)
     q = torch.where(d > 0, blocks / d, 0.0)
     q = torch.trunc(q + 0.5 * q.sign()).to(torch.int8)  # halves away from 0, as C's roundf
@@ -166,7 +165,7 @@ def encode_q8(x: Tensor) -> bytes:
 def write(path: str | Path, metadata: Mapping, tensors: Mapping[str, Tensor], kind: str = "F32") -> None:
     """Write a GGUF file. kind: F32, or Q8_0 for matrices whose rows are multiples of 32, the rest in F32.
 
-    metadata: text, bool, int (of 32 bits), float, or a list of one of them. One tensor is held at a time.
+    metadata: text, bool, int (of 32 bits), float, or a list of one of them.  tensors: asked for twice, each held alone.
     """
     def text(value: str) -> bytes:
         raw = value.encode("utf-8", "surrogateescape")
@@ -183,17 +182,24 @@ def write(path: str | Path, metadata: Mapping, tensors: Mapping[str, Tensor], ki
         number, letter = (4, "I") if letter == "i" and value >= 0 else (number, letter)
         return number, struct.pack("<" + letter, value)
 
-    q8 = {name for name, x in tensors.items() if kind == "Q8_0" and x.dim() == 2 and x.shape[1] % BLOCK == 0}
+    shapes = {name: tuple(tensors[name].shape) for name in tensors}
+    q8 = {name for name, shape in shapes.items() if kind == "Q8_0" and len(shape) == 2 and shape[1] % BLOCK == 0}
     head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
         number, raw = entry(value)
         head += [text(key), struct.pack("<I", number), raw]
-    offset, numbers = 0, []
-    for name, x in tensors.items():
-        data = encode_q8(x) if name in q8 else x.detach().float().contiguous().numpy().tobytes()
-        sizes = list(reversed(x.shape))
+    offset = 0
+    for name, shape in shapes.items():
+        sizes, size = list(reversed(shape)), prod(shape) // BLOCK * 34 if name in q8 else prod(shape) * 4
         head += [text(name), struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, 8 if name in q8 else 0, offset)]
-        numbers.append(data + bytes(-len(data) % ALIGNMENT))
-        offset += len(numbers[-1])
-    start = b"".join(head)
-    write_atomic(path, b"".join([start, bytes(-len(start) % ALIGNMENT), *numbers]))
+        offset += size + -size % ALIGNMENT
+
+    def put(out: IO[bytes]) -> None:
+        out.writelines(head)
+        for name in shapes:
+            out.write(bytes(-out.tell() % ALIGNMENT))
+            whole = name not in q8
+            out.writelines([raw_bytes(tensors[name].float())] if whole else map(encode_q8, tensors[name].split(1024)))
+        out.write(bytes(-out.tell() % ALIGNMENT))
+
+    write_atomic(path, put)

@@ -8,6 +8,7 @@ Proved by tests/lm/test_gguf_models.py.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,37 +51,45 @@ def separate(x: Tensor, heads: int) -> Tensor:
     return x.view(heads, x.shape[0] // heads // 2, 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
 
 
-class Renamed(Mapping):
-    """The tensors of a GGUF file under Hugging Face's names, each read and turned when it is asked for."""
+class Lazy(Mapping):
+    """Tensors by name, each made by a function of its own when it is asked for."""
 
-    def __init__(self, file: Gguf) -> None:
-        self.file, self.kind = file, file.metadata["general.architecture"]
-        family = FAMILIES[self.kind]
-        self.names = {}
-        for name in file:
-            if name == "rope_freqs.weight":
-                continue  # of `rope_of`
-            parts = name.split(".")
-            if name in OUTER[family]:
-                self.names[OUTER[family][name]] = name
-            elif len(parts) == 4 and parts[0] == "blk" and parts[2] in INNER[family]:
-                layer = "model.layers" if family == "llama" else "h"
-                self.names[f"{layer}.{parts[1]}.{INNER[family][parts[2]]}.{parts[3]}"] = name
-            else:
-                raise UserError(f"{file.path}: unknown tensor {name!r}: this code knows {', '.join(FAMILIES)} alone")
+    def __init__(self, makers: dict[str, Callable[[], Tensor]]) -> None:
+        self.makers = makers
 
     def __getitem__(self, name: str) -> Tensor:
-        x, what = self.file[self.names[name]], self.names[name].split(".")[-2]
-        if self.kind == "llama" and what in ("attn_q", "attn_k"):
-            count = self.file.metadata["llama.attention.head_count" + "_kv" * (what == "attn_k")]
-            return separate(x, count)
-        return x.t() if self.kind == "gpt2" and x.dim() == 2 and what.startswith(("attn", "ffn")) else x
+        return self.makers[name]()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
+        return iter(self.makers)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.makers)
+
+
+def renamed(file: Gguf) -> Lazy:
+    """The tensors of a GGUF file under Hugging Face's names and in its shapes. Raises UserError for an unknown one."""
+    kind, makers = file.metadata["general.architecture"], {}
+    family = FAMILIES[kind]
+
+    def turned(name: str, what: str) -> Tensor:
+        x = file[name]
+        if kind == "llama" and what in ("attn_q", "attn_k"):
+            return separate(x, file.metadata["llama.attention.head_count" + "_kv" * (what == "attn_k")])
+        return x.t() if kind == "gpt2" and x.dim() == 2 and what.startswith(("attn", "ffn")) else x
+
+    for name in file:
+        if name == "rope_freqs.weight":
+            continue  # of `rope_of`
+        parts = name.split(".")
+        if name in OUTER[family]:
+            makers[OUTER[family][name]] = partial(file.__getitem__, name)
+        elif len(parts) == 4 and parts[0] == "blk" and parts[2] in INNER[family]:
+            layer = "model.layers" if family == "llama" else "h"
+            makers[f"{layer}.{parts[1]}.{INNER[family][parts[2]]}.{parts[3]}"] = partial(turned, name, parts[2])
+        else:
+            raise UserError(f"{file.path}: unknown tensor {name!r}: this code knows {', '.join(FAMILIES)} alone")
+    return Lazy(makers)
 
 
 def rope_of(file: Gguf, get: Callable) -> dict:
@@ -101,7 +110,7 @@ def rope_of(file: Gguf, get: Callable) -> dict:
             "high_freq_factor": high, "original_max_position_embeddings": original}  # fmt: skip
 
 
-def read_gguf(path: str | Path) -> tuple[dict, Renamed, Tokenizer | VocabularyTokenizer]:
+def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer | VocabularyTokenizer]:
     """(The keys of a config.json, the tensors, the tokenizer) of a GGUF file. Raises UserError."""
     file = Gguf(path)
     kind = file.metadata.get("general.architecture")
@@ -120,7 +129,7 @@ def read_gguf(path: str | Path) -> tuple[dict, Renamed, Tokenizer | VocabularyTo
         raw = {"model_type": "gpt2", "vocab_size": embedded, "n_positions": get("context_length"),
                "n_layer": get("block_count"), "n_head": get("attention.head_count"), "n_embd": get("embedding_length"),
                "layer_norm_epsilon": round(get("attention.layer_norm_epsilon"), 9)}  # fmt: skip
-        return raw, Renamed(file), tokenizer
+        return raw, renamed(file), tokenizer
     heads, width = get("attention.head_count"), get("embedding_length")
     raw = {
         "model_type": kind, "vocab_size": embedded, "max_position_embeddings": get("context_length"),
@@ -130,7 +139,7 @@ def read_gguf(path: str | Path) -> tuple[dict, Renamed, Tokenizer | VocabularyTo
         "rms_norm_eps": round(get("attention.layer_norm_rms_epsilon"), 9),
         "tie_word_embeddings": "output.weight" not in file,
     }  # fmt: skip
-    return raw, Renamed(file), tokenizer
+    return raw, renamed(file), tokenizer
 
 
 def read_tokenizer(file: Gguf) -> Tokenizer | VocabularyTokenizer:
@@ -202,17 +211,19 @@ def write_gguf(
     outer = {theirs: ours for ours, theirs in OUTER[family].items()}
     inner = {theirs: ours for ours, theirs in INNER[family].items()}
     heads = {"self_attn.q_proj": raw.get("num_attention_heads"), "self_attn.k_proj": raw.get("num_key_value_heads")}
-    metadata, renamed = metadata_of(raw) | tokenizer_metadata(tokenizer), {}
-    for name, x in tensors.items():
-        name = name.removeprefix("transformer.")
-        if name in outer:
-            renamed[outer[name]] = x
-            continue
-        layer, rest = name.removeprefix("model.layers.").removeprefix("h.").split(".", 1)
-        what, _, part = rest.rpartition(".")
-        x = interleave(x, heads[what]) if arch == "llama" and what in heads else x
-        renamed[f"blk.{layer}.{inner[what]}.{part}"] = x.t() if family == "gpt2" and x.dim() == 2 else x
+    metadata, makers = metadata_of(raw) | tokenizer_metadata(tokenizer), {}
+
+    def turned(name: str, what: str) -> Tensor:
+        x = interleave(tensors[name], heads[what]) if arch == "llama" and what in heads else tensors[name]
+        return x.t() if family == "gpt2" and what and x.dim() == 2 else x
+
+    for name in tensors:
+        short = name.removeprefix("transformer.")
+        layer, _, rest = short.removeprefix("model.layers.").removeprefix("h.").partition(".")
+        what, _, part = rest.rpartition(".")  # what: "" for GPT-2's outer tensors, which stand as they are
+        makers[outer.get(short) or f"blk.{layer}.{inner[what]}.{part}"] = partial(turned, name, what)
     if raw.get("rope_scaling"):
         shape = config_from_json(raw, str(path))
-        renamed["rope_freqs.weight"] = turning_rates(replace(shape, rope_scaling=None)) / turning_rates(shape)  # (D/2,)
-    write(path, metadata, renamed, kind)
+        divisors = turning_rates(replace(shape, rope_scaling=None)) / turning_rates(shape)  # (D/2,)
+        makers["rope_freqs.weight"] = divisors.clone
+    write(path, metadata, Lazy(makers), kind)

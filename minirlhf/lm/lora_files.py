@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minirlhf.harness.files import UserError, read_bytes, read_json, write_atomic, write_json
+from minirlhf.harness.files import UserError, read_json, write_json
 from minirlhf.lm.families import Model, family_of
 from minirlhf.lm.lora import adapt, layers_of
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.safetensors import Safetensors, write_safetensors
 from minirlhf.lm.weights import to_float
 
 # Keys that say nothing of the computation, or what the tensors say again; of some the values that are computed here.
@@ -35,7 +35,7 @@ def save_adapter(folder: str | Path, model: Model, base: str) -> None:
     """Write the adapters of a model. base: the folder of the model that they stand beside."""
     folder, layers = Path(folder), layers_of(model)
     (folder / "adapter_config.json").unlink(missing_ok=True)  # it goes first and comes last: it marks them whole
-    write_atomic(folder / "adapter_model.safetensors", dump_safetensors(tensors_of(model)))
+    write_safetensors(folder / "adapter_model.safetensors", tensors_of(model))
     layer = next(iter(layers.values()))
     write_json(folder / "adapter_config.json", {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True,
@@ -53,7 +53,7 @@ def load_adapter(folder: str | Path, model: Model) -> Model:
     if odd := [key for key, x in raw.items() if x and key not in FREE and x not in ONLY.get(key, [])]:
         why = "which is not computed here; merge it in PEFT with merge_and_unload(), and take the whole model"
         raise UserError(f"{where}: {odd[0]} is {raw[odd[0]]!r:.60}, {why}")
-    given = parse_safetensors(read_bytes(weights), str(weights))
+    given = dict(Safetensors(weights))
     targets = {name.split(".")[-3] for name in given if name.endswith(".lora_A.weight") and name.count(".") > 2}
     wanted = tensors_of(adapt(model, raw["r"], alpha, sorted(targets), str(where)))
     shape = lambda tensors, name: tuple(tensors[name].shape) if name in tensors else "missing"

@@ -12,8 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from minirlhf.harness.files import UserError, read_bytes, read_json
-from minirlhf.lm.safetensors import parse_safetensors
+from minirlhf.harness.files import UserError, read_json
+from minirlhf.lm.safetensors import Safetensors
 
 WHOLE = "model.safetensors", "pytorch_model.bin"  # either may be several files, listed in NAME.index.json
 
@@ -21,18 +21,18 @@ WHOLE = "model.safetensors", "pytorch_model.bin"  # either may be several files,
 def read_weights(folder: Path) -> tuple[Mapping[str, Tensor], Path]:
     """The tensors in a folder, and the file that holds or lists them. Raises UserError."""
     for name in WHOLE:
-        read = read_torch if name.endswith(".bin") else lambda path: parse_safetensors(read_bytes(path), str(path))
+        read = read_torch if name.endswith(".bin") else Safetensors
         if (folder / name).exists():
             return read(folder / name), folder / name
         if (index := folder / f"{name}.index.json").exists():
             files = sorted({str(file) for file in read_json(index, {"weight_map": {"*": ""}})["weight_map"].values()})
             if strange := [file for file in files if Path(file).name != file]:
                 raise UserError(f"{index}: {strange[0]!r} is no file beside it; download the model again")
-            return ChainMap(*(dict(read(folder / file)) for file in files)), index
+            return ChainMap(*(read(folder / file) for file in files)), index
     if others := [folder / name for name in ("tf_model.h5", "flax_model.msgpack") if (folder / name).exists()]:
         remedy = "in transformers, load it and save_pretrained(FOLDER)"
         raise UserError(f"{others[0]}: weights are read from {' or '.join(WHOLE)}; {remedy}")
-    return parse_safetensors(read_bytes(folder / WHOLE[0]), ""), folder  # raises: there is none
+    return Safetensors(folder / WHOLE[0]), folder  # raises: there is none
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:

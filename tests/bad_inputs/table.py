@@ -9,12 +9,14 @@ holds these words, whatever their case, and in status 2; and nothing that was in
 import io
 import json
 import struct
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.safetensors import Safetensors, write_safetensors
 
 # What becomes of a file: new content, or the old one changed.
 Spoil = bytes | str | Callable[[bytes], bytes]
@@ -115,8 +117,12 @@ def tensors(change: Callable[[dict], dict | None]) -> Spoil:
     """A safetensors file whose tensors are changed, in place or for those that are returned."""
 
     def of(old: bytes) -> bytes:
-        found = parse_safetensors(old)
-        return dump_safetensors(change(found) or found)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "x"
+            path.write_bytes(old)
+            found = dict(Safetensors(path))
+            write_safetensors(path, change(found) or found)
+            return path.read_bytes()
 
     return of
 

@@ -32,7 +32,7 @@ from minirlhf.harness.loop import Loop
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.safetensors import dump_safetensors
+from minirlhf.lm.safetensors import write_safetensors
 from minirlhf.lm.tokenizer import EOS, PAD, Tokenizer
 from minirlhf.rl.reward_model import RewardModel, save_reward_model
 
@@ -184,7 +184,7 @@ def let_answers_end(folder: Path) -> None:
     with torch.no_grad():
         eos = model.wte.weight[tokenizer.eos_id]
         model.ln_f.bias += 6 * eos / (eos @ eos)
-    (folder / "model.safetensors").write_bytes(dump_safetensors(checkpoint.to_huggingface(model)))
+    write_safetensors(folder / "model.safetensors", checkpoint.to_huggingface(model))
 
 
 def make_gpt2(folder: Path) -> None:

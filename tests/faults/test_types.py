@@ -33,7 +33,7 @@ from minirlhf.lm.bpe import split
 from minirlhf.lm.examples import document_examples
 from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.reading import read_records
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.safetensors import Safetensors, write_safetensors
 from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
 from minirlhf.rl import algorithms
 from minirlhf.tools.annotate_page import Handler, Page
@@ -66,7 +66,7 @@ def alarm(seconds: int = 5):
 def rewrite(folder, change) -> None:
     """The weights of the folder, changed by a function of a dict of tensors."""
     path = folder / "model.safetensors"
-    path.write_bytes(dump_safetensors(change(parse_safetensors(path.read_bytes()))))
+    write_safetensors(path, change(dict(Safetensors(path))))
 
 
 def refused(folder) -> str:
@@ -84,7 +84,7 @@ def refused(folder) -> str:
 def test_fault_21_weights_that_are_not_finite_floats_are_refused_by_name(seed, folder):
     """Any tensor, any number of it; what is finite in float64 alone; whole numbers; a key that stands twice."""
     rng = random.Random(seed)
-    names = list(parse_safetensors((folder / "model.safetensors").read_bytes()))
+    names = list(Safetensors(folder / "model.safetensors"))
     name, bad = rng.choice(names), [nan, inf, -inf, 1e39, -3.5e38, torch.int64, torch.uint8, torch.bool][seed]
 
     def spoil(tensors):
@@ -97,12 +97,15 @@ def test_fault_21_weights_that_are_not_finite_floats_are_refused_by_name(seed, f
     assert name.removeprefix("transformer.") in refused(folder)
 
 
-def test_fault_21_a_key_that_stands_twice_is_refused():
-    data = dump_safetensors({"a": torch.ones(1), "b": torch.ones(1)})
+def test_fault_21_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": torch.ones(1), "b": torch.ones(1)})
+    assert len(Safetensors(path)) == 2
+    data = path.read_bytes()
     for old, new in ((b'"b"', b'"a"'), (b'"shape":[1],', b'"dtype":[], ')):  # a tensor's name, and within an entry
+        path.write_bytes(data.replace(old, new))
         with pytest.raises(UserError, match="header"):
-            parse_safetensors(data.replace(old, new))
-    assert len(parse_safetensors(data)) == 2
+            Safetensors(path)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

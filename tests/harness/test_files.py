@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory import MB, peak_of
 
 from minirlhf.harness.files import UserError, load_state, read_json, save_state, write_atomic, write_json
 
@@ -54,6 +55,18 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_atomic(tmp_path / "a.bin", "text")
     assert os.listdir(tmp_path) == ["a.bin"] and (tmp_path / "a.bin").read_bytes() == b"old"
+
+
+def test_what_writes_the_data_itself_is_as_good_as_data(tmp_path):
+    """Whole or not at all, too."""
+    def stop(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    write_atomic(tmp_path / "a.bin", lambda file: file.writelines([b"in ", b"parts"]))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "a.bin", stop)
+    assert os.listdir(tmp_path) == ["a.bin"] and (tmp_path / "a.bin").read_bytes() == b"in parts"
 
 
 def test_the_data_is_whole_and_synced_before_it_takes_the_name(tmp_path, monkeypatch):
@@ -132,6 +145,13 @@ def test_a_state_comes_back(tmp_path):
     moments, wanted = (s.pop("optimizer")["state"][0] for s in (read, state))
     assert all(torch.equal(moments[k], wanted[k]) for k in wanted)
     assert read == state and os.listdir(tmp_path) == ["train_state.pt"]
+
+
+def test_a_state_is_written_out_of_its_own_memory_and_read_in_place(tmp_path):
+    """Of two tensors of 36 MB: nothing beside them to write them, and the file once to read them."""
+    path, state = tmp_path / "train_state.pt", {"a": torch.ones(9, MB), "b": torch.ones(9, MB)}
+    assert peak_of(lambda: save_state(path, state)) < 10
+    assert 72 <= peak_of(lambda: load_state(path)) < 82
 
 
 def test_pickled_code_is_refused_and_not_run(tmp_path):

@@ -14,6 +14,7 @@ from minirlhf.harness.loop import Diverged, Interrupted, Loop, Run
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render
 from minirlhf.lm.model import GPT, GPTConfig
+from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.sft import FitConfig, fit as fit_sft
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.preferences.comparisons import Judged
@@ -190,6 +191,26 @@ def test_two_parts_of_one_kind_keep_their_own_states(tmp_path):
     with pytest.raises(Interrupted):
         both(False, stop)
     assert both(True) == [4, 40]
+
+
+def test_what_is_resumed_does_not_live_in_the_file(tmp_path):
+    """Weights and moments stay what they are, whatever becomes of the state that they came from."""
+    def part():
+        model = torch.nn.Linear(3, 2)
+        return model, Stepper(make_adamw([model], 0.1, 0.0), 1.0)
+
+    (model, stepper), (again, stepper_again) = part(), part()
+    model(torch.ones(1, 3)).sum().backward()
+    stepper.step(0.1)
+    with Loop(Run(tmp_path), 1, 1, {}, model=model, stepper=stepper) as loop:
+        for _ in loop:
+            loop.record({}, 0)
+    Loop(Run(tmp_path, resume=True), 1, 1, {}, model=again, stepper=stepper_again)
+    path = tmp_path / "train_state.pt"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(again.weight, model.weight)
+    for got, wanted in zip(stepper_again.optimizer.state.values(), stepper.optimizer.state.values(), strict=True):
+        assert got["exp_avg"].any() and all(torch.equal(got[key], x) for key, x in wanted.items())
 
 
 def test_with_nothing_to_resume_a_resume_is_refused(tmp_path):

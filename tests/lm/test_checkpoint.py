@@ -12,7 +12,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.lm import tokenizer_files
 from minirlhf.lm.checkpoint import config_from_json, config_to_json, from_huggingface, load, save, to_huggingface
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.safetensors import Safetensors, write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 
 FILES = {"config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json"}
@@ -69,7 +69,7 @@ def test_a_loaded_model_is_float32_trainable_and_tied(folder):
 
 def test_the_file_has_gpt2s_names_and_shapes_and_the_tied_head_once(folder):
     """Conv1D keeps (in, out); 4 bytes a parameter, and no `lm_head.weight`."""
-    tensors = parse_safetensors((folder / "model.safetensors").read_bytes())
+    tensors = Safetensors(folder / "model.safetensors")
     block = {
         "ln_1.weight": (16,), "ln_1.bias": (16,), "ln_2.weight": (16,), "ln_2.bias": (16,),
         "attn.c_attn.weight": (16, 48), "attn.c_attn.bias": (48,),
@@ -152,10 +152,11 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path, make_g
 # Safetensors
 
 
-def test_a_file_is_laid_out_as_the_format_says():
+def test_a_file_is_laid_out_as_the_format_says(tmp_path):
     """u64 little-endian header length, JSON from its first byte on, aligned, offsets without holes."""
     tensors = {"x": torch.tensor([1.0, 2.0]), "y": torch.tensor([[3]], dtype=torch.int16)}
-    data = dump_safetensors(tensors)
+    write_safetensors(tmp_path / "x", tensors)
+    data = (tmp_path / "x").read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
     assert data[8:9] == b"{" and size % 8 == 0
     assert json.loads(data[8 : 8 + size]) == {
@@ -165,10 +166,11 @@ def test_a_file_is_laid_out_as_the_format_says():
     assert data[8 + size :] == struct.pack("<ffh", 1.0, 2.0, 3)
 
 
-def test_tensors_are_found_by_their_offsets_and_not_by_their_order():
+def test_tensors_are_found_by_their_offsets_and_not_by_their_order(tmp_path):
     empty = entry(shape=(0, 3), offsets=(4, 4))
     header = {"b": entry(offsets=(4, 8)), "none": empty, "a": entry(offsets=(0, 4))}
-    read = parse_safetensors(packed(header, struct.pack("<ff", 1.0, 2.0)))
+    (tmp_path / "x").write_bytes(packed(header, struct.pack("<ff", 1.0, 2.0)))
+    read = Safetensors(tmp_path / "x")
     assert read["a"].item() == 1 and read["b"].item() == 2 and read["none"].shape == (0, 3)
 
 
@@ -215,16 +217,19 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
-def test_a_broken_safetensors_file_ends_in_one_line_that_names_it(data):
-    with pytest.raises(UserError, match="^the/file: .*safetensors") as caught:
-        parse_safetensors(data, "the/file")
+def test_a_broken_safetensors_file_ends_in_one_line_that_names_it(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(UserError, match="^file: .*safetensors") as caught:
+        Safetensors("file")
     assert "\n" not in str(caught.value)
 
 
-def test_random_damage_ends_in_an_error_for_the_user_or_in_a_whole_model(make_gpt):
+def test_random_damage_ends_in_an_error_for_the_user_or_in_a_whole_model(make_gpt, tmp_path):
     """Bytes flipped, cut off, inserted and moved, mostly in the header: 1,500 files."""
-    model = make_gpt(vocab_size=12, context=4, layers=1, width=4)
-    data = dump_safetensors(to_huggingface(model))
+    model, path = make_gpt(vocab_size=12, context=4, layers=1, width=4), tmp_path / "file"
+    write_safetensors(path, to_huggingface(model))
+    data = path.read_bytes()
     header = 8 + struct.unpack("<Q", data[:8])[0]
     rng, refused = random.Random(0), 0
     for _ in range(1500):
@@ -240,8 +245,9 @@ def test_random_damage_ends_in_an_error_for_the_user_or_in_a_whole_model(make_gp
                 del damaged[at : at + rng.randrange(1, 9)]
             else:
                 damaged[at:at] = damaged[rng.randrange(header):][: rng.randrange(1, 9)]
+        path.write_bytes(damaged)
         try:
-            read = from_huggingface(parse_safetensors(bytes(damaged), "file"), model.config, "file")
+            read = from_huggingface(dict(Safetensors(path)), model.config, "file")
         except UserError:
             refused += 1
         else:
@@ -252,10 +258,11 @@ def test_random_damage_ends_in_an_error_for_the_user_or_in_a_whole_model(make_gp
 WEIRD = [None, True, -1, 0, 1, 1.5, 2**63, 1e999, "", "F32", "I64", [], [0], [4, 0], [0, 4, 8], {}, {"a": 1}]
 
 
-def test_headers_with_nonsense_in_them_end_in_an_error_for_the_user(make_gpt):
+def test_headers_with_nonsense_in_them_end_in_an_error_for_the_user(make_gpt, tmp_path):
     """Every value of a tensor's entry replaced by each of many that do not belong there."""
-    model = make_gpt(vocab_size=12, context=4, layers=1, width=4)
-    data = dump_safetensors(to_huggingface(model))
+    model, path = make_gpt(vocab_size=12, context=4, layers=1, width=4), tmp_path / "file"
+    write_safetensors(path, to_huggingface(model))
+    data = path.read_bytes()
     size = 8 + struct.unpack("<Q", data[:8])[0]
     key = "transformer.wpe.weight"
     for part in ("dtype", "shape", "data_offsets"):
@@ -268,15 +275,17 @@ def test_headers_with_nonsense_in_them_end_in_an_error_for_the_user(make_gpt):
                     header[key][part][index] = value
                 if header == json.loads(data[8:size]):
                     continue
+                path.write_bytes(packed(header, data[size:]))
                 with pytest.raises(UserError):
-                    from_huggingface(parse_safetensors(packed(header, data[size:])), model.config, "file")
+                    from_huggingface(dict(Safetensors(path)), model.config, "file")
 
 
-def test_safetensors_reads_what_we_wrote(make_gpt):
+def test_safetensors_reads_what_we_wrote(make_gpt, tmp_path):
     torch_format = pytest.importorskip("safetensors.torch")
     tensors = to_huggingface(make_gpt())
     tensors |= {"half": torch.arange(3).bfloat16(), "byte": torch.tensor(5).byte()}
-    read = torch_format.load(dump_safetensors(tensors))
+    write_safetensors(tmp_path / "x", tensors)
+    read = torch_format.load_file(tmp_path / "x")
     assert read.keys() == tensors.keys()
     assert all(read[k].dtype == v.dtype and torch.equal(read[k], v) for k, v in tensors.items())
 
@@ -316,10 +325,10 @@ def test_masks_of_old_checkpoints_and_a_second_head_are_ignored_but_no_bias_is(m
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_other_precisions_become_float32(make_gpt, dtype):
+def test_weights_of_other_precisions_become_float32(make_gpt, dtype, tmp_path):
     model = make_gpt()
-    data = dump_safetensors({k: v.to(dtype) for k, v in to_huggingface(model).items()})
-    read = from_huggingface(parse_safetensors(data), model.config, "file")
+    write_safetensors(tmp_path / "x", {k: v.to(dtype) for k, v in to_huggingface(model).items()})
+    read = from_huggingface(dict(Safetensors(tmp_path / "x")), model.config, "file")
     for got, wanted in zip(read.parameters(), model.parameters()):
         assert got.dtype == torch.float32 and torch.equal(got, wanted.to(dtype).float())
 

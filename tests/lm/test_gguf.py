@@ -1,10 +1,12 @@
 """GGUF files: blocks by their formulas, bytes by the specification, and damage refused."""
 
+import os
 import random
 import struct
 
 import pytest
 import torch
+from memory import MB, OneAtATime, peak_of
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.gguf import KINDS, Gguf, encode_q8, write
@@ -105,6 +107,27 @@ def test_damage_is_refused_or_harmless(tmp_path):
             assert "d.gguf" in str(error)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="none.gguf: No such file"):
-        Gguf(tmp_path / "none.gguf")
+def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (("none", "No such file"), (".", "Is a directory"), ("pipe", "a pipe")):
+        with pytest.raises(UserError, match=f"{name}: {why}"):
+            Gguf(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_tensors_that_are_made_when_asked_for_are_written_one_at_a_time(tmp_path, kind):
+    tensors = OneAtATime(TENSORS | {"c": torch.ones(33, 2).t(), "d": torch.ones(2500, 64)})
+    write(tmp_path / "lazy.gguf", {}, tensors, kind)
+    write(tmp_path / "m.gguf", {}, tensors.tensors, kind)
+    assert set(tensors.asked.values()) == {2}
+    assert (tmp_path / "lazy.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_writing_and_reading_hold_one_tensor(tmp_path, kind):
+    """Of two, of 40 MB each as float32; in blocks they take a quarter of it, read as they are and taken apart."""
+    tensors = {name: torch.ones(MB // 32, 320) for name in "ab"}
+    assert peak_of(lambda: write(tmp_path / "m.gguf", {}, tensors, kind)) < 20
+    write(tmp_path / "m.gguf", {}, tensors, kind)
+    file = Gguf(tmp_path / "m.gguf")
+    assert 40 <= peak_of(lambda: [file[name].shape for name in file]) < (50 if kind == "F32" else 70)

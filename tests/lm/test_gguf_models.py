@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from llamas import CASES, by_formula, some_ids
+from memory import OneAtATime
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.checkpoint import config_to_json as gpt2_to_json
@@ -65,6 +66,14 @@ def test_queries_and_keys_are_turned_to_llama_cpps_order_and_back():
     x = torch.arange(8.0).view(8, 1)
     assert interleave(x, 2).view(-1).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     assert torch.equal(separate(interleave(x, 2), 2), x)
+
+
+def test_a_model_whose_tensors_are_made_when_asked_for_is_written_one_at_a_time(tmp_path):
+    """The turned queries and keys and the scaling of positions, too."""
+    model = written(tmp_path / "m.gguf", CASES["llama3"])
+    tensors = OneAtATime(to_huggingface(model))
+    write_gguf(tmp_path / "lazy.gguf", config_to_json(model.config, TOKENIZER.eos_id), tensors, TOKENIZER)
+    assert (tmp_path / "lazy.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
 
 
 def test_a_gpt_2_is_written_and_read_back(tmp_path, make_gpt):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from llamas import CASES, by_formula, some_ids
 
-from minirlhf.harness.files import UserError, load_state
+from minirlhf.harness.files import UserError, load_state, save_state
 from minirlhf.harness.loop import Interrupted, Run
 from minirlhf.harness.options import parse
 from minirlhf.lm.chat import Example
@@ -310,6 +310,6 @@ def test_a_state_of_other_adapters_is_refused(change, tmp_path):
         name = next(iter(part))
         value = part.pop(name)
         part |= {"other": value} if change == "foreign" else {}
-        torch.save(state, path)
+        save_state(path, state)
     with pytest.raises(UserError, match="train_state.pt: damaged"):
         fitted(tmp_path, resume=True, rank=4 if change != "rank" else 2)

@@ -13,7 +13,7 @@ from minirlhf.lm.families import Model, config_to_json
 from minirlhf.lm.lora import adapt, layers_of, merge
 from minirlhf.lm.lora_files import load_adapter, save_adapter
 from minirlhf.lm.model import GPTConfig
-from minirlhf.lm.safetensors import dump_safetensors, parse_safetensors
+from minirlhf.lm.safetensors import Safetensors, write_safetensors
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden.json").read_text(encoding="utf-8"))["lora"]
 SHAPES = {"gpt2": GPTConfig(97, 64, 2, 4, 32), "llama": SHAPE}
@@ -30,7 +30,7 @@ def by_peft(kind: str) -> tuple[dict, dict[str, torch.Tensor]]:
 
 def write(folder: Path, config: dict, tensors: dict[str, torch.Tensor]) -> Path:
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    (folder / "adapter_model.safetensors").write_bytes(dump_safetensors(tensors))
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
     return folder
 
 
@@ -64,7 +64,7 @@ def test_what_is_written_has_peft_s_names_shapes_and_keys(kind, tmp_path):
     config, tensors = by_peft(kind)
     model = load_adapter(write(tmp_path, config, tensors), by_formula(SHAPES[kind]))
     save_adapter(tmp_path / "again", model, "some/base")
-    written = parse_safetensors((tmp_path / "again" / "adapter_model.safetensors").read_bytes())
+    written = dict(Safetensors(tmp_path / "again" / "adapter_model.safetensors"))
     assert written.keys() == tensors.keys() and all(torch.equal(x, written[k]) for k, x in tensors.items())
     raw = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
     for key in ("peft_type", "task_type", "r", "bias", "target_modules", "fan_in_fan_out", "inference_mode"):
@@ -153,7 +153,7 @@ def test_no_adapter_is_refused_in_one_line(tmp_path):
 def test_the_config_goes_first_and_comes_last(tmp_path, monkeypatch):
     """A kill in between leaves no config that speaks of other tensors."""
     save_adapter(tmp_path, learnt("gpt2"), "base")
-    monkeypatch.setattr("minirlhf.lm.lora_files.dump_safetensors", lambda tensors: 1 / 0)
+    monkeypatch.setattr("minirlhf.lm.lora_files.write_safetensors", lambda path, tensors: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_adapter(tmp_path, learnt("gpt2"), "base")
     assert not (tmp_path / "adapter_config.json").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from llamas import CASES, by_formula
+from llamas import CASES, by_formula, some_ids
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint, llama_files
@@ -118,3 +118,31 @@ def test_a_checkpoint_of_the_llama_family_is_loaded_as_it_was_saved(name, tmp_pa
     read, again = checkpoint.load(tmp_path)
     assert read.config == model.config and same(read.state_dict(), model.state_dict())
     assert again.special_ids == tokenizer.special_ids
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hugging_face_opens_what_we_write_and_says_the_same(name, tmp_path, tokenizer):
+    transformers = pytest.importorskip("transformers")
+    model = by_formula(CASES[name])
+    checkpoint.resize_vocabulary(model, tokenizer.vocab_size)
+    checkpoint.save(tmp_path, model, tokenizer, {})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = some_ids(2, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, model.logits(model(ids)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_we_open_what_hugging_face_writes_in_shards(name, tmp_path, tokenizer):
+    transformers = pytest.importorskip("transformers")
+    model = by_formula(CASES[name])
+    checkpoint.resize_vocabulary(model, tokenizer.vocab_size)
+    checkpoint.save(tmp_path / "ours", model, tokenizer, {})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.bfloat16)
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    read, again = checkpoint.load(tmp_path)
+    assert again.special_ids == tokenizer.special_ids and again.chat == tokenizer.chat
+    for x, y in zip(read.parameters(), model.parameters()):
+        assert torch.equal(x, y.bfloat16().float())

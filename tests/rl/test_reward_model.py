@@ -5,11 +5,13 @@ from math import exp, nan
 
 import pytest
 import torch
+from llamas import CASES as LLAMAS
+from llamas import by_formula
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint, tokenizer_files
 from minirlhf.lm.chat import render, render_prompt
-from minirlhf.lm.safetensors import parse_safetensors
+from minirlhf.lm.safetensors import Safetensors
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.rl.reward_model import (
     LearnedReward, RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model, text_ids,
@@ -151,7 +153,7 @@ def test_the_folder_is_of_a_classifier_with_one_label_padded_with_a_token_of_its
     assert config["architectures"] == ["GPT2ForSequenceClassification"] and config["num_labels"] == 1
     assert config["pad_token_id"] == tokenizer.special_ids[PAD] != config["eos_token_id"] == tokenizer.eos_id
     assert json.loads((folder / "tokenizer_config.json").read_text())["pad_token"] == PAD
-    weights = parse_safetensors((folder / "model.safetensors").read_bytes())
+    weights = Safetensors(folder / "model.safetensors")
     assert weights["score.weight"].shape == (1, 16)
 
 
@@ -259,3 +261,40 @@ def test_a_damaged_head_is_refused(judge, padded_tokenizer, tmp_path, damage, me
     checkpoint.save(tmp_path, judge.trunk, padded_tokenizer, {}, head)
     with pytest.raises(UserError, match=message):
         load_reward_model(tmp_path)
+
+
+# Of the Llama family
+
+
+@pytest.fixture
+def llama_judge(padded_tokenizer) -> RewardModel:
+    trunk = by_formula(LLAMAS["llama"])
+    checkpoint.resize_vocabulary(trunk, padded_tokenizer.vocab_size)
+    judge = RewardModel(trunk).eval()
+    with torch.no_grad():
+        judge.score.weight.copy_(torch.linspace(-1, 1, trunk.config.width)[None])
+    return judge
+
+
+def test_a_llama_whose_norm_has_no_bias_keeps_the_mean_beside_its_weights(llama_judge, padded_tokenizer, tmp_path):
+    """Normalised twice, as when a saved one is trained on, and still right after it was saved."""
+    texts = [[i, (7 * i) % 50, 3] for i in range(40)]
+    before = predict_rewards(llama_judge, texts)
+    for _ in range(2):
+        normalise(llama_judge, predict_rewards(llama_judge, texts))
+    save_reward_model(tmp_path, llama_judge, padded_tokenizer, {})
+    after = predict_rewards(load_reward_model(tmp_path).model, texts)
+    torch.testing.assert_close(after, (before - before.mean()) / before.std(correction=0), atol=1e-5, rtol=1e-5)
+
+
+def test_hugging_face_gives_the_same_rewards_of_a_llama_but_for_the_mean(llama_judge, padded_tokenizer, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    texts = [list(text_ids({"prompt": p}, y, padded_tokenizer, 32)) for p, y in (("a", "b"), ("longer", "and more"))]
+    normalise(llama_judge, predict_rewards(llama_judge, texts))
+    save_reward_model(tmp_path, llama_judge, padded_tokenizer, {})
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert type(theirs).__name__ == "LlamaForSequenceClassification"
+    width, pad = max(map(len, texts)), padded_tokenizer.special_ids[PAD]
+    with torch.no_grad():
+        logits = theirs(torch.tensor([ids + [pad] * (width - len(ids)) for ids in texts])).logits[:, 0]
+    torch.testing.assert_close(logits - llama_judge.shift, predict_rewards(llama_judge, texts), atol=1e-4, rtol=1e-4)

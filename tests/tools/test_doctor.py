@@ -16,7 +16,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint
 from minirlhf.lm.generation import Sampling, generate, pad_columns
 from minirlhf.lm.model import ScalarHead
-from minirlhf.lm.safetensors import dump_safetensors
+from minirlhf.lm.safetensors import write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import ALGORITHMS, advantages_of
 from minirlhf.rl.reward_files import RewardOptions
@@ -397,7 +397,7 @@ def folders(call, policy, head, make_policy, tokenizer, tmp_path):
     training = {"beta": BETA, "gamma": 0.9, "lam": 0.8, "temperature": T, "of another version": 3}
     run = {"stage": "ppo", "reference": checkpoint.fingerprint(start), "tasks": {}, "data": data, "training": training, "max_new": MAX_NEW}
     checkpoint.save(ppo, policy, tokenizer, run)
-    (ppo / "value_head.safetensors").write_bytes(dump_safetensors(head.state_dict()))
+    write_safetensors(ppo / "value_head.safetensors", head.state_dict())
     return tmp_path
 
 
@@ -534,7 +534,7 @@ def test_without_a_checkpoint_it_names_the_script_that_makes_one(call):
 def test_parts_of_other_models_are_refused(call, folders, make_gpt, tokenizer):
     """A value head of another width, a reference of other tokens, a model that knows no roles."""
     head = folders / "out" / "ppo" / "value_head.safetensors"
-    head.write_bytes(dump_safetensors(ScalarHead(8).state_dict()))
+    write_safetensors(head, ScalarHead(8).state_dict())
     status, _, err = call("out/ppo")
     assert status == 2 and "value_head.safetensors: is of another model" in err
     other = Tokenizer(specials=[*tokenizer.special_ids, "<|more|>"])

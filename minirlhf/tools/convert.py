@@ -1,0 +1,43 @@
+"""Write a model for other programs: a Hugging Face folder with any adapter merged, or one GGUF file.
+
+    python -m minirlhf.tools.convert out/ppo ppo.gguf --kind Q8_0
+    python -m minirlhf.tools.convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2/
+
+Proved by tests/tools/test_convert.py.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.lm import checkpoint
+from minirlhf.lm.families import config_to_json
+from minirlhf.lm.gguf_models import write_gguf
+
+
+@dataclass(frozen=True)
+class Options:
+    """What, and where to."""
+
+    model: str = option("", "a folder, or a GGUF file", bare=True)
+    out: str = option("", "what to write, and not to replace: a file whose name ends in .gguf, or else a folder", bare=True)
+    kind: str = option("F32", "of the matrices in a GGUF file", choices=("F32", "Q8_0"))
+
+
+def main() -> None:
+    """Read and write."""
+    (options,) = parse(__doc__.splitlines()[0], Options)
+    if Path(options.out).exists():
+        raise UserError(f"{options.out}: it exists; choose another name")
+    model, tokenizer = checkpoint.load(options.model)
+    if options.out.endswith(".gguf"):
+        config = config_to_json(model.config, tokenizer.eos_id)
+        write_gguf(options.out, config, checkpoint.to_huggingface(model), tokenizer, options.kind)
+    else:
+        checkpoint.save(options.out, model, tokenizer, checkpoint.read_run(options.model))
+    print(f"{options.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    run_script(main)
