@@ -1,10 +1,11 @@
-"""Small models of the Llama family, for the tests of several modules."""
+"""Small models of the Llama family, and models made by a formula, for the tests of several modules."""
 
 from dataclasses import replace
 
 import torch
 
-from minirlhf.lm.llama import Llama, LlamaConfig
+from minirlhf.lm.families import Config, Model, build
+from minirlhf.lm.llama import LlamaConfig
 
 SHAPE = LlamaConfig(97, 256, 2, 4, 32, 2, inner=48, norm_eps=1e-5)
 CASES = {
@@ -16,9 +17,9 @@ CASES = {
 }
 
 
-def by_formula(config: LlamaConfig) -> Llama:
+def by_formula(config: Config) -> Model:
     """A model whose parameters are sines, each matrix with a phase of its own, so that every one of them counts."""
-    model = Llama(config).eval()
+    model = build(config).eval()
     with torch.no_grad():
         for i, (name, p) in enumerate(model.named_parameters()):
             wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 1.7 + i).view(p.shape)

@@ -293,7 +293,7 @@ MUTANTS = [
     Mutant(
         "reference-is-the-policy", "The reference is frozen and shares no storage with the policy",
         "common slip",
-        "rl/ppo.py", "Models(policy, head, deepcopy(policy).requires_grad_(False),", "Models(policy, head, policy,",
+        "rl/ppo.py", "ref or deepcopy(policy).requires_grad_(False)", "ref or policy",
         "tests/rl/test_ppo.py::test_the_reference_is_frozen_and_shares_no_storage",
     ),
     Mutant(
@@ -467,6 +467,21 @@ MUTANTS = [
         "tests/lm/test_tokenizer.py::test_save_and_load_keep_everything",
     ),
     # Preferences
+    Mutant(
+        "lora-scaled-by-rank-over-alpha", "What an adapter adds counts alpha / rank times", "common slip",
+        "lm/lora.py", "y + self.alpha / len(self.A) *", "y + len(self.A) / self.alpha *",
+        "tests/lm/test_lora.py::test_the_output_is_that_of_w_plus_alpha_over_r_times_b_a",
+    ),
+    Mutant(
+        "reference-with-adapters", "The reference of an adapted policy is the network without adapters", "common slip",
+        "lm/lora.py", "layer.on = False", "layer.on = True",
+        "tests/lm/test_lora.py::test_the_reference_without_adapters_scores_as_a_copy_of_the_base_to_the_bit",
+    ),
+    Mutant(
+        "merged-without-the-scale", "A merged network computes what it did with adapters", "common slip",
+        "lm/lora.py", "+= self.alpha / len(self.A) * self.B @ self.A", "+= self.B @ self.A",
+        "tests/lm/test_lora.py::test_merged_it_computes_the_same_and_has_the_names_of_the_base",
+    ),
     Mutant(
         "dpo-without-reference", "DPO's reward is a log-ratio to the reference", "a trap of --reference-free losses",
         "preferences/dpo.py", "return beta * (logprobs - ref_logprobs)", "return beta * logprobs",

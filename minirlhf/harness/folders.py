@@ -182,6 +182,12 @@ def read_log(path: Path) -> list[tuple[int, dict]]:
     return records
 
 
+def state_of(part) -> dict:
+    """The state of a part, without the weights that are frozen: they are as in what the run starts from."""
+    frozen = {k for k, p in part.named_parameters() if not p.requires_grad} if isinstance(part, torch.nn.Module) else {}
+    return {k: x for k, x in part.state_dict().items() if k not in frozen}
+
+
 def load_part(part, state: dict) -> None:
     """Give a part its saved state. Raises nearly anything for one that is not its own, which AdamW would take."""
     optimizer = getattr(part, "optimizer", None)
@@ -190,7 +196,7 @@ def load_part(part, state: dict) -> None:
         raise ValueError("of another optimizer")
     if not all(x.is_floating_point() and x.isfinite().all() for x in tensors_of(state)):
         raise ValueError("of no finite numbers")
-    part.load_state_dict(state)
+    part.load_state_dict(part.state_dict() | state if state.keys() == state_of(part).keys() else state)
     for parameter, moments in optimizer.state.items() if optimizer else ():
         if {k: x.shape for k, x in moments.items()} != {"step": (), "exp_avg": (s := parameter.shape), "exp_avg_sq": s}:
             raise ValueError("of another model")

@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from minirlhf.harness.files import UserError, save_state
-from minirlhf.harness.folders import Folder, Run, tensors_of
+from minirlhf.harness.folders import Folder, Run, state_of, tensors_of
 
 
 class Diverged(Exception):
@@ -131,7 +131,7 @@ class Loop:
         return spent | {"skipped": self.kept["skipped"]}
 
     def _state(self) -> dict:
-        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        parts = {name: state_of(part) for name, part in self.parts.items()}
         known = {"settings": self.settings, "step": self.done, "seconds": self.seconds(), "kept": self.kept}
         return known | {"parts": parts}
 

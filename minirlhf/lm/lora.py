@@ -1,77 +1,116 @@
-"""LoRA: a frozen network learns by adding a product of two thin matrices to some of its linear layers.
+"""LoRA: a frozen network learns by adding a product of two thin matrices to the linear layers of its blocks.
 
     y = W x + (α / r) B A x        A: (r, in) ~ N(0, 1 / in),  B: (out, r) = 0, so nothing changes at first
 
-Only A and B have gradients and optimizer state. With the adapter off the network is the one that it came from: RL needs no
+Only A and B have gradients and optimizer state. With the adapters off the network is the one that it was: RL needs no
 second copy for its reference. Merged, W + (α / r) B A is a plain linear layer again.
 Source: Hu et al. 2022, section 4.1. Proved by tests/lm/test_lora.py.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-TARGETS = ("c_attn", "c_fc", "c_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from minirlhf.harness.files import UserError
+from minirlhf.harness.options import option
+from minirlhf.lm.families import Model
+from minirlhf.lm.model import KVCache
 
 
 class LoRALinear(nn.Module):
-    """A linear layer that stays as it is, and what is learnt beside it."""
+    """A linear layer that stays as it is, and what is learnt beside it, in float32 whatever the layer is in."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
-        self.base, self.scale, self.on = base, alpha / rank, True
-        self.A = nn.Parameter(torch.randn(rank, base.in_features, device=base.weight.device) / base.in_features**0.5)
-        self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
+        self.base, self.alpha, self.on = base, alpha, True
+        device, drawn = base.weight.device, torch.randn(rank, base.in_features)  # on the CPU: the same on every device
+        self.A = nn.Parameter((drawn / base.in_features**0.5).to(device))
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)  # (..., out)
-        return y + self.scale * ((x @ self.A.t()) @ self.B.t()) if self.on else y
+        return y + self.alpha / len(self.A) * F.linear(F.linear(x, self.A), self.B) if self.on else y
 
+    @torch.no_grad()
     def merged(self) -> nn.Linear:
         """One linear layer that computes the same."""
-        with torch.no_grad():
-            self.base.weight += self.scale * self.B @ self.A  # (out, in)
+        self.base.weight += self.alpha / len(self.A) * self.B @ self.A  # (out, in)
         return self.base
 
 
-def layers_of(model: nn.Module) -> list[tuple[nn.Module, str, LoRALinear]]:
-    """Each adapted layer with the module and the name that hold it."""
-    return [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-            if isinstance(child, LoRALinear)]  # fmt: skip
+def layers_of(model: nn.Module) -> dict[str, LoRALinear]:
+    """Each adapted layer by its path in the model."""
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, LoRALinear)}
 
 
-def adapt(model: nn.Module, rank: int, alpha: float, targets: Sequence[str] = TARGETS) -> nn.Module:
-    """Freeze the model and put an adapter beside each linear layer whose name is a target. Returns the model.
+def adapt(model: Model, rank: int, alpha: float, targets: Sequence[str] = (), where: str = "LoRA") -> Model:
+    """Freeze the model and put adapters beside the linear layers of its blocks, in place. Returns the model.
 
-    Raises ValueError where no layer is a target.
+    targets: names of layers, as q_proj; without any, all of each block. The head has none. torch's seed decides A.
+    Raises UserError, which says `where`, for a name that no layer has, and for a rank larger than a matrix.
     """
+    if layers_of(model):
+        raise ValueError("the model has adapters: merge them first")
+    found = {path: x for path, x in model.named_modules() if path.startswith("h.") and isinstance(x, nn.Linear)}
+    there = sorted({path.rpartition(".")[2] for path in found})
+    if unknown := [name for name in targets if name not in there]:
+        raise UserError(f"{where}: no layer {unknown[0]!r:.60} in a block; take of {', '.join(there)}")
+    found = {path: layer for path, layer in found.items() if path.rpartition(".")[2] in (targets or there)}
+    if not (most := min(min(layer.weight.shape) for layer in found.values())) >= rank > 0:
+        raise UserError(f"{where}: rank {rank}; the smallest matrix has {most}, take one from 1 to that")
     model.requires_grad_(False)
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()
-             if isinstance(child, nn.Linear) and name in targets]  # fmt: skip
-    if not found:
-        raise ValueError(f"no linear layer is named {', '.join(targets)}")
-    for parent, name, child in found:
-        setattr(parent, name, LoRALinear(child, rank, alpha))
+    for path, layer in found.items():
+        model.set_submodule(path, LoRALinear(layer, rank, alpha))
     return model
 
 
-def merge(model: nn.Module) -> nn.Module:
+def merge(model: Model) -> Model:
     """Add what the adapters have learnt to the layers, in place, and take the adapters away. Returns the model."""
-    for parent, name, layer in layers_of(model):
-        setattr(parent, name, layer.merged())
+    for path, layer in layers_of(model).items():
+        model.set_submodule(path, layer.merged())
     return model.requires_grad_(True)
 
 
 @contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The network as it came, for as long as the block lasts."""
-    layers = [layer for _, _, layer in layers_of(model)]
+def adapters_off(model: Model) -> Iterator[None]:
+    """The network as it came, without dropout, for as long as the block lasts."""
+    layers, was_training = layers_of(model).values(), model.training
+    model.eval()
     for layer in layers:
         layer.on = False
     try:
         yield
     finally:
+        model.train(was_training)
         for layer in layers:
             layer.on = True
+
+
+class WithoutAdapters:
+    """The network that an adapted one came from, in the place of a GPT and in the same memory: a frozen reference."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.config, self.wte, self.logits = model, model.config, model.wte, model.logits
+
+    def __call__(self, ids: Tensor, key_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """As `GPT.forward`; nothing that is trained takes part."""
+        with adapters_off(self.model):
+            return self.model(ids, key_mask, cache)  # (B, T, C)
+
+
+@dataclass(frozen=True)
+class LoRAOptions:
+    """LoRA."""
+
+    lora: int = option(0, "rank of the adapters that are trained; 0: all weights are trained", least=0)
+    lora_alpha: float = option(0.0, "their weight is alpha / rank; 0: alpha is twice the rank", least=0, needs="lora")
+    lora_on: tuple[str, ...] = option((), "layers that get one, as q_proj v_proj; else all of each block", needs="lora")
+    merge: bool = option(False, "write the whole model instead of the adapters", needs="lora")
+
+    def adapt(self, model: Model) -> Model:
+        """The model, with adapters where they are asked for. Raises UserError."""
+        return adapt(model, self.lora, self.lora_alpha or 2 * self.lora, self.lora_on) if self.lora else model

@@ -21,11 +21,11 @@ def make_adamw(
     """AdamW that decays matrices and embeddings, and neither biases nor LayerNorm gains.
 
     A gain that decays pulls its layer towards switching off. The parameters of `slow`, in `modules` or not, take steps
-    at `share` of the rate.
+    at `share` of the rate. Those that are frozen are left out.
     Source: Loshchilov & Hutter 2019; the two groups are GPT-2's and minGPT's practice.
     """
-    parameters = {id(p): p for module in modules for p in module.parameters()}  # tied ones once
-    slowed = {id(p): p for p in slow.parameters()} if slow is not None else {}
+    parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}  # tied ones once
+    slowed = {id(p): p for p in slow.parameters() if p.requires_grad} if slow is not None else {}
     groups = []
     for some, scale in (({k: p for k, p in parameters.items() if k not in slowed}, 1.0), (slowed, share)):
         if some:

@@ -35,12 +35,12 @@ def implicit_reward(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> Tens
 class ImplicitReward(nn.Module):
     """β log π/ref of responses. π is in training. ref is π as it was at first, outside of the parameters."""
 
-    def __init__(self, policy: GPT, cue: Sequence[int], beta: float) -> None:
-        """cue: the ids before every response, with a special token among them, so that no text can spell them."""
+    def __init__(self, policy: GPT, cue: Sequence[int], beta: float, reference: GPT | None = None) -> None:
+        """cue: the ids before every response, with a special token, which no text can spell.  reference: or a copy."""
         super().__init__()
         self.trunk = policy
         self.cue, self.beta = list(cue), beta
-        reference = deepcopy(policy).eval().requires_grad_(False)
+        reference = reference or deepcopy(policy).eval().requires_grad_(False)
         self.reference_nll = partial(negative_log_likelihood, reference)  # no submodule: neither trained nor saved
 
     def forward(self, texts: Sequence[Sequence[int]], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -46,8 +46,7 @@ def sample_round(
         each = f"{group} responses to each, times the weight of its data set"
         raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
     asked = [record for record in records for _ in range(group)]
-    seeds = rng.integers(2**63, size=len(asked)).tolist()
-    sampling = Sampling(config.max_new, config.temperature)
+    seeds, sampling = rng.integers(2**63, size=len(asked)).tolist(), Sampling(config.max_new, config.temperature)
     return asked, collect(models, asked, reward_of, seeds, sampling, config.missing_eos, config.micro_rows)
 
 
@@ -79,11 +78,13 @@ def update(
     return means | {"grad_norm": float(np.mean(norms)), "skipped": stepper.skipped}
 
 
-def models_of(policy: GPT, tokenizer: Tokenizer, algorithm: Algorithm, dtype: torch.dtype = torch.float32) -> Models:
-    """The policy, a frozen copy of it as the reference, and a value head of zeros where the algorithm has a critic."""
+def models_of(
+    policy: GPT, tokenizer: Tokenizer, algorithm: Algorithm, dtype: torch.dtype = torch.float32, ref: GPT | None = None
+) -> Models:
+    """The policy, `ref` or a frozen copy of it as the reference, and a value head of 0 where there is a critic."""
     policy.eval()
     head = ScalarHead(policy.config.width).to(policy.wte.weight.device) if algorithm.baseline == "value" else None
-    return Models(policy, head, deepcopy(policy).requires_grad_(False), tokenizer, dtype)
+    return Models(policy, head, ref or deepcopy(policy).requires_grad_(False), tokenizer, dtype)
 
 
 def train(
@@ -96,17 +97,15 @@ def train(
     """
     algorithm, policy = config.algorithm, models.policy
     learning = {"policy": policy} | ({"value_head": models.value_head} if models.value_head is not None else {})
-    optimizer = make_adamw(learning.values(), config.lr, 0.0, slow=policy.h, share=LAYER_LR)
-    stepper = Stepper(optimizer, config.max_norm)
+    stepper = Stepper(make_adamw(learning.values(), config.lr, 0.0, slow=policy.h, share=LAYER_LR), config.max_norm)
     warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
     parts = learning | {"stepper": stepper}
     parts |= {f"watcher {i}": watch for i, watch in enumerate(watchers) if hasattr(watch, "state_dict")}
     settings = dataclasses.asdict(config) | dataclasses.asdict(algorithm)
     with Loop(run, config.iterations, config.save_every, settings, {"beta": config.beta}, **parts) as loop:
         for step in loop:
-            rng = np.random.default_rng([run.seed, step])
+            rng, beta = np.random.default_rng([run.seed, step]), loop.kept["beta"]
             records, rollout = sample_round(models, records_of(step), reward_of, config, rng)
-            beta = loop.kept["beta"]
             rollout = advantages_of(rollout, algorithm, beta, config.gamma)
             lr = learning_rate(step, config.lr, warmup, config.iterations, 0.0, "linear")
             figures = {"lr": lr, "beta": beta}

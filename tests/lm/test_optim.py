@@ -76,6 +76,18 @@ def test_the_groups_hold_every_parameter_once(model):
     assert set(held) == {id(p) for module in modules for p in module.parameters()}
 
 
+def test_what_is_frozen_is_in_no_group(model):
+    """Neither of the rest nor of the slow part; the moments of a frozen weight would be memory for nothing."""
+    model.requires_grad_(False)
+    learning = [model.ln_f.weight, model.h[0].mlp.c_fc.weight]
+    for p in learning:
+        p.requires_grad_(True)
+    groups = make_adamw([model], 1e-3, 0.1, slow=model.h, share=0.5).param_groups
+    assert [(id(p), group["scale"]) for group in groups for p in group["params"]] == [
+        (id(p), scale) for p, scale in zip(learning, (1.0, 0.5))
+    ]
+
+
 def test_matrices_decay_and_gains_and_biases_do_not(model):
     """With zero gradients a step is the decay alone: p ← p − lr · λ · p."""
     with torch.no_grad():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minirlhf.harness.loop import Run
+from minirlhf.lm.lora import WithoutAdapters, adapt, layers_of
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences.comparisons import Judged
 from minirlhf.preferences.dpo import ImplicitReward, implicit_reward
@@ -93,6 +94,21 @@ def test_the_reference_has_no_dropout():
     model = ImplicitReward(policy(dropout=0.5).train(), [CUE], 0.1).train()
     model.trunk.eval()
     assert model(TEXTS).abs().max() == 0
+
+
+def test_a_reference_that_is_given_is_taken_and_neither_trained_nor_saved():
+    """That of adapters: the policy itself without them, which has no dropout either."""
+    adapted = adapt(policy(dropout=0.5), 4, 8.0)
+    reference = WithoutAdapters(adapted)
+    model = ImplicitReward(adapted, [CUE], 0.5, reference).eval()
+    assert reference_of(model) is reference and model(TEXTS).abs().max() == 0
+    for layer in layers_of(adapted).values():
+        torch.nn.init.normal_(layer.B)
+    want = [0.5 * (by_hand(adapted, ids) - by_hand(policy(), ids)) for ids in TEXTS]
+    assert model(TEXTS).tolist() == pytest.approx(want, abs=1e-5) and abs(want[0]) > 0.01
+    model(TEXTS).sum().backward()
+    assert all((p.grad is None) == name.endswith(("weight", "bias")) for name, p in model.named_parameters())
+    assert len(model.state_dict()) == len(adapted.state_dict())
 
 
 def test_a_text_without_its_question_is_no_response():
