@@ -19,6 +19,7 @@ from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.chat_formats import CHAT, FORMATS
 from minirlhf.lm.checkpoint import MOST_EXAMPLES
+from minirlhf.lm.lora import LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.records import question_of
 from minirlhf.rl.config import PPOConfig
@@ -49,7 +50,8 @@ class Data:
 
 def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
-    data, judged, config, machine = parse(__doc__.splitlines()[0], Data, RewardOptions, PPOConfig, Machine)
+    kinds = Data, RewardOptions, PPOConfig, LoRAOptions, Machine
+    data, judged, config, lora, machine = parse(__doc__.splitlines()[0], *kinds)
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(data.init, data.chat)
     if data.prompts and not judged.reward:
@@ -65,21 +67,20 @@ def main() -> None:
     policy.to(device)
     reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, judged.reward))])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
-    run = machine.record(data, config, config.algorithm, judged)
+    run = machine.record(data, config, config.algorithm, judged, lora)
     run["data"] |= asdict(judged)
     run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
     told = Run(
-        out, machine.seed, dtype, data.resume, source, checkpoint.fingerprint(policy, tokenizer), data.init,
+        out, machine.seed, dtype, data.resume, source, lora.mark(checkpoint.fingerprint(policy, tokenizer)), data.init,
         data.overwrite, about=run,
-        save=lambda run, parts: checkpoint.save(
-            out, policy, tokenizer, run | {"optimum": optimum.best()}, value_head=parts.get("value_head")),
-        load=lambda parts: checkpoint.restore(out, policy, parts.get("value_head")),
+        **checkpoint.keeping(out, policy, tokenizer, lora, data.init, lambda: {"optimum": optimum.best()}),
     )  # fmt: skip
     watchers = [Description(config.algorithm)]
     watchers += [reward.watch] if reward else []
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
-    models, records_of = models_of(policy, tokenizer, config.algorithm, dtype), Mixture(sets, machine.seed).step
+    models = models_of(lora.adapt(policy), tokenizer, config.algorithm, dtype, lora.reference(policy))
+    records_of = Mixture(sets, machine.seed).step
     reward_of = (lambda record: reward) if reward else reward_of_task
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)

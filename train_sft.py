@@ -17,6 +17,7 @@ from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat_formats import CHAT, FORMATS
 from minirlhf.lm.families import Base, new_model
+from minirlhf.lm.lora import LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.sft import FitConfig, fit
 from minirlhf.lm.tokenizer import Tokenizer
@@ -43,22 +44,21 @@ class Data:
 
 def main() -> None:
     """Wire data, tokenizer, model and loop together."""
-    data, base, config, machine = parse(__doc__.splitlines()[0], Data, Base, FitConfig, Machine)
+    data, base, config, lora, machine = parse(__doc__.splitlines()[0], Data, Base, FitConfig, LoRAOptions, Machine)
     device, dtype = machine.set_up()
     tasks = {} if data.data else parse_tasks(data.task)
     sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data, data.map)]
-    run = machine.record(data, base, config) | {"tasks": tasks, "data_hash": data_hash(list(map(asdict, sources)))}
+    run = machine.record(data, base, config, lora) | {"tasks": tasks, "data_hash": data_hash(list(map(asdict, sources)))}
 
     def train(sets: dict, validation: list, config: FitConfig, name: str, after: tuple = ()) -> None:
         folder, first = Path(data.out, name), bool(after or data.init)
         told = Run(
             folder, machine.seed, dtype, data.resume and (first or can_resume(folder)),
-            f"{data.batch} rows of {run['data_hash']}", checkpoint.fingerprint(model, tokenizer), data.init,
+            f"{data.batch} rows of {run['data_hash']}", lora.mark(checkpoint.fingerprint(model, tokenizer)), data.init,
             data.overwrite, after, run | {"stage": name},
-            save=lambda run, parts: checkpoint.save(folder, model, tokenizer, run),
-            load=lambda parts: checkpoint.restore(folder, model),
+            **checkpoint.keeping(folder, model, tokenizer, lora, data.init),
         )  # fmt: skip
-        cost = fit(model.to(device), Mixture(sets, machine.seed).step, validation, config, told)
+        cost = fit(lora.adapt(model.to(device)), Mixture(sets, machine.seed).step, validation, config, told)
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:

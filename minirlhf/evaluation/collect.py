@@ -73,7 +73,8 @@ def rl_runs(start: str) -> list[str]:
     """Folders beside `start` of RL that was trained against its weights, the newest last; names what is left out."""
     found = []
     weights = checkpoint.fingerprint(checkpoint.load(start)[0]) if Path(start).is_dir() else ""
-    for path in sorted(Path(start).parent.glob("*/config.json"), key=lambda path: (path.stat().st_mtime, path)):
+    whole = [p for name in ("config.json", "adapter_config.json") for p in Path(start).parent.glob(f"*/{name}")]
+    for path in sorted(whole, key=lambda path: (path.stat().st_mtime, path)):
         run = checkpoint.read_run(path.parent)
         if run.get("stage") in ALGORITHMS and run.get("reference") == weights:
             found.append(str(path.parent))

@@ -18,7 +18,7 @@ import torch
 
 from minirlhf.harness.files import UserError, load_state, lock, misfit, parse_object, read_json, read_text, write_json
 
-MARKS = "config.json", "run.json", "log.jsonl", "train_state.pt"  # with one of them a run stands in the folder
+MARKS = "config.json", "adapter_config.json", "run.json", "log.jsonl", "train_state.pt"  # with one of them a run stands in the folder
 PLAIN = "", 0.0, True, None, [""]
 STATE = {"settings": {"*": PLAIN}, "step": range(2**63), "seconds": 0.0, "kept": {"*": 0.0}, "parts": {"*": {}}}
 
@@ -148,7 +148,7 @@ def make_room(folders: Sequence[Path], overwrite: bool) -> str:
     found = [folder for folder in folders if stands_in(folder)]
     if overwrite:
         for folder in found:
-            for name in ("config.json", "train_state.pt", "run.json"):
+            for name in ("config.json", "adapter_config.json", "train_state.pt", "run.json"):
                 (folder / name).unlink(missing_ok=True)
     n = next(n for n in count(1) if not any(os.path.lexists(f"{folder}.{n}") for folder in found))
     moved = {} if overwrite else {folder: f"{folder}.{n}" for folder in found}

@@ -10,7 +10,7 @@ Nothing is ever pickled code. Proved by tests/lm/test_checkpoint.py.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from minirlhf.harness import folders
 from minirlhf.harness.files import UserError, read_json, write_json
 from minirlhf.harness.folders import stands_in
-from minirlhf.lm import tokenizer_files
+from minirlhf.lm import lora_files, tokenizer_files
 from minirlhf.lm.chat_formats import FORMATS, choose_format, missing_specials
 from minirlhf.lm.families import Config, Model, build, config_from_json, config_to_json, family_of
 from minirlhf.lm.gguf_models import read_gguf
+from minirlhf.lm.lora import LoRAOptions, layers_of, merge
 from minirlhf.lm.safetensors import Safetensors, write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.lm.weights import fill, read_weights, to_float
@@ -83,7 +84,7 @@ def save(
     value_head: in a file of its own; without one, what an earlier run left there is removed.
     """
     folder = Path(folder)
-    for name in ("config.json", "value_head.safetensors"):
+    for name in ("config.json", "adapter_config.json", "value_head.safetensors"):
         (folder / name).unlink(missing_ok=True)
     write_safetensors(folder / "model.safetensors", to_huggingface(model) | (head or {}))
     if value_head:
@@ -93,10 +94,44 @@ def save(
     write_json(folder / "config.json", config_to_json(model.config, tokenizer.eos_id) | (config or {}))
 
 
+def save_adapter(
+    folder: str | Path, model: Model, tokenizer: Tokenizer, run: dict, base: str, value_head: nn.Module | None = None
+) -> None:  # fmt: skip
+    """`save` of a model with adapters: these alone. base: the model that they stand beside, as a user names it."""
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors", "value_head.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    if value_head:
+        write_safetensors(folder / "value_head.safetensors", value_head.state_dict())
+    tokenizer_files.save(tokenizer, folder)
+    write_json(folder / "run.json", run)
+    lora_files.save_adapter(folder, model, base)
+
+
+def keeping(
+    out: str | Path, model: Model, tokenizer: Tokenizer, lora: LoRAOptions, base: str,
+    more: Callable[[], dict] = dict,
+) -> dict[str, Callable]:  # fmt: skip
+    """`save` and `load` of a Run that trains the model, and a value head if there is one. more: for run.json, then."""
+    def keep(run: dict, parts: dict) -> None:
+        run, head = run | more(), parts.get("value_head")
+        if lora.lora and not lora.merge:
+            save_adapter(out, model, tokenizer, run, base, head)
+        else:
+            save(out, merge(model) if lora.lora else model, tokenizer, run, value_head=head)
+
+    return {"save": keep, "load": lambda parts: restore(out, model, parts.get("value_head"))}
+
+
 def restore(folder: str | Path, model: Model, value_head: nn.Module | None = None) -> None:
-    """Give a model of the same shape, and its value head, the weights in a folder. Raises UserError."""
-    tensors, path = read_weights(Path(folder))
-    fill(model, tensors, family_of(model.config), str(path))
+    """Give a model of the same shape, or its adapters, and a value head what is in a folder. Raises UserError."""
+    if layers_of(model):
+        if not (Path(folder) / "adapter_config.json").exists():
+            raise UserError(f"{folder}: finished, and its adapters are merged: start anew, with --init {folder}")
+        lora_files.fill_adapter(folder, model)
+    else:
+        tensors, path = read_weights(Path(folder))
+        fill(model, tensors, family_of(model.config), str(path))
     if value_head:
         load_value_head(folder, value_head)
 
@@ -119,6 +154,13 @@ def load(path: str | Path) -> tuple[Model, Tokenizer]:
 def load_with(path: str | Path, head: str) -> tuple[Model, Tokenizer, Tensor | None]:
     """`load`, and the tensor of that name, which no language model has; None where it is not there."""
     path = Path(path)
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        base = lora_files.base_of(path)
+        model, tokenizer, found = load_with(base, head)
+        if (path / "tokenizer.json").exists():
+            tokenizer = tokenizer_files.load(path)
+            resize_vocabulary(model, tokenizer.vocab_size)  # new rows are the mean of the old ones, as in training
+        return merge(lora_files.load_adapter(path, model)), tokenizer, found
     if path.is_file():
         raw, tensors, tokenizer = read_gguf(path)
         config, weights = config_from_json(raw, str(path)), path

@@ -114,3 +114,11 @@ class LoRAOptions:
     def adapt(self, model: Model) -> Model:
         """The model, with adapters where they are asked for. Raises UserError."""
         return adapt(model, self.lora, self.lora_alpha or 2 * self.lora, self.lora_on) if self.lora else model
+
+    def reference(self, model: Model) -> WithoutAdapters | None:
+        """What the adapted model came from; None where there are no adapters: then it takes a copy."""
+        return WithoutAdapters(model) if self.lora else None
+
+    def mark(self, fingerprint: str) -> str:
+        """What a training starts from, so that a resume with other adapters is refused."""
+        return f"{fingerprint} {self}" if self.lora else fingerprint

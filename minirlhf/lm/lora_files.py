@@ -53,13 +53,29 @@ def load_adapter(folder: str | Path, model: Model) -> Model:
     if odd := [key for key, x in raw.items() if x and key not in FREE and x not in ONLY.get(key, [])]:
         why = "which is not computed here; merge it in PEFT with merge_and_unload(), and take the whole model"
         raise UserError(f"{where}: {odd[0]} is {raw[odd[0]]!r:.60}, {why}")
-    given = dict(Safetensors(weights))
-    targets = {name.split(".")[-3] for name in given if name.endswith(".lora_A.weight") and name.count(".") > 2}
-    wanted = tensors_of(adapt(model, raw["r"], alpha, sorted(targets), str(where)))
+    names = list(Safetensors(weights))
+    targets = {name.split(".")[-3] for name in names if name.endswith(".lora_A.weight") and name.count(".") > 2}
+    adapt(model, raw["r"], alpha, sorted(targets), str(where))
+    fill_adapter(folder, model)
+    return model
+
+
+def fill_adapter(folder: str | Path, model: Model) -> None:
+    """Give the adapters of a model, in place, the numbers in a folder. Raises UserError."""
+    weights = Path(folder) / "adapter_model.safetensors"
+    given, wanted = dict(Safetensors(weights)), tensors_of(model)
     shape = lambda tensors, name: tuple(tensors[name].shape) if name in tensors else "missing"
     if odd := [name for name in wanted | given if shape(wanted, name) != shape(given, name)]:
         shapes = f"{shape(given, odd[0])} in it and {shape(wanted, odd[0])} beside this model"
         raise UserError(f"{weights}: {odd[0]} is {shapes}: it is of another model, or not on every block")
     for name, tensor in wanted.items():
         tensor.data.copy_(to_float(given[name], name, str(weights)))
-    return model
+
+
+def base_of(folder: str | Path) -> str:
+    """The model that the adapters in a folder stand beside. Raises UserError where it is not there."""
+    where = Path(folder) / "adapter_config.json"
+    base = read_json(where, {"base_model_name_or_path": ""})["base_model_name_or_path"]
+    if not Path(base).exists() or Path(base).resolve() == Path(folder).resolve():
+        raise UserError(f"{where}: its base {base} is not there; go to the folder that the training ran in, or mend it")
+    return base

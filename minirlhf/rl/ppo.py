@@ -96,8 +96,9 @@ def train(
     Each prompt is answered `group` times. Raises Interrupted (state saved), Diverged, and UserError.
     """
     algorithm, policy = config.algorithm, models.policy
+    share = LAYER_LR if policy.wte.weight.requires_grad else 1.0  # adapters are all in the blocks
     learning = {"policy": policy} | ({"value_head": models.value_head} if models.value_head is not None else {})
-    stepper = Stepper(make_adamw(learning.values(), config.lr, 0.0, slow=policy.h, share=LAYER_LR), config.max_norm)
+    stepper = Stepper(make_adamw(learning.values(), config.lr, 0.0, slow=policy.h, share=share), config.max_norm)
     warmup = min(config.warmup, config.iterations // 2)  # a short run would never reach the peak
     parts = learning | {"stepper": stepper}
     parts |= {f"watcher {i}": watch for i, watch in enumerate(watchers) if hasattr(watch, "state_dict")}

@@ -14,6 +14,7 @@ from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import encode_format
 from minirlhf.lm.chat_formats import CHAT, FORMATS
+from minirlhf.lm.lora import LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.records import split_by_prompt
 from minirlhf.preferences.comparisons import load_comparisons, read_preferences
@@ -40,7 +41,7 @@ class Options:
 
 def main() -> None:
     """Wire comparisons, checkpoint and the loop of the reward model together."""
-    options, config, machine = parse(__doc__.splitlines()[0], Options, RewardConfig, Machine)
+    options, config, lora, machine = parse(__doc__.splitlines()[0], Options, RewardConfig, LoRAOptions, Machine)
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(options.init, options.chat)
     context = policy.config.context
@@ -49,14 +50,14 @@ def main() -> None:
         return check_data(split_by_prompt(records, config.held_out), tokenizer, context)
     groups, held_out, lost = load_comparisons(records, tokenizer, context, config.held_out, whole=True)
     cue = encode_format(tokenizer.chat.cue.format(role="assistant"), tokenizer)
-    model = ImplicitReward(policy.to(device), cue, options.beta)
     reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
-    run = machine.record(options, config) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
+    start = lora.mark(checkpoint.fingerprint(policy, tokenizer))
+    model = ImplicitReward(lora.adapt(policy.to(device)), cue, options.beta, lora.reference(policy))
+    run = machine.record(options, config, lora) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
     told = Run(
         Path(options.out), machine.seed, dtype, options.resume, data_hash(records),
-        checkpoint.fingerprint(policy, tokenizer), options.init, options.overwrite, about=run | lost,
-        save=lambda run, parts: checkpoint.save(options.out, policy, tokenizer, run),
-        load=lambda parts: checkpoint.restore(options.out, policy),
+        start, options.init, options.overwrite, about=run | lost,
+        **checkpoint.keeping(options.out, policy, tokenizer, lora, options.init),
     )  # fmt: skip
     learn(model, groups, held_out, config, told, beta=options.beta)
 

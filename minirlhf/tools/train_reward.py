@@ -18,6 +18,7 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat_formats import CHAT, FORMATS
+from minirlhf.lm.lora import LoRAOptions, merge
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.lm.records import split_by_prompt
 from minirlhf.lm.tokenizer import PAD
@@ -46,10 +47,13 @@ class Options:
 
 def main() -> None:
     """Wire comparisons, checkpoint and loop together."""
-    make_reward_model(*parse(__doc__.splitlines()[0], Options, RewardConfig, Machine))
+    kinds = Options, RewardConfig, Machine, LoRAOptions
+    make_reward_model(*parse(__doc__.splitlines()[0], *kinds, without=["merge"]))
 
 
-def make_reward_model(options: Options, config: RewardConfig, machine: Machine) -> None:
+def make_reward_model(
+    options: Options, config: RewardConfig, machine: Machine, lora: LoRAOptions = LoRAOptions()
+) -> None:  # fmt: skip
     """Train, measure and save; rewards of comparisons are normalised over responses of --init. Raises UserError."""
     device, dtype = machine.set_up()
     records, classes = read_preferences(options.data, options.map, labels=True), []
@@ -69,18 +73,24 @@ def make_reward_model(options: Options, config: RewardConfig, machine: Machine) 
         if len(reference) < 2:
             why = f"{len(reference)} of {REFERENCE} responses end within {longest} tokens"
             raise UserError(f"{options.init}: {why}: no scale for rewards; fine-tune it with train_sft.py first")
-    model, start = RewardModel(trunk, classes).to(device), checkpoint.fingerprint(trunk, tokenizer)
+    start = lora.mark(checkpoint.fingerprint(trunk, tokenizer))
+    model = RewardModel(lora.adapt(trunk), classes).to(device)
 
     def save(run: dict, parts: dict) -> None:
         scaled = deepcopy(model)
         if not labelled:
             run["normalisation"] = normalise(scaled, predict_rewards(scaled, reference))
+        merge(scaled.trunk)  # a head, and the bias of a norm, stand in no adapter
         save_reward_model(options.out, scaled, tokenizer, run)
+
+    def load(parts: dict) -> None:
+        if lora.lora:
+            raise UserError(f"{options.out}: finished, and its adapters are merged: train it anew, for more epochs")
+        model.load_state_dict(load_reward_model(options.out).model.state_dict())
 
     told = Run(
         Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start, options.init,
-        options.overwrite, about=machine.record(options, config) | {"stage": "reward"} | lost, save=save,
-        load=lambda parts: model.load_state_dict(load_reward_model(options.out).model.state_dict()),
+        options.overwrite, about=machine.record(options, config, lora) | {"stage": "reward"} | lost, save=save, load=load,
     )  # fmt: skip
     learn(model, groups, held_out, config, told)
 
