@@ -50,8 +50,8 @@ class Data:
 
 def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
-    kinds = Data, RewardOptions, PPOConfig, LoRAOptions, Machine
-    data, judged, config, lora, machine = parse(__doc__.splitlines()[0], *kinds)
+    about, kinds = __doc__.splitlines()[0], (Data, RewardOptions, PPOConfig, LoRAOptions, Machine)
+    data, judged, config, lora, machine = parse(about, *kinds)
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(data.init, data.chat)
     if data.prompts and not judged.reward:

@@ -440,7 +440,7 @@ MUTANTS = [
     Mutant(
         "dropout-in-evaluation", "Dropout of the attention is off in evaluation",
         "a trap of scaled_dot_product_attention",
-        "lm/model.py", "dropout = self.dropout if self.training else 0.0", "dropout = self.dropout",
+        "lm/model.py", "self.dropout if self.training else 0.0", "self.dropout",
         "tests/lm/test_model.py::test_dropout_stands_in_three_places_and_only_in_training",
     ),
     Mutant(

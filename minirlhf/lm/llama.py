@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minirlhf.lm.model import KVCache, attend, locate
+from minirlhf.lm.model import KVCache, attention, locate
 
 Turn = tuple[Tensor, Tensor]  # cos and sin of the angles, (B or 1, 1, T, D/2) each
 
@@ -143,7 +143,7 @@ class Attention(nn.Module):
             k, v = cache.extend(layer, k, v)  # (B, K, S, D)
         # The G queries of a key stand one after the other, so that no key is copied.
         q = q.reshape(B, K, -1, D)  # (B, K, G T, D)
-        y = attend(self.config.attention, q, k, v, bias)  # (B, K, G T, D)
+        y = attention(q, k, v, bias, kernel=self.config.attention)  # (B, K, G T, D)
         y = y.view(B, -1, T, D).transpose(1, 2).reshape(B, T, -1)  # (B, T, H D)
         return self.o_proj(y)  # (B, T, C)
 

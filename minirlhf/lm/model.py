@@ -76,23 +76,18 @@ class KVCache:
         self.key_mask = self.key_mask[rows]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0, kernel: str = "manual") -> Tensor:
     """softmax(Q Kᵀ / √D + bias) V.
 
     q: (B, H, T, D).  k, v: (B, H, S, D).  bias: broadcasts to (B, H, T, S). It is 0 where a query may look, else the
     most negative finite number: −∞ would turn a row that sees nothing into NaN.
-    Returns (B, H, T, D).  Source: Vaswani et al. 2017, eq. 1.
+    kernel: manual, or sdpa: torch's, of the same numbers.  Returns (B, H, T, D).  Source: Vaswani et al. 2017, eq. 1.
     """
+    if kernel == "sdpa":
+        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)  # (B, H, T, D)
     scores = (q / sqrt(q.shape[-1])) @ k.transpose(-2, -1) + bias  # (B, H, T, S)
     weights = F.dropout(scores.softmax(-1), dropout)  # (B, H, T, S)
     return weights @ v  # (B, H, T, D)
-
-
-def attend(kernel: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
-    """`attention` above ("manual"), or torch's own kernel ("sdpa"), which gives the same numbers."""
-    if kernel == "sdpa":
-        return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), dropout)  # (B, H, T, D)
-    return attention(q, k, v, bias, dropout)  # (B, H, T, D)
 
 
 class Attention(nn.Module):
@@ -100,9 +95,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.dropout = config.dropout
-        self.kernel = config.attention
+        self.heads, self.dropout, self.kernel = config.heads, config.dropout, config.attention
         self.c_attn = nn.Linear(config.width, 3 * config.width)
         self.c_proj = nn.Linear(config.width, config.width)
 
@@ -112,7 +105,7 @@ class Attention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, H, S, D)
-        y = attend(self.kernel, q, k, v, bias, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = attention(q, k, v, bias, self.dropout if self.training else 0.0, self.kernel)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)  # (B, T, C)
 
