@@ -30,7 +30,8 @@ for command in commands(text):
         continue
     done.add(command)
     start = time.perf_counter()
-    end = subprocess.run([sys.executable, *shlex.split(command)[1:]], capture_output=True, text=True)
+    program = [sys.executable, *shlex.split(command)[1:]]
+    end = subprocess.run(program, input="47+85=\n", capture_output=True, text=True)  # a conversation reads a question
     print(f"{'ok    ' if end.returncode == 0 else 'BROKEN'} {command} ({time.perf_counter() - start:.0f} s)", flush=True)
     if end.returncode:
         sys.exit(f"{end.stdout[-2000:]}\n{end.stderr[-2000:]}")

@@ -56,8 +56,8 @@ def parse(description: str, *classes: type, argv: list[str] | None = None, witho
     """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
 
     A field `n_rows: int` is the option --n-rows, `from_` is --from; a bool is a switch with a --no- form; a tuple
-    takes several words; a `bare` option is a word without its name. Flags win over the file, the file over the
-    defaults. without: fields that mean nothing here, and are no options. Raises UserError.
+    takes several words; a `bare` option is a word without its name, a bare tuple at least one. Flags win over the
+    file, the file over the defaults. without: fields that mean nothing here, and are no options. Raises UserError.
     """
     fields = {f.name: f for cls in classes for f in dataclasses.fields(cls) if f.name not in without}
     flags = {k: k if f.metadata.get("bare") else f"--{k.rstrip('_').replace('_', '-')}" for k, f in fields.items()}
@@ -78,7 +78,7 @@ def parse(description: str, *classes: type, argv: list[str] | None = None, witho
             else:
                 keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
             if f.metadata.get("bare"):
-                keywords |= {"nargs": "?", "metavar": f.name.upper()}
+                keywords = {"nargs": "?"} | keywords | {"metavar": f.name.upper()}
             else:
                 keywords["dest"] = f.name
             group.add_argument(flags[f.name], **keywords)

@@ -89,6 +89,7 @@ FOLDERS = [
     bad("a model that knows no roles, in DPO", "train_dpo --data prefs.jsonl --init gpt2 --out new", "gpt2",
         "<|user|>"),
     bad("a model that knows no roles, of the doctor", "doctor gpt2", "gpt2", "<|user|>"),
+    bad("a model that knows no roles, of a conversation", "chat out/ppo gpt2", "gpt2", "<|user|>"),
     bad("a model of no generated task", "train_ppo.py --config ppo.json --init out/rm --out new", "out/rm"),
     bad("models of other tokenizers", "evaluate.py --models sft=out/sft gpt2=gpt2 --data prompts.jsonl --out new",
         "gpt2", "tokenizer"),

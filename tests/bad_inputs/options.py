@@ -37,6 +37,8 @@ NAMES = [
     bad("an option of the doctor that there is not", "doctor --fix", "--fix"),
     bad("an option of annotate that there is not", "annotate make --modles sft ppo", "--modles", "mean --models"),
     bad("an option of overoptimise that there is not", "overoptimise --pair 3", "--pair", "mean --pairs"),
+    bad("an option of a conversation with a slip of the pen", "chat out/ppo --temprature 1", "mean --temperature"),
+    bad("a conversation with nobody", "chat --seed 3", "MODEL"),
     bad("an option of sft_against_rl that there is not", "sft_against_rl --seed 3", "--seed", "mean --seeds"),
 ]
 NUMBERS = [

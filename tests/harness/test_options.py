@@ -100,6 +100,28 @@ def test_a_bare_word_needs_no_name_and_may_be_left_out(tmp_path, capsys):
 
 
 @dataclass(frozen=True)
+class Plate:
+    """What to eat from."""
+
+    dish: tuple[str, ...] = option((), "dishes", bare=True)
+    size: int = option(1, "of each", least=1)
+
+
+def test_a_bare_tuple_is_one_or_more_words(capsys):
+    def plate(*argv):
+        return parse("Eat.", Plate, argv=list(argv))[0]
+
+    assert plate("a", "b", "--size", "2") == plate("--size", "2", "a", "b") == Plate(("a", "b"), 2)
+    assert plate("a") == Plate(("a",), 1)
+    for message, *wrong in (("the following arguments are required: DISH",), ("dish: is empty", "a", "")):
+        with pytest.raises(UserError, match=message):
+            plate(*wrong)
+    with pytest.raises(SystemExit):
+        plate("--help")
+    assert "DISH [DISH ...]" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
 class Way:
     """Which way."""
 
