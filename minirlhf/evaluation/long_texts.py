@@ -16,7 +16,7 @@ import numpy as np
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.harness.files import UserError
-from minirlhf.lm.chat import Example
+from minirlhf.lm.chat import Example, render
 from minirlhf.lm.model import GPT
 from minirlhf.lm.reading import read_again, read_records
 from minirlhf.lm.sft import evaluate_loss
@@ -58,7 +58,7 @@ def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, in
 
 def document_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     """The ids of a text as pretraining sees it: EOS for the beginning, the text, EOS."""
-    return [tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    return render({"text": text}, tokenizer, chat=False).ids
 
 
 def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: int) -> TextScore:

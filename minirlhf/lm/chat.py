@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from minirlhf.lm.records import gap_of, messages_of, question_of
-from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.lm.tokenizer import EOS, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def render(record: dict, tokenizer: Tokenizer, chat: bool = True) -> Example:
     messages, gap, form = messages_of(record), tokenizer.encode(gap_of(record)), tokenizer.chat
     if chat and form.system and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": form.system}, *messages]
-    ids = encode_format(form.begin, tokenizer) if chat else [tokenizer.eos_id]
+    ids = encode_format(form.begin, tokenizer) or [tokenizer.special_ids.get(EOS, tokenizer.eos_id)] * (not chat)
     mask = [False] * len(ids)
     for i, message in enumerate(messages, 1):
         spoken = message["role"] == "assistant"

@@ -1,12 +1,14 @@
 """Records, rendering, loss masks, windows, batches and the mixture of data sets."""
 
+from dataclasses import replace
+
 import pytest
 
 from minirlhf.lm.batches import collate
 from minirlhf.lm.chat import Example, render, render_prompt
 from minirlhf.lm.examples import document_examples, fit_context
 from minirlhf.lm.records import messages_of, prompt_of, reference_of, references_of
-from minirlhf.lm.tokenizer import SPECIALS
+from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
 
 REPLIES = ["yes", "", " two words\n", "你好，世界 🙂", "<|endoftext|>", "a\u2028b\r\n\0"]
 CONVERSATION = {
@@ -188,3 +190,14 @@ def test_the_last_target_of_a_batch_row_is_eos(reply, tokenizer):
     batch = collate([render({"prompt": "?", "response": reply}, tokenizer), render(other, tokenizer)])
     for row in range(2):
         assert batch.targets[row][batch.mask[row]][-1] == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("begin, end, first", [("", "", "<|endoftext|>"), ("", "<|im_end|>", "<|endoftext|>"),
+                                               ("<|begin_of_text|>", "<|eot_id|>", "<|begin_of_text|>")])  # fmt: skip
+def test_a_document_begins_as_pretraining_began_it(begin, end, first):
+    """With the token that parts documents, or with the format's own, and not with the one that ends a turn."""
+    tokenizer = Tokenizer()
+    tokenizer.add_specials([name for name in (begin, end) if name])
+    tokenizer.chat, tokenizer.eos = replace(tokenizer.chat, begin=begin, end=end), end or tokenizer.eos
+    ids = render({"text": "a"}, tokenizer, chat=False).ids
+    assert tokenizer.decode(ids) == f"{first}a{tokenizer.eos}"
