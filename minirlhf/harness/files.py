@@ -82,7 +82,7 @@ def save_state(path: str | Path, state: dict) -> None:
     write_atomic(path, lambda file: torch.save(state, file))
 
 
-def load_state(path: str | Path) -> dict:
+def load_state(path: str | Path, what: str = "a train_state.pt of ours; train without --resume") -> dict:
     """Read what `save_state` wrote; code in it is refused. The tensors lie in the file: copy them. Raises UserError."""
     try:
         open_bytes(path).close()
@@ -92,9 +92,9 @@ def load_state(path: str | Path) -> dict:
     except UserError as error:
         raise UserError(f"{error}; there is nothing to resume") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path}: damaged, or not a train_state.pt of ours; train without --resume") from error
+        raise UserError(f"{path}: damaged, or not {what}") from error
     if not isinstance(state, dict):
-        raise UserError(f"{path}: a {type(state).__name__}, not a train_state.pt of ours; train without --resume")
+        raise UserError(f"{path}: a {type(state).__name__}, not {what}")
     return state
 
 

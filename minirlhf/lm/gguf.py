@@ -122,7 +122,7 @@ class Gguf(Mapping):
                 known = ", ".join(name for name, *_ in KINDS.values())
                 raise UserError(f"{path}: tensor {name!r} is of kind {kind}; this code reads {known}")
             _, numbers, size, _ = KINDS[kind]
-            if not 1 <= n <= 8 or not sizes[0] or sizes[0] % numbers or prod(s or 1 for s in sizes) > 2**48:
+            if not 1 <= n <= 8 or 0 in sizes or sizes[0] % numbers or prod(sizes) > 2**48:
                 raise reader.refuse(f"tensor {name!r} has sizes {sizes}")
             self._places[name] = tuple(reversed(sizes)), kind, start, prod(sizes) // numbers * size
         step = self.metadata.get("general.alignment", ALIGNMENT)

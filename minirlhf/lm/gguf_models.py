@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from minirlhf.harness.files import UserError
+from minirlhf.lm.bpe import PATTERNS
 from minirlhf.lm.chat_formats import recognise_format, template_of
 from minirlhf.lm.gguf import Gguf, write
 from minirlhf.lm.llama import LlamaConfig, turning_rates
-from minirlhf.lm.llama_files import config_from_json
+from minirlhf.lm.llama_files import TURNS, config_from_json
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.lm.tokenizer_files import bytes_of, merges_of, symbols_of
 from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
@@ -38,7 +39,7 @@ INNER = {
              "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
 }  # fmt: skip
 FAMILIES = {"llama": "llama", "qwen2": "llama", "qwen3": "llama", "gpt2": "gpt2"}
-PRE = {"smollm": CUTS["smollm"], "llama-bpe": CUTS["llama3"], "qwen2": CUTS["qwen2"], "gpt-2": "gpt2"}
+PRE = {"smollm": CUTS["smollm"], "llama-bpe": CUTS["llama3"], "qwen2": CUTS["qwen2"], "gpt-2": PATTERNS["gpt2"]}
 
 
 def interleave(x: Tensor, heads: int) -> Tensor:
@@ -67,15 +68,15 @@ class Lazy(Mapping):
         return len(self.makers)
 
 
-def renamed(file: Gguf) -> Lazy:
-    """The tensors of a GGUF file under Hugging Face's names and in its shapes. Raises UserError for an unknown one."""
+def renamed(file: Gguf, heads: Mapping[str, int] = {}) -> Lazy:
+    """The tensors of a GGUF file by Hugging Face's names, as there. heads: in what is interleaved. Raises UserError."""
     kind, makers = file.metadata["general.architecture"], {}
     family = FAMILIES[kind]
 
     def turned(name: str, what: str) -> Tensor:
         x = file[name]
-        if kind == "llama" and what in ("attn_q", "attn_k"):
-            return separate(x, file.metadata["llama.attention.head_count" + "_kv" * (what == "attn_k")])
+        if what in heads and len(x) % (2 * heads[what]) == 0:  # any other number of rows is refused by who asks
+            return separate(x, heads[what])
         return x.t() if kind == "gpt2" and x.dim() == 2 and what.startswith(("attn", "ffn")) else x
 
     for name in file:
@@ -92,73 +93,72 @@ def renamed(file: Gguf) -> Lazy:
     return Lazy(makers)
 
 
-def rope_of(file: Gguf, get: Callable) -> dict:
-    """The keys of config.json that say how positions turn. Raises UserError for turns that are not computed here."""
-    base = float(get("rope.freq_base", 10_000.0))
+def rope_of(file: Gguf, get: Callable, shape: LlamaConfig) -> dict | None:
+    """config.json's rope_scaling. shape: of the model without one. Raises UserError for turns that are not computed."""
+    kind, factor = get("rope.scaling.type", "linear"), get("rope.scaling.factor", get("rope.scale_linear", 0.0))
+    if kind != "none" and (kind != "linear" or factor not in (0, 1)):  # llama.cpp takes what is not said so
+        raise UserError(f"{file.path}: rope.scaling.type {kind!r:.60}, factor {factor!r:.60}, is not computed here")
     if "rope_freqs.weight" not in file:
-        if get("rope.scaling.type", "none") != "none":
-            raise UserError(f"{file.path}: rope.scaling.type {get('rope.scaling.type')!r} is not computed here")
-        return {"rope_type": "default", "rope_theta": base}
+        return None
     # The file keeps what θ is divided by, not the four numbers of Llama 3 that it comes from; three are always these.
-    divisors = file["rope_freqs.weight"]  # (D/2,)
-    factor, low, high, original = float(divisors.max()), 1.0, 4.0, 8192
-    shape = LlamaConfig(1, 1, 1, 1, 2 * len(divisors), rope_base=base)
-    scaled = turning_rates(replace(shape, rope_scaling=(factor, low, high, original)))  # (D/2,)
-    if not torch.allclose(turning_rates(shape) / scaled, divisors, rtol=1e-4):
+    divisors, rates = file["rope_freqs.weight"], turning_rates(shape)  # (D/2,) each
+    scaling = max(float(divisors.max()), 1.0), 1.0, 4.0, 8192
+    scaled = turning_rates(replace(shape, rope_scaling=scaling))  # (D/2,)
+    if divisors.shape != rates.shape or not torch.allclose(rates / scaled, divisors, rtol=1e-4):
         raise UserError(f"{file.path}: rope_freqs.weight is not Llama 3's scaling, which alone is computed here")
-    return {"rope_type": "llama3", "rope_theta": base, "factor": factor, "low_freq_factor": low,
-            "high_freq_factor": high, "original_max_position_embeddings": original}  # fmt: skip
+    return {"rope_type": "llama3", **dict(zip(TURNS, scaling))}
 
 
 def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer | VocabularyTokenizer]:
     """(The keys of a config.json, the tensors, the tokenizer) of a GGUF file. Raises UserError."""
     file = Gguf(path)
     kind = file.metadata.get("general.architecture")
-    if kind not in FAMILIES:
-        raise UserError(f"{path}: general.architecture is {kind!r}, this code knows {', '.join(FAMILIES)} alone")
+    if kind not in [*FAMILIES]:
+        raise UserError(f"{path}: general.architecture is {kind!r:.60}, this code knows {', '.join(FAMILIES)} alone")
 
     def get(key: str, *default):
-        value = file.metadata.get(f"{kind}.{key}", *default)
-        if value is None:
-            raise UserError(f"{path}: no key {kind}.{key}: not a whole model")
-        return value
+        if (name := f"{kind}.{key}") not in file.metadata and not default:
+            raise UserError(f"{path}: no key {name}: not a whole model")
+        value = file.metadata.get(name, *default)
+        return float(f"{value:.7g}") if isinstance(value, float) else value  # as it was before it was float32
 
     tokenizer = read_tokenizer(file)
     embedded = file.shape("token_embd.weight")[0]
     if kind == "gpt2":
         raw = {"model_type": "gpt2", "vocab_size": embedded, "n_positions": get("context_length"),
                "n_layer": get("block_count"), "n_head": get("attention.head_count"), "n_embd": get("embedding_length"),
-               "layer_norm_epsilon": round(get("attention.layer_norm_epsilon"), 9)}  # fmt: skip
+               "layer_norm_epsilon": get("attention.layer_norm_epsilon")}  # fmt: skip
         return raw, renamed(file), tokenizer
-    heads, width = get("attention.head_count"), get("embedding_length")
     raw = {
         "model_type": kind, "vocab_size": embedded, "max_position_embeddings": get("context_length"),
-        "num_hidden_layers": get("block_count"), "num_attention_heads": heads, "hidden_size": width,
-        "num_key_value_heads": get("attention.head_count_kv", heads), "intermediate_size": get("feed_forward_length"),
-        "head_dim": get("attention.key_length", width // heads), "rope_parameters": rope_of(file, get),
-        "rms_norm_eps": round(get("attention.layer_norm_rms_epsilon"), 9),
+        "num_hidden_layers": get("block_count"), "num_attention_heads": get("attention.head_count"),
+        "hidden_size": get("embedding_length"), "num_key_value_heads": get("attention.head_count_kv", None),
+        "intermediate_size": get("feed_forward_length"), "head_dim": get("attention.key_length", None),
+        "rope_theta": get("rope.freq_base", 10_000.0), "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in list(file),
     }  # fmt: skip
-    return raw, renamed(file), tokenizer
+    shape = config_from_json(raw, str(path))
+    heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads} if kind == "llama" else {}
+    return raw | {"rope_scaling": rope_of(file, get, shape)}, renamed(file, heads), tokenizer
 
 
 def read_tokenizer(file: Gguf) -> Tokenizer | VocabularyTokenizer:
     """The tokenizer in a GGUF file. Raises UserError for a kind that is not byte-level BPE, or cut in an unknown way."""
     get = lambda key, default=None: file.metadata.get(f"tokenizer.ggml.{key}", default)
-    if get("model") != "gpt2" or get("pre", "gpt-2") not in PRE:
-        found = f"{get('model')} with {get('pre')}"
+    pre = get("pre", "gpt-2" if file.metadata["general.architecture"] == "gpt2" else None)
+    if get("model") != "gpt2" or pre not in [*PRE]:
+        found = f"{get('model')!r:.60} with {pre!r:.60}"
         raise UserError(f"{file.path}: its tokenizer is {found}; this code reads gpt2 with {', '.join(PRE)}")
     try:
         names, kinds = get("tokens"), get("token_type") or [1] * len(get("tokens"))
         specials = {name: i for i, (name, kind) in enumerate(zip(names, kinds, strict=True)) if kind in (3, 4)}
         tokens = {bytes_of(name): i for i, name in enumerate(names) if name not in specials}
         merges = [tuple(map(bytes_of, merge.split(" "))) for merge in get("merges")]
-        pre = get("pre", "gpt-2")
         found = VocabularyTokenizer(tokens, merges, specials, PRE[pre], names[get("eos_token_id")],
                                     nfc=pre == "qwen2", whole=pre == "llama-bpe")  # fmt: skip
+        return recognise_format(found, file.metadata.get("tokenizer.chat_template", ""))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file.path}: its tokenizer cannot be read: {error}") from None
-    return recognise_format(found, file.metadata.get("tokenizer.chat_template", ""))
 
 
 def metadata_of(raw: dict) -> dict:
@@ -182,7 +182,7 @@ def metadata_of(raw: dict) -> dict:
 
 def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
     """The keys of a tokenizer. Raises UserError for a cut that llama.cpp has no name for."""
-    cut = getattr(tokenizer, "cut", None) or {"gpt2-digits": CUTS["smollm"]}.get(tokenizer.pattern, tokenizer.pattern)
+    cut = getattr(tokenizer, "cut", None) or (PATTERNS | {"gpt2-digits": CUTS["smollm"]})[tokenizer.pattern]
     if cut not in PRE.values():
         raise UserError(f"text is cut by {cut!r}, for which GGUF has no name")
     names = dict(enumerate(map(symbols_of, tokenizer.token_bytes))) | {i: s for s, i in tokenizer.special_ids.items()}

@@ -63,6 +63,9 @@ class LlamaConfig:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} heads of keys evenly")
         if self.head_size % 2 or self.head_size < 2:
             raise ValueError(f"a head of {self.head_size} numbers cannot be turned in pairs")
+        factor, low, high, original = self.rope_scaling or (1, 1, 2, 1)
+        if not min(self.rope_base, self.norm_eps, factor, low, high - low, original) > 0:
+            raise ValueError(f"positions cannot turn, or norms be taken, with these numbers: {self}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} is outside [0, 1)")
         if self.attention not in ("manual", "sdpa"):

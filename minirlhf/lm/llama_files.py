@@ -5,9 +5,7 @@ One model_type is one setting of `llama.py`: llama (SmolLM2, Llama 3), qwen2 (a 
 refused by name. Proved by tests/lm/test_llama_files.py.
 """
 
-from dataclasses import replace
-
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, misfit
 from minirlhf.lm.llama import LlamaConfig
 
 FAMILY = ("llama", "qwen2", "qwen3", "mistral")
@@ -18,6 +16,12 @@ ONLY = {
     "hidden_act": "silu", "mlp_bias": False, "partial_rotary_factor": 1.0, "pretraining_tp": 1, "quantization_config": None,
     "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_multiplier": 1.0, "num_experts": 0,
 }  # fmt: skip
+SIZE = range(1, 2**31)  # below: an example of each value that is computed with
+TURNS = {"factor": 0.0, "low_freq_factor": 0.0, "high_freq_factor": 0.0, "original_max_position_embeddings": SIZE}
+NEEDED = "vocab_size max_position_embeddings num_hidden_layers num_attention_heads hidden_size intermediate_size"
+SHAPE = dict.fromkeys(NEEDED.split(), SIZE)
+SHAPE |= dict.fromkeys(["num_key_value_heads?", "head_dim?", "sliding_window?"], (SIZE, None))
+SHAPE |= {"rms_norm_eps": 0.0, "rope_theta": 0.0, "tie_word_embeddings?": (True, None), "resid_pdrop?": (0.0, None)}
 NAMES = {".ln_1.": ".input_layernorm.", ".attn.": ".self_attn.", ".ln_2.": ".post_attention_layernorm."}
 OUTER = {"wte.": "model.embed_tokens.", "ln_f.": "model.norm.", "h.": "model.layers."}
 
@@ -60,34 +64,28 @@ def config_from_json(raw: dict, name: str) -> LlamaConfig:
         return UserError(f"{name}: {key} is {found!r:.60}, this code computes {wanted} alone")
 
     kind = raw.get("model_type")
-    for key, value in ONLY.items():
+    only = ONLY | ({"attention_bias": False} if kind in ("llama", "mistral") else {})  # of the output, too
+    for key, value in only.items():
         if raw.get(key, value) not in (value, None):
             raise refuse(key, raw[key], repr(value))
-    if kind in ("llama", "mistral") and raw.get("attention_bias"):
-        raise refuse("attention_bias", True, "models without it")  # Llama's is one of the output, too
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}  # transformers takes the former, too
+    rope_type = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else None
+    if rope_type not in ["default", "llama3"] or rope.get("partial_rotary_factor", 1.0) != 1:
+        raise refuse("rope_parameters", rope, "the types default and llama3")
+    turns = TURNS if rope_type == "llama3" else {}
+    found = raw | {"rope": rope, "rope_theta": rope.get("rope_theta", raw.get("rope_theta", 10_000.0))}
+    if wrong := misfit(found, SHAPE | {"rope": turns}).removeprefix("it."):
+        raise UserError(f"{name}: {wrong} is missing or not what belongs there: is it of {', '.join(FAMILY)}?")
+    window = raw.get("sliding_window", 4096) if kind == "mistral" or raw.get("use_sliding_window") else None
+    context = raw["max_position_embeddings"]
     try:
-        base = float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0)))
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        scaling = None
-        if rope_type == "llama3":
-            scaling = (float(rope["factor"]), float(rope["low_freq_factor"]), float(rope["high_freq_factor"]),
-                       int(rope["original_max_position_embeddings"]))  # fmt: skip
-        elif rope_type != "default" or rope.get("partial_rotary_factor", 1.0) != 1:
-            raise refuse("rope_parameters", rope, "the types default and llama3")
-        config = LlamaConfig(
-            *(int(raw[key]) for key in ("vocab_size", "max_position_embeddings", "num_hidden_layers")),
-            int(raw["num_attention_heads"]), int(raw["hidden_size"]),
-            int(raw.get("num_key_value_heads") or raw["num_attention_heads"]),
-            int(raw.get("head_dim") or (128 if kind == "qwen3" else 0)), int(raw["intermediate_size"]), base, scaling,
-            float(raw["rms_norm_eps"]), kind == "qwen2", kind == "qwen3", bool(raw.get("tie_word_embeddings", False)),
+        return LlamaConfig(
+            # Inside the window attention is plain: a context no longer than it is computed exactly.
+            raw["vocab_size"], min(context, window or context), raw["num_hidden_layers"], raw["num_attention_heads"],
+            raw["hidden_size"], raw.get("num_key_value_heads") or 0, raw.get("head_dim") or 128 * (kind == "qwen3"),
+            raw["intermediate_size"], float(found["rope_theta"]), tuple(rope[key] for key in turns) or None,
+            float(raw["rms_norm_eps"]), kind == "qwen2", kind == "qwen3", bool(raw.get("tie_word_embeddings")),
             float(raw.get("resid_pdrop") or 0.0),
         )  # fmt: skip
-        window = raw.get("sliding_window", 4096 if kind == "mistral" else None)
-        slides = window if raw.get("use_sliding_window", kind == "mistral") else None
-        # Inside the window attention is plain: a context no longer than it is computed exactly.
-        return replace(config, context=min(config.context, int(slides))) if slides else config
-    except KeyError as error:
-        raise UserError(f"{name}: no key {error}: is it the config.json of {', '.join(FAMILY)}?") from None
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+    except ValueError as error:
         raise UserError(f"{name}: {error}") from None

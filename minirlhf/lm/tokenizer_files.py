@@ -52,7 +52,7 @@ def save(tokenizer: Tokenizer | VocabularyTokenizer, folder: str | Path) -> None
         "post_processor": None, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                  "ignore_merges": foreign and tokenizer.whole, "vocab": _vocabulary(tokenizer),
+                  "ignore_merges": foreign and tokenizer.whole, "vocab": vocabulary_of(tokenizer),
                   "merges": [" ".join(map(symbols_of, pair)) for pair in merges_of(tokenizer)]},
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
@@ -196,7 +196,7 @@ def _from_symbols(parts: _Parts) -> Tokenizer:
         pairs.append((ids[left], ids[right]))
         ids[left + right] = FIRST_MERGE_ID + len(pairs) - 1
     tokenizer = Tokenizer(pairs, _CUTS[parts.cut], sorted(specials, key=vocabulary.__getitem__))
-    expected = _vocabulary(tokenizer)
+    expected = vocabulary_of(tokenizer)
     for name in expected.keys() | vocabulary.keys():
         if expected.get(name) != vocabulary.get(name):
             ids = f"id {vocabulary.get(name)}, but {expected.get(name)} in GPT-2's order (bytes, merges, specials)"
@@ -204,8 +204,8 @@ def _from_symbols(parts: _Parts) -> Tokenizer:
     return tokenizer
 
 
-def _vocabulary(tokenizer: Tokenizer | VocabularyTokenizer) -> dict[str, int]:
-    """Every token as vocabulary files write it, with its id."""
+def vocabulary_of(tokenizer: Tokenizer | VocabularyTokenizer) -> dict[str, int]:
+    """Every token as vocabulary files write it, with its id: where these are equal, ids mean the same."""
     tokens = getattr(tokenizer, "tokens", None) or {token: i for i, token in enumerate(tokenizer.token_bytes)}
     return {symbols_of(token): i for token, i in tokens.items()} | tokenizer.special_ids
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from minirlhf.harness.files import UserError, read_json
+from minirlhf.harness.files import UserError, load_state, open_bytes, read_json
 from minirlhf.lm.safetensors import Safetensors
 
 WHOLE = "model.safetensors", "pytorch_model.bin"  # either may be several files, listed in NAME.index.json
@@ -26,7 +26,7 @@ def read_weights(folder: Path) -> tuple[Mapping[str, Tensor], Path]:
             return read(folder / name), folder / name
         if (index := folder / f"{name}.index.json").exists():
             files = sorted({str(file) for file in read_json(index, {"weight_map": {"*": ""}})["weight_map"].values()})
-            if strange := [file for file in files if Path(file).name != file]:
+            if strange := [file for file in files if Path(file).name != file or file in ("", "..")]:
                 raise UserError(f"{index}: {strange[0]!r} is no file beside it; download the model again")
             return ChainMap(*(read(folder / file) for file in files)), index
     if others := [folder / name for name in ("tf_model.h5", "flax_model.msgpack") if (folder / name).exists()]:
@@ -37,11 +37,10 @@ def read_weights(folder: Path) -> tuple[Mapping[str, Tensor], Path]:
 
 def read_torch(path: Path) -> dict[str, Tensor]:
     """The tensors that torch.save wrote; code in the file is refused. Raises UserError."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path}: damaged, or not tensors alone ({type(error).__name__}); get the model.safetensors") from None
-    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
+    open_bytes(path).close()  # says what it is, if it is no file
+    found = load_state(path, "tensors alone; get the model.safetensors")
+    plain = lambda x: isinstance(x, Tensor) and x.layout == torch.strided and x.device.type == "cpu"
+    if not all(isinstance(key, str) and plain(x) for key, x in found.items()):
         raise UserError(f"{path}: not a file of tensors; get the model.safetensors")
     return found
 

@@ -8,6 +8,7 @@ from llamas import CASES, by_formula, some_ids
 from memory import OneAtATime
 
 from minirlhf.harness.files import UserError
+from minirlhf.lm import tokenizer_files
 from minirlhf.lm.checkpoint import config_to_json as gpt2_to_json
 from minirlhf.lm.checkpoint import to_huggingface
 from minirlhf.lm.gguf import Gguf, write
@@ -88,9 +89,10 @@ def test_a_gpt_2_is_written_and_read_back(tmp_path, make_gpt):
 @pytest.mark.parametrize(
     "metadata, tensors, why",
     [({"general.architecture": "bloom"}, {}, "this code knows llama"), ({}, {}, "this code knows llama"),
-     ({"general.architecture": "llama", "tokenizer.ggml.model": "llama"}, {}, "its tokenizer is llama"),
+     ({"general.architecture": "llama", "tokenizer.ggml.model": "llama"}, {}, "its tokenizer is 'llama'"),
      ({"general.architecture": "llama", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "viking"}, {}, "viking"),
-     ({"general.architecture": "llama", "tokenizer.ggml.model": "gpt2"}, {}, "cannot be read")],
+     ({"general.architecture": "llama", "tokenizer.ggml.model": "gpt2"}, {}, "gpt2' with None"),
+     ({"general.architecture": "gpt2", "tokenizer.ggml.model": "gpt2"}, {}, "cannot be read")],
 )  # fmt: skip
 def test_what_is_not_known_is_refused_by_name(tmp_path, metadata, tensors, why):
     write(tmp_path / "m.gguf", metadata, tensors)
@@ -104,3 +106,50 @@ def test_turns_that_are_not_llama_3s_are_refused(tmp_path):
     write(tmp_path / "n.gguf", file.metadata, dict(file) | {"rope_freqs.weight": torch.linspace(1, 8, 4)})
     with pytest.raises(UserError, match="not Llama 3's scaling"):
         read_gguf(tmp_path / "n.gguf")
+
+
+def changed(path, keys):
+    """The file with other values of keys; None leaves out."""
+    file = Gguf(path)
+    write(path, {k: x for k, x in (file.metadata | keys).items() if x is not None}, file)
+
+
+def test_what_a_file_does_not_say_is_as_llama_cpp_takes_it(tmp_path):
+    """As many heads of keys as of queries, a head of width / heads numbers, nothing that is stretched."""
+    model = written(tmp_path / "m.gguf", replace(CASES["llama"], kv_heads=4))
+    changed(tmp_path / "m.gguf", {f"llama.{key}": None for key in ("attention.head_count_kv", "attention.key_length")})
+    again = opened(tmp_path / "m.gguf")
+    assert again.config == model.config and torch.equal(again(some_ids(1, 9)), model(some_ids(1, 9)))
+
+
+@pytest.mark.parametrize(
+    "keys, refused",
+    [({"scaling.factor": 4.0}, True), ({"scale_linear": 4.0}, True), ({"scaling.type": "yarn"}, True),
+     ({"scaling.type": "none", "scaling.factor": 4.0}, False),
+     ({"scaling.type": "linear", "scaling.factor": 1.0}, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["llama", "llama3"])
+def test_a_stretched_context_is_refused_whatever_else_the_file_says(name, keys, refused, tmp_path):
+    """llama.cpp stretches by a factor alone, too, and beside rope_freqs."""
+    config = replace(CASES[name], rope_base=500_000.0)
+    config = replace(config, rope_scaling=(8.0, 1.0, 4.0, 8192)) if config.rope_scaling else config
+    written(tmp_path / "m.gguf", config)
+    changed(tmp_path / "m.gguf", {f"llama.rope.{key}": x for key, x in keys.items()})
+    if refused:
+        with pytest.raises(UserError, match="rope.scaling.type .* is not computed here"):
+            read_gguf(tmp_path / "m.gguf")
+    else:
+        assert opened(tmp_path / "m.gguf").config.rope_scaling == config.rope_scaling
+
+
+def test_the_tokenizer_of_a_gpt_2_file_can_be_saved_and_read(tmp_path, make_gpt):
+    """Else a training that starts from the file would end in a checkpoint that cannot be opened."""
+    model = make_gpt(vocab_size=TOKENIZER.vocab_size)
+    write_gguf(tmp_path / "m.gguf", gpt2_to_json(model.config, TOKENIZER.eos_id), to_huggingface(model), TOKENIZER)
+    _, _, tokenizer = read_gguf(tmp_path / "m.gguf")
+    tokenizer_files.save(tokenizer, tmp_path)
+    read = tokenizer_files.load(tmp_path)
+    for text in ("low  12", " newest"):
+        assert read.encode(text) == tokenizer.encode(text) == TOKENIZER.encode(text)
+    vocabularies = [tokenizer_files.vocabulary_of(x) for x in (tokenizer, read, TOKENIZER)]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]

@@ -58,7 +58,11 @@ class Code:
         return os.mkdir, ("run-by-a-pickle",)
 
 
-@pytest.mark.parametrize("content", [{"a": Code()}, {"a": [1]}, [torch.ones(1)], None])
+STRANGE = torch.ones(2, 2).to_sparse(), torch.ones(1, device="meta")
+
+
+@pytest.mark.parametrize("content", [{"a": Code()}, {"a": [1]}, [torch.ones(1)], None, {1: torch.ones(1)},
+                                     *({"a": x} for x in STRANGE)])
 def test_a_pickle_of_anything_but_tensors_is_refused_and_not_run(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(content, "pytorch_model.bin")
