@@ -112,7 +112,7 @@ def sample_items(
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, protocol.samples)]
     prompts, asked = ([x.prompt(r) for r in records] for x in (policy, reference))
     context = min(net.config.context for net in (model, reference.model, compared) if net is not None)
-    tight = reference.chat != policy.chat or context < model.config.context  # what one says must fit the others, too
+    tight = asked != prompts or context < model.config.context  # what one says must fit the others, too
     for greedy in (True, False):
         rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
         for start in range(0, len(rows), ROWS):

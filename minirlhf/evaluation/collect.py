@@ -26,6 +26,7 @@ from minirlhf.lm.chat_formats import missing_specials
 from minirlhf.lm.reading import CHECK, MAP, read_again, read_records
 from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.lm.tokenizer_files import vocabulary_of
 from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.rl.algorithms import ALGORITHMS
 from minirlhf.rl.reward_files import RewardOptions, load_rewards
@@ -74,12 +75,12 @@ def rl_runs(start: str) -> list[str]:
     found = []
     weights = checkpoint.fingerprint(checkpoint.load(start)[0]) if Path(start).is_dir() else ""
     whole = [p for name in ("config.json", "adapter_config.json") for p in Path(start).parent.glob(f"*/{name}")]
-    for path in sorted(whole, key=lambda path: (path.stat().st_mtime, path)):
-        run = checkpoint.read_run(path.parent)
+    for folder in dict.fromkeys(p.parent for p in sorted(whole, key=lambda path: (path.stat().st_mtime, path))):
+        run = checkpoint.read_run(folder)
         if run.get("stage") in ALGORITHMS and run.get("reference") == weights:
-            found.append(str(path.parent))
+            found.append(str(folder))
         elif run.get("stage") in ALGORITHMS:
-            print(f"{path.parent} is left out: it was trained against other weights than those of {start} now")
+            print(f"{folder} is left out: it was trained against other weights than those of {start} now")
     return found
 
 
@@ -96,7 +97,7 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Po
     models, runs = {}, {name: checkpoint.read_run(folder) for name, folder in folders.items()}
     for name, folder in folders.items():
         model, tokenizer = checkpoint.load(folder)
-        roles = runs[name].get("stage") != "base" and not missing_specials(tokenizer.chat, tokenizer, ("user",))
+        roles = runs[name].get("stage") != "base" and not missing_specials(tokenizer.chat, tokenizer)
         models[name] = Policy(model.to(device).eval(), tokenizer, chat=roles)
     return models, runs, folders
 
@@ -198,7 +199,7 @@ def collect_items(
     references, last = kl_references(options.reference, against, runs, weights), list(models)[-1]
     reference = references[last]
     tokens = {
-        name: (policy.model.config.vocab_size, policy.tokenizer.token_bytes, policy.tokenizer.special_ids)
+        name: (policy.model.config.vocab_size, vocabulary_of(policy.tokenizer), policy.tokenizer.special_ids)
         for name, policy in models.items()
     }
     if others := [name for name in models if tokens[name] != tokens[reference]]:
@@ -227,8 +228,9 @@ def collect_items(
             compared = policy.model if name in (reference, last) else None
             s.items[name] = sample_items(asked, models[references[name]], s.records, protocol, compared)
             s.texts[name] = text_items(asked, s.records, s.about["temperatures"].get(name))
-        # A base model is asked in other ids: its answers and the policy's are no mixture of answers to one prompt.
-        if beta > 0 and reward_of is not None and last != reference and policy.chat == ref.chat:
+        # Asked in other ids, as a base model is, their answers are no mixture of answers to one prompt.
+        alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records)
+        if beta > 0 and reward_of is not None and last != reference and alike:
             known = optimum_of_training(runs[last], weights[reference], beta, judged.reward, title)
             if known is None and options.reference_samples:
                 more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))

@@ -12,7 +12,6 @@ Proved by tests/lm/test_chat_formats.py.
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from minirlhf.harness.files import UserError
@@ -27,11 +26,9 @@ FORMATS = {
 CHAT = "how turns are written; none: as the model's tokenizer says, with the system text that it comes with"
 
 
-def missing_specials(
-    form: ChatFormat, tokenizer: Tokenizer, roles: Sequence[str] = ("user", "assistant", "system")
-) -> list[str]:  # fmt: skip
-    """The special tokens that a format needs, for these roles, and a tokenizer does not have."""
-    cues = "".join(form.cue.format(role=role) for role in roles)
+def missing_specials(form: ChatFormat, tokenizer: Tokenizer) -> list[str]:
+    """The special tokens that a format needs and a tokenizer does not have."""
+    cues = "".join(form.cue.format(role=role) for role in ("user", "assistant", "system"))
     wanted = re.findall(r"<\|\w+\|>", form.begin + cues + form.close) + [form.end or tokenizer.eos]
     return [name for name in dict.fromkeys(wanted) if name not in tokenizer.special_ids]
 
@@ -54,8 +51,9 @@ def recognise_format(tokenizer: Tokenizer, template: str = "") -> Tokenizer:
             if not named and template:
                 continue  # perhaps it is another's: those are told by their cues
             said = re.escape(form.cue.format(role="system")).replace("\\\n", r"(?:\n|\\n)")
-            if form.close and (found := re.search(f"{said}([^{{}}]+?){re.escape(form.close.strip())}", template)):
-                text = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), found[1])
+            turns = (x.partition(form.close.strip()) for x in re.split(said, template)[1:] if form.close)
+            if text := next((x for x, closed, _ in turns if x and closed and not {*x} & {*"{}"}), ""):
+                text = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), text)
                 tokenizer.chat = replace(form, system=text)
             return tokenizer
     return tokenizer

@@ -32,7 +32,7 @@ from minirlhf.lm.weights import fill, read_weights, to_float
 COUNT = range(2**63)
 MOST_EXAMPLES = 1_000_000  # made for a task: what run.json says is made again by an evaluation
 RUN = {  # of run.json: all that anything reads of it, as an example
-    "stage?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "max_new?": COUNT,
+    "stage?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "base?": "", "max_new?": COUNT,
     "data?": {
         "examples?": range(MOST_EXAMPLES + 1), "init?": "", "reward?": ("", [""]), "data?": [""], "prompts?": [""],
         "map?": "",
@@ -50,6 +50,11 @@ def fingerprint(model: Model, tokenizer: Tokenizer | None = None) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def fingerprint_under(model: Model) -> str:
+    """`fingerprint` of the layers under adapters; rows that are added to an embedding may differ by machine."""
+    return fingerprint(nn.ModuleList(layer.base for layer in layers_of(model).values()))
 
 
 def to_huggingface(model: Model) -> dict[str, Tensor]:
@@ -84,7 +89,7 @@ def save(
     value_head: in a file of its own; without one, what an earlier run left there is removed.
     """
     folder = Path(folder)
-    for name in ("config.json", "adapter_config.json", "value_head.safetensors"):
+    for name in ("config.json", "adapter_config.json", "adapter_model.safetensors", "value_head.safetensors"):
         (folder / name).unlink(missing_ok=True)
     write_safetensors(folder / "model.safetensors", to_huggingface(model) | (head or {}))
     if value_head:
@@ -104,7 +109,7 @@ def save_adapter(
     if value_head:
         write_safetensors(folder / "value_head.safetensors", value_head.state_dict())
     tokenizer_files.save(tokenizer, folder)
-    write_json(folder / "run.json", run)
+    write_json(folder / "run.json", run | {"base": fingerprint_under(model)})
     lora_files.save_adapter(folder, model, base)
 
 
@@ -151,16 +156,21 @@ def load(path: str | Path) -> tuple[Model, Tokenizer]:
     return load_with(path, "")[:2]
 
 
-def load_with(path: str | Path, head: str) -> tuple[Model, Tokenizer, Tensor | None]:
-    """`load`, and the tensor of that name, which no language model has; None where it is not there."""
+def load_with(path: str | Path, head: str, above: tuple[Path, ...] = ()) -> tuple[Model, Tokenizer, Tensor | None]:
+    """`load`, and the tensor `head` of a model that is more, or None. above: folders of adapters that stand on it."""
     path = Path(path)
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        base = lora_files.base_of(path)
-        model, tokenizer, found = load_with(base, head)
+    if (path / "adapter_config.json").exists():
+        base, above = lora_files.base_of(path), (*above, path.resolve())
+        if Path(base).resolve() in above:
+            raise UserError(f"{path}/adapter_config.json: {base} stands on these adapters itself; name a whole model")
+        model, tokenizer, found = load_with(base, head, above)
         if (path / "tokenizer.json").exists():
             tokenizer = tokenizer_files.load(path)
             resize_vocabulary(model, tokenizer.vocab_size)  # new rows are the mean of the old ones, as in training
-        return merge(lora_files.load_adapter(path, model)), tokenizer, found
+        lora_files.load_adapter(path, model)
+        if (made := read_run(path).get("base")) and made != fingerprint_under(model):
+            raise UserError(f"{path}: {base} has other weights than its adapters were trained beside; put those back")
+        return merge(model), tokenizer, found
     if path.is_file():
         raw, tensors, tokenizer = read_gguf(path)
         config, weights = config_from_json(raw, str(path)), path
@@ -219,6 +229,6 @@ def load_chat(path: str | Path, form: str = "") -> tuple[Model, Tokenizer]:
     """
     model, tokenizer = load(path)
     tokenizer = choose_format(tokenizer, form) if form else tokenizer
-    if missing := missing_specials(tokenizer.chat, tokenizer, ("user", "assistant")):
+    if missing := missing_specials(tokenizer.chat, tokenizer):
         raise UserError(f"{path}: its tokenizer has no {missing[0]}; fine-tune it with train_sft.py first")
     return model, tokenizer

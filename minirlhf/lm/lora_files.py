@@ -76,6 +76,6 @@ def base_of(folder: str | Path) -> str:
     """The model that the adapters in a folder stand beside. Raises UserError where it is not there."""
     where = Path(folder) / "adapter_config.json"
     base = read_json(where, {"base_model_name_or_path": ""})["base_model_name_or_path"]
-    if not Path(base).exists() or Path(base).resolve() == Path(folder).resolve():
+    if not Path(base).exists():
         raise UserError(f"{where}: its base {base} is not there; go to the folder that the training ran in, or mend it")
     return base

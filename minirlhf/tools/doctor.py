@@ -31,6 +31,7 @@ from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.lm.tokenizer_files import vocabulary_of
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
@@ -95,10 +96,10 @@ def admit(folder: str, options: Doctor, judged: RewardOptions, device: torch.dev
     settings = typed({k: v for k, v in training.items() if k in known}, known, f"{folder}/run.json") | {"group": GROUP}
     settings["max_new"] = past.get("max_new") or max_new
     reference, reference_name = deepcopy(policy), "the checkpoint itself"
-    if data.get("init") and Path(data["init"]).is_dir():
+    if data.get("init") and Path(data["init"]).exists():
         reference_name = data["init"]
         reference, other = checkpoint.load(reference_name)
-        if (other.token_bytes, other.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
+        if (vocabulary_of(other), other.special_ids) != (vocabulary_of(tokenizer), tokenizer.special_ids):
             raise UserError(f"{reference_name}: the reference of {folder} by its run.json, has other tokens")
         if run.get("reference") not in (None, checkpoint.fingerprint(reference)):
             reference_name += ", which is not what it was trained against any more"

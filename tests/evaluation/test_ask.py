@@ -1,6 +1,7 @@
 """The items: what models say and how they predict what people said, and the same numbers by other ways."""
 
 import random
+from dataclasses import replace
 from itertools import accumulate
 from math import exp, isnan, log, nan
 
@@ -19,6 +20,7 @@ from minirlhf.lm.generation import Generation
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import messages_of
 from minirlhf.lm.sft import negative_log_likelihood
+from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import expected_calibration_error, fit_temperature
 from minirlhf.tasks import TASKS
 
@@ -202,6 +204,16 @@ def test_what_a_model_says_fits_the_context_of_all(make_policy, tokenizer):
         assert len(render_prompt(RECORDS[x["index"]], tokenizer)) + x["tokens"] <= 32
     for x in sampled(long, short, tokenizer, max_new=40):
         assert len(render_prompt(RECORDS[x["index"]], tokenizer)) + x["tokens"] <= 12
+
+
+def test_what_a_model_says_fits_behind_the_prompt_of_a_reference_of_another_format(make_policy, tokenizer):
+    """Of one vocabulary: a system text that the reference alone comes with takes room, too."""
+    wordy = Tokenizer()
+    wordy.chat = replace(wordy.chat, system="be so kind")
+    model = make_policy(0, context=32)
+    protocol = Protocol(None, max_new=40, samples=2, seed=0)
+    for x in sample_items(Policy(model, tokenizer), Policy(model, wordy), RECORDS, protocol):
+        assert len(render_prompt(RECORDS[x["index"]], wordy)) + x["tokens"] <= 32
 
 
 def test_a_sample_depends_on_neither_its_neighbours_nor_the_number_of_samples(made, tokenizer):

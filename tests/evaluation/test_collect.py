@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
+from minirlhf.lm.gguf_models import write_gguf
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import prompt_of
+from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics import ngram
 from minirlhf.rl.reward_files import RewardOptions
 from minirlhf.tasks import TASKS, reward_of_task
@@ -43,11 +46,14 @@ def files(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ask(make_policy, tokenizer, files):
-    """A function that collects items from three models: (run, sets). chat and runs: of single ones; make: of each."""
-    def ask(runs=None, chat=None, names=("base", "sft", "ppo"), make=None, **options) -> tuple:
+    """A function that collects items from three models: (run, sets). chat, runs, own: of single ones; make: of each.
+
+    own: tokenizers.
+    """
+    def ask(runs=None, chat=None, names=("base", "sft", "ppo"), make=None, own={}, **options) -> tuple:
         make = make or (lambda i: make_policy(i, context=320))
         roles = dict.fromkeys(names, True) | (chat or {})
-        models = {name: Policy(make(i), tokenizer, roles[name]) for i, name in enumerate(names)}
+        models = {name: Policy(make(i), own.get(name, tokenizer), roles[name]) for i, name in enumerate(names)}
         judged = RewardOptions(options.pop("reward", ()))
         options = Evaluation(**{"prompts": 3, "samples": 2, "max_new": 4, **options})
         runs = dict.fromkeys(models, {}) | (runs or {})
@@ -175,6 +181,19 @@ def test_models_of_different_tokenizers_are_refused_by_name(ask, make_policy, to
         models = {"a": Policy(make_policy(0), tokenizer), "b": Policy(make_policy(0, layers=1), tokenizer)}
         checkpoint.resize_vocabulary(models["b"].model, 261)
         collect_items(Evaluation(), RewardOptions(), 0, models, dict.fromkeys(models, {}), {})
+
+
+def test_a_model_and_its_copy_in_another_format_are_compared(make_policy, tokenizer, files):
+    """Their tokenizers are of two classes, their ids mean the same."""
+    model = make_policy(0, context=320)
+    raw, tensors = checkpoint.config_to_json(model.config, tokenizer.eos_id), checkpoint.to_huggingface(model)
+    write_gguf(files / "copy.gguf", raw, tensors, tokenizer)
+    copy, theirs = checkpoint.load(files / "copy.gguf")
+    assert type(theirs) is not type(tokenizer)
+    models = {"a": Policy(model, tokenizer), "b": Policy(copy.eval(), theirs)}
+    options = Evaluation(samples=1, max_new=4, data=("own.jsonl",))
+    _, (s,) = collect_items(options, RewardOptions(), 0, models, dict.fromkeys(models, {}), {})
+    assert [x["kl"] for x in s.items["b"]] == [0.0] * len(s.items["a"])
 
 
 def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_knows_no_roles(
@@ -356,6 +375,14 @@ def test_the_beta_is_that_of_training_unless_another_is_given(ask):
 def test_without_beta_reward_or_a_common_prompt_there_is_no_optimum(change, ask):
     _, (s,) = ask(**{"runs": {"ppo": {"training": TRAINING}}, **MINE, **change})
     assert not {"beta", "optimum"} & s.about.keys()
+
+
+def test_models_that_are_asked_in_two_formats_have_no_common_optimum(ask):
+    wordy = Tokenizer()
+    wordy.chat = replace(wordy.chat, system="be so kind")
+    for own, known in (({"ppo": wordy}, False), ({"ppo": wordy, "sft": wordy}, True)):
+        _, (s,) = ask(runs={"ppo": {"training": TRAINING}}, own=own, **MINE)
+        assert ("optimum" in s.about) == known
 
 
 def test_more_samples_of_the_reference_tell_the_optimum_where_training_did_not(ask):

@@ -278,12 +278,14 @@ def test_j_and_share_are_to_the_start_of_both_policies_whichever_they_are_compar
     assert kl["models"]["sft"]["value"] == 0 and kl["models"]["ppo"]["value"] > 0
 
 
-def test_without_models_the_rl_that_began_at_the_sft_model_is_taken_and_the_rest_is_named(folder, capsys):
+def test_without_models_the_rl_that_began_at_the_sft_model_is_taken_and_the_rest_is_named(folder, tmp_path, capsys):
     """All of it, the newest last, so that this is compared; SFT trained anew leaves the old PPO out."""
     for name, stage, start, age in (("sft", "sft", "", 0), ("ppo", "ppo", "sft", 5), ("old", "rloo", "sft", 9),
                                     ("dpo", "dpo", "sft", 1), ("rm", "reward", "", 1)):  # fmt: skip
         folder(name, stage, start, age)
+    (tmp_path / "out/ppo/adapter_config.json").write_text("{}")  # a folder with both is one model
     assert rl_runs("out/sft") == ["out/old", "out/ppo"]
+    (tmp_path / "out/ppo/adapter_config.json").unlink()
     models, _, folders = load_models(Evaluation(), torch.device("cpu"))
     assert list(models) == ["sft", "old", "ppo"] and "sft=out/sft old=out/old ppo=out/ppo" in capsys.readouterr().out
     folder("sft", "sft")  # trained anew

@@ -2,12 +2,13 @@
 
 import random
 import re
+import time
 from dataclasses import replace
 
 import pytest
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm import tokenizer_files
+from minirlhf.lm import checkpoint, tokenizer_files
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.chat_formats import FORMATS, choose_format, missing_specials, recognise_format, template_of
 from minirlhf.lm.tokenizer import Tokenizer
@@ -120,3 +121,20 @@ def test_a_format_is_recognised_by_its_special_tokens_and_by_its_template(name):
 def test_a_format_whose_tokens_are_not_there_is_refused():
     with pytest.raises(UserError, match="--chat chatml: the tokenizer has no <|im_start|>".replace("|", r"\|")):
         choose_format(Tokenizer(), "chatml")
+
+
+def test_a_model_without_a_token_for_each_role_is_not_taken_for_fine_tuned(tmp_path, make_gpt):
+    """A conversation may begin with a system text at any time."""
+    tokenizer = Tokenizer(specials=("<|endoftext|>", "<|user|>", "<|assistant|>"))
+    checkpoint.save(tmp_path, make_gpt(vocab_size=tokenizer.vocab_size), tokenizer, {})
+    with pytest.raises(UserError, match=r"its tokenizer has no <\|system\|>; fine-tune it"):
+        checkpoint.load_chat(tmp_path)
+    model, tokenizer = checkpoint.load_with_roles(tmp_path)
+    assert "<|system|>" in tokenizer.special_ids and model.config.vocab_size == tokenizer.vocab_size
+
+
+def test_a_long_template_is_read_in_a_moment():
+    """Of 10 MB, in which a system text begins everywhere and ends nowhere."""
+    start = time.process_time()
+    assert recognise_format(with_format("chatml"), "<|im_start|>system\n" * 500_000).chat.system == ""
+    assert time.process_time() - start < 2

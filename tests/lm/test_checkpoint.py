@@ -10,7 +10,10 @@ import torch
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm import tokenizer_files
-from minirlhf.lm.checkpoint import config_from_json, config_to_json, from_huggingface, load, save, to_huggingface
+from minirlhf.lm.checkpoint import (
+    config_from_json, config_to_json, from_huggingface, load, save, save_adapter, to_huggingface,
+)
+from minirlhf.lm.lora import adapt, layers_of
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.safetensors import Safetensors, write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
@@ -498,3 +501,55 @@ def test_rows_that_no_token_stands_for_are_cut_on_loading(tmp_path):
     model, loaded = load(tmp_path)
     assert model.config.vocab_size == loaded.vocab_size == model.wte.num_embeddings
     assert torch.equal(model.wte.weight, padded.wte.weight[: tokenizer.vocab_size])
+
+
+# Adapters
+
+
+@pytest.fixture
+def adapters(folder, tokenizer):
+    """A function that saves adapters, which have learnt something, beside the model in another folder."""
+    def make(name: str, base=folder):
+        model = adapt(load(base)[0], 2, 4.0)
+        for layer in layers_of(model).values():
+            torch.nn.init.normal_(layer.B, std=0.3)
+        save_adapter(folder.parent / name, model, tokenizer, {}, str(base))
+        return folder.parent / name
+
+    return make
+
+
+def test_adapters_stand_on_a_model_or_on_adapters_but_not_in_a_ring(adapters, folder):
+    first = adapters("a")
+    second = adapters("b", first)
+    weights = [load(path)[0].h[0].attn.c_attn.weight for path in (folder, first, second)]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    for above in (first, second):
+        config = json.loads((first / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(above)}
+        (first / "adapter_config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match="adapter_config.json: .* stands on these adapters itself"):
+            load(second)
+
+
+def test_adapters_beside_other_weights_than_in_training_are_refused(adapters, folder, make_gpt, tokenizer):
+    first = adapters("a")
+    save(folder, make_gpt(1, vocab_size=tokenizer.vocab_size), tokenizer, {})
+    with pytest.raises(UserError, match="a: .*sft has other weights"):
+        load(first)
+
+
+def test_adapters_beside_a_config_are_not_left_out(adapters, folder):
+    """As some tools leave one there: transformers takes the adapters, too."""
+    first = adapters("a")
+    wanted = load(first)[0]
+    (first / "config.json").write_bytes((folder / "config.json").read_bytes())
+    assert same_parameters(load(first)[0], wanted)
+
+
+def test_nothing_of_one_kind_is_left_where_the_other_is_written(adapters, folder, tokenizer):
+    first = adapters("a")
+    save(first, load(first)[0], tokenizer, {})
+    assert set(os.listdir(first)) == FILES
+    adapters("a")
+    assert set(os.listdir(first)) == FILES - {"config.json", "model.safetensors"} | {
+        "adapter_config.json", "adapter_model.safetensors"}  # fmt: skip

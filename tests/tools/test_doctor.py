@@ -15,6 +15,7 @@ import torch
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint
 from minirlhf.lm.generation import Sampling, generate, pad_columns
+from minirlhf.lm.gguf_models import write_gguf
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
@@ -456,6 +457,15 @@ def test_a_checkpoint_is_its_own_reference_before_ppo(call, folders):
     assert status == 0 and "to the reference 0.000, k1 0.000" in out
     assert "cut by max_new = 64" in out
     assert "max_new = 8:" in call("out/sft", "--task", "arithmetic")[1]
+
+
+def test_a_reference_that_is_a_gguf_file_is_found(call, folders, tokenizer):
+    """Its tokenizer is of another class, its ids mean the same."""
+    model, run = checkpoint.load(folders / "out" / "sft")[0], folders / "out" / "ppo" / "run.json"
+    config = checkpoint.config_to_json(model.config, tokenizer.eos_id)
+    write_gguf(folders / "sft.gguf", config, checkpoint.to_huggingface(model), tokenizer)
+    run.write_text(run.read_text().replace('"out/sft"', '"sft.gguf"'))
+    assert call("out/ppo")[1].splitlines()[1].endswith("reference: sft.gguf")
 
 
 def test_explain_prints_one_response_that_adds_up(call, folders):
