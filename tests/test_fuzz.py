@@ -26,6 +26,8 @@ class Reader:
 
 ASK = "evaluate.py --prompt hi --max-new 2 --models sft=out/sft"
 GPT2 = "evaluate.py --prompt hi --max-new 2 --models gpt2=gpt2"
+LLAMA = "evaluate.py --prompt hi --max-new 2 --models llama=llama"
+ADAPTER = "evaluate.py --prompt hi --max-new 2 --models adapter=adapter"
 LINES, JSON, HEADER, STATE = (
     mutation.lines_at_random, mutation.json_at_random, mutation.header_at_random, mutation.state_at_random,
 )  # fmt: skip
@@ -47,6 +49,13 @@ READERS = [
     Reader("a tokenizer", "out/sft/tokenizer.json", ASK, JSON),
     Reader("a vocabulary", "gpt2/vocab.json", GPT2, JSON),
     Reader("merges", "gpt2/merges.txt", GPT2),
+    Reader("a Llama's config.json", "llama/config.json", LLAMA, JSON),
+    Reader("an index of weights", "llama/model.safetensors.index.json", LLAMA, JSON),
+    Reader("a tokenizer from elsewhere", "llama/tokenizer.json", LLAMA, JSON),
+    Reader("what stands beside it", "llama/tokenizer_config.json", LLAMA, JSON),
+    Reader("a GGUF file", "llama.gguf", LLAMA.replace("=llama", "=llama.gguf"), mutation.gguf_at_random),
+    Reader("adapters", "adapter/adapter_model.safetensors", ADAPTER, HEADER),
+    Reader("what adapters are", "adapter/adapter_config.json", ADAPTER, JSON),
     Reader("a reward model", "out/rm/model.safetensors", "judgements --reward model:out/rm", HEADER, 6),
     Reader("a value head", "out/ppo/value_head.safetensors", "doctor out/ppo", HEADER, 6),
     Reader("the run of a model", "out/ppo/run.json", EVAL, JSON, 15),

@@ -20,8 +20,8 @@ from minirlhf.lm.gguf_models import write_gguf
 class Options:
     """What, and where to."""
 
-    model: str = option("", "a folder, or a GGUF file", bare=True)
-    out: str = option("", "what to write, and not to replace: a file whose name ends in .gguf, or else a folder", bare=True)
+    model: str = option("", "a folder, or a GGUF file", bare=True, nargs=None)
+    out: str = option("", "what to write, and not to replace: a FILE.gguf, or else a folder", bare=True, nargs=None)
     kind: str = option("F32", "of the matrices in a GGUF file", choices=("F32", "Q8_0"))
 
 
@@ -30,12 +30,16 @@ def main() -> None:
     (options,) = parse(__doc__.splitlines()[0], Options)
     if Path(options.out).exists():
         raise UserError(f"{options.out}: it exists; choose another name")
+    if (gguf := options.out.endswith(".gguf")) < (options.kind != "F32"):
+        raise UserError(f"--kind {options.kind}: is of a GGUF file, and {options.out} is a folder; leave it out")
     model, tokenizer = checkpoint.load(options.model)
-    if options.out.endswith(".gguf"):
+    if gguf:
         config = config_to_json(model.config, tokenizer.eos_id)
         write_gguf(options.out, config, checkpoint.to_huggingface(model), tokenizer, options.kind)
     else:
         checkpoint.save(options.out, model, tokenizer, checkpoint.read_run(options.model))
+    if gguf and getattr(tokenizer, "pattern", "") == "gpt2-digits":
+        print("llama.cpp cuts white space before a digit in its own way: several spaces there can be other tokens")
     print(f"{options.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 

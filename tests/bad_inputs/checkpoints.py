@@ -5,11 +5,13 @@ import json
 import torch
 
 from bad_inputs.table import (
-    DIGITS, FOLDER, GONE, INF, LOOP, NAN, PIPE, Bad, Spoil, bad, cut, header, nested, swap, tensors, with_keys,
+    DIGITS, FOLDER, GONE, INF, LOOP, NAN, PIPE, Bad, Spoil, bad, cut, gguf, header, in_gguf, nested, swap, tensors,
+    with_keys,
 )
 
 ASK = "evaluate.py --prompt hi --max-new 2 --models sft=out/sft"
 GPT2 = "evaluate.py --prompt hi --max-new 2 --models gpt2=gpt2"
+LLAMA, GGUF, ADAPTER = (ASK.replace("out/sft", name) for name in ("llama", "llama.gguf", "adapter"))
 EVAL, PPO = "evaluate.py --config eval.json --out new", "train_ppo.py --config ppo.json --out new"
 RM = "train_ppo.py --config mine.json --reward model:out/rm --out new"
 WTE, FIRST = "transformer.wte.weight", "transformer.h.0.ln_1.weight"
@@ -223,12 +225,13 @@ TOKENIZERS = [
     tokens({"added_tokens": None}, claim="special tokens that are null"),
     tokens({"added_tokens.0.content": "<|end|>"}, claim="a tokenizer without an end of text"),
     tokens({"added_tokens.0.id": 3}, claim="a special token with the id of a byte"),
-    tokens({"added_tokens.0.special": False}, "special", claim="an added token that is ordinary text"),
+    tokens({"added_tokens.0.special": False, "added_tokens.0.content": "end"}, "special",
+           claim="an added token that is ordinary text"),
     tokens({"added_tokens.0": "<|endoftext|>"}, claim="a special token that is a text"),
     tokens({"pre_tokenizer": None}, claim="a tokenizer that does not cut"),
     tokens({"pre_tokenizer.pretokenizers": []}, claim="a tokenizer that cuts in no step"),
     tokens({"pre_tokenizer.pretokenizers.0.pattern.Regex": ".*"}, "pre-tokenizer", claim="a pattern that is not known"),
-    tokens({"normalizer": {"type": "NFC"}}, "normalizer", claim="a tokenizer that normalises"),
+    tokens({"normalizer": {"type": "NFKC"}}, "normalizer", claim="a tokenizer that normalises"),
     tokens({"post_processor": {"type": "Bert"}}, "post-processor", claim="a tokenizer that adds tokens"),
     bad("a vocabulary that is missing", GPT2, "vocab.json", files={"gpt2/vocab.json": GONE}),
     bad("merges that are missing", GPT2, "merges.txt", files={"gpt2/merges.txt": GONE}),
@@ -305,4 +308,90 @@ REWARD_MODELS = [
     one("out/ppo/value_head.safetensors", tensors(lambda x: x.update(weight=torch.ones(1, 9))),
         claim="a value head of another model", command="doctor out/ppo"),
 ]  # fmt: skip
-CHECKPOINTS = [*FOLDERS, *WEIGHTS, *CONFIG, *TOKENIZERS, *RUNS, *REWARD_MODELS]
+INDEX, ADAPTERS = "llama/model.safetensors.index.json", "adapter/adapter_config.json"
+TURNS = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 64}  # fmt: skip
+
+
+def llama(key: str, value: object, claim: str, says: str = "") -> Bad:
+    """The config.json of a Llama with another value, which is named by its key or by another word."""
+    named = says or key.rpartition(".")[2]
+    return one("llama/config.json", with_keys({key: value}), named, claim=claim, command=LLAMA)
+
+
+def said(key: str, value: object, claim: str, *says: str) -> Bad:
+    """A GGUF file with another value of a key."""
+    return one("llama.gguf", gguf({key: value}), *says, claim=claim, command=GGUF)
+
+
+def claimed(name: str, *sizes: int, claim: str, kind: int = 0) -> Bad:
+    """A GGUF file that claims something else of a tensor, which is named."""
+    return one("llama.gguf", in_gguf(name, *sizes, kind=kind), name, claim=claim, command=GGUF)
+
+
+LLAMAS = [
+    llama("rope_parameters", {"rope_type": "yarn", "factor": 4.0}, "positions that turn in a way of their own"),
+    llama("rope_parameters", TURNS | {"partial_rotary_factor": 0.5}, "heads of which a half turns"),
+    llama("rope_parameters", TURNS | {"factor": 0.0}, "turns that are divided by 0", "turn"),
+    llama("rope_parameters", without(TURNS, "factor"), "turns that are divided by nothing", "rope.factor"),
+    llama("rope_parameters.rope_theta", NAN, "a base of NaN"),
+    llama("rms_norm_eps", "1e-5", "an epsilon that is a text"),
+    llama("rms_norm_eps", -1.0, "an epsilon below 0", "norm_eps"),
+    llama("max_position_embeddings", 10**30, "a Llama's context of 10**30"),
+    llama("num_hidden_layers", 1.5, "one layer and a half"),
+    llama("head_dim", True, "a head of true numbers"),
+    llama("hidden_act", "gelu", "an activation that is not a Llama's"),
+    llama("attention_bias", True, "an attention with a bias"),
+    one(INDEX, '{"weight_map": {"a": ".."}}', "'..'", claim="a shard that is the folder above", command=LLAMA),
+    bad("a shard that is not there", LLAMA, "llama/nowhere", files={INDEX: '{"weight_map": {"a": "nowhere"}}'}),
+    bad("a pickle that is a pipe", LLAMA, "pytorch_model.bin", files={INDEX: GONE, "llama/pytorch_model.bin": PIPE}),
+    bad("a chat template that is a list of a number", LLAMA, "llama/tokenizer", files={
+        "llama/tokenizer_config.json": with_keys({"chat_template": [5]})}),
+]  # fmt: skip
+GGUFS = [
+    one("llama.gguf", b"", claim="a GGUF file of no byte", command=GGUF),
+    one("llama.gguf", cut(3000), claim="a GGUF file cut in the header", command=GGUF),
+    one("llama.gguf", cut(-1), claim="a GGUF file that lacks a byte", command=GGUF),
+    one("llama.gguf", lambda old: old[:8] + b"\xff" * 6 + b"\0\0" + old[16:], claim="2**48 tensors", command=GGUF),
+    one("llama.gguf", lambda old: old[:4] + b"\1" + old[5:], "version", claim="a GGUF file of version 1", command=GGUF),
+    claimed("blk.0.ffn_down.weight", 256, 32, kind=12, claim="numbers in Q4_K"),
+    claimed("blk.0.ffn_down.weight", 32, 0, claim="a tensor of no row"),
+    claimed("blk.0.ffn_down.weight", 2**40, 2**40, claim="a tensor of 2**80 numbers"),
+    claimed("output_norm.weight", 32, 2**30, claim="a tensor beyond the end of a GGUF file"),
+    said("general.architecture", "mamba", "a GGUF file of another architecture", "mamba"),
+    said("general.architecture", ["llama"], "an architecture in a GGUF file that is a list"),
+    said("llama.attention.head_count", 0, "no head in a GGUF file", "num_attention_heads"),
+    said("llama.attention.head_count", [2, 2], "heads for each layer in a GGUF file"),
+    said("llama.attention.head_count", 32, "heads that cannot share the rows of a GGUF file"),
+    said("llama.attention.layer_norm_rms_epsilon", NAN, "an epsilon of NaN in a GGUF file", "rms_norm_eps"),
+    said("llama.rope.freq_base", "much", "a base that is a word in a GGUF file", "rope_theta"),
+    said("llama.rope.scaling.factor", 4.0, "a context that is stretched in a GGUF file", "factor 4.0"),
+    said("llama.block_count", 10**9, "a GGUF file of 10**9 layers"),
+    said("tokenizer.ggml.pre", ["smollm"], "a cut that is a list"),
+    said("tokenizer.ggml.pre", GONE, "a cut that is not told"),
+    said("tokenizer.ggml.model", "x" * 10**6, "a tokenizer whose kind has 10**6 letters"),
+    said("tokenizer.ggml.tokens", ["a"] * 260, "tokens that are all the same"),
+    said("tokenizer.ggml.eos_token_id", 260, "an end that is beyond the vocabulary"),
+    said("tokenizer.chat_template", 5, "a chat template in a GGUF file that is a number"),
+]  # fmt: skip
+LORA = [
+    one(ADAPTERS, with_keys({"base_model_name_or_path": "adapter"}), claim="adapters that stand on themselves",
+        command=ADAPTER),
+    bad("two adapters that stand on each other", ADAPTER, "adapter_config.json", files={
+        "other/adapter_config.json": '{"base_model_name_or_path": "adapter"}',
+        ADAPTERS: with_keys({"base_model_name_or_path": "other"})}),
+    one(ADAPTERS, with_keys({"base_model_name_or_path": "nowhere"}), "nowhere", claim="adapters on nothing",
+        command=ADAPTER),
+    bad("adapters on a model of other weights", ADAPTER, "out/sft", files={
+        "out/sft/model.safetensors": tensors(lambda x: {k: x[k] * 1.01 for k in x})}),
+    one(ADAPTERS, with_keys({"r": 0}), "r", claim="adapters of rank 0", command=ADAPTER),
+    one(ADAPTERS, with_keys({"r": 10**9}), "rank", claim="adapters of rank 10**9", command=ADAPTER),
+    one(ADAPTERS, with_keys({"lora_alpha": NAN}), "lora_alpha", claim="an alpha of NaN", command=ADAPTER),
+    one(ADAPTERS, with_keys({"use_dora": True}), "use_dora", claim="adapters of another kind", command=ADAPTER),
+    one("adapter/adapter_model.safetensors", GONE, claim="adapters without numbers", command=ADAPTER),
+    bad("a copy that is there already", "convert llama.gguf out", "out", "exists"),
+    bad("a copy of a model to nowhere", "convert llama.gguf", "out"),
+    bad("a kind of numbers for a folder", "convert llama.gguf new --kind Q8_0", "--kind"),
+    bad("a copy of a reward model", "convert out/rm new", "score.weight"),
+]
+CHECKPOINTS = [*LLAMAS, *GGUFS, *LORA, *FOLDERS, *WEIGHTS, *CONFIG, *TOKENIZERS, *RUNS, *REWARD_MODELS]

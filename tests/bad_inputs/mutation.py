@@ -4,12 +4,16 @@ import io
 import json
 import random
 import struct
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 
 from bad_inputs.table import nested
+from minirlhf.lm.gguf import Gguf, write
 
 BYTES = b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\n", b"\r", b'"', b"{", b"]", b",", b"\x1b[31m", b"9" * 400
 STRANGE = (
@@ -124,6 +128,20 @@ def header_at_random(data: bytes, rng: random.Random) -> bytes:
     (size,) = struct.unpack("<Q", data[:8])
     text = utf8(as_text(value_at_random(json.loads(data[8 : 8 + size]), rng), rng))
     return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+def gguf_at_random(data: bytes, rng: random.Random) -> bytes:
+    """A GGUF file in which one or two keys have other values; of those that it can hold."""
+    errors = struct.error, TypeError, AttributeError, ValueError, OverflowError
+    with tempfile.TemporaryDirectory() as folder, suppress(*errors):
+        (path := Path(folder) / "x").write_bytes(data)
+        file = Gguf(path)
+        keys = dict(file.metadata)
+        for key in rng.sample(sorted(keys), rng.choice((1, 1, 2))):
+            keys |= value_at_random({key: keys.pop(key)}, rng)
+        write(path, keys, file)
+        data = path.read_bytes()
+    return data
 
 
 def state_at_random(data: bytes, rng: random.Random) -> bytes:

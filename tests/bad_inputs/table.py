@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from minirlhf.lm.gguf import Gguf, write
 from minirlhf.lm.safetensors import Safetensors, write_safetensors
 
 # What becomes of a file: new content, or the old one changed.
@@ -136,6 +137,30 @@ def header(change: Callable[[dict], dict | str | None]) -> Spoil:
         new = change(claims) or claims
         text = (new if isinstance(new, str) else json.dumps(new)).encode()
         return struct.pack("<Q", len(text)) + text + old[8 + size :]
+
+    return of
+
+
+def gguf(keys: Mapping) -> Spoil:
+    """A GGUF file with other values of keys; GONE leaves out."""
+
+    def of(old: bytes) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            (path := Path(folder) / "x").write_bytes(old)
+            file = Gguf(path)
+            write(path, {k: x for k, x in (file.metadata | {**keys}).items() if x is not GONE}, file)
+            return path.read_bytes()
+
+    return of
+
+
+def in_gguf(name: str, *sizes: int, kind: int = 0) -> Spoil:
+    """A GGUF file whose header claims these sizes and that kind of numbers for a tensor."""
+
+    def of(old: bytes) -> bytes:
+        at = old.index(name.encode()) + len(name)
+        (n,) = struct.unpack_from("<I", old, at)
+        return old[:at] + struct.pack(f"<I{len(sizes)}QI", len(sizes), *sizes, kind) + old[at + 8 + 8 * n :]
 
     return of
 

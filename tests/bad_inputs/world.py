@@ -5,6 +5,8 @@
     stopped/ stopped-ppo/ stopped-dpo/                          trainings that were stopped after a step
     open/                                                       a study of which not all is judged
     gpt2/                                                       a checkpoint from elsewhere: vocab.json, merges.txt
+    llama/ llama.gguf                                           another, of the Llama family: an index, a chat template
+    adapter/                                                    adapters beside out/sft
     pairs.jsonl prompts.jsonl prefs.jsonl rich.jsonl table.csv corpus.txt mine.py    the user's own
     sft.json, ...                                               options of commands, for --config: CONFIGS
 """
@@ -31,9 +33,15 @@ from minirlhf.annotation import log
 from minirlhf.harness.loop import Loop
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
+from minirlhf.lm.chat_formats import recognise_format
+from minirlhf.lm.families import config_to_json
+from minirlhf.lm.gguf_models import write_gguf
+from minirlhf.lm.llama import Llama, LlamaConfig
+from minirlhf.lm.lora import adapt
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.safetensors import write_safetensors
-from minirlhf.lm.tokenizer import EOS, PAD, Tokenizer
+from minirlhf.lm.tokenizer import BYTE_ORDER, EOS, PAD, Tokenizer
+from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 from minirlhf.rl.reward_model import RewardModel, save_reward_model
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +181,9 @@ def build(folder: Path) -> None:
     checkpoint.resize_vocabulary(model, tokenizer.vocab_size)
     save_reward_model("out/rm", RewardModel(model), tokenizer, {"stage": "reward"})
     make_gpt2(folder / "gpt2")
+    make_llama(folder / "llama", folder / "llama.gguf")
+    model, tokenizer = checkpoint.load("out/sft")
+    checkpoint.save_adapter("adapter", adapt(model, 2, 4.0), tokenizer, {}, "out/sft")
     make_study("out/judgements", 0)
     succeed("annotate close")
     make_study("open", 1)
@@ -197,3 +208,19 @@ def make_gpt2(folder: Path) -> None:
         (folder / name).unlink()
     (folder / "vocab.json").write_text(json.dumps(vocabulary | {EOS: 257}), "utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\ni e\n", "utf-8")
+
+
+def make_llama(folder: Path, gguf: Path) -> None:
+    """A Llama as Hugging Face keeps a large one, and as one GGUF file; its special tokens come first."""
+    torch.manual_seed(0)
+    specials = {EOS: 0, "<|im_start|>": 1, "<|im_end|>": 2}
+    tokens = {bytes([byte]): 3 + i for i, byte in enumerate(BYTE_ORDER)} | {b"ie": 259}
+    tokenizer = VocabularyTokenizer(tokens, [(b"i", b"e")], specials, CUTS["smollm"], EOS)
+    model = Llama(LlamaConfig(260, 64, 1, 2, 32, 1, inner=32))
+    checkpoint.save(folder, model, recognise_format(tokenizer), {})
+    tensors = checkpoint.to_huggingface(model)
+    write_gguf(gguf, config_to_json(model.config, tokenizer.eos_id), tensors, tokenizer, "Q8_0")
+    (folder / "run.json").unlink()
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
