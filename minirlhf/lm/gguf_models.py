@@ -1,6 +1,6 @@
 """Models in GGUF files: llama.cpp's names and keys, turned into Hugging Face's and back.
 
-What is read comes out as a config.json, tensors under the names of `llama_files.py` or `checkpoint.py`, and a
+What is read comes out as a config.json, tensors under the names of `llama_files.py` or `gpt2_files.py`, and a
 tokenizer. So the checks of one loader hold for both kinds of file. llama.cpp keeps the rows of q and k of a Llama in
 another order: the two numbers that turn together stand side by side there, half a head apart here.
 Proved by tests/lm/test_gguf_models.py.
