@@ -54,7 +54,8 @@ def recognise_format(tokenizer: Tokenizer, template: str = "") -> Tokenizer:
             if not named and template:
                 continue  # perhaps it is another's: those are told by their cues
             said = re.escape(form.cue.format(role="system")).replace("\\\n", r"(?:\n|\\n)")
-            if form.close and (found := re.search(f"{said}([^{{}}]+?){re.escape(form.close.strip())}", template)):
+            # Behind a quote stands no text but what is put together, as a message's own.
+            if form.close and (found := re.search(f"{said}(?!['\"])([^{{}}]+?){re.escape(form.close.strip())}", template)):
                 text = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), found[1])
                 tokenizer.chat = replace(form, system=text)
             return tokenizer
