@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant(
         "positions-count-padding", "Positions count real tokens", "TRL GRPO and RLOO with GPT-2, minRLHF",
         "lm/model.py", "(key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)",
-        "torch.arange(past, past + T).expand(B, T)",
+        "torch.arange(past, past + T).expand(len(ids), T)",
         "tests/lm/test_model.py::test_a_row_of_a_ragged_batch_equals_the_row_alone[left-manual]",
     ),
     Mutant(
