@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from minirlhf.harness.files import UserError
+from minirlhf.lm.bpe import PATTERNS
 from minirlhf.lm.chat_formats import recognise_format, template_of
 from minirlhf.lm.gguf import Gguf, write
 from minirlhf.lm.llama import LlamaConfig, turning_rates
 from minirlhf.lm.llama_files import config_from_json
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.lm.tokenizer_files import bytes_of, merges_of, symbols_of
+from minirlhf.lm.tokenizer_files import Parts, merges_of, symbols_of, tokenizer_of
 from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 
 OUTER = {
@@ -38,7 +39,7 @@ INNER = {
              "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"},
 }  # fmt: skip
 FAMILIES = {"llama": "llama", "qwen2": "llama", "qwen3": "llama", "gpt2": "gpt2"}
-PRE = {"smollm": CUTS["smollm"], "llama-bpe": CUTS["llama3"], "qwen2": CUTS["qwen2"], "gpt-2": "gpt2"}
+PRE = {"smollm": CUTS["smollm"], "llama-bpe": CUTS["llama3"], "qwen2": CUTS["qwen2"], "gpt-2": PATTERNS["gpt2"]}
 
 
 def interleave(x: Tensor, heads: int) -> Tensor:
@@ -129,7 +130,7 @@ def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer | VocabularyToken
         raw = {"model_type": "gpt2", "vocab_size": embedded, "n_positions": get("context_length"),
                "n_layer": get("block_count"), "n_head": get("attention.head_count"), "n_embd": get("embedding_length"),
                "layer_norm_epsilon": round(get("attention.layer_norm_epsilon"), 9)}  # fmt: skip
-        return raw, renamed(file), tokenizer
+        return raw | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0), renamed(file), tokenizer
     heads, width = get("attention.head_count"), get("embedding_length")
     raw = {
         "model_type": kind, "vocab_size": embedded, "max_position_embeddings": get("context_length"),
@@ -150,12 +151,11 @@ def read_tokenizer(file: Gguf) -> Tokenizer | VocabularyTokenizer:
         raise UserError(f"{file.path}: its tokenizer is {found}; this code reads gpt2 with {', '.join(PRE)}")
     try:
         names, kinds = get("tokens"), get("token_type") or [1] * len(get("tokens"))
-        specials = {name: i for i, (name, kind) in enumerate(zip(names, kinds, strict=True)) if kind in (3, 4)}
-        tokens = {bytes_of(name): i for i, name in enumerate(names) if name not in specials}
-        merges = [tuple(map(bytes_of, merge.split(" "))) for merge in get("merges")]
-        pre = get("pre", "gpt-2")
-        found = VocabularyTokenizer(tokens, merges, specials, PRE[pre], names[get("eos_token_id")],
-                                    nfc=pre == "qwen2", whole=pre == "llama-bpe")  # fmt: skip
+        specials = [name for name, kind in zip(names, kinds, strict=True) if kind in (3, 4, 5)]
+        pre, merges = get("pre", "gpt-2"), [merge.split(" ") for merge in get("merges")]
+        cut = PATTERNS.get(file.metadata.get("minirlhf.pattern"), PRE[pre])
+        vocabulary, nfc, whole = {name: i for i, name in enumerate(names)}, pre == "qwen2", pre == "llama-bpe"
+        found = tokenizer_of(Parts(vocabulary, merges, cut, specials, nfc, whole), names[get("eos_token_id")])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file.path}: its tokenizer cannot be read: {error}") from None
     return recognise_format(found, file.metadata.get("tokenizer.chat_template", ""))
@@ -182,7 +182,7 @@ def metadata_of(raw: dict) -> dict:
 
 def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
     """The keys of a tokenizer. Raises UserError for a cut that llama.cpp has no name for."""
-    cut = getattr(tokenizer, "cut", None) or {"gpt2-digits": CUTS["smollm"]}.get(tokenizer.pattern, tokenizer.pattern)
+    cut = getattr(tokenizer, "cut", None) or {"gpt2-digits": CUTS["smollm"]}.get(tokenizer.pattern, PATTERNS["gpt2"])
     if cut not in PRE.values():
         raise UserError(f"text is cut by {cut!r}, for which GGUF has no name")
     names = dict(enumerate(map(symbols_of, tokenizer.token_bytes))) | {i: s for s, i in tokenizer.special_ids.items()}
@@ -194,7 +194,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
         "tokenizer.ggml.merges": [" ".join(map(symbols_of, pair)) for pair in merges_of(tokenizer)],
         "tokenizer.chat_template": template_of(tokenizer.chat),
         "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.bos_token_id": tokenizer.eos_id,
-        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_bos_token": False, "minirlhf.pattern": getattr(tokenizer, "pattern", ""),
     }  # fmt: skip
 
 

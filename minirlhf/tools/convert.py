@@ -29,7 +29,7 @@ def main() -> None:
     """Read and write."""
     (options,) = parse(__doc__.splitlines()[0], Options)
     if Path(options.out).exists():
-        raise UserError(f"{options.out}: it exists; choose another name")
+        raise UserError(f"{options.out or 'OUT'}: it exists, or is not given; choose another name")
     model, tokenizer = checkpoint.load(options.model)
     if options.out.endswith(".gguf"):
         config = config_to_json(model.config, tokenizer.eos_id)

@@ -95,7 +95,7 @@ def admit(folder: str, options: Doctor, judged: RewardOptions, device: torch.dev
     settings = typed({k: v for k, v in training.items() if k in known}, known, f"{folder}/run.json") | {"group": GROUP}
     settings["max_new"] = past.get("max_new") or max_new
     reference, reference_name = deepcopy(policy), "the checkpoint itself"
-    if data.get("init") and Path(data["init"]).is_dir():
+    if data.get("init") and Path(data["init"]).exists():
         reference_name = data["init"]
         reference, other = checkpoint.load(reference_name)
         if (other.token_bytes, other.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
@@ -146,7 +146,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     yield checks.padding_is_invisible(losses, some)
     yield checks.kl_to_itself(policy, twin, p.models.reference, some, T)
     yield checks.responses_end(exact, eos, policy.config.context, config.max_new)
-    yield checks.eos_is_trained(score, policy.wte.weight, some, tokenizer)
+    yield checks.eos_is_trained(score, (getattr(policy, "lm_head", None) or policy.wte).weight, some, tokenizer)
 
     def train() -> None:
         rows, n = rollout.rows(range(len(some.ids))), len(some.ids)

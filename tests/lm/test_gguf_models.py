@@ -68,6 +68,30 @@ def test_queries_and_keys_are_turned_to_llama_cpps_order_and_back():
     assert torch.equal(separate(interleave(x, 2), 2), x)
 
 
+@pytest.mark.parametrize("name, moved", [("llama", True), ("qwen2", False), ("qwen3", False)])
+def test_the_file_has_a_llamas_rows_in_llama_cpps_order_and_those_of_others_as_they_are(tmp_path, name, moved):
+    """Row 2 i + j of a head there is row i + j D/2 here."""
+    model = written(tmp_path / "m.gguf", CASES[name])
+    file, attn, D = Gguf(tmp_path / "m.gguf"), model.h[1].attn, model.config.head_size
+    rows = [i + j * D // 2 for i in range(D // 2) for j in (0, 1)] if moved else [*range(D)]
+    for ours, theirs in ((attn.q_proj, "attn_q"), (attn.k_proj, "attn_k"), (attn.v_proj, "attn_v")):
+        heads = ours.weight.view(-1, D, model.config.width)
+        wanted = heads if theirs == "attn_v" else heads[:, rows]
+        assert torch.equal(file[f"blk.1.{theirs}.weight"].view_as(heads), wanted)
+
+
+def test_rows_that_fill_up_a_vocabulary_are_no_text(tmp_path):
+    """llama.cpp's converter names them [PAD0], say, and calls them unused: type 5."""
+    written(tmp_path / "m.gguf", CASES["llama"])
+    file = Gguf(tmp_path / "m.gguf")
+    more = {"tokenizer.ggml.tokens": ["[PAD0]"], "tokenizer.ggml.token_type": [5]}
+    embedding = {"token_embd.weight": torch.cat([file["token_embd.weight"], torch.zeros(1, 32)])}
+    write(tmp_path / "n.gguf", file.metadata | {k: file.metadata[k] + x for k, x in more.items()}, dict(file) | embedding)
+    _, _, tokenizer = read_gguf(tmp_path / "n.gguf")
+    assert tokenizer.vocab_size == TOKENIZER.vocab_size + 1 and tokenizer.special_ids["[PAD0]"] == TOKENIZER.vocab_size
+    assert tokenizer.encode("low [PAD0]") == TOKENIZER.encode("low [PAD0]")
+
+
 def test_a_model_whose_tensors_are_made_when_asked_for_is_written_one_at_a_time(tmp_path):
     """The turned queries and keys and the scaling of positions, too."""
     model = written(tmp_path / "m.gguf", CASES["llama3"])
