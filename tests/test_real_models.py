@@ -256,6 +256,22 @@ def test_adapters_whose_base_is_gone_are_refused_in_one_line(line, models, monke
     refused(line, "a/llama/ppo/adapter_config.json: its base llama is not there; go to the folder that")
 
 
+@pytest.mark.parametrize("stage", ["sft", "ppo", "dpo"])
+def test_adapters_beside_another_model_than_theirs_are_refused_in_one_line(stage, models, monkeypatch, tmp_path):
+    """As where the base was trained again since: its shapes are the same, and nothing else would tell."""
+    shutil.copytree(models / "llama", tmp_path / "llama")
+    for path in (x for x in models.iterdir() if x.is_file()):
+        shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    succeed(command("llama", stage, "a"))
+    model, tokenizer = checkpoint.load("llama")
+    with torch.no_grad():
+        model.wte.weight[0, 0] += 1
+    checkpoint.save("llama", model, tokenizer, {})
+    folder = folder_of("llama", stage, "a")
+    refused(f"evaluate.py --data prompts.jsonl --models a={folder}", f"{folder}: its adapters were trained beside other weights")
+
+
 def test_a_new_llama_goes_the_whole_way(monkeypatch, tmp_path):
     """Pretraining, SFT, PPO from out/sft, and the evaluation of all three, with nothing named but the family."""
     monkeypatch.chdir(tmp_path)
