@@ -1,7 +1,8 @@
 """Run the commands of README.md one after the other in this folder, as a reader would: each must end with 0.
 
 The README prints a reward of the reader's own, which is written here, and names files of the reader's own, which are
-made here. A command that stands in the README twice runs once; what `.ci/run` has run already is passed over.
+made here. A command that stands in the README twice runs once; what `.ci/run` has run already is passed over. One
+package is downloaded, of 93 MB: the real model.
 """
 
 import json
@@ -22,15 +23,17 @@ assert blocks, "the README prints no reward"
 for name, body in blocks:
     Path(name).write_text(re.sub(r"(?m)^    ", "", body), encoding="utf-8")
 sums = [{"prompt": f"{a}+{b}?", "response": str(a + b), "label": str(a + b)} for a in range(12) for b in range(12)]
-for name, kept in (("pairs.jsonl", sums[::2]), ("test.jsonl", sums[1::2])):
+asked = [{"prompt": f"Calculate {a} + {b}. Reply with just the number.", "response": str(a + b)}
+         for a in range(1, 13) for b in range(1, 13)]  # fmt: skip
+for name, kept in (("pairs.jsonl", sums[::2]), ("test.jsonl", sums[1::2]), ("sums.jsonl", asked)):
     Path(name).write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 for command in commands(text):
-    if command in done or not command.startswith("python"):
+    if command in done or not command.startswith(("python", "pip download")):
         continue
     done.add(command)
     start = time.perf_counter()
-    program = [sys.executable, *shlex.split(command)[1:]]
+    program = [sys.executable, *["-m", "pip"] * command.startswith("pip"), *shlex.split(command)[1:]]
     end = subprocess.run(program, input="47+85=\n", capture_output=True, text=True)  # a conversation reads a question
     print(f"{'ok    ' if end.returncode == 0 else 'BROKEN'} {command} ({time.perf_counter() - start:.0f} s)", flush=True)
     if end.returncode:

@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant(
         "positions-count-padding", "Positions count real tokens", "TRL GRPO and RLOO with GPT-2, minRLHF",
         "lm/model.py", "(key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)",
-        "torch.arange(past, past + T).expand(B, T)",
+        "torch.arange(past, past + T).expand(len(ids), T)",
         "tests/lm/test_model.py::test_a_row_of_a_ragged_batch_equals_the_row_alone[left-manual]",
     ),
     Mutant(
@@ -350,7 +350,8 @@ MUTANTS = [
         "tests/lm/test_chat.py::test_every_assistant_turn_is_trained_and_nothing_else",
     ),
     Mutant(
-        "eos-out-of-the-loss", "The model is trained to end", "transformers#23530; trl#734, #976, #1623",
+        "eos-out-of-the-loss", "The model is trained to end",
+        "transformers#23530; trl#734, #976, #1623; Megatron-Bridge#4265",
         "lm/chat.py", "[spoken] * len(content)", "[spoken] * (len(content) - spoken) + [False] * spoken",
         "tests/lm/test_chat.py::test_the_trained_ids_are_the_reply_and_eos[yes]",
     ),
@@ -404,15 +405,14 @@ MUTANTS = [
     Mutant(
         "special-tokens-in-text", "Text cannot become a special token",
         "rlhf-book, TRL (a template, then encoded)",
-        "lm/chat.py", 'tokenizer.encode(message["content"])',
-        'sum((tokenizer.encode(part) + [tokenizer.eos_id] for part in message["content"].split("<|endoftext|>")), '
-        '[])[:-1]',
+        "lm/chat.py", "content = tokenizer.encode(text)",
+        "content = sum((tokenizer.encode(part) + [tokenizer.eos_id] for part in text.split('<|endoftext|>')), [])[:-1]",
         "tests/lm/test_chat.py::test_text_cannot_inject_a_special_token",
     ),
     Mutant(
         "prompt-without-the-cue", "A model is asked in the ids after which its answers were trained",
         "rlhf-book and TRL do not check it",
-        "lm/chat.py", "tokenizer, chat).ids[:-1]", "tokenizer, chat).ids[:-2]",
+        "lm/chat.py", "behind = 1 + len(", "behind = 2 + len(",
         "tests/lm/test_chat.py::test_the_prompt_is_a_strict_prefix_of_what_was_trained[yes-True]",
     ),
     # The model
@@ -462,9 +462,61 @@ MUTANTS = [
     Mutant(
         "pattern-forgotten", "A tokenizer that was saved encodes as before", "minbpe",
         "lm/tokenizer_files.py",
-        'return {**model["vocab"], **specials}, merges, pattern, list(specials)',
-        'return {**model["vocab"], **specials}, merges, "gpt2-digits", list(specials)',
+        "merges, regex, list(specials), nfc", 'merges, PATTERNS["gpt2-digits"], list(specials), nfc',
         "tests/lm/test_tokenizer.py::test_save_and_load_keep_everything",
+    ),
+    # The Llama family
+    Mutant(
+        "neighbours-turned-together", "Number i of a head turns with number i + D/2",
+        "LLMs-from-scratch#747, TinyLlama#24",
+        "lm/llama.py", "first, second = x.chunk(2, -1)", "first, second = x[..., ::2], x[..., 1::2]",
+        "tests/lm/test_llama.py::test_the_logits_are_those_of_another_implementation[llama]",
+    ),
+    Mutant(
+        "keys-of-another-group", "Queries h G to h G + G − 1 share key h", "jax-js#180, axlearn#842, onnx#7274",
+        "lm/llama.py", "attention(q, k, v, bias, kernel",
+        "attention(q.view(B, -1, T, D), *(x.repeat(1, q.shape[2] // T, 1, 1) for x in (k, v)), bias[:, :, -T:], kernel",
+        "tests/lm/test_llama.py::test_attention_is_that_of_slow_loops",
+    ),
+    Mutant(
+        "norm-behind-the-turn", "Queries and keys of Qwen3 are normed, and then turned", "asked in nanochat#743",
+        "lm/llama.py", "            q, k = self.q_norm(q), self.k_norm(k)\n",
+        "            return (norm(rotate(x.transpose(1, 2), *turn)) for norm, x in ((self.q_norm, q), (self.k_norm, k)))\n",
+        "tests/lm/test_llama.py::test_the_logits_are_those_of_another_implementation[qwen3]",
+    ),
+    Mutant(
+        "columns-behind-the-cache", "A new token turns by the real tokens before it, not by columns", "unsloth#3699",
+        "lm/llama.py", "self.turn(positions), bias",
+        "self.turn(cache.length + torch.arange(ids.shape[1]) if cache and cache.length else positions), bias",
+        "tests/lm/test_llama.py::test_padding_on_the_left_and_the_cache_change_nothing[llama]",
+    ),
+    Mutant(
+        "embedding-for-the-head", "A head of its own gives the logits", "pegainfer#544",
+        "lm/llama.py", "(self.lm_head or self.wte).weight", "self.wte.weight",
+        "tests/lm/test_llama.py::test_the_logits_are_those_of_another_implementation[mistral]",
+    ),
+    # Chat formats and files from elsewhere
+    Mutant(
+        "gap-in-the-loss", "What stands behind the EOS of an answer is not trained", "common slip",
+        "lm/chat.py", "[False] * len(behind)", "[spoken] * len(behind)",
+        "tests/lm/test_chat_formats.py::test_the_loss_stands_on_each_answer_and_the_eos_that_ends_it[chatml]",
+    ),
+    Mutant(
+        "own-system-text-dropped", "A model is asked behind the system text that its template brings",
+        "aprender#3990, api-for-open-llm#240",
+        "lm/chat.py", 'form.system and messages[0]["role"] != "system"', 'form.system and messages[0]["role"] == ""',
+        "tests/lm/test_chat_formats.py::test_the_models_own_system_text_is_found_in_its_template_and_kept",
+    ),
+    Mutant(
+        "gguf-rows-left-as-they-are", "The rows of q and k in a Llama's GGUF file are put back",
+        "transformers#31766, vllm-metal#480",
+        "lm/gguf_models.py", "            return separate(x, ", "            return (lambda x, heads: x)(x, ",
+        "tests/lm/test_gguf_models.py::test_a_written_model_is_read_back_to_the_bit[llama]",
+    ),
+    Mutant(
+        "largest-weight-of-a-block-wraps", "The largest weight of a block of 8 bits is 127 steps", "common slip",
+        "lm/gguf.py", "amax(1, keepdim=True) / 127", "amax(1, keepdim=True) / 128",
+        "tests/lm/test_gguf.py::test_8_bits_are_written_with_halves_rounded_away_from_0",
     ),
     # Preferences
     Mutant(
@@ -544,8 +596,7 @@ MUTANTS = [
     ),
     Mutant(
         "mark-left-standing", "A kill while a checkpoint is replaced leaves no mixture of two", "ours, earlier",
-        "lm/checkpoint.py", 'for name in ("config.json", "value_head.safetensors"):',
-        'for name in ("value_head.safetensors",):',
+        "lm/checkpoint.py", 'for name in ("config.json", "adapter_config.json", "adapter_model', 'for name in ("adapter_config.json", "adapter_model',
         "tests/faults/test_folders.py::test_fault_17_a_checkpoint_of_each_kind_is_unmarked_before_it_is_written",
     ),
     Mutant(

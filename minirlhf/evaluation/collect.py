@@ -26,7 +26,6 @@ from minirlhf.lm.chat_formats import missing_specials
 from minirlhf.lm.reading import CHECK, MAP, read_again, read_records
 from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.lm.tokenizer_files import vocabulary_of
 from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.rl.algorithms import ALGORITHMS
 from minirlhf.rl.reward_files import RewardOptions, load_rewards
@@ -199,7 +198,7 @@ def collect_items(
     references, last = kl_references(options.reference, against, runs, weights), list(models)[-1]
     reference = references[last]
     tokens = {
-        name: (policy.model.config.vocab_size, vocabulary_of(policy.tokenizer), policy.tokenizer.special_ids)
+        name: (policy.model.config.vocab_size, policy.tokenizer.token_bytes, policy.tokenizer.special_ids)
         for name, policy in models.items()
     }
     if others := [name for name in models if tokens[name] != tokens[reference]]:

@@ -46,15 +46,15 @@ class Loop:
     def __init__(self, run: Run, total: int, save_every: int, settings: dict, kept: dict | None = None, **parts):
         """If run.resume, load the saved state, or what a finished run left, into the parts.
 
-        settings: what a resumed run must share with the saved one, but for its length, beside what the run says.
-        kept: plain numbers that change on the way, in `loop.kept`.  parts: whatever has state_dict() and
-        load_state_dict(). Raises UserError where there is nothing to resume, or something of other settings.
+        settings: what a resumed run must share with the saved one, but for its length, beside what the run says; tuples
+        are kept as text.  kept: plain numbers that change on the way, in `loop.kept`.  parts: whatever has state_dict()
+        and load_state_dict(). Raises UserError where there is nothing to resume, or something of other settings.
         """
         self.run, self.total, self.save_every, self.parts, self.folder = run, total, save_every, parts, Folder(run)
         length = next((key for key in ("iterations", "steps", "epochs") if key in settings), "")
-        self.settings = {k: v for k, v in settings.items() if k != length} | {"steps in all": total}
-        self.settings |= {"seed": run.seed, "data": run.data, "init": run.init, "dtype": str(run.dtype)}
-        self.settings["parts"] = sorted(parts)
+        self.settings = {k: str(v) if isinstance(v, tuple) else v for k, v in settings.items() if k != length}
+        self.settings |= {"steps in all": total, "seed": run.seed, "data": run.data, "init": run.init}
+        self.settings |= {"dtype": str(run.dtype), "parts": sorted(parts)}
         self.start, self._before, self.kept = 0, 0.0, {"tokens": 0, "skipped": 0} | (kept or {})
         torch.manual_seed(run.seed)
         if run.resume:

@@ -39,7 +39,7 @@ def option(
     """A dataclass field that is a command-line option.
 
     least, most: the smallest and the largest number allowed; above: all allowed are larger.  choices: the words
-    allowed.  more: bare, True for a word without the option's name (nargs=None: a must); needs and only, see `idle`.
+    allowed.  more: bare, True for a word that stands without the option's name; needs and only, see `idle`.
     """
     limits = {"least": least, "above": above, "most": most, "choices": tuple(choices), "default": default}
     return field(default=default, metadata={"help": help} | limits | more)
@@ -78,7 +78,7 @@ def parse(description: str, *classes: type, argv: list[str] | None = None, witho
             else:
                 keywords |= {"type": f.type, "metavar": f.type.__name__.upper()}
             if f.metadata.get("bare"):
-                keywords = {"nargs": f.metadata.get("nargs", "?")} | keywords | {"metavar": f.name.upper()}
+                keywords = {"nargs": "?"} | keywords | {"metavar": f.name.upper()}
             else:
                 keywords["dest"] = f.name
             group.add_argument(flags[f.name], **keywords)

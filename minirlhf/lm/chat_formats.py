@@ -51,8 +51,9 @@ def recognise_format(tokenizer: Tokenizer, template: str = "") -> Tokenizer:
             if not named and template:
                 continue  # perhaps it is another's: those are told by their cues
             said = re.escape(form.cue.format(role="system")).replace("\\\n", r"(?:\n|\\n)")
+            # Behind a quote stands no text but what is put together, as a message's own.
             turns = (x.partition(form.close.strip()) for x in re.split(said, template)[1:] if form.close)
-            if text := next((x for x, closed, _ in turns if x and closed and not {*x} & {*"{}"}), ""):
+            if text := next((x for x, closed, _ in turns if closed and x[:1] not in "'\"" and not {*x} & {*"{}"}), ""):
                 text = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), text)
                 tokenizer.chat = replace(form, system=text)
             return tokenizer

@@ -25,14 +25,14 @@ from minirlhf.lm.chat_formats import FORMATS, choose_format, missing_specials
 from minirlhf.lm.families import Config, Model, build, config_from_json, config_to_json, family_of
 from minirlhf.lm.gguf_models import read_gguf
 from minirlhf.lm.lora import LoRAOptions, layers_of, merge
-from minirlhf.lm.safetensors import Safetensors, write_safetensors
+from minirlhf.lm.safetensors import Safetensors, raw_bytes, write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.lm.weights import fill, read_weights, to_float
 
 COUNT = range(2**63)
 MOST_EXAMPLES = 1_000_000  # made for a task: what run.json says is made again by an evaluation
 RUN = {  # of run.json: all that anything reads of it, as an example
-    "stage?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "base?": "", "max_new?": COUNT,
+    "stage?": "", "base?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "max_new?": COUNT,
     "data?": {
         "examples?": range(MOST_EXAMPLES + 1), "init?": "", "reward?": ("", [""]), "data?": [""], "prompts?": [""],
         "map?": "",
@@ -48,13 +48,8 @@ def fingerprint(model: Model, tokenizer: Tokenizer | None = None) -> str:
     digest = hashlib.sha256(repr((tokenizer.token_bytes, tokenizer.special_ids)).encode() if tokenizer else b"")
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()
-
-
-def fingerprint_under(model: Model) -> str:
-    """`fingerprint` of the layers under adapters; rows that are added to an embedding may differ by machine."""
-    return fingerprint(nn.ModuleList(layer.base for layer in layers_of(model).values()))
 
 
 def to_huggingface(model: Model) -> dict[str, Tensor]:
@@ -109,7 +104,7 @@ def save_adapter(
     if value_head:
         write_safetensors(folder / "value_head.safetensors", value_head.state_dict())
     tokenizer_files.save(tokenizer, folder)
-    write_json(folder / "run.json", run | {"base": fingerprint_under(model)})
+    write_json(folder / "run.json", run)
     lora_files.save_adapter(folder, model, base)
 
 
@@ -117,9 +112,14 @@ def keeping(
     out: str | Path, model: Model, tokenizer: Tokenizer, lora: LoRAOptions, base: str,
     more: Callable[[], dict] = dict,
 ) -> dict[str, Callable]:  # fmt: skip
-    """`save` and `load` of a Run that trains the model, and a value head if there is one. more: for run.json, then."""
+    """`save` and `load` of a Run that trains the model, and a value head if there is one.
+
+    base: what the model was loaded from; it has no adapters yet.  more: what is then added to run.json.
+    """
+    start = {"base": fingerprint(model)} if lora.lora and not lora.merge else {}
+
     def keep(run: dict, parts: dict) -> None:
-        run, head = run | more(), parts.get("value_head")
+        run, head = run | start | more(), parts.get("value_head")
         if lora.lora and not lora.merge:
             save_adapter(out, model, tokenizer, run, base, head)
         else:
@@ -167,10 +167,9 @@ def load_with(path: str | Path, head: str, above: tuple[Path, ...] = ()) -> tupl
         if (path / "tokenizer.json").exists():
             tokenizer = tokenizer_files.load(path)
             resize_vocabulary(model, tokenizer.vocab_size)  # new rows are the mean of the old ones, as in training
-        lora_files.load_adapter(path, model)
-        if (made := read_run(path).get("base")) and made != fingerprint_under(model):
-            raise UserError(f"{path}: {base} has other weights than its adapters were trained beside; put those back")
-        return merge(model), tokenizer, found
+        if (made := read_run(path).get("base")) and made != fingerprint(model):
+            raise UserError(f"{path}: its adapters were trained beside other weights than those of {base} now")
+        return merge(lora_files.load_adapter(path, model)), tokenizer, found
     if path.is_file():
         raw, tensors, tokenizer = read_gguf(path)
         config, weights = config_from_json(raw, str(path)), path

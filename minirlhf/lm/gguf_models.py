@@ -1,6 +1,6 @@
 """Models in GGUF files: llama.cpp's names and keys, turned into Hugging Face's and back.
 
-What is read comes out as a config.json, tensors under the names of `llama_files.py` or `checkpoint.py`, and a
+What is read comes out as a config.json, tensors under the names of `llama_files.py` or `gpt2_files.py`, and a
 tokenizer. So the checks of one loader hold for both kinds of file. llama.cpp keeps the rows of q and k of a Llama in
 another order: the two numbers that turn together stand side by side there, half a head apart here.
 Proved by tests/lm/test_gguf_models.py.
@@ -21,7 +21,7 @@ from minirlhf.lm.gguf import Gguf, write
 from minirlhf.lm.llama import LlamaConfig, turning_rates
 from minirlhf.lm.llama_files import TURNS, config_from_json
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.lm.tokenizer_files import bytes_of, merges_of, symbols_of
+from minirlhf.lm.tokenizer_files import Parts, merges_of, symbols_of, tokenizer_of
 from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 
 OUTER = {
@@ -128,7 +128,7 @@ def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer | VocabularyToken
         raw = {"model_type": "gpt2", "vocab_size": embedded, "n_positions": get("context_length"),
                "n_layer": get("block_count"), "n_head": get("attention.head_count"), "n_embd": get("embedding_length"),
                "layer_norm_epsilon": get("attention.layer_norm_epsilon")}  # fmt: skip
-        return raw, renamed(file), tokenizer
+        return raw | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0), renamed(file), tokenizer
     raw = {
         "model_type": kind, "vocab_size": embedded, "max_position_embeddings": get("context_length"),
         "num_hidden_layers": get("block_count"), "num_attention_heads": get("attention.head_count"),
@@ -151,11 +151,11 @@ def read_tokenizer(file: Gguf) -> Tokenizer | VocabularyTokenizer:
         raise UserError(f"{file.path}: its tokenizer is {found}; this code reads gpt2 with {', '.join(PRE)}")
     try:
         names, kinds = get("tokens"), get("token_type") or [1] * len(get("tokens"))
-        specials = {name: i for i, (name, kind) in enumerate(zip(names, kinds, strict=True)) if kind in (3, 4)}
-        tokens = {bytes_of(name): i for i, name in enumerate(names) if name not in specials}
-        merges = [tuple(map(bytes_of, merge.split(" "))) for merge in get("merges")]
-        found = VocabularyTokenizer(tokens, merges, specials, PRE[pre], names[get("eos_token_id")],
-                                    nfc=pre == "qwen2", whole=pre == "llama-bpe")  # fmt: skip
+        specials = [name for name, kind in zip(names, kinds, strict=True) if kind in (3, 4, 5)]
+        merges, cut = [merge.split(" ") for merge in get("merges")], file.metadata.get("minirlhf.pattern")
+        vocabulary, nfc, whole = {name: i for i, name in enumerate(names)}, pre == "qwen2", pre == "llama-bpe"
+        parts = Parts(vocabulary, merges, PATTERNS.get(cut, PRE[pre]), specials, nfc, whole)
+        found = tokenizer_of(parts, names[get("eos_token_id")])
         return recognise_format(found, file.metadata.get("tokenizer.chat_template", ""))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file.path}: its tokenizer cannot be read: {error}") from None
@@ -182,7 +182,7 @@ def metadata_of(raw: dict) -> dict:
 
 def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
     """The keys of a tokenizer. Raises UserError for a cut that llama.cpp has no name for."""
-    cut = getattr(tokenizer, "cut", None) or (PATTERNS | {"gpt2-digits": CUTS["smollm"]})[tokenizer.pattern]
+    cut = getattr(tokenizer, "cut", None) or {"gpt2-digits": CUTS["smollm"]}.get(tokenizer.pattern, PATTERNS["gpt2"])
     if cut not in PRE.values():
         raise UserError(f"text is cut by {cut!r}, for which GGUF has no name")
     names = dict(enumerate(map(symbols_of, tokenizer.token_bytes))) | {i: s for s, i in tokenizer.special_ids.items()}
@@ -194,7 +194,7 @@ def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
         "tokenizer.ggml.merges": [" ".join(map(symbols_of, pair)) for pair in merges_of(tokenizer)],
         "tokenizer.chat_template": template_of(tokenizer.chat),
         "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.bos_token_id": tokenizer.eos_id,
-        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_bos_token": False, "minirlhf.pattern": getattr(tokenizer, "pattern", ""),
     }  # fmt: skip
 
 

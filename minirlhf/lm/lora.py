@@ -106,7 +106,7 @@ class WithoutAdapters:
 class LoRAOptions:
     """LoRA."""
 
-    lora: int = option(0, "rank of the adapters that are trained; 0: all weights are trained", least=0)
+    lora: int = option(0, "rank of the adapters that are trained; 0: all weights are trained", least=0, needs="init")
     lora_alpha: float = option(0.0, "their weight is alpha / rank; 0: alpha is twice the rank", least=0, needs="lora")
     lora_on: tuple[str, ...] = option((), "layers that get one, as q_proj v_proj; else all of each block", needs="lora")
     merge: bool = option(False, "write the whole model instead of the adapters", needs="lora")

@@ -23,7 +23,7 @@ BESIDE = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 
 
 @dataclass
-class _Parts:
+class Parts:
     """What the files of a tokenizer say."""
 
     vocabulary: dict[str, int]  # names of tokens, specials included
@@ -52,7 +52,7 @@ def save(tokenizer: Tokenizer | VocabularyTokenizer, folder: str | Path) -> None
         "post_processor": None, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                  "ignore_merges": foreign and tokenizer.whole, "vocab": vocabulary_of(tokenizer),
+                  "ignore_merges": foreign and tokenizer.whole, "vocab": _vocabulary(tokenizer),
                   "merges": [" ".join(map(symbols_of, pair)) for pair in merges_of(tokenizer)]},
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
@@ -84,18 +84,12 @@ def load(folder: str | Path) -> Tokenizer | VocabularyTokenizer:
             merges = [line.split(" ") for line in lines[lines[0].startswith("#version"):] if line]
             vocabulary = read_json(path := two[1])
             names = [name for name, i in vocabulary.items() if i >= FIRST_MERGE_ID + len(merges)]
-            parts = _Parts(vocabulary, merges, PATTERNS["gpt2"], names)
+            parts = Parts(vocabulary, merges, PATTERNS["gpt2"], names)
         main, path = path, Path(folder) / BESIDE[0]
         added, eos, template = _beside(Path(folder), parts.vocabulary)
         path = main
         parts.vocabulary, parts.specials = {**parts.vocabulary, **added}, [*{*parts.specials, *added}]
-        ours = parts.cut in PATTERNS.values() and not parts.nfc and not parts.whole
-        ours = ours and all(parts.vocabulary.get(symbol) == i for i, symbol in enumerate(SYMBOLS))
-        tokenizer = _from_symbols(parts) if ours else _from_elsewhere(parts, eos)
-        if eos not in tokenizer.special_ids:
-            raise ValueError(f"eos_token {eos!r} is an ordinary token")
-        tokenizer.eos = eos
-        return recognise_format(tokenizer, template)
+        return recognise_format(tokenizer_of(parts, eos), template)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = str(error) if isinstance(error, ValueError) else f"not laid out as expected, {error!r}"
         remedy = "use a byte-level BPE with GPT-2's layout, such as `save` writes, or train one with Tokenizer.train"
@@ -135,7 +129,7 @@ def _is_bracketed(name: str) -> bool:
     return name[:1] == "<" and name[-1:] == ">"
 
 
-def _from_hugging_face(content: dict) -> _Parts:
+def _from_hugging_face(content: dict) -> Parts:
     """What a tokenizer.json says. Raises ValueError for what we cannot do."""
     model, added, cut = content["model"], content["added_tokens"], content["pre_tokenizer"]
     around = content.get("post_processor") or {"type": "ByteLevel"}
@@ -174,18 +168,21 @@ def _from_hugging_face(content: dict) -> _Parts:
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     specials = {token["content"]: token["id"] for token in added}
     whole = bool(model.get("ignore_merges"))
-    return _Parts({**model["vocab"], **specials}, merges, regex, list(specials), nfc, whole)
+    return Parts({**model["vocab"], **specials}, merges, regex, list(specials), nfc, whole)
 
 
-def _from_elsewhere(parts: _Parts, eos: str) -> VocabularyTokenizer:
-    """Symbols turned into bytes; ids stay. Raises ValueError, KeyError."""
+def tokenizer_of(parts: Parts, eos: str) -> Tokenizer | VocabularyTokenizer:
+    """The tokenizer that files describe; eos: the name of its EOS. Raises ValueError, KeyError."""
+    ours = parts.cut in PATTERNS.values() and not parts.nfc and not parts.whole
+    if ours and all(parts.vocabulary.get(symbol) == i for i, symbol in enumerate(SYMBOLS)):
+        return _from_symbols(parts, eos)
     specials = {name: parts.vocabulary[name] for name in parts.specials}
     tokens = {bytes_of(name): i for name, i in parts.vocabulary.items() if name not in specials}
     merges = [(bytes_of(left), bytes_of(right)) for left, right in parts.merges]
     return VocabularyTokenizer(tokens, merges, specials, parts.cut, eos, parts.nfc, parts.whole)
 
 
-def _from_symbols(parts: _Parts) -> Tokenizer:
+def _from_symbols(parts: Parts, eos: str) -> Tokenizer:
     """Turn merges of symbols into merges of ids, and see that the vocabulary gives each token that id."""
     vocabulary, merges, specials = parts.vocabulary, parts.merges, parts.specials
     ids = {symbol: i for i, symbol in enumerate(SYMBOLS)}
@@ -196,16 +193,19 @@ def _from_symbols(parts: _Parts) -> Tokenizer:
         pairs.append((ids[left], ids[right]))
         ids[left + right] = FIRST_MERGE_ID + len(pairs) - 1
     tokenizer = Tokenizer(pairs, _CUTS[parts.cut], sorted(specials, key=vocabulary.__getitem__))
-    expected = vocabulary_of(tokenizer)
+    expected = _vocabulary(tokenizer)
     for name in expected.keys() | vocabulary.keys():
         if expected.get(name) != vocabulary.get(name):
             ids = f"id {vocabulary.get(name)}, but {expected.get(name)} in GPT-2's order (bytes, merges, specials)"
             raise ValueError(f"token {name!r} has {ids}")
+    if eos not in tokenizer.special_ids:
+        raise ValueError(f"eos_token {eos!r} is an ordinary token")
+    tokenizer.eos = eos
     return tokenizer
 
 
-def vocabulary_of(tokenizer: Tokenizer | VocabularyTokenizer) -> dict[str, int]:
-    """Every token as vocabulary files write it, with its id: where these are equal, ids mean the same."""
+def _vocabulary(tokenizer: Tokenizer | VocabularyTokenizer) -> dict[str, int]:
+    """Every token as vocabulary files write it, with its id."""
     tokens = getattr(tokenizer, "tokens", None) or {token: i for i, token in enumerate(tokenizer.token_bytes)}
     return {symbols_of(token): i for token, i in tokens.items()} | tokenizer.special_ids
 

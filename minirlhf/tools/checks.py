@@ -135,12 +135,12 @@ def responses_end(rollout: Rollout, eos_id: int, context: int, max_new: int) -> 
     )  # fmt: skip
 
 
-def eos_is_trained(score: Score, embedding: Tensor, rollout: Rollout, tokenizer: Tokenizer) -> Finding:
-    """The gradient through the EOS alone, on its row of the (tied) head, (V, C); and no text may become the EOS."""
+def eos_is_trained(score: Score, head: Tensor, rollout: Rollout, tokenizer: Tokenizer) -> Finding:
+    """The gradient through the EOS alone, on its row of the head, (V, C); and no text may become the EOS."""
     ends = rollout.mask & (rollout.ids == tokenizer.eos_id)  # (B, R)
     weights = token_weights(rollout.mask, "token", rollout.ids.shape[1]) * ends  # (B, R)
     loss, _ = policy_loss(score(rollout)[0], rollout.logprobs, torch.ones_like(weights), weights, 0.2, 0.2)
-    norm = float(torch.autograd.grad(loss, embedding)[0][tokenizer.eos_id].norm())
+    norm = float(torch.autograd.grad(loss, head)[0][tokenizer.eos_id].norm())
     (name,) = [name for name, i in tokenizer.special_ids.items() if i == tokenizer.eos_id]
     typed = tokenizer.eos_id in tokenizer.encode(name)
     ended, masked_in = int(rollout.ended.sum()), int(ends.sum())

@@ -20,8 +20,8 @@ from minirlhf.lm.gguf_models import write_gguf
 class Options:
     """What, and where to."""
 
-    model: str = option("", "a folder, or a GGUF file", bare=True, nargs=None)
-    out: str = option("", "what to write, and not to replace: a FILE.gguf, or else a folder", bare=True, nargs=None)
+    model: str = option("", "a folder, or a GGUF file", bare=True)
+    out: str = option("", "what to write, and not to replace: a FILE.gguf, or else a folder", bare=True)
     kind: str = option("F32", "of the matrices in a GGUF file", choices=("F32", "Q8_0"))
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     """Read and write."""
     (options,) = parse(__doc__.splitlines()[0], Options)
     if Path(options.out).exists():
-        raise UserError(f"{options.out}: it exists; choose another name")
+        raise UserError(f"{options.out or 'OUT'}: it exists, or is not given; choose another name")
     if (gguf := options.out.endswith(".gguf")) < (options.kind != "F32"):
         raise UserError(f"--kind {options.kind}: is of a GGUF file, and {options.out} is a folder; leave it out")
     model, tokenizer = checkpoint.load(options.model)

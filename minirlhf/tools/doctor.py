@@ -31,7 +31,6 @@ from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.lm.tokenizer_files import vocabulary_of
 from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, rewards_and_kl, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import gae, masked_sum, token_weights
@@ -99,7 +98,7 @@ def admit(folder: str, options: Doctor, judged: RewardOptions, device: torch.dev
     if data.get("init") and Path(data["init"]).exists():
         reference_name = data["init"]
         reference, other = checkpoint.load(reference_name)
-        if (vocabulary_of(other), other.special_ids) != (vocabulary_of(tokenizer), tokenizer.special_ids):
+        if (other.token_bytes, other.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
             raise UserError(f"{reference_name}: the reference of {folder} by its run.json, has other tokens")
         if run.get("reference") not in (None, checkpoint.fingerprint(reference)):
             reference_name += ", which is not what it was trained against any more"
@@ -147,7 +146,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     yield checks.padding_is_invisible(losses, some)
     yield checks.kl_to_itself(policy, twin, p.models.reference, some, T)
     yield checks.responses_end(exact, eos, policy.config.context, config.max_new)
-    yield checks.eos_is_trained(score, policy.wte.weight, some, tokenizer)
+    yield checks.eos_is_trained(score, (getattr(policy, "lm_head", None) or policy.wte).weight, some, tokenizer)
 
     def train() -> None:
         rows, n = rollout.rows(range(len(some.ids))), len(some.ids)

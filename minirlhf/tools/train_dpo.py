@@ -52,12 +52,12 @@ def main() -> None:
     cue = encode_format(tokenizer.chat.cue.format(role="assistant"), tokenizer)
     reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
     start = lora.mark(checkpoint.fingerprint(policy, tokenizer))
+    kept = checkpoint.keeping(options.out, policy, tokenizer, lora, options.init)
     model = ImplicitReward(lora.adapt(policy.to(device)), cue, options.beta, lora.reference(policy))
     run = machine.record(options, config, lora) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
     told = Run(
         Path(options.out), machine.seed, dtype, options.resume, data_hash(records),
-        start, options.init, options.overwrite, about=run | lost,
-        **checkpoint.keeping(options.out, policy, tokenizer, lora, options.init),
+        start, options.init, options.overwrite, about=run | lost, **kept,
     )  # fmt: skip
     learn(model, groups, held_out, config, told, beta=options.beta)
 

@@ -183,7 +183,8 @@ def build(folder: Path) -> None:
     make_gpt2(folder / "gpt2")
     make_llama(folder / "llama", folder / "llama.gguf")
     model, tokenizer = checkpoint.load("out/sft")
-    checkpoint.save_adapter("adapter", adapt(model, 2, 4.0), tokenizer, {}, "out/sft")
+    run = {"base": checkpoint.fingerprint(model)}
+    checkpoint.save_adapter("adapter", adapt(model, 2, 4.0), tokenizer, run, "out/sft")
     make_study("out/judgements", 0)
     succeed("annotate close")
     make_study("open", 1)

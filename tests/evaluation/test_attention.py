@@ -1,10 +1,12 @@
 """Attention weights read from outside, against the textbook's loops and the block's own output."""
 
+from dataclasses import replace
 from math import exp, sqrt
 
 import numpy as np
 import pytest
 import torch
+from llamas import CASES, by_formula, some_ids
 
 from minirlhf.evaluation.attention import MAPS, TOKENS, attention_weights, shown_attention
 
@@ -48,6 +50,23 @@ def test_the_weights_make_the_blocks_own_output(kernel, make_gpt):
         v = block.attn.c_attn(x).split(16, -1)[2].view(6, 2, 8).transpose(0, 1)  # (H, T, D)
         mixed = (weights @ v).transpose(0, 1).reshape(6, 16)  # (T, C)
         assert torch.allclose(block.attn.c_proj(mixed), y, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel", ["manual", "sdpa"])
+@pytest.mark.parametrize("name", CASES)
+def test_of_a_llama_too_they_make_the_blocks_own_output(name, kernel):
+    """Query head h weighs the values of its own group: head h // G of K."""
+    model, outputs = by_formula(replace(CASES[name], attention=kernel)), []
+    K, D = model.config.kv_heads, model.config.head_size
+    for block in model.h:
+        block.attn.register_forward_hook(lambda module, args, y: outputs.append((args[0][0], y[0])))
+    got = attention_weights(model, ids := some_ids(1, 9)[0])
+    assert got.shape == (2, 4, 9, 9) and not got.triu(1).any() and got.std() > 0.05
+    for block, weights, (x, y) in zip(model.h, got, outputs):
+        v = block.attn.v_proj(x).view(len(ids), K, D)  # (T, K, D)
+        mixed = torch.cat([A @ v[:, h // (4 // K)] for h, A in enumerate(weights)], -1)  # (T, H D)
+        torch.testing.assert_close(block.attn.o_proj(mixed), y, atol=1e-5, rtol=1e-4)
 
 
 def test_rows_sum_to_1_and_nothing_looks_ahead(make_gpt):

@@ -55,6 +55,15 @@ def logged(out) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("steps", [6, 8], ids=["finished", "extended"])
+def test_a_setting_of_several_numbers_is_compared_by_a_resume(steps, tmp_path):
+    """As the scaling of Llama 3's positions is; run.json, in which a finished run's stand, has no tuples."""
+    count(tmp_path, settings={"steps": 6, "scaling": (8.0, 8192)})
+    assert count(tmp_path, steps, settings={"steps": steps, "scaling": (8.0, 8192)}, resume=True)[1]["steps"] == steps
+    with pytest.raises(UserError, match=r"saved with scaling = \(8.0, 8192\), now \(4.0, 8192\)"):
+        count(tmp_path, settings={"steps": 6, "scaling": (4.0, 8192)}, resume=True)
+
+
 def test_each_step_ends_in_a_line_of_json_that_is_written_at_once(tmp_path):
     out = tmp_path / "deep" / "run"
     count(out, at=lambda step: step and logged(out)[step - 1])

@@ -107,6 +107,14 @@ def test_the_models_own_system_text_is_found_in_its_template_and_kept(tmp_path):
     assert choose_format(tokenizer, "chatml").chat.system == ""  # a format by its name comes without
 
 
+@pytest.mark.parametrize("otherwise, system", [("", ""), ("You are Qwen. You\\'re good.", "You are Qwen. You're good.")])
+def test_code_that_puts_a_message_together_is_no_system_text(otherwise, system):
+    """As Qwen's templates begin."""
+    template = "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
+    template += "{%- else %}{{- '<|im_start|>system\\n" + otherwise + "<|im_end|>\\n' }}{%- endif %}" if otherwise else "{%- endif %}"
+    assert recognise_format(with_format("chatml"), template).chat.system == system
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_is_recognised_by_its_special_tokens_and_by_its_template(name):
     tokenizer = with_format(name)

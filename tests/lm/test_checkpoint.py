@@ -11,7 +11,7 @@ import torch
 from minirlhf.harness.files import UserError
 from minirlhf.lm import tokenizer_files
 from minirlhf.lm.checkpoint import (
-    config_from_json, config_to_json, from_huggingface, load, save, save_adapter, to_huggingface,
+    config_from_json, config_to_json, fingerprint, from_huggingface, load, save, save_adapter, to_huggingface,
 )
 from minirlhf.lm.lora import adapt, layers_of
 from minirlhf.lm.model import GPT, GPTConfig
@@ -510,10 +510,12 @@ def test_rows_that_no_token_stands_for_are_cut_on_loading(tmp_path):
 def adapters(folder, tokenizer):
     """A function that saves adapters, which have learnt something, beside the model in another folder."""
     def make(name: str, base=folder):
-        model = adapt(load(base)[0], 2, 4.0)
+        model = load(base)[0]
+        run = {"base": fingerprint(model)}
+        adapt(model, 2, 4.0)
         for layer in layers_of(model).values():
             torch.nn.init.normal_(layer.B, std=0.3)
-        save_adapter(folder.parent / name, model, tokenizer, {}, str(base))
+        save_adapter(folder.parent / name, model, tokenizer, run, str(base))
         return folder.parent / name
 
     return make
@@ -534,7 +536,7 @@ def test_adapters_stand_on_a_model_or_on_adapters_but_not_in_a_ring(adapters, fo
 def test_adapters_beside_other_weights_than_in_training_are_refused(adapters, folder, make_gpt, tokenizer):
     first = adapters("a")
     save(folder, make_gpt(1, vocab_size=tokenizer.vocab_size), tokenizer, {})
-    with pytest.raises(UserError, match="a: .*sft has other weights"):
+    with pytest.raises(UserError, match="a: .* other weights than those of .*sft now"):
         load(first)
 
 

@@ -8,7 +8,6 @@ from llamas import CASES, by_formula, some_ids
 from memory import OneAtATime
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm import tokenizer_files
 from minirlhf.lm.checkpoint import config_to_json as gpt2_to_json
 from minirlhf.lm.checkpoint import to_huggingface
 from minirlhf.lm.gguf import Gguf, write
@@ -67,6 +66,30 @@ def test_queries_and_keys_are_turned_to_llama_cpps_order_and_back():
     x = torch.arange(8.0).view(8, 1)
     assert interleave(x, 2).view(-1).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     assert torch.equal(separate(interleave(x, 2), 2), x)
+
+
+@pytest.mark.parametrize("name, moved", [("llama", True), ("qwen2", False), ("qwen3", False)])
+def test_the_file_has_a_llamas_rows_in_llama_cpps_order_and_those_of_others_as_they_are(tmp_path, name, moved):
+    """Row 2 i + j of a head there is row i + j D/2 here."""
+    model = written(tmp_path / "m.gguf", CASES[name])
+    file, attn, D = Gguf(tmp_path / "m.gguf"), model.h[1].attn, model.config.head_size
+    rows = [i + j * D // 2 for i in range(D // 2) for j in (0, 1)] if moved else [*range(D)]
+    for ours, theirs in ((attn.q_proj, "attn_q"), (attn.k_proj, "attn_k"), (attn.v_proj, "attn_v")):
+        heads = ours.weight.view(-1, D, model.config.width)
+        wanted = heads if theirs == "attn_v" else heads[:, rows]
+        assert torch.equal(file[f"blk.1.{theirs}.weight"].view_as(heads), wanted)
+
+
+def test_rows_that_fill_up_a_vocabulary_are_no_text(tmp_path):
+    """llama.cpp's converter names them [PAD0], say, and calls them unused: type 5."""
+    written(tmp_path / "m.gguf", CASES["llama"])
+    file = Gguf(tmp_path / "m.gguf")
+    more = {"tokenizer.ggml.tokens": ["[PAD0]"], "tokenizer.ggml.token_type": [5]}
+    embedding = {"token_embd.weight": torch.cat([file["token_embd.weight"], torch.zeros(1, 32)])}
+    write(tmp_path / "n.gguf", file.metadata | {k: file.metadata[k] + x for k, x in more.items()}, dict(file) | embedding)
+    _, _, tokenizer = read_gguf(tmp_path / "n.gguf")
+    assert tokenizer.vocab_size == TOKENIZER.vocab_size + 1 and tokenizer.special_ids["[PAD0]"] == TOKENIZER.vocab_size
+    assert tokenizer.encode("low [PAD0]") == TOKENIZER.encode("low [PAD0]")
 
 
 def test_a_model_whose_tensors_are_made_when_asked_for_is_written_one_at_a_time(tmp_path):
@@ -140,16 +163,3 @@ def test_a_stretched_context_is_refused_whatever_else_the_file_says(name, keys, 
             read_gguf(tmp_path / "m.gguf")
     else:
         assert opened(tmp_path / "m.gguf").config.rope_scaling == config.rope_scaling
-
-
-def test_the_tokenizer_of_a_gpt_2_file_can_be_saved_and_read(tmp_path, make_gpt):
-    """Else a training that starts from the file would end in a checkpoint that cannot be opened."""
-    model = make_gpt(vocab_size=TOKENIZER.vocab_size)
-    write_gguf(tmp_path / "m.gguf", gpt2_to_json(model.config, TOKENIZER.eos_id), to_huggingface(model), TOKENIZER)
-    _, _, tokenizer = read_gguf(tmp_path / "m.gguf")
-    tokenizer_files.save(tokenizer, tmp_path)
-    read = tokenizer_files.load(tmp_path)
-    for text in ("low  12", " newest"):
-        assert read.encode(text) == tokenizer.encode(text) == TOKENIZER.encode(text)
-    vocabularies = [tokenizer_files.vocabulary_of(x) for x in (tokenizer, read, TOKENIZER)]
-    assert vocabularies[0] == vocabularies[1] == vocabularies[2]

@@ -2,6 +2,7 @@
 
 import copy
 import signal
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from llamas import CASES, by_formula, some_ids
 
 from minirlhf.harness.files import UserError, load_state, save_state
 from minirlhf.harness.loop import Interrupted, Run
-from minirlhf.harness.options import parse
+from minirlhf.harness.options import option, parse
 from minirlhf.lm.chat import Example
 from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.lora import LoRAOptions, WithoutAdapters, adapt, adapters_off, layers_of, merge
@@ -212,21 +213,28 @@ def test_adapters_stand_beside_the_targets_alone_and_never_beside_the_head():
     assert sorted(layers_of(two)) == [f"h.{i}.attn.{kind}" for i in range(2) for kind in ("q_proj", "v_proj")]
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a training starts."""
+
+    init: str = option("a folder", "")
+
+
 def test_the_options_say_rank_alpha_and_layers(model):
-    (nothing,) = parse("", LoRAOptions, argv=[])
+    nothing, _ = parse("", LoRAOptions, Start, argv=[])
     assert nothing.adapt(model) is model and not layers_of(model)
-    (given,) = parse("", LoRAOptions, argv="--lora 3 --lora-alpha 12 --lora-on c_fc c_proj".split())
+    given, _ = parse("", LoRAOptions, Start, argv="--lora 3 --lora-alpha 12 --lora-on c_fc c_proj".split())
     layers = layers_of(given.adapt(copy.deepcopy(model)))
     assert {path.rpartition(".")[2] for path in layers} == {"c_fc", "c_proj"}
     assert {(len(layer.A), layer.alpha) for layer in layers.values()} == {(3, 12.0)}
-    (short,) = parse("", LoRAOptions, argv=["--lora", "3"])
+    short, _ = parse("", LoRAOptions, Start, argv=["--lora", "3"])
     assert {layer.alpha for layer in layers_of(short.adapt(model)).values()} == {6.0}
 
 
 @pytest.mark.parametrize("words", ["--lora-alpha 2", "--lora-on c_fc", "--merge"])
 def test_an_option_of_lora_without_a_rank_can_do_nothing(words):
     with pytest.raises(UserError, match="without --lora"):
-        parse("", LoRAOptions, argv=words.split())
+        parse("", LoRAOptions, Start, argv=words.split())
 
 
 RECORDS = [{"prompt": "a"}, {"prompt": "more words"}, {"prompt": "bc"}, {"prompt": "d"}]

@@ -1,0 +1,106 @@
+"""Models for other programs: a folder, a GGUF file and a folder again are one model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from llamas import CASES, by_formula
+
+from minirlhf.lm import checkpoint
+from minirlhf.lm.chat_formats import choose_format
+from minirlhf.lm.lora import adapt, layers_of
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
+from minirlhf.tools.convert import main
+
+TEXTS = ["low lower   12  lowest 12\n newest", "你好 🙂", "<|im_end|> is text", ""]
+SCALED = replace(CASES["llama3"], rope_scaling=(8.0, 1.0, 4.0, 8192), rope_base=500_000.0)  # what GGUF can hold
+
+
+def foreign(cut: str, **more) -> VocabularyTokenizer:
+    """A vocabulary in an order of its own, with ChatML and a system text."""
+    ours = Tokenizer.train(["low lower lowest 12 12"] * 4, 266, "gpt2", ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokens = {token: 3 + i for i, token in enumerate(reversed(ours.token_bytes))}
+    merges = [(ours.token_bytes[left], ours.token_bytes[right]) for left, right in ours.merges]
+    specials = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
+    tokenizer = choose_format(VocabularyTokenizer(tokens, merges, specials, CUTS[cut], "<|im_end|>", **more), "chatml")
+    tokenizer.chat = replace(tokenizer.chat, system='It\'s "so"\nand there')
+    return tokenizer
+
+
+TOKENIZERS = {
+    "ours": lambda: Tokenizer.train(["low lower   lowest 12 12"] * 4, 267),
+    "gpt2": lambda: Tokenizer.train(["low lower lowest 12 12"] * 4, 265, "gpt2", ["<|endoftext|>"]),
+    "smollm": lambda: foreign("smollm"),
+    "llama3": lambda: foreign("llama3", whole=True),
+    "qwen2": lambda: foreign("qwen2", nfc=True),
+}  # fmt: skip
+
+
+@pytest.fixture
+def convert(run_main, monkeypatch, tmp_path):
+    """A function that runs the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *argv: run_main(main, "convert.py", *argv)
+
+
+def same(a, b) -> bool:
+    """Whether two models have the same config and the same bits."""
+    states = a.state_dict(), b.state_dict()
+    return a.config == b.config and all(torch.equal(x, states[1][name]) for name, x in states[0].items())
+
+
+@pytest.mark.parametrize("family, name", [
+    ("gpt2", "ours"), ("gpt2", "gpt2"), ("llama", "ours"), ("llama", "smollm"), ("scaled", "llama3"),
+    ("qwen2", "qwen2"), ("qwen3", "qwen2"),
+])  # fmt: skip
+def test_a_folder_a_gguf_file_and_a_folder_again_are_one_model(family, name, convert, make_gpt):
+    """Weights, config, and the tokenizer: its ids, its specials, its chat format with the system text."""
+    tokenizer = TOKENIZERS[name]()
+    shape = (CASES | {"scaled": SCALED}).get(family)
+    size = tokenizer.vocab_size
+    model = by_formula(replace(shape, vocab_size=size)) if shape else make_gpt(vocab_size=size)
+    checkpoint.save("a", model, tokenizer, {"stage": "sft"})
+    for words in (("a", "b.gguf"), ("b.gguf", "c"), ("c", "d.gguf")):
+        status, out, err = convert(*words)
+        assert status == 0 and out.endswith(f"{words[1]}: {sum(p.numel() for p in model.parameters()):,} parameters\n"), err
+        assert ("llama.cpp cuts white space" in out) == (name == "ours" and words[1].endswith(".gguf"))
+    for path in ("a", "b.gguf", "c", "d.gguf"):
+        again, read = checkpoint.load(path)
+        assert same(again, model) and type(read) is type(tokenizer)
+        known = (read.token_bytes, read.special_ids, read.eos, read.chat)
+        assert known == (tokenizer.token_bytes, tokenizer.special_ids, tokenizer.eos, tokenizer.chat)
+        assert [read.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_adapters_are_merged(convert):
+    model, tokenizer = by_formula(replace(CASES["llama"], vocab_size=266)), foreign("smollm")
+    checkpoint.save("base", model, tokenizer, {})
+    for layer in layers_of(adapt(model, 2, 4.0)).values():
+        torch.nn.init.normal_(layer.B)
+    checkpoint.save_adapter("learnt", model, tokenizer, {}, "base")
+    assert convert("learnt", "whole")[0] == 0 and convert("learnt", "whole.gguf")[0] == 0
+    merged = checkpoint.load("learnt")[0]
+    assert same(checkpoint.load("whole")[0], merged) and same(checkpoint.load("whole.gguf")[0], merged)
+    assert not same(checkpoint.load("base")[0], merged)
+
+
+def test_8_bits_make_a_quarter_of_the_file_and_are_near(convert):
+    model = by_formula(replace(CASES["llama"], vocab_size=266, width=64, inner=128))
+    checkpoint.save("a", model, foreign("smollm"), {})
+    convert("a", "whole.gguf")
+    assert convert("a", "small.gguf", "--kind", "Q8_0")[0] == 0
+    again = checkpoint.load("small.gguf")[0].state_dict()
+    for name, x in model.state_dict().items():
+        assert (again[name] - x).abs().max() <= x.abs().max() / 220, name
+
+
+@pytest.mark.parametrize("argv, said", [
+    ("a a", "a: it exists, or is not given; choose another name"),
+    ("a b --kind Q8_0", "--kind Q8_0: is of a GGUF file, and b is a folder; leave it out"),
+    ("a b.gguf --kind Q4_0", "--kind Q4_0: not one of F32, Q8_0"), ("nowhere b", "nowhere: no such checkpoint folder or GGUF file"), ("a", "OUT: it exists, or is not given"),
+])  # fmt: skip
+def test_wrong_use_ends_in_one_line(argv, said, convert, model, tokenizer):
+    checkpoint.save("a", model, tokenizer, {})
+    status, _, err = convert(*argv.split())
+    assert status == 2 and said in err and err.count("\n") == 1
