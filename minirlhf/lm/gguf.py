@@ -154,9 +154,11 @@ class Gguf(Mapping):
 
 
 def encode_q8(x: Tensor) -> bytes:
-    """Blocks of Q8_0 of x, whose rows are multiples of 32: d = max |w| / 127, q = w / d rounded."""
+    """Blocks of Q8_0 of x, whose rows are multiples of 32: d = max |w| / 127, q = w / d rounded. Raises UserError."""
     blocks = x.detach().float().cpu().reshape(-1, BLOCK)
     d = blocks.abs().amax(1, keepdim=True) / 127  # (n, 1)
+    if d.half().isinf().any():
+        raise UserError("a weight is beyond 8.3 million, the most that Q8_0 can hold: write F32")
     q = blocks * torch.where(d > 0, 1 / d, 0.0)
     q = torch.trunc(q + 0.5 * q.sign()).to(torch.int8)  # halves away from 0, as C's roundf
     return torch.cat([d.half().view(torch.uint8), q.view(torch.uint8)], 1).numpy().tobytes()

@@ -98,6 +98,8 @@ def rope_of(file: Gguf, get: Callable, shape: LlamaConfig) -> dict | None:
     kind, factor = get("rope.scaling.type", "linear"), get("rope.scaling.factor", get("rope.scale_linear", 0.0))
     if kind != "none" and (kind != "linear" or factor not in (0, 1)):  # llama.cpp takes what is not said so
         raise UserError(f"{file.path}: rope.scaling.type {kind!r:.60}, factor {factor!r:.60}, is not computed here")
+    if get("rope.dimension_count", shape.head_size) != shape.head_size:
+        raise UserError(f"{file.path}: rope.dimension_count: heads that turn in part are not computed here")
     if "rope_freqs.weight" not in file:
         return None
     # The file keeps what θ is divided by, not the four numbers of Llama 3 that it comes from; three are always these.

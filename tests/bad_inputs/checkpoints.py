@@ -366,6 +366,7 @@ GGUFS = [
     said("llama.attention.layer_norm_rms_epsilon", NAN, "an epsilon of NaN in a GGUF file", "rms_norm_eps"),
     said("llama.rope.freq_base", "much", "a base that is a word in a GGUF file", "rope_theta"),
     said("llama.rope.scaling.factor", 4.0, "a context that is stretched in a GGUF file", "factor 4.0"),
+    said("llama.rope.dimension_count", 8, "heads of which a half turns in a GGUF file", "dimension_count"),
     said("llama.block_count", 10**9, "a GGUF file of 10**9 layers"),
     said("tokenizer.ggml.pre", ["smollm"], "a cut that is a list"),
     said("tokenizer.ggml.pre", GONE, "a cut that is not told"),

@@ -131,3 +131,10 @@ def test_writing_and_reading_hold_one_tensor(tmp_path, kind):
     write(tmp_path / "m.gguf", {}, tensors, kind)
     file = Gguf(tmp_path / "m.gguf")
     assert 40 <= peak_of(lambda: [file[name].shape for name in file]) < (50 if kind == "F32" else 70)
+
+
+def test_a_scale_that_float16_cannot_hold_is_refused_and_no_file_is_left(tmp_path):
+    """It would be infinity, and each weight of its block NaN."""
+    with pytest.raises(UserError, match="8.3 million"):
+        write(tmp_path / "m.gguf", {}, {"a": torch.full((1, 32), 9e6)}, "Q8_0")
+    assert not os.listdir(tmp_path)
