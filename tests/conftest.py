@@ -1,6 +1,7 @@
 """What tests of several modules share: a byte tokenizer and a tiny model of its vocabulary; --mutants and --fuzz."""
 
 import dataclasses
+import gc
 import os
 import sys
 from itertools import product
@@ -36,6 +37,12 @@ def pytest_collection_modifyitems(config, items):
         (kept if {*ALONE.values()} & {*item.fixturenames} == wanted else left).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left)
+
+
+def pytest_collection_finish():
+    """What is imported by now lives to the end: the collector of garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
