@@ -153,7 +153,8 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
         rows.scores = torch.linspace(-1, 1, n, device=device)  # something to learn, whatever the reward says
         stepper = Stepper(make_adamw([twin, twin_head], config.lr, 0.0), config.max_norm)
         rows = advantages_of(rows, algorithm, config.beta, config.gamma)
-        update(twins, rows, config, config.beta, stepper, config.lr, np.random.default_rng(seed))
+        once = dataclasses.replace(config, epochs=1)
+        update(twins, rows, once, config.beta, stepper, config.lr, np.random.default_rng(seed))
 
     yield checks.reference_stays(twin, deepcopy(policy).requires_grad_(False), train)
     yield checks.reward_is_on_the_end(exact, *rewards_and_kl(exact, algorithm, config.beta), eos)
