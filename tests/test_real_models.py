@@ -272,6 +272,19 @@ def test_adapters_beside_another_model_than_theirs_are_refused_in_one_line(stage
     refused(f"evaluate.py --data prompts.jsonl --models a={folder}", f"{folder}: its adapters were trained beside other weights")
 
 
+def test_adapters_that_are_half_written_are_no_checkpoint(here, monkeypatch, tmp_path):
+    """What marks the folder whole goes first: an older mark beside a newer tokenizer would be believed."""
+    line = command("llama", "sft", f"{tmp_path}")
+    with a_signal_after_the_first_step():
+        succeed(line, 130)
+    folder = folder_of("llama", "sft", f"{tmp_path}")
+    assert (folder / "adapter_config.json").exists()
+    monkeypatch.setattr(checkpoint.tokenizer_files, "save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        succeed(f"{line} --resume")
+    assert not (folder / "adapter_config.json").exists()
+
+
 def test_a_new_llama_goes_the_whole_way(monkeypatch, tmp_path):
     """Pretraining, SFT, PPO from out/sft, and the evaluation of all three, with nothing named but the family."""
     monkeypatch.chdir(tmp_path)

@@ -99,7 +99,7 @@ def save_adapter(
 ) -> None:  # fmt: skip
     """`save` of a model with adapters: these alone. base: the model that they stand beside, as a user names it."""
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors", "value_head.safetensors"):
+    for name in ("config.json", "adapter_config.json", "model.safetensors", "value_head.safetensors"):
         (folder / name).unlink(missing_ok=True)
     if value_head:
         write_safetensors(folder / "value_head.safetensors", value_head.state_dict())

@@ -195,8 +195,9 @@ def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
         "tokenizer.ggml.token_type": [3 if i in specials else 1 for i in range(len(names))],
         "tokenizer.ggml.merges": [" ".join(map(symbols_of, pair)) for pair in merges_of(tokenizer)],
         "tokenizer.chat_template": template_of(tokenizer.chat),
-        "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.bos_token_id": tokenizer.eos_id,
-        "tokenizer.ggml.add_bos_token": False, "minirlhf.pattern": getattr(tokenizer, "pattern", ""),
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": False,  # the template writes it
+        "tokenizer.ggml.bos_token_id": tokenizer.special_ids.get(tokenizer.chat.begin, tokenizer.eos_id),
+        "minirlhf.pattern": getattr(tokenizer, "pattern", ""),
     }  # fmt: skip
 
 

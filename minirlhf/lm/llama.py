@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minirlhf.lm.model import KVCache, attention, locate
+from minirlhf.lm.model import GPTConfig, KVCache, attention, locate
 
 Turn = tuple[Tensor, Tensor]  # cos and sin of the angles, (B or 1, 1, T, D/2) each
 
@@ -52,10 +52,9 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         set_default = lambda name, value: object.__setattr__(self, name, getattr(self, name) or value)
-        if min(self.vocab_size, self.context, self.layers, self.heads, self.width) < 1:
-            raise ValueError(f"every size of a model must be at least 1: {self}")
-        if not self.head_size and self.width % self.heads:
-            raise ValueError(f"width {self.width} cannot be split among {self.heads} heads evenly")
+        # What both families have is held to the same rules. Heads with a size of their own need not divide the width.
+        width = self.heads * self.width if self.head_size else self.width
+        GPTConfig(self.vocab_size, self.context, self.layers, self.heads, width, self.dropout, self.attention)
         set_default("kv_heads", self.heads)
         set_default("head_size", self.width // self.heads)
         set_default("inner", -(-8 * self.width // (3 * 32)) * 32)
@@ -66,10 +65,6 @@ class LlamaConfig:
         factor, low, high, original = self.rope_scaling or (1, 1, 2, 1)
         if not min(self.rope_base, self.norm_eps, factor, low, high - low, original) > 0:
             raise ValueError(f"positions cannot turn, or norms be taken, with these numbers: {self}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout} is outside [0, 1)")
-        if self.attention not in ("manual", "sdpa"):
-            raise ValueError(f"attention {self.attention!r} is neither 'manual' nor 'sdpa'")
 
     @property
     def cached(self) -> tuple[int, int, int]:

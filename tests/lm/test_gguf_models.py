@@ -9,9 +9,10 @@ from memory import OneAtATime
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.checkpoint import config_to_json as gpt2_to_json
+from minirlhf.lm.chat_formats import FORMATS, choose_format, missing_specials
 from minirlhf.lm.checkpoint import to_huggingface
 from minirlhf.lm.gguf import Gguf, write
-from minirlhf.lm.gguf_models import interleave, read_gguf, separate, write_gguf
+from minirlhf.lm.gguf_models import interleave, read_gguf, separate, tokenizer_metadata, write_gguf
 from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name
 from minirlhf.lm.llama import Llama
 from minirlhf.lm.tokenizer import Tokenizer
@@ -163,3 +164,13 @@ def test_a_stretched_context_is_refused_whatever_else_the_file_says(name, keys, 
             read_gguf(tmp_path / "m.gguf")
     else:
         assert opened(tmp_path / "m.gguf").config.rope_scaling == config.rope_scaling
+
+
+def test_the_token_that_begins_a_text_is_the_formats_own(tmp_path):
+    """The template writes it, so nobody is to add it."""
+    tokenizer = Tokenizer.train(["low lower lowest 12 low lower"], 264, "gpt2")
+    for name, begins in (("ours", "<|endoftext|>"), ("llama3", "<|begin_of_text|>")):
+        tokenizer.add_specials(missing_specials(FORMATS[name], tokenizer))
+        metadata = tokenizer_metadata(choose_format(tokenizer, name))
+        assert metadata["tokenizer.ggml.bos_token_id"] == tokenizer.special_ids[begins]
+        assert metadata["tokenizer.ggml.add_bos_token"] is False

@@ -126,6 +126,7 @@ def test_it_samples_as_a_gpt_does():
 @pytest.mark.parametrize(
     "change, why",
     [({"kv_heads": 3}, "cannot share"), ({"head_size": 7}, "in pairs"), ({"layers": 0}, "at least 1"),
+     ({"heads": 0}, "at least 1"),
      ({"width": 33, "head_size": 0}, "evenly"), ({"dropout": 1.0}, "outside"), ({"attention": "flash"}, "neither")],
 )  # fmt: skip
 def test_a_shape_that_cannot_be_built_is_refused(change, why):
