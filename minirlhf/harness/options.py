@@ -106,13 +106,15 @@ def idle(name: str, given: Mapping, fields: Mapping, made: Sequence) -> str:
     """Why the option `name` cannot act beside the others, or "": the one rule, for the options of all scripts.
 
     only, of another option: the names of those that can act where it is given.  needs, of this one: conditions that
-    must all hold. "data|prompt": one of the two is set; "-data": it is not; "algorithm.ratio=clipped": an attribute of
+    must all hold, of options that the script has. "data|prompt": one of the two is set; "-data": it is not; "algorithm.ratio=clipped": an attribute of
     the options, `made`, is so.
     """
     def why(need: str) -> str:
         key, _, word = need.removeprefix("-").partition("=")
         owner = next((x for x in made if hasattr(x, key.partition(".")[0])), None)
         found, flag = owner and attrgetter(key)(owner), f"--{key.rpartition('.')[2].rstrip('_').replace('_', '-')}"
+        if owner is None:
+            return ""  # this script has no such option, and cannot ask for it
         if word:
             return "" if str(found) == word else f"where {flag} is {found}"
         return "" if bool(found) != need.startswith("-") else f"beside {flag}" if found else f"without {flag}"

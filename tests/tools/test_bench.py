@@ -64,6 +64,7 @@ def test_an_iteration_of_ppo_samples_full_rows_and_makes_4_steps(two_seconds, mo
     ("--sizes tiny --repeats 1", 0, [
         "tiny    training", "tiny    sampling", "tiny    PPO iteration", " GB so far", "tokenizer, 1.0 MB",
     ]),
+    ("--sizes tiny --repeats 1 --lora 2", 0, ["tiny    training", "tiny    PPO iteration"]),
     ("--sizes huge", 2, ["--sizes huge: there are tiny"]),
     ("--sizes tiny --repeats 0", 2, ["--repeats 0: must be at least 1"]),
 ])  # fmt: skip
