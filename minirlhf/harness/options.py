@@ -106,8 +106,8 @@ def idle(name: str, given: Mapping, fields: Mapping, made: Sequence) -> str:
     """Why the option `name` cannot act beside the others, or "": the one rule, for the options of all scripts.
 
     only, of another option: the names of those that can act where it is given.  needs, of this one: conditions that
-    must all hold, of options that the script has. "data|prompt": one of the two is set; "-data": it is not; "algorithm.ratio=clipped": an attribute of
-    the options, `made`, is so.
+    must all hold, of options that the script has. "data|prompt": one of the two is set; "-data": it is not;
+    "algorithm.ratio=clipped": an attribute of the options, `made`, is so.
     """
     def why(need: str) -> str:
         key, _, word = need.removeprefix("-").partition("=")
