@@ -35,9 +35,9 @@ def text_table(title: str, rows: Sequence[dict], models: Sequence[str], against:
     last = models[-1]
     width = max(len(title), *(len(row["metric"]) for row in rows))
     compared = last != against and len(models) > 1
-    lines = [f"{title:<{width}}" + "".join(f"{name:>14}" for name in models)]
+    lines = [f"{title:<{width}}" + "".join(f" {name:>13}" for name in models)]
     if compared:
-        lines[0] += f"{last + ' - ' + against:>14} by verdict"
+        lines[0] += f" {last + ' - ' + against:>13} by verdict"
     for row in rows:
         line = f"{row['metric']:<{width}}" + "".join(f"{cell(row['models'][name]):>14}" for name in models)
         if compared:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minirlhf.evaluation.table import cell, number, one_line, optimum_line, side_by_side
+from minirlhf.evaluation.table import cell, number, one_line, optimum_line, side_by_side, text_table
 
 
 @pytest.mark.parametrize("x, text", [
@@ -116,3 +116,11 @@ def test_a_policy_that_earns_less_than_one_answer_is_worth_none():
 def test_an_optimum_without_an_interval_is_told_without():
     line = optimum_line(KNOWN | {"low": None, "high": None}, "sft", "ppo")
     assert line.startswith("J* = 0.900, on 312 effective samples;")
+
+
+def test_names_of_any_length_stand_apart_in_the_heading():
+    names, value = ["before", "afterwards, much later"], {"value": 0.5, "low": 0.4, "high": 0.6}
+    judged = value | {"verdict": "better", "decided_by": "p", "prompts_needed": None}
+    row = {"metric": "reward", "models": dict.fromkeys(names, value), "differences": {names[1]: judged}}
+    heading = text_table("data", [row], names, "before").splitlines()[0]
+    assert heading.split() == f"data before {names[1]} {names[1]} - before by verdict".split()
