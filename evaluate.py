@@ -19,7 +19,7 @@ from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
 from minirlhf.evaluation.report import build
 from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, text_table
 from minirlhf.harness.files import write_atomic, write_json
-from minirlhf.harness.machine import Machine
+from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import parse, run_script
 from minirlhf.html.page import page
 from minirlhf.lm.generation import Sampling, generate, responses_of
@@ -28,15 +28,15 @@ from minirlhf.rl.reward_files import RewardOptions
 
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
-    options, judged, machine = parse(__doc__.splitlines()[0], Evaluation, RewardOptions, Machine, without=("dtype",))
-    device, _ = machine.set_up()
+    options, judged, machine = parse(__doc__.splitlines()[0], Evaluation, RewardOptions, Machine)
+    device, dtype = machine.set_up()
     if options.reports:
         return reports.print_comparison(options.reports)
     start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
     if options.from_:
         run, sets = items.read_items(options.from_)
     else:
-        models, runs, folders = load_models(options, device)
+        models, runs, folders = load_models(options, device, dtype)
         if options.text:
             texts = read_texts(options.text, options.map)
             return print("\n".join(score_lines(score_texts(texts, models, runs, options.stride))))
@@ -78,7 +78,8 @@ def answer(options: Evaluation, seed: int, models: dict[str, Policy], runs: dict
     for name, policy in models.items():
         bare = not policy.chat and not runs[name].get("data", {}).get("data")
         ids = policy.text(options.prompt) if bare else policy.prompt({"prompt": options.prompt})
-        g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
+        with autocast(policy.model.wte.weight.device, policy.dtype):
+            g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
         print(f"{name}: {one_line(policy.tokenizer.decode(responses_of(g)[0]))}{'' if g.ended[0] else ' …'}")
 
 

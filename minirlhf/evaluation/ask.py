@@ -7,17 +7,17 @@
 
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, render, render_prompt
 from minirlhf.lm.examples import fit_context
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
-from minirlhf.lm.logits import entropy, token_logprobs
+from minirlhf.lm.generation import Generation, Sampling, generate, join, pad_left, responses_of, stop_reasons
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
 from minirlhf.lm.tokenizer import Tokenizer
@@ -27,8 +27,10 @@ from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.rl.rollout import response_hidden
 from minirlhf.tasks import task_of
 
-ROWS = 256  # responses sampled in one pass
+ROWS = 256  # most responses in one pass
 LOGITS = 2**24  # held at once to fit a temperature
+SLICE = 2**20  # logits of a network held at once elsewhere: in a CPU's cache they take half the time
+STATISTICS = ("kl", "entropy", "k1", "k3", "log_ratio")  # the last only where a model is compared
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Policy:
     model: GPT
     tokenizer: Tokenizer
     chat: bool = True  # with roles, as in `chat.render`
+    dtype: torch.dtype = torch.float32  # of matrix products in sampling; all figures are computed in float32
 
     def prompt(self, record: dict) -> list[int]:
         """The ids that the model is to continue."""
@@ -59,36 +62,49 @@ class Protocol:
     gold: bool = False  # the task's own reward, too, where reward_of is another
 
 
-def exact_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
-    """Σ_v π_v (log π_v − log ref_v) at each position: (..., V) twice -> (...), exactly 0 for equal logits.
+def exact_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """Σ_v π_v (log π_v − log ref_v) at each position: log-probs (..., V) twice -> (...), exactly 0 for equal ones.
 
     Summed over the tokens of a sampled response it is the Rao-Blackwell estimate of the KL between
     the two distributions over responses. Source: Amini et al. 2025, arXiv 2504.10637.
     """
-    logp, ref = (x.float().log_softmax(-1) if x.dtype != torch.float64 else x.log_softmax(-1)
-                 for x in (logits, ref_logits))  # (..., V) each
-    return (logp.exp() * (logp - ref)).sum(-1)  # (...)
+    return (logp.exp() * (logp - ref_logp)).sum(-1)  # (...)
+
+
+def in_slices(model: GPT, *of_tokens: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of (N, ...) or (N', ...) in step, so many tokens at a time that their logits are about SLICE numbers."""
+    step = max(64, SLICE // model.config.vocab_size // 64 * 64)  # a multiple of 64, as N' of `gather_true` is
+    return zip(*(x.split(step) for x in of_tokens))
 
 
 @torch.no_grad()
 def token_statistics(
-    model: GPT, reference: GPT, g: Generation, of_reference: Generation | None = None
+    model: GPT, reference: GPT, g: Generation, of_reference: Generation | None = None, compared: GPT | None = None
 ) -> dict[str, Tensor]:
-    """Per response token, EOS included, (B, R), 0 where the mask is False: kl (Rao-Blackwell), k1, k3, entropy.
+    """The STATISTICS of each response token, EOS included, (B, R) each, 0 where the mask is False.
 
-    Under the models themselves, at temperature 1 and in float32; KL(model ‖ reference) of a model with
-    itself is exactly 0. k1 is the log-ratio log model − log reference.
+    Under the models themselves, at temperature 1 and in float32; KL(model ‖ reference), Rao-Blackwell, of a model with
+    itself is exactly 0. k1 is the log-ratio log model − log reference; log_ratio is log compared − log reference.
     of_reference: the same responses behind the prompts as the reference is asked them, if it is asked otherwise.
+    Each network reads each response once, and the logits of all tokens never stand in memory together.
     """
-    logits = []
-    for net, rows in ((model, g), (reference, of_reference or g)):
-        hidden, n = response_hidden(net, rows)  # (N', C)
-        logits.append(net.logits(hidden)[:n])  # (N, V)
-    tokens = g.ids[g.mask]  # (N,)
-    logp, ref = token_logprobs(logits[0], tokens), token_logprobs(logits[1], tokens)  # (N,)
-    per_token = {"kl": exact_kl(*logits), "entropy": entropy(logits[0])}
-    per_token |= {kind: kl_estimate(logp, ref, kind) for kind in ("k1", "k3")}
-    return {name: spread(x, g.mask) for name, x in per_token.items()}  # (B, R) each
+    ways = [g] if of_reference is None else [g, of_reference]
+    asked = [(model, 0), (reference, len(ways) - 1), (compared or model, 0)]  # a network, and which way it is asked
+    out = g.logprobs.new_zeros((len(STATISTICS), *g.mask.shape))  # (5, B, R)
+    lengths = (g.prompt_mask.sum(1) + g.mask.shape[1]).tolist()  # alike for answers to a prompt: they stay neighbours
+    for index in micro_batches(lengths, ROWS, model):
+        rows = [Generation(*(getattr(x, f.name)[index] for f in fields(x))) for x in ways]
+        found, mask = [], rows[0].mask  # (b, R)
+        hidden = {(net, way): response_hidden(net, rows[way])[0] for net, way in dict.fromkeys(asked)}  # (N', C) each
+        for said, *some in in_slices(model, rows[0].ids[mask], *hidden.values()):
+            logp = {key: key[0].logits(x)[: len(said)].log_softmax(-1, torch.float32) for key, x in zip(hidden, some)}
+            laws = [logp[key] for key in asked]  # (n, V) each
+            pi, ref, other = (x.gather(-1, said[:, None]).squeeze(-1) for x in laws)  # (n,) each
+            k1, k3 = (kl_estimate(pi, ref, kind) for kind in ("k1", "k3"))  # (n,) each
+            entropy = -(laws[0].exp() * laws[0]).sum(-1)  # (n,)
+            found.append(torch.stack([exact_kl(*laws[:2]), entropy, k1, k3, other - ref]))  # (5, n)
+        out[:, index] = spread(torch.cat(found, 1), mask.expand(len(out), -1, -1))  # (5, b, R)
+    return dict(zip(STATISTICS if compared is not None else STATISTICS[:-1], out))
 
 
 def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -112,41 +128,46 @@ def sample_items(
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, protocol.samples)]
     prompts, asked = ([x.prompt(r) for r in records] for x in (policy, reference))
     context = min(net.config.context for net in (model, reference.model, compared) if net is not None)
-    tight = asked != prompts or context < model.config.context  # what one says must fit the others, too
+    room = [min(protocol.max_new, context - max(len(prompts[i]), len(asked[i]))) for i, _ in wanted]
+    parts, order = [], []
     for greedy in (True, False):
-        rows = sorted((w for w in wanted if (w[1] < 0) == greedy), key=lambda w: len(prompts[w[0]]))
-        for start in range(0, len(rows), ROWS):
-            part = rows[start : start + ROWS]
-            seeds = [int(np.random.SeedSequence([protocol.seed, i, k + 1]).generate_state(1)[0]) for i, k in part]
-            longest = max(len(x[i]) for x in (prompts, asked) for i, _ in part)
-            room = min(protocol.max_new, context - longest) if tight else protocol.max_new
-            sampling = Sampling(room, 0.0 if greedy else 1.0)
-            g = generate(model, [prompts[i] for i, _ in part], sampling, tokenizer.eos_id, seeds)
-            ids, mask = (x.to(g.ids.device) for x in pad_left([asked[i] for i, _ in part], 0))  # (B, P) each
-            tokens = token_statistics(model, reference.model, g, replace(g, prompt_ids=ids, prompt_mask=mask))
-            statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
-            if compared is not None:
-                statistics["log_ratio"] = token_statistics(compared, reference.model, g)["k1"].sum(1).tolist()
-            reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
-            rewards: list[float | None] = [None] * len(part)
-            if protocol.reward_of is not None:
-                cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(part, texts)]
-                said = iter(call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
-                rewards = [next(said) if ended else 0.0 for ended in g.ended.tolist()]
-            for row, ((i, k), ids) in enumerate(zip(part, responses_of(g))):
-                record, text = records[i], texts[row]
-                item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
-                item |= {"reference": reference_of(record), "stop": reasons[row]}
-                item |= {"tokens": len(ids) + (reasons[row] == "eos"), "ids": ids}
-                item |= {name: values[row] for name, values in statistics.items()}
-                if k == 0 and model is not reference.model:
-                    said = g.ids[row, : item["tokens"]].tolist()
-                    item["pieces"] = pieces_of(tokenizer, said)
-                    for key, name in (("token_kl", "kl"), ("token_log_ratio", "k1")):
-                        item[key] = [round(x, 4) for x in tokens[name][row, : len(said)].tolist()]
-                item["scores"] = scores_of(record, text, reasons[row] == "eos", rewards[row], protocol.gold)
-                items.append(item)
-    return sorted(items, key=lambda item: (item["index"], item["sample"]))
+        rows = [row for row, (_, k) in enumerate(wanted) if (k < 0) == greedy]
+        for part in micro_batches([len(prompts[wanted[row][0]]) + room[row] for row in rows], ROWS, model):
+            some = [rows[j] for j in part]
+            keys = [(protocol.seed, i, k + 1) for i, k in (wanted[row] for row in some)]
+            seeds = [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
+            sampling = Sampling(max(room[row] for row in some), 0.0 if greedy else 1.0)
+            with autocast(model.wte.weight.device, policy.dtype):
+                parts.append(generate(model, [prompts[i] for _, i, _ in keys], sampling, tokenizer.eos_id, seeds))
+            order += some
+    g, of_reference = join(parts, order, tokenizer.eos_id), None
+    most = torch.tensor(room, device=g.ids.device)[:, None]  # (B, 1)
+    g = replace(g, ended=g.ended & (g.mask.sum(1) <= most[:, 0]), mask=g.mask & (g.mask.cumsum(1) <= most))
+    if asked != prompts:
+        ids, mask = (x.to(g.ids.device) for x in pad_left([asked[i] for i, _ in wanted], 0))  # (B, P) each
+        of_reference = replace(g, prompt_ids=ids, prompt_mask=mask)
+    tokens = token_statistics(model, reference.model, g, of_reference, compared)  # (B, R) each
+    statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
+    reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
+    rewards: list[float | None] = [None] * len(wanted)
+    if protocol.reward_of is not None:
+        cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(wanted, texts)]
+        said = iter(call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
+        rewards = [next(said) if ended else 0.0 for ended in g.ended.tolist()]
+    for row, ((i, k), ids) in enumerate(zip(wanted, responses_of(g))):
+        record, text = records[i], texts[row]
+        item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
+        item |= {"reference": reference_of(record), "stop": reasons[row]}
+        item |= {"tokens": len(ids) + (reasons[row] == "eos"), "ids": ids}
+        item |= {name: values[row] for name, values in statistics.items()}
+        if k == 0 and model is not reference.model:
+            said = g.ids[row, : item["tokens"]].tolist()
+            item["pieces"] = pieces_of(tokenizer, said)
+            for key, name in (("token_kl", "kl"), ("token_log_ratio", "k1")):
+                item[key] = [round(x, 4) for x in tokens[name][row, : len(said)].tolist()]
+        item["scores"] = scores_of(record, text, reasons[row] == "eos", rewards[row], protocol.gold)
+        items.append(item)
+    return items
 
 
 def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: bool = False) -> dict[str, float]:
@@ -159,11 +180,11 @@ def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: 
     return scores
 
 
-def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-    """What a policy thinks of each token of the records' own last answers, EOS included, some records at a time.
+def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """What a policy thinks of each token of the records' own last answers, EOS included, some tokens at a time.
 
-    Yields which records, the mask (B, T) of their tokens, logits (N, V) and targets (N,). Records that have no
-    answer, or are longer than the context, are left out.
+    Yields of each which record has it, (n,), logits (n, V) and targets (n,), those of a record in order. Records that
+    have no answer, or are longer than the context, are left out.
     """
     model, examples = policy.model, []
     for record in records:
@@ -172,15 +193,17 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
     for part in micro_batches([len(examples[i].ids) for i in keep], 32, model):
         batch = collate([examples[keep[j]] for j in part], model.wte.weight.device, model.config.context)
-        hidden, n = gather_true(model(batch.inputs), batch.mask)  # (N', C)
-        yield [keep[j] for j in part], batch.mask, model.logits(hidden)[:n], batch.targets[batch.mask]
+        hidden, _ = gather_true(model(batch.inputs), batch.mask)  # (N', C)
+        who = torch.tensor([keep[j] for j in part]).repeat_interleave(batch.mask.sum(1).cpu())  # (N,)
+        for some, x, y in in_slices(model, who, hidden, batch.targets[batch.mask]):
+            yield some.tolist(), model.logits(x)[: len(y)], y
 
 
 @torch.no_grad()
 def fitted_temperature(policy: Policy, records: Sequence[dict]) -> float:
     """T of `calibration.fit_temperature` over the first LOGITS of the tokens of the records' own answers."""
     logits, targets = [np.empty((0, policy.model.config.vocab_size))], [np.empty(0, dtype=int)]
-    for _, _, z, y in answer_logits(policy, records):
+    for _, z, y in answer_logits(policy, records):
         room = LOGITS // z.shape[1] - sum(map(len, targets))
         logits.append(z[:room].double().cpu().numpy())
         targets.append(y[:room].cpu().numpy())
@@ -197,21 +220,20 @@ def text_items(policy: Policy, records: Sequence[dict], temperature: float | Non
     what it thinks likeliest, and whether that is `correct`. None and empty where the record has no answer or is
     longer than the context. With a temperature, `tempered` is the confidence of softmax(logits / temperature).
     """
-    empty = {"nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
-    empty |= {} if temperature is None else {"tempered": []}
-    items = [{"index": i} | empty for i in range(len(records))]
-    for part, mask, logits, targets in answer_logits(policy, records):
-        logp = logits.log_softmax(-1)  # (N, V)
-        best, likeliest = logp.max(-1)  # (N,)
-        nll = spread(-logp.gather(-1, targets[:, None]).squeeze(-1), mask).double().sum(1)  # (B,)
-        said = {"confidence": best.exp().tolist()}
+    lists = ["confidence", "correct"] + ["tempered"] * (temperature is not None)
+    items = [{"index": i, "nll": None, "tokens": 0, "bytes": 0, **{k: [] for k in lists}} for i in range(len(records))]
+    for who, logits, targets in answer_logits(policy, records):
+        logp = logits.log_softmax(-1, torch.float32)  # (n, V)
+        best, likeliest = logp.max(-1)  # (n,)
+        said = [-logp.gather(-1, targets[:, None]).squeeze(-1), best.exp(), likeliest == targets]  # (n,) each
         if temperature is not None:
-            said["tempered"] = (logits / temperature).log_softmax(-1).amax(-1).exp().tolist()
-        correct, start = (likeliest == targets).tolist(), 0
-        for i, value, count in zip(part, nll.tolist(), mask.sum(1).tolist()):
-            item, end, text = items[i], start + count, messages_of(records[i])[-1]["content"]
-            item |= {"nll": value, "tokens": count, "bytes": len(text.encode("utf-8", "surrogatepass"))}
-            item |= {key: [round(min(x, 1.0), 6) for x in p[start:end]] for key, p in said.items()}
-            item["correct"] = [int(x) for x in correct[start:end]]
-            start = end
+            said.append((logits / temperature).log_softmax(-1, torch.float32).amax(-1).exp())
+        for i, nll, *numbers in zip(who, *(x.tolist() for x in said)):
+            item = items[i]
+            item |= {"nll": (item["nll"] or 0.0) + nll, "tokens": item["tokens"] + 1}
+            for key, x in zip(lists, numbers):
+                item[key].append(int(x) if key == "correct" else round(min(x, 1.0), 6))
+    for item, record in zip(items, records):
+        if item["tokens"]:
+            item["bytes"] = len(messages_of(record)[-1]["content"].encode("utf-8", "surrogatepass"))
     return items

@@ -58,7 +58,7 @@ class Evaluation:
     reference_samples: int = option(0, "more of the reference, where J* is not known", least=0, needs=SCORED)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1, needs="data|prompt")
     show: int = option(2, "samples to print of each test set, side by side", least=0)
-    prompt: str = option("", "only print what each model answers to this", only="models max_new device threads")
+    prompt: str = option("", "only print what each model answers to this", only="models max_new device dtype threads")
     text: tuple[str, ...] = option(
         (), "only perplexity and bits per byte of these .txt or .jsonl files", only="models stride device threads")
     stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0, needs="text")
@@ -83,8 +83,10 @@ def rl_runs(start: str) -> list[str]:
     return found
 
 
-def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
-    """The policy, run.json and folder of each name. Raises UserError."""
+def load_models(
+    options: Evaluation, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
+    """The policy, run.json and folder of each name. dtype: see `Policy`. Raises UserError."""
     if not (pairs := options.models):
         pairs = [f"{Path(f).name}={f}" for f in ("out/base", START, *rl_runs(START)) if Path(f).is_dir()]
         if not pairs:
@@ -97,7 +99,7 @@ def load_models(options: Evaluation, device: torch.device) -> tuple[dict[str, Po
     for name, folder in folders.items():
         model, tokenizer = checkpoint.load(folder)
         roles = runs[name].get("stage") != "base" and not missing_specials(tokenizer.chat, tokenizer)
-        models[name] = Policy(model.to(device).eval(), tokenizer, chat=roles)
+        models[name] = Policy(model.to(device).eval(), tokenizer, roles, dtype)
     return models, runs, folders
 
 
@@ -206,12 +208,13 @@ def collect_items(
     ref = models[reference]
     policy, vocabulary, device = models[last], ref.model.config.vocab_size, ref.model.wte.weight.device
     run = {"reference": reference, "against": against, "seed": seed, "vocabulary": vocabulary}
-    run |= {"settings": asdict(options) | asdict(judged), "environment": environment(), "models": {
+    run |= {"settings": asdict(options) | asdict(judged), "models": {
         name: {"folder": folder, "sha256": weights[name], "reference": references[name],
                "trained_against": runs[name].get("reference"), "stage": runs[name].get("stage"),
                "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": read_curves(folder)}
         for name, folder in folders.items()
     }}  # fmt: skip
+    run["environment"] = environment() | {"sampling": str(policy.dtype)}
     beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)
     seen = training_records(runs)
     trained = {prompt_of(r) for records in seen.values() for r in records}

@@ -104,7 +104,7 @@ def kl_to_itself(policy: GPT, twin: GPT, reference: GPT, rollout: Rollout, tempe
     """Exact KL and k1 to an equal model, both 0, and those to the reference, of which the exact is >= 0."""
     def logits(model: GPT) -> Tensor:
         hidden, n = response_hidden(model, rollout)  # (N', C)
-        return model.logits(hidden)[:n] / temperature  # (N, V)
+        return (model.logits(hidden)[:n] / temperature).log_softmax(-1)  # (N, V)
 
     def k1(p: Tensor, q: Tensor) -> Tensor:
         return kl_estimate(token_logprobs(p, ids), token_logprobs(q, ids))  # (N,)

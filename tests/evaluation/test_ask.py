@@ -1,12 +1,14 @@
 """The items: what models say and how they predict what people said, and the same numbers by other ways."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import accumulate
 from math import exp, isnan, log, nan
 
 import pytest
 import torch
+from memory import peak_of
 
 from minirlhf.evaluation import ask
 from minirlhf.evaluation.ask import (
@@ -22,6 +24,7 @@ from minirlhf.lm.records import messages_of
 from minirlhf.lm.sft import negative_log_likelihood
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import expected_calibration_error, fit_temperature
+from minirlhf.rl.rollout import response_hidden
 from minirlhf.tasks import TASKS
 
 RECORDS = [
@@ -134,6 +137,72 @@ def test_padding_has_no_influence_on_the_statistics(make_gpt, every_response):
         assert torch.allclose(got[name][:, : x.shape[1]], x, atol=1e-5, rtol=0)
 
 
+def test_slices_of_rows_and_tokens_give_the_numbers_of_the_whole(make_policy, every_response, monkeypatch):
+    """Seven rows and 64 tokens at a time, then all together."""
+    g, (model, reference, other) = every_response([2, 1], V=5, R=3), (make_policy(i) for i in range(3))
+    assert len(g.ids) > 2 * 7 and g.mask.sum() > 2 * 64
+    found = []
+    for rows, logits in ((7, 1), (256, 1), (256, 2**20)):
+        monkeypatch.setattr(ask, "ROWS", rows)
+        monkeypatch.setattr(ask, "SLICE", logits)
+        found.append(token_statistics(model, reference, g, compared=other))
+    for name, whole in found[-1].items():
+        assert all(torch.allclose(some[name], whole, atol=1e-5) for some in found[:-1])
+        assert not whole[~g.mask].any() and whole.any()
+
+
+def test_slices_of_tokens_give_the_same_texts(make_policy, tokenizer, monkeypatch):
+    """Answers end within slices, and slices within answers."""
+    policy, records = Policy(make_policy(0), tokenizer), words(0)
+    whole = text_items(policy, records, temperature=2.0)
+    monkeypatch.setattr(ask, "SLICE", 1)
+    for x, y in zip(text_items(policy, records, temperature=2.0), whole):
+        assert x.keys() == y.keys() and x["correct"] == y["correct"] and x["tokens"] == y["tokens"] == len(x["tempered"])
+        assert x["nll"] == pytest.approx(y["nll"], abs=1e-5)
+        assert x["confidence"] + x["tempered"] == pytest.approx(y["confidence"] + y["tempered"], abs=2e-6)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_each_network_reads_each_response_once(chat, make_policy, tokenizer, monkeypatch):
+    """The policy, the reference and the compared model, however many of them are one; and again if asked otherwise."""
+    read, (policy, reference) = Counter(), (make_policy(0), make_policy(1))
+    noted = lambda net, rows: read.update({net: len(rows.ids)}) or response_hidden(net, rows)
+    monkeypatch.setattr(ask, "response_hidden", noted)
+    n = len(RECORDS) * (1 + SAMPLES)
+    for asked in ((policy, reference, policy), (policy, reference, None), (reference, policy, policy)):
+        sampled(*asked[:2], tokenizer, compared=asked[2], chat=chat)
+        twice = asked[1] is asked[2] and not chat
+        assert read == {policy: n * (1 + twice), reference: n}
+        read.clear()
+    sampled(reference, reference, tokenizer, compared=reference)
+    assert read == {reference: n}
+
+
+@pytest.mark.parametrize("measured", ["responses", "texts"])
+def test_memory_does_not_grow_with_tokens_times_vocabulary(measured, tokenizer):
+    """256 tokens of 2^15 logits are 34 MB a network, and some of it is held two to four times; a slice has 64 tokens."""
+    policy, real = Policy(uniform(2**15), tokenizer), torch.ones(32, 8, dtype=torch.bool)
+    g = Generation(real[:, :1].long(), real[:, :1], real.long(), real, torch.zeros(32, 8), real[:, 0])
+    if measured == "responses":
+        assert peak_of(lambda: token_statistics(policy.model, policy.model, g)) < 55
+    else:
+        assert peak_of(lambda: text_items(policy, 32 * [{"prompt": "a", "response": "1234567"}])) < 55
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_answers_are_sampled_in_the_policys_dtype_and_figures_are_of_float32(dtype, make_policy, tokenizer, monkeypatch):
+    cast = {"generate": set(), "response_hidden": set(), "gather_true": set()}
+    for name, seen in cast.items():
+        inner = getattr(ask, name)
+        monkeypatch.setattr(ask, name, lambda *a, inner=inner, seen=seen: (
+            seen.add(torch.is_autocast_enabled("cpu")) or inner(*a)))
+    asked = Policy(make_policy(0), tokenizer, dtype=dtype)
+    items = sample_items(asked, asked, RECORDS, Protocol(None, MAX_NEW, SAMPLES, 0))
+    text_items(asked, RECORDS)
+    assert cast == {"generate": {dtype == torch.bfloat16}, "response_hidden": {False}, "gather_true": {False}}
+    assert {x["kl"] for x in items} == {0.0}
+
+
 def test_there_is_a_greedy_item_and_as_many_samples_as_asked_for_each_prompt_in_order(made):
     _, items = made
     expected = [(i, k) for i in range(len(RECORDS)) for k in range(-1, SAMPLES)]
@@ -221,6 +290,18 @@ def test_a_sample_depends_on_neither_its_neighbours_nor_the_number_of_samples(ma
     few = sampled(models["rl"], models["sft"], tokenizer, RECORDS[:2], samples=1)
     all_of_them = {(x["index"], x["sample"]): x["ids"] for x in items["rl"]}
     assert [x["ids"] for x in few] == [all_of_them[x["index"], x["sample"]] for x in few]
+
+
+def test_the_room_that_a_shorter_context_leaves_a_sample_does_not_depend_on_its_neighbours(make_policy, tokenizer):
+    """What is cut off there has not ended."""
+    model, short = make_policy(0, context=64), make_policy(1, context=12)
+    got = sampled(model, short, tokenizer, max_new=40)
+    full = sampled(model, model, tokenizer, max_new=40)
+    for x, y in zip(got, full):
+        room = 12 - len(render_prompt(RECORDS[x["index"]], tokenizer))
+        assert x["ids"] == y["ids"][: x["tokens"]] and x["tokens"] == min(y["tokens"], room)
+        assert x["stop"] == (y["stop"] if y["tokens"] <= room else "length")
+    assert {x["stop"] for x in got} == {"eos", "length"}
 
 
 def test_another_seed_samples_other_responses(made, tokenizer):
@@ -463,7 +544,7 @@ def test_the_tempered_confidence_is_that_of_the_divided_logits(made, tokenizer):
 def test_the_temperature_is_that_of_all_tokens_or_of_the_first_that_may_be_held(made, tokenizer, monkeypatch):
     model, records = made[0]["rl"], words(3)
     with torch.no_grad():
-        parts = [(z.numpy(), y.numpy()) for _, _, z, y in answer_logits(Policy(model, tokenizer), records)]
+        parts = [(z.numpy(), y.numpy()) for _, z, y in answer_logits(Policy(model, tokenizer), records)]
     z, y = (torch.cat([torch.from_numpy(x) for x in column]).numpy() for column in zip(*parts))
     T = fitted_temperature(Policy(model, tokenizer), records)
     assert len(parts) == 2 and T == pytest.approx(fit_temperature(z, y))

@@ -161,6 +161,7 @@ def test_the_run_tells_the_models_apart_and_what_they_are(ask, make_policy, file
     run, _ = ask({"ppo": {"stage": "rloo", "seed": 7, "cost": {"steps": 3}}}, **MINE)
     assert (run["reference"], run["seed"], run["vocabulary"]) == ("sft", 5, 260)
     assert run["settings"]["samples"] == 2 and run["environment"]["torch"]
+    assert run["environment"]["sampling"] == "torch.float32"
     for i, name in enumerate(("base", "sft", "ppo")):
         assert run["models"][name]["sha256"] == checkpoint.fingerprint(make_policy(i, context=320))
     ppo = run["models"]["ppo"]
@@ -200,7 +201,8 @@ def test_of_the_default_models_those_that_are_there_are_loaded_and_a_base_model_
 ):
     for name, stage in (("base", "base"), ("sft", "sft")):
         checkpoint.save(files / "out" / name, make_policy(0), tokenizer, {"stage": stage})
-    models, runs, folders = load_models(Evaluation(), "cpu")
+    models, runs, folders = load_models(Evaluation(), "cpu", torch.bfloat16)
+    assert {policy.dtype for policy in models.values()} == {torch.bfloat16}
     assert list(models) == ["base", "sft"] and folders == {"base": "out/base", "sft": "out/sft"}
     assert {name: policy.chat for name, policy in models.items()} == {"base": False, "sft": True}
     assert not models["sft"].model.training
