@@ -17,7 +17,7 @@ from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, render, render_prompt
 from minirlhf.lm.examples import fit_context
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
-from minirlhf.lm.logits import entropy, token_logprobs
+from minirlhf.lm.logits import entropy, log_softmax, token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
 from minirlhf.lm.tokenizer import Tokenizer
@@ -86,7 +86,7 @@ def token_statistics(
         logits.append(net.logits(hidden)[:n])  # (N, V)
     tokens = g.ids[g.mask]  # (N,)
     logp, ref = token_logprobs(logits[0], tokens), token_logprobs(logits[1], tokens)  # (N,)
-    per_token = {"kl": exact_kl(*logits), "entropy": entropy(logits[0])}
+    per_token = {"kl": exact_kl(*logits), "entropy": entropy(log_softmax(logits[0]))}
     per_token |= {kind: kl_estimate(logp, ref, kind) for kind in ("k1", "k3")}
     return {name: spread(x, g.mask) for name, x in per_token.items()}  # (B, R) each
 
