@@ -106,14 +106,13 @@ MUTANTS = [
     ),
     Mutant(
         "positions-count-padding", "Positions count real tokens", "TRL GRPO and RLOO with GPT-2, minRLHF",
-        "lm/model.py", "(key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)",
+        "lm/model.py", "(key_mask.cumsum(-1)[:, past : past + T] - 1).clamp(min=0)",
         "torch.arange(past, past + T).expand(len(ids), T)",
         "tests/lm/test_model.py::test_a_row_of_a_ragged_batch_equals_the_row_alone[left-manual]",
     ),
     Mutant(
         "padding-seen-at-decoding", "Padding on the left stays unseen behind a cache", "mlx-lm#1906",
-        "lm/model.py", "key_mask = cache.key_mask[:, : past + T]",
-        "key_mask = cache.key_mask[:, : past + T] | (past > 0)",
+        "lm/model.py", "self.key_mask = F.pad(seen,", "self.key_mask = F.pad(seen | (self.length > 0),",
         "tests/lm/test_model.py::test_a_prompt_fed_in_chunks_equals_one_shot[chunks2-manual]",
     ),
     Mutant(
@@ -424,12 +423,12 @@ MUTANTS = [
     Mutant(
         "cached-mask-upper-left", "Behind a cache the mask is aligned at its lower right",
         "LLMs-from-scratch",
-        "lm/model.py", ".tril(S - T)", ".tril()",
+        "lm/model.py", ".tril(past)", ".tril()",
         "tests/lm/test_model.py::test_a_prompt_fed_in_chunks_equals_one_shot[chunks2-manual]",
     ),
     Mutant(
         "cached-positions-off-by-one", "A cache changes no logit", "nanoGPT#613",
-        "lm/model.py", "key_mask.cumsum(-1)[:, past:] - 1)", "key_mask.cumsum(-1)[:, past:] - int(past == 0))",
+        "lm/model.py", "past : past + T] - 1)", "past : past + T] - int(past == 0))",
         "tests/lm/test_model.py::test_a_prompt_fed_in_chunks_equals_one_shot[chunks3-manual]",
     ),
     Mutant(

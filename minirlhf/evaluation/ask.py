@@ -7,7 +7,7 @@
 
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, render, render_prompt
 from minirlhf.lm.examples import fit_context
-from minirlhf.lm.generation import Generation, Sampling, generate, join, pad_left, responses_of, stop_reasons
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
+from minirlhf.lm.logits import entropy, log_softmax
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import fit_temperature
 from minirlhf.rl.losses import kl_estimate
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
-from minirlhf.rl.rollout import response_hidden
+from minirlhf.rl.rollout import Rollout, parts_of, response_hidden
 from minirlhf.tasks import task_of
 
 ROWS = 256  # most responses in one pass
@@ -91,19 +92,17 @@ def token_statistics(
     ways = [g] if of_reference is None else [g, of_reference]
     asked = [(model, 0), (reference, len(ways) - 1), (compared or model, 0)]  # a network, and which way it is asked
     out = g.logprobs.new_zeros((len(STATISTICS), *g.mask.shape))  # (5, B, R)
-    lengths = (g.prompt_mask.sum(1) + g.mask.shape[1]).tolist()  # alike for answers to a prompt: they stay neighbours
-    for index in micro_batches(lengths, ROWS, model):
-        rows = [Generation(*(getattr(x, f.name)[index] for f in fields(x))) for x in ways]
-        found, mask = [], rows[0].mask  # (b, R)
+    for index in parts_of(g, ROWS, model):
+        rows = [Rollout.rows(x, index) for x in ways]
+        found, mask = [], rows[0].mask  # (b, R')
         hidden = {(net, way): response_hidden(net, rows[way])[0] for net, way in dict.fromkeys(asked)}  # (N', C) each
         for said, *some in in_slices(model, rows[0].ids[mask], *hidden.values()):
-            logp = {key: key[0].logits(x)[: len(said)].log_softmax(-1, torch.float32) for key, x in zip(hidden, some)}
-            laws = [logp[key] for key in asked]  # (n, V) each
+            logp = {key: log_softmax(key[0].logits(x)[: len(said)]) for key, x in zip(hidden, some)}  # (n, V) each
+            laws = [logp[key] for key in asked]
             pi, ref, other = (x.gather(-1, said[:, None]).squeeze(-1) for x in laws)  # (n,) each
             k1, k3 = (kl_estimate(pi, ref, kind) for kind in ("k1", "k3"))  # (n,) each
-            entropy = -(laws[0].exp() * laws[0]).sum(-1)  # (n,)
-            found.append(torch.stack([exact_kl(*laws[:2]), entropy, k1, k3, other - ref]))  # (5, n)
-        out[:, index] = spread(torch.cat(found, 1), mask.expand(len(out), -1, -1))  # (5, b, R)
+            found.append(torch.stack([exact_kl(*laws[:2]), entropy(laws[0]), k1, k3, other - ref]))  # (5, n)
+        out[:, index, : mask.shape[1]] = spread(torch.cat(found, 1).to(out.dtype), mask.expand(len(out), -1, -1))
     return dict(zip(STATISTICS if compared is not None else STATISTICS[:-1], out))
 
 
@@ -129,7 +128,10 @@ def sample_items(
     prompts, asked = ([x.prompt(r) for r in records] for x in (policy, reference))
     context = min(net.config.context for net in (model, reference.model, compared) if net is not None)
     room = [min(protocol.max_new, context - max(len(prompts[i]), len(asked[i]))) for i, _ in wanted]
-    parts, order = [], []
+    device, shape = model.wte.weight.device, (len(wanted), max(room))
+    behind = [[x.to(device) for x in pad_left([each[i] for i, _ in wanted], 0)] for each in (prompts, asked)]  # (B, P)
+    g = Generation(*behind[0], *(torch.zeros(shape, dtype=t, device=device) for t in (torch.int64, torch.bool)),
+                   torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.bool, device=device))
     for greedy in (True, False):
         rows = [row for row, (_, k) in enumerate(wanted) if (k < 0) == greedy]
         for part in micro_batches([len(prompts[wanted[row][0]]) + room[row] for row in rows], ROWS, model):
@@ -137,15 +139,12 @@ def sample_items(
             keys = [(protocol.seed, i, k + 1) for i, k in (wanted[row] for row in some)]
             seeds = [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
             sampling = Sampling(max(room[row] for row in some), 0.0 if greedy else 1.0)
-            with autocast(model.wte.weight.device, policy.dtype):
-                parts.append(generate(model, [prompts[i] for _, i, _ in keys], sampling, tokenizer.eos_id, seeds))
-            order += some
-    g, of_reference = join(parts, order, tokenizer.eos_id), None
-    most = torch.tensor(room, device=g.ids.device)[:, None]  # (B, 1)
-    g = replace(g, ended=g.ended & (g.mask.sum(1) <= most[:, 0]), mask=g.mask & (g.mask.cumsum(1) <= most))
-    if asked != prompts:
-        ids, mask = (x.to(g.ids.device) for x in pad_left([asked[i] for i, _ in wanted], 0))  # (B, P) each
-        of_reference = replace(g, prompt_ids=ids, prompt_mask=mask)
+            with autocast(device, policy.dtype):
+                said = generate(model, [prompts[i] for _, i, _ in keys], sampling, tokenizer.eos_id, seeds)
+            fits = said.mask.cumsum(1) <= torch.tensor([room[row] for row in some], device=device)[:, None]  # (b, R)
+            g.ids[some, : fits.shape[1]], g.mask[some, : fits.shape[1]] = said.ids, said.mask & fits
+            g.ended[some] = said.ended & fits.all(1)
+    of_reference = replace(g, prompt_ids=behind[1][0], prompt_mask=behind[1][1]) if asked != prompts else None
     tokens = token_statistics(model, reference.model, g, of_reference, compared)  # (B, R) each
     statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
     reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
@@ -223,13 +222,12 @@ def text_items(policy: Policy, records: Sequence[dict], temperature: float | Non
     lists = ["confidence", "correct"] + ["tempered"] * (temperature is not None)
     items = [{"index": i, "nll": None, "tokens": 0, "bytes": 0, **{k: [] for k in lists}} for i in range(len(records))]
     for who, logits, targets in answer_logits(policy, records):
-        logp = logits.log_softmax(-1, torch.float32)  # (n, V)
+        logp = log_softmax(logits)  # (n, V)
         best, likeliest = logp.max(-1)  # (n,)
         said = [-logp.gather(-1, targets[:, None]).squeeze(-1), best.exp(), likeliest == targets]  # (n,) each
         if temperature is not None:
-            said.append((logits / temperature).log_softmax(-1, torch.float32).amax(-1).exp())
-        for i, nll, *numbers in zip(who, *(x.tolist() for x in said)):
-            item = items[i]
+            said.append(log_softmax(logits / temperature).amax(-1).exp())
+        for item, nll, *numbers in zip((items[i] for i in who), *(x.tolist() for x in said)):
             item |= {"nll": (item["nll"] or 0.0) + nll, "tokens": item["tokens"] + 1}
             for key, x in zip(lists, numbers):
                 item[key].append(int(x) if key == "correct" else round(min(x, 1.0), 6))

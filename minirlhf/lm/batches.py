@@ -50,14 +50,19 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu", con
     return Batch(whole[:, :-1], whole[:, 1:], where[:, 1:])
 
 
+def room(model: GPT) -> int:
+    """How many tokens a pass may have: activations fit ROOM, and logits four numbers in each of its places."""
+    shape = model.config
+    return ROOM[model.wte.weight.device.type] // max(shape.layers * shape.width, shape.vocab_size // 4)
+
+
 def micro_batches(lengths: Sequence[int], rows: int, model: GPT | None = None) -> list[list[int]]:
     """Indices sorted by length, the longest first, in parts of at most `rows`: so little is spent on padding.
 
     model: its size says how many tokens a part may have, padding included; 485 of 135M parameters, on a CPU.
     """
-    order, tokens, parts = sorted(range(len(lengths)), key=lambda i: -lengths[i]), 2**62, []
-    if model is not None:
-        tokens = ROOM[model.wte.weight.device.type] // (model.config.layers * model.config.width)
+    order, parts = sorted(range(len(lengths)), key=lambda i: -lengths[i]), []
+    tokens = room(model) if model is not None else 2**62
     while order:
         n = max(1, min(rows, tokens // max(1, lengths[order[0]])))
         parts, order = [*parts, order[:n]], order[n:]

@@ -5,7 +5,7 @@ One renderer serves training and generation, so a model is prompted in the forma
     <|user|> 4 7 + 8 5 = <|assistant|> 1 3 2 <|endoftext|>
                                        ^ ^ ^ ^^^^^^^^^^^^^   the loss stands on these
 
-That is our own format; a tokenizer from elsewhere brings another (`ChatFormat`, chat_formats.py).
+That is our own format; a tokenizer from elsewhere brings another (chat_formats.py).
 Segments are encoded apart and their ids joined, so that mask boundaries are exact and text can never
 become a special token. Without roles a record is a document, `<|endoftext|> text <|endoftext|>`, as a base
 model learns it with a loss on every token but the first. Proved by tests/lm/test_chat.py.

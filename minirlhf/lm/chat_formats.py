@@ -15,7 +15,8 @@ import re
 from dataclasses import replace
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.tokenizer import ChatFormat, Tokenizer
+from minirlhf.lm.records import ChatFormat
+from minirlhf.lm.tokenizer import Tokenizer
 
 FORMATS = {
     "ours": ChatFormat(),

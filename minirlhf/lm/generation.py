@@ -14,18 +14,18 @@ Proved by tests/lm/test_generation.py, against a slow loop without a cache.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.harness.loop import Diverged
 from minirlhf.lm.model import GPT, KVCache
 
 ROWS = 256  # most prompts per pass
+LOOK = {"cpu": 1, "cuda": 16}  # tokens between looks at which rows are finished: each makes a GPU wait for the CPU
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def generate(
 
     prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one per row.
     Prompts of like length share a pass, because padding costs as much as tokens.
-    Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode.
+    Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode. Runs in the caller's
+    autocast: in that of the training pass, both give a token the same probability.
     Raises ValueError for a prompt that is empty or longer than the context.
     The ragged batch follows Hugging Face's rule: positions count real tokens, and padding is masked.
     """
@@ -127,45 +128,54 @@ def generate(
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed per prompt, at least one")
     if min(lengths) < 1 or max(lengths) > context:
         raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
-    order = sorted(range(len(prompts)), key=lambda i: lengths[i])
-    was_training = model.training
+    device, order = model.wte.weight.device, sorted(range(len(prompts)), key=lambda i: lengths[i])
+    prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
+    room = (context - prompt_mask.sum(1)).clamp(max=sampling.max_new)  # (B,) tokens that a row may say
+    ids = torch.full((len(prompts), int(room.max())), eos_id, device=device)  # (B, R)
+    logprobs, was_training = torch.zeros(ids.shape, device=device), model.training  # (B, R)
     model.eval()
-    parts = []
     try:
         for start in range(0, len(order), ROWS):
-            chosen = order[start : start + ROWS]
-            some, their = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
-            parts.append(one_pass(model, some, sampling, eos_id, their))
+            rows = order[start : start + ROWS]
+            some, their = [prompts[i] for i in rows], [seeds[i] for i in rows]
+            said, their_logprobs = one_pass(model, some, room[rows], sampling, eos_id, their)  # (b, R') each
+            ids[rows, : said.shape[1]], logprobs[rows, : said.shape[1]] = said, their_logprobs
     finally:
         model.train(was_training)
-    return join(parts, order, eos_id)
+    is_eos = ids == eos_id  # (B, R)
+    before_end = is_eos.cumsum(1) - is_eos.long() == 0  # (B, R): what a row went on to say does not count
+    mask = before_end & (torch.arange(ids.shape[1], device=device) < room[:, None])  # (B, R)
+    R = int(mask.sum(1).max())
+    ids, logprobs = torch.where(mask, ids, eos_id)[:, :R], torch.where(mask, logprobs, 0.0)[:, :R]
+    return Generation(prompt_ids, prompt_mask, ids, mask[:, :R], logprobs, (mask & is_eos).any(1))
 
 
 def one_pass(
-    model: GPT, prompts: Sequence[Sequence[int]], sampling: Sampling, eos_id: int, seeds: Sequence[int]
-) -> Generation:
-    """`generate` of some rows side by side, by a model in eval mode. Raises Diverged for logits that are not finite."""
-    device = model.wte.weight.device
-    prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
-    B, P = prompt_ids.shape
-    room = (model.config.context - prompt_mask.sum(1)).clamp(max=sampling.max_new)  # (B,) tokens a row may still say
-    R = int(room.max())
-    uniforms = row_uniforms(seeds, R).to(device)  # (B, R)
-    # Made outside inference mode, because losses are computed from them.
-    ids = torch.full((B, R), eos_id, device=device)  # (B, R)
-    logprobs = torch.zeros(B, R, device=device)  # (B, R)
-    mask = torch.zeros(B, R, dtype=torch.bool, device=device)  # (B, R)
-    ended = torch.zeros(B, dtype=torch.bool, device=device)  # (B,)
+    model: GPT, prompts: Sequence[Sequence[int]], room: Tensor, sampling: Sampling, eos_id: int, seeds: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """(ids, log-probs), (B, R) each, of rows side by side, by a model in eval mode. room: (B,), most tokens of each.
 
-    with torch.inference_mode():
-        cache = KVCache(model.config, B, P + R, device, model.wte.weight.dtype)
-        alive = torch.arange(B, device=device)  # (n,) the rows still in the cache
+    What stands behind an EOS or beyond the room means nothing. Raises Diverged for logits that are not finite.
+    """
+    device, R = room.device, int(room.max())
+    distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    asked, asked_mask = (x.to(device) for x in pad_left(list(distinct), eos_id))  # (G, P) each
+    which = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)  # (B,) of the G
+    uniforms = row_uniforms(seeds, R).to(device)  # (B, R)
+    ids = torch.full((len(prompts), R), eos_id, device=device)  # (B, R)
+    logprobs = torch.zeros(ids.shape, device=device)  # (B, R)
+
+    # Not inference mode, in which autocast would convert every weight anew for every token.
+    with torch.no_grad():
+        cache = KVCache()
+        hidden = model(asked, asked_mask, cache)[which, -1]  # (B, C): what rows are asked alike is read once
+        cache.keep(which)
+        alive = torch.arange(len(ids), device=device)  # (n,) the rows still in the cache
         going = room > 0  # (n,) bool, which of these rows are not finished
-        tokens, token_mask = prompt_ids, prompt_mask
         for t in range(R):
-            hidden = model(tokens, token_mask, cache)[:, -1]  # (n, C)
             logits = model.logits(hidden).float() / (sampling.temperature or 1.0)  # (n, V)
-            if not logits.isfinite().all():
+            look = t % LOOK[device.type] == 0
+            if look and not logits.isfinite().all():
                 raise Diverged("the logits are not finite: a lower learning rate, or an earlier checkpoint")
             if sampling.temperature == 0:
                 token, logprob = logits.argmax(-1), torch.zeros_like(logits[:, 0])  # (n,) each
@@ -173,45 +183,14 @@ def one_pass(
                 probabilities = truncate_logits(logits, sampling.top_k, sampling.top_p).softmax(-1)  # (n, V)
                 token = draw(probabilities, uniforms[alive, t])  # (n,)
                 logprob = probabilities.gather(-1, token[:, None]).squeeze(-1).log()  # (n,)
-            rows = alive[going]
-            ids[rows, t] = token[going]
-            logprobs[rows, t] = logprob[going]
-            mask[rows, t] = True
-            ended[rows] = token[going] == eos_id
+            ids[alive, t], logprobs[alive, t] = token, logprob
             going = going & (token != eos_id) & (t + 1 < room[alive])
-            left = int(going.sum())
-            if left == 0:
+            left = int(going.sum()) if look else len(alive)
+            if left == 0 or t + 1 == R:
                 break
             if left <= 0.75 * len(alive):  # computing for finished rows costs more than moving the cache
-                cache.keep(going.nonzero().squeeze(-1))
-                token, alive, going = token[going], alive[going], going[going]
-            tokens, token_mask = token[:, None], going[:, None]
-    return Generation(prompt_ids, prompt_mask, ids, mask, logprobs, ended)
-
-
-def pad_columns(rows: Any, prompt: int, response: int, token: int, number: float) -> Any:
-    """A Generation or Rollout with more columns: `prompt` on the left of prompts, `response` on the right of the rest.
-
-    In them masks are False, ids are `token` and other numbers `number`.  A negative width cuts columns off.
-    """
-    padded = {}
-    for f in fields(rows):
-        x = getattr(rows, f.name)
-        if x.dim() == 2:
-            sides = (prompt, 0) if f.name.startswith("prompt") else (0, response)
-            x = F.pad(x, sides, value={torch.bool: False, torch.int64: token}.get(x.dtype, number))
-        padded[f.name] = x
-    return type(rows)(**padded)
-
-
-def join(parts: Sequence[Generation], order: Sequence[int], eos_id: int) -> Generation:
-    """The rows of all parts in one. Row i, counted through the parts, becomes row order[i]."""
-    P = max(part.prompt_ids.shape[1] for part in parts)
-    R = max(int(part.mask.sum(1).max()) for part in parts)
-    parts = [pad_columns(x, P - x.prompt_ids.shape[1], R - x.ids.shape[1], eos_id, 0.0) for x in parts]
-    joined = {}
-    for f in fields(Generation):
-        x = torch.cat([getattr(part, f.name) for part in parts])
-        joined[f.name] = torch.empty_like(x)
-        joined[f.name][torch.tensor(order, device=x.device)] = x
-    return Generation(**joined)
+                rows = going.nonzero().squeeze(-1)
+                cache.keep(rows)
+                token, alive, going = token[rows], alive[rows], going[rows]
+            hidden = model(token[:, None], going[:, None], cache)[:, -1]  # (n, C)
+    return ids, logprobs

@@ -66,11 +66,6 @@ class LlamaConfig:
         if not min(self.rope_base, self.norm_eps, factor, low, high - low, original) > 0:
             raise ValueError(f"positions cannot turn, or norms be taken, with these numbers: {self}")
 
-    @property
-    def cached(self) -> tuple[int, int, int]:
-        """Layers, heads and head size of the keys and values."""
-        return self.layers, self.kv_heads, self.head_size
-
 
 def turning_rates(config: LlamaConfig) -> Tensor:
     """θ (D/2,) float32: by how much each plane turns per position.

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 
+def log_softmax(logits: Tensor) -> Tensor:
+    """log p of every token, summed in float32. logits: (..., V), any float type; float64 stays. Returns (..., V)."""
+    return (logits.float() if logits.dtype != torch.float64 else logits).log_softmax(-1)  # (..., V)
+
+
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """log p(ids) under softmax(logits): logit of the token − log Σ exp.
-
-    logits: (..., V), any float type; the sum runs in float32.  ids: (...).  Returns (...) float32.
-    """
-    logits = logits.float() if logits.dtype != torch.float64 else logits  # (..., V)
-    return logits.gather(-1, ids[..., None]).squeeze(-1) - logits.logsumexp(-1)  # (...)
+    """log p(ids) under softmax(logits). logits: (..., V).  ids: (...).  Returns (...) float32."""
+    return log_softmax(logits).gather(-1, ids[..., None]).squeeze(-1)  # (...)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """H = − Σ_v p_v log p_v of softmax(logits), in nats, between 0 and log V. logits: (..., V) -> (...)."""
-    logp = logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)  # (..., V)
+def entropy(logp: Tensor) -> Tensor:
+    """H = − Σ_v p_v log p_v in nats, between 0 and log V. logp: (..., V) of `log_softmax` -> (...)."""
     return -(logp.exp() * logp).sum(-1)  # (...)

@@ -43,36 +43,38 @@ class GPTConfig:
         if self.attention not in ("manual", "sdpa"):
             raise ValueError(f"attention {self.attention!r} is neither 'manual' nor 'sdpa'")
 
-    @property
-    def cached(self) -> tuple[int, int, int]:
-        """Layers, heads and head size of the keys and values."""
-        return self.layers, self.heads, self.width // self.heads
-
 
 class KVCache:
-    """Keys and values of the tokens seen so far, in storage allocated once.
+    """Keys and values of the tokens seen so far, with their gradients.
 
     Every row writes to the same column, so a ragged batch has its padding on the left. `key_mask` (B, S) bool says
-    which columns are real tokens.
+    which columns are real tokens. S grows by 16, and all of it is read: a product of a part would copy that first.
     """
 
-    def __init__(self, config: GPTConfig, batch: int, columns: int, device=None, dtype=None) -> None:
-        L, H, D = config.cached
-        self.storage = torch.empty((L, 2, batch, H, columns, D), device=device, dtype=dtype)  # read once written
-        self.key_mask = torch.zeros(batch, columns, dtype=torch.bool, device=device)  # (B, S)
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []  # keys and values, (B, H, S, D) each
+        self.key_mask = torch.empty(0, 0, dtype=torch.bool)  # (B, S)
         self.length = 0
 
+    def note(self, real: Tensor) -> Tensor:
+        """Which columns will be real tokens with the next ones, `real` (B, T) bool: key_mask, (B, S)."""
+        seen = torch.cat([self.key_mask[:, : self.length], real], 1) if self.length else real  # (B, past + T)
+        self.key_mask = F.pad(seen, (0, -seen.shape[1] % 16))
+        return self.key_mask
+
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, H, T, D) behind what is there; return all keys and values so far."""
-        end = self.length + k.shape[2]
-        keys, values = self.storage[layer]  # (B, H, S, D) each
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+        """Store k, v (B, H, T, D) behind what is there; return the whole storage, 0 where nothing was written."""
+        kept = self.layers[layer] if layer < len(self.layers) else (k[:, :, :0], v[:, :, :0])
+        if more := self.key_mask.shape[1] - kept[0].shape[2]:
+            kept = F.pad(kept[0], (0, 0, 0, more)), F.pad(kept[1], (0, 0, 0, more))  # (B, H, S, D) each
+        for storage, new in zip(kept, (k, v)):
+            storage[:, :, self.length : self.length + k.shape[2]] = new
+        self.layers[layer : layer + 1] = [kept]
+        return kept
 
     def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these. rows: (n,) indices."""
-        self.storage = self.storage[:, :, rows]
+        """Go on with these rows, in this order; a row can be taken more than once. rows: (n,) indices."""
+        self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
         self.key_mask = self.key_mask[rows]
 
 
@@ -196,25 +198,25 @@ def locate(
     """
     T, past = ids.shape[1], cache.length if cache is not None else 0
     if cache is not None:
-        cache.key_mask[:, past : past + T] = True if key_mask is None else key_mask
-        key_mask = cache.key_mask[:, : past + T]  # (B, S)
+        key_mask = cache.note(torch.ones_like(ids, dtype=torch.bool) if key_mask is None else key_mask)  # (B, S)
     if key_mask is None:
         positions = torch.arange(T, device=ids.device)  # (T,)
     else:
-        positions = (key_mask.cumsum(-1)[:, past:] - 1).clamp(min=0)  # (B, T)
+        positions = (key_mask.cumsum(-1)[:, past : past + T] - 1).clamp(min=0)  # (B, T)
     if past + T > context and int(positions.max()) >= context:
         raise ValueError(f"{int(positions.max()) + 1} tokens do not fit the context of {context}")
-    return positions, attention_bias(T, past + T, key_mask, like)  # (T,) or (B, T); (B or 1, 1, T, S)
+    return positions, attention_bias(T, past, key_mask, like)  # (T,) or (B, T); (B or 1, 1, T, S)
 
 
-def attention_bias(T: int, S: int, key_mask: Tensor | None, like: Tensor) -> Tensor:
+def attention_bias(T: int, past: int, key_mask: Tensor | None, like: Tensor) -> Tensor:
     """What is added to the scores: 0 where a query may look, the most negative number elsewhere.
 
-    Query i of T stands at column S − T + i. It sees the columns up to itself that key_mask (B, S) calls real: the
-    causal triangle, aligned at its lower right corner.
-    Returns (1 or B, 1, T, S) in the dtype of the matrix products.
+    Query i of T stands at column past + i. It sees the columns up to itself, of those that key_mask (B, S) calls real:
+    the causal triangle, moved to the right.
+    Returns (1 or B, 1, T, S) in the dtype of the matrix products. Without a mask S is past + T.
     """
-    visible = torch.ones(T, S, dtype=torch.bool, device=like.device).tril(S - T)  # (T, S)
+    S = past + T if key_mask is None else key_mask.shape[1]
+    visible = torch.ones(T, S, dtype=torch.bool, device=like.device).tril(past)  # (T, S)
     if key_mask is not None:
         visible = visible & key_mask[:, None, None, :]  # (B, 1, T, S)
     kind = torch.get_autocast_dtype(like.device.type) if torch.is_autocast_enabled(like.device.type) else like.dtype

@@ -9,12 +9,25 @@ Beside a question may stand `label`, `reference` and whatever a reward reads. Pr
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from minirlhf.harness.files import UserError
 
 ROLES = ("system", "user", "assistant")
 OF_FILE = "of_file"  # marks a record of the user's that has a `task`, which is then no generated one
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """What stands around the turns of a conversation: text, in which names of special tokens are these tokens."""
+
+    cue: str = "<|{role}|>"  # before each turn
+    close: str = ""  # behind a turn of anyone but the assistant; its own end in the EOS
+    end: str = ""  # the name of that EOS; "" is the tokenizer's
+    gap: str = ""  # behind the EOS
+    begin: str = ""  # before the first turn
+    system: str = ""  # what the system says where a conversation has no such turn
 
 
 def check_record(record: dict, where: str) -> None:

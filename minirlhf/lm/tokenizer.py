@@ -19,9 +19,9 @@ Proved by tests/lm/test_tokenizer.py. Source: Radford et al. 2019 (GPT-2), secti
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from minirlhf.lm.bpe import FIRST_MERGE_ID, PATTERNS, IdPair, apply_merges, learn_merges, split
+from minirlhf.lm.records import ChatFormat
 
 EOS = "<|endoftext|>"
 PAD = "<|pad|>"  # of reward models alone, which read the EOS
@@ -33,21 +33,6 @@ _PRINTABLE = bytes([*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") 
 BYTE_ORDER = _PRINTABLE + bytes(byte for byte in range(256) if byte not in _PRINTABLE)
 SYMBOLS = _PRINTABLE.decode("latin-1") + "".join(chr(256 + n) for n in range(256 - len(_PRINTABLE)))
 _BYTE_TO_ID = bytes(BYTE_ORDER.index(byte) for byte in range(256))
-
-
-
-@dataclass(frozen=True)
-class ChatFormat:
-    """What stands around the turns of a conversation: text, in which names of special tokens are these tokens."""
-
-    cue: str = "<|{role}|>"  # before each turn
-    close: str = ""  # behind a turn of anyone but the assistant; its own end in the EOS
-    end: str = ""  # the name of that EOS; "" is the tokenizer's
-    gap: str = ""  # behind the EOS
-    begin: str = ""  # before the first turn
-    system: str = ""  # what the system says where a conversation has no such turn
-
-
 _CACHE_WORDS = 100_000  # pieces whose ids are remembered; more than the distinct words of most corpora
 
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from minirlhf.lm.bpe import FIRST_MERGE_ID, apply_merges, split
-from minirlhf.lm.tokenizer import ChatFormat
+from minirlhf.lm.records import ChatFormat
 
 # A white space before a digit stays whole where digits are cut off first, as SmolLM2 does.
 _LATER = r"[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from minirlhf.harness.loop import Run
-from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.rl.algorithms import advantages_of
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import sample_round
 from minirlhf.rl.rewards import RewardOf
-from minirlhf.rl.rollout import Models, Rollout, response_hidden
+from minirlhf.rl.rollout import Models, Rollout, parts_of, response_hidden
 
 
 def start_critic(
@@ -45,7 +44,7 @@ def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: i
         w = (XᵀX + λ N I)⁻¹ Xᵀ (y − ȳ),    b = ȳ − x̄ w        X: hidden states less their mean x̄,  λ: ridge
     """
     features, targets = [], []
-    for index in micro_batches(rollout.lengths(), micro_rows, model):
+    for index in parts_of(rollout, micro_rows, model):
         part = rollout.rows(index)
         hidden, n = response_hidden(model, part)  # (N', C)
         features.append(hidden[:n].double())  # (N, C)

@@ -11,7 +11,7 @@ Source: Schulman et al. 2017, algorithm 1; Ziegler et al. 2019, section 2.2. Pro
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -20,7 +20,6 @@ import torch
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.machine import autocast
-from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
@@ -29,7 +28,7 @@ from minirlhf.rl.algorithms import Algorithm, advantages_of, surrogate
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.losses import token_weights
 from minirlhf.rl.rewards import RewardOf
-from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
+from minirlhf.rl.rollout import Models, Rollout, collect, parts_of, score_tokens
 
 LAYER_LR = 0.3  # the rate of the blocks, as a share of all else's: J rose from .80 to .84 by it, on reviews
 # Sees a round's (rollout, records, beta) before the policy learns from it, and says what to log. With state_dict()
@@ -50,20 +49,25 @@ def sample_round(
     return asked, collect(models, asked, reward_of, seeds, sampling, config.missing_eos, config.micro_rows)
 
 
+def steps_of(rollout: Rollout, group: int, most: int, rng: np.random.Generator) -> Iterator[Rollout]:
+    """The rows of the steps of an epoch, drawn anew; the answers to a prompt stay together: it is read once."""
+    groups = np.arange(len(rollout.scores)).reshape(-1, group)  # (G, K)
+    for chosen in np.array_split(rng.permutation(groups), min(most, len(groups))):
+        yield rollout.rows(chosen.flatten())
+
+
 def update(
     models: Models, rollout: Rollout, config: PPOConfig, beta: float, stepper: Stepper, lr: float,
     rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
     """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps."""
-    algorithm, B, lengths = config.algorithm, len(rollout.scores), rollout.lengths()
+    algorithm, n_seen, norms = config.algorithm, 0, []
     sums: dict[str, float] = {}
-    n_seen, norms = 0, []
-    orders = (rng.permutation(B) for _ in range(config.epochs))  # (B,) each, a new one for every epoch
-    for chosen in (part for order in orders for part in np.array_split(order, min(config.minibatches, B))):
-        mask = rollout.mask[torch.from_numpy(chosen)]  # (b, R)
-        weights = token_weights(mask, algorithm.aggregate, config.max_new)  # (b, R), of the whole step
-        for part in micro_batches([lengths[i] for i in chosen], config.micro_rows, models.policy):
-            rows = rollout.rows(torch.from_numpy(chosen[part]))
+    epochs = [steps_of(rollout, algorithm.group, config.minibatches, rng) for _ in range(config.epochs)]
+    for step in (step for epoch in epochs for step in epoch):
+        weights = token_weights(step.mask, algorithm.aggregate, config.max_new)  # (b, R), of the whole step
+        for part in parts_of(step, config.micro_rows, models.policy):
+            rows = step.rows(part)
             R = rows.ids.shape[1]
             with autocast(rollout.ids.device, models.dtype):
                 logprobs, values, H = score_tokens(models.policy, models.value_head, rows, config.temperature)
@@ -72,7 +76,7 @@ def update(
             loss.backward()
             watch["entropy"] = H.sum()
             sums = {k: sums.get(k, 0.0) + float(v) for k, v in watch.items()}
-        n_seen += int(mask.sum())
+        n_seen += int(step.mask.sum())
         norms.append(stepper.step(lr))
     means = {k: v / (len(norms) if k.endswith("_loss") else max(n_seen, 1)) for k, v in sums.items()}
     return means | {"grad_norm": float(np.mean(norms)), "skipped": stepper.skipped}

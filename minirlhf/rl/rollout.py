@@ -12,17 +12,18 @@ Proved by tests/rl/test_rollout.py.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.harness.machine import autocast
-from minirlhf.lm.batches import gather_true, micro_batches, round_up, spread
+from minirlhf.lm.batches import gather_true, micro_batches, room, round_up, spread
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Generation, Sampling, generate, responses_of
-from minirlhf.lm.logits import entropy, token_logprobs
-from minirlhf.lm.model import GPT, ScalarHead
+from minirlhf.lm.logits import entropy, log_softmax
+from minirlhf.lm.model import GPT, KVCache, ScalarHead
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import masked_sum
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
@@ -65,23 +66,42 @@ class Rollout:
         for f in dataclasses.fields(self):
             x = getattr(self, f.name)[index]
             picked[f.name] = x if x.dim() == 1 else x[:, -P:] if f.name.startswith("prompt") else x[:, :R]
-        return Rollout(**picked)
+        return type(self)(**picked)  # a Generation, too, has these columns
 
     def kl(self) -> Tensor:
         """Σ_t log π − log ref of each response, (B,): the k1 estimate of KL(π ‖ ref)."""
         return masked_sum(self.logprobs - self.ref_logprobs, self.mask, 1)  # (B,)
 
-    def lengths(self) -> list[int]:
-        """Tokens of prompt and response, per row."""
-        return (self.prompt_mask.sum(1) + self.mask.sum(1)).tolist()
+
+def answers_each(rows: Rollout | Generation) -> int:
+    """How many rows, one after the other, answer each prompt."""
+    asked = rows.prompt_ids.masked_fill(~rows.prompt_mask, -1)  # (B, P)
+    return gcd(*asked.unique_consecutive(dim=0, return_counts=True)[1].tolist())
+
+
+def parts_of(rows: Rollout | Generation, most: int, model: GPT) -> list[list[int]]:
+    """`micro_batches` of the rows. The answers to a prompt stay together as far as there is room, for it is read once."""
+    K = answers_each(rows)
+    lengths = (rows.prompt_mask.sum(1) // K + rows.mask.sum(1)).tolist()  # a prompt's tokens, shared by its answers
+    K = max(k for k in range(1, K + 1) if K % k == 0 and k <= max(1, min(most, room(model) // max(lengths))))
+    units = [K * max(lengths[i : i + K]) for i in range(0, len(lengths), K)]  # tokens of each K rows
+    return [[K * i + k for i in part for k in range(K)] for part in micro_batches(units, most // K, model)]
 
 
 def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int]:
     """The hidden state before each real response token, in the order of mask's True places: (N', C) and N.
 
-    Each row's real tokens are moved together, to the left. Padding on the right needs no mask, and padding
-    between prompt and response would cost as much as tokens do.
+    A prompt with several answers is read once, and its keys and values serve them all, gradient included. Otherwise
+    each row's real tokens are moved together, to the left. Padding on the right needs no mask, and padding between
+    prompt and response would cost as much as tokens do.
     """
+    if (K := answers_each(rows)) > 1:
+        cache, R, which = KVCache(), rows.ids.shape[1], torch.arange(len(rows.ids), device=rows.ids.device) // K  # (B,)
+        first = model(rows.prompt_ids[::K], rows.prompt_mask[::K], cache)[which, -1:]  # (B, 1, C)
+        cache.keep(which)
+        ids, mask = (F.pad(x, (0, -R % 8)) for x in (rows.ids, rows.mask))  # (B, R') each, as of `round_up`
+        later = model(ids, mask, cache)[:, : R - 1]  # (B, R - 1, C)
+        return gather_true(torch.cat([first, later], 1), rows.mask)
     ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
     real = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
     spoken = torch.cat([torch.zeros_like(rows.prompt_mask), rows.mask], 1)  # (B, P + R)
@@ -100,10 +120,9 @@ def score_tokens(
     The LM head is put on real response tokens alone.
     """
     hidden, n = response_hidden(model, rows)  # (N', C)
-    logits = model.logits(hidden)[:n] / temperature  # (N, V)
-    logprobs = token_logprobs(logits, rows.ids[rows.mask])  # (N,)
-    with torch.no_grad():
-        H = entropy(logits)  # (N,)
+    logp = log_softmax(model.logits(hidden)[:n] / temperature)  # (N, V)
+    logprobs = logp.gather(-1, rows.ids[rows.mask][:, None]).squeeze(-1)  # (N,)
+    H = entropy(logp.detach())  # (N,)
     values = value_head(hidden)[:n].float() if value_head is not None else torch.zeros_like(logprobs)  # (N,)
     return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
 
@@ -130,13 +149,14 @@ def collect(
     the first step. The sampler's log-probs are kept for `sampler_gap` in the log.
     """
     tokenizer, T = models.tokenizer, sampling.temperature
-    prompts = [render_prompt(record, tokenizer) for record in records]
-    g = generate(models.policy, prompts, sampling, tokenizer.eos_id, seeds)
+    prompts, device = [render_prompt(record, tokenizer) for record in records], models.policy.wte.weight.device
+    with autocast(device, models.dtype):
+        g = generate(models.policy, prompts, sampling, tokenizer.eos_id, seeds)
     scores = score_responses(reward_of, tokenizer, records, g, missing_eos)  # (B,)
     unknown = [torch.zeros_like(g.logprobs) for _ in range(5)]  # (B, R) each
     rollout = Rollout(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, *unknown, scores, g.ended)
-    with torch.no_grad(), autocast(g.ids.device, models.dtype):
-        for index in micro_batches(rollout.lengths(), micro_rows, models.policy):
+    with torch.no_grad(), autocast(device, models.dtype):
+        for index in parts_of(rollout, micro_rows, models.policy):
             part = rollout.rows(index)
             logprobs, values, _ = score_tokens(models.policy, models.value_head, part, T)  # (b, R) each
             R = part.ids.shape[1]

@@ -44,17 +44,15 @@ class Speaker:
     def __init__(self, folder: str, device: torch.device, name: str = "") -> None:
         model, self.tokenizer = load_chat(folder)
         self.model, self.name, self.history = model.to(device).eval(), name, []  # its name is printed before answers
-        self.cached: tuple[list[int], KVCache] = [], KVCache(self.model.config, 1, 0)  # ids, and the first of them
+        self.cached: tuple[list[int], KVCache] = [], KVCache()  # ids, and the first of them
 
     @torch.inference_mode()
     def stream(self, ids: list[int], sampling: Sampling, seed: int) -> Iterator[int]:
         """The tokens that `generate` samples behind ids, EOS included, each as soon as it is drawn. Raises Diverged."""
-        model, weight, (old_ids, old) = self.model, self.model.wte.weight, self.cached
+        model, weight, (old_ids, cache) = self.model, self.model.wte.weight, self.cached
         room = min(sampling.max_new, model.config.context - len(ids))
-        n = len(commonprefix([ids[:-1], old_ids[: old.length]]))  # the last of ids is computed: its logits are wanted
-        ids, cache = list(ids), KVCache(model.config, 1, len(ids) + room, weight.device, weight.dtype)
-        cache.storage[..., :n, :] = old.storage[..., :n, :]
-        cache.key_mask[:, :n], cache.length = True, n
+        n = len(commonprefix([ids[:-1], old_ids[: cache.length]]))  # the last of ids is computed: its logits are wanted
+        ids, cache.length = list(ids), n
         self.cached = ids, cache  # true at any moment: the caller may leave
         for u in row_uniforms([seed], room).T.to(weight.device):  # (1,)
             new = torch.tensor([ids[cache.length :]], device=weight.device)  # (1, T)

@@ -12,27 +12,31 @@ another trainer, and gives a Finding. Proved by tests/tools/test_doctor.py, with
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import nan
+from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.evaluation.ask import exact_kl
 from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.checkpoint import fingerprint
-from minirlhf.lm.generation import Generation, pad_columns, stop_reasons
+from minirlhf.lm.generation import Generation, stop_reasons
 from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import kl_estimate, masked_mean, masked_sum, policy_loss, token_weights
+from minirlhf.rl.ppo import steps_of
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
-from minirlhf.rl.rollout import Rollout, response_hidden
+from minirlhf.rl.rollout import Rollout, answers_each, response_hidden
 
 # What rounding may do: the largest |π/π_old − 1|, and the mean |Δ log-prob| of two passes, in nats a token.
 RATIO = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+Rows = TypeVar("Rows", Rollout, Generation)
 Score = Callable[[Rollout | Generation], tuple[Tensor, ...]]  # rows -> (log π, V, ...), as `score_tokens`
 
 
@@ -54,11 +58,10 @@ class Finding:
 
 def ratio_is_one(score: Score, rollout: Rollout, minibatches: int, micro_rows: int, dtype: torch.dtype) -> Finding:
     """max |π/π_old − 1| over the ragged minibatches of an epoch, before its first step."""
-    lengths, gaps = rollout.lengths(), []
-    order = np.random.default_rng(0).permutation(len(lengths))  # (B,)
-    for chosen in np.array_split(order, min(minibatches, len(order))):
-        for part in micro_batches([lengths[i] for i in chosen], micro_rows):
-            rows = rollout.rows(chosen[part])
+    gaps = []
+    for step in steps_of(rollout, answers_each(rollout), minibatches, np.random.default_rng(0)):
+        for part in micro_batches((step.prompt_mask.sum(1) + step.mask.sum(1)).tolist(), micro_rows):
+            rows = step.rows(part)
             gaps.append((score(rows)[0].detach() - rows.logprobs)[rows.mask].expm1().abs().max())
     worst = float(torch.stack(gaps).max())  # NaN, if there is one
     return Finding(
@@ -67,6 +70,21 @@ def ratio_is_one(score: Score, rollout: Rollout, minibatches: int, micro_rows: i
         "clip and gradient act on a policy that did not sample: another temperature, dropout, padding",
         "compute π_old by the pass that training repeats, in its dtype, with the sampling temperature",
     )  # fmt: skip
+
+
+def pad_columns(rows: Rows, prompt: int, response: int, token: int, number: float) -> Rows:
+    """A Generation or Rollout with more columns: `prompt` on the left of prompts, `response` on the right of the rest.
+
+    In them masks are False, ids are `token` and other numbers `number`.  A negative width cuts columns off.
+    """
+    padded = {}
+    for f in fields(rows):
+        x = getattr(rows, f.name)
+        if x.dim() == 2:
+            sides = (prompt, 0) if f.name.startswith("prompt") else (0, response)
+            x = F.pad(x, sides, value={torch.bool: False, torch.int64: token}.get(x.dtype, number))
+        padded[f.name] = x
+    return type(rows)(**padded)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from minirlhf.harness.machine import Machine, autocast
 from minirlhf.harness.options import option, parse, run_script, typed
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_columns, responses_of
+from minirlhf.lm.generation import Generation, Sampling, generate, responses_of
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.reading import MAP
@@ -205,7 +205,7 @@ def explain(p: Patient, seed: int) -> Iterator[str]:
     rollout, algorithm, config = p.sample(seed, torch.float32, p.reward_of), p.config.algorithm, p.config
     b = int(torch.where(rollout.ended, rollout.scores, -torch.inf).argmax())
     tokenizer = p.models.tokenizer
-    r = pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
+    r = checks.pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
     rewards, kl, beta = rewards_and_kl(r, algorithm, config.beta)  # (B, R) each
     table = token_table(r, b, tokenizer, algorithm, config.beta, config.gamma)
     totals = masked_sum(rewards, r.mask, 1).view(-1, GROUP)[b // GROUP]  # (GROUP,)

@@ -1,5 +1,6 @@
 """Batches, micro-batches and the mixture of data sets."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -24,8 +25,11 @@ def test_a_large_model_gets_fewer_tokens_per_pass(model):
     sixty = 60 * model.config.layers * model.config.width
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ROOM, "cpu", sixty)
+        patch.setattr(model, "config", dataclasses.replace(model.config, vocab_size=4))
         parts = micro_batches(lengths, 4, model)
         assert [[lengths[i] for i in part] for part in parts] == [[50], [30, 20], [10] * 4, [10]]
+        patch.setattr(model, "config", dataclasses.replace(model.config, vocab_size=8 * sixty // 60))
+        assert [len(part) for part in micro_batches(lengths, 4, model)] == [1, 1, 1, 3, 2]  # 30 tokens: logits count
         patch.setitem(ROOM, "cpu", 1)
         assert [len(part) for part in micro_batches(lengths, 4, model)] == [1] * 8
 

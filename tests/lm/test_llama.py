@@ -37,7 +37,7 @@ def test_padding_on_the_left_and_the_cache_change_nothing(case):
     _, model = case
     ids, gone = some_ids(3, 40), (20, 7, 0)
     mask = torch.stack([torch.arange(40) >= n for n in gone])
-    cache = KVCache(model.config, 3, 40)
+    cache = KVCache()
     steps = [model(ids[:, :30], mask[:, :30], cache)] + [model(ids[:, t : t + 1], mask[:, t : t + 1], cache)
                                                          for t in range(30, 40)]  # fmt: skip
     hidden = torch.cat(steps, 1)
@@ -112,7 +112,9 @@ def test_both_kernels_give_the_same_numbers(kernel):
 
 
 def test_the_cache_holds_the_heads_of_keys_alone():
-    assert KVCache(SHAPE, 3, 10).storage.shape == (2, 2, 3, 2, 10, 8)
+    cache = KVCache()
+    by_formula(SHAPE)(some_ids(3, 10), None, cache)
+    assert [keys.shape for keys, _ in cache.layers] == [(3, 2, 16, 8)] * 2
 
 
 def test_it_samples_as_a_gpt_does():

@@ -156,7 +156,7 @@ def test_a_is_normal_with_variance_1_over_in_and_torchs_seed_decides_it():
 
 @torch.no_grad()
 def test_it_answers_with_the_cache_as_without(base):
-    model, cache = learnt(base), KVCache(base.config, 3, 12)
+    model, cache = learnt(base), KVCache()
     steps = [model(IDS[:, :5], None, cache)] + [model(IDS[:, t : t + 1], None, cache) for t in range(5, 12)]
     whole = model(IDS)
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5 * float(whole.abs().max()), rtol=0)
@@ -264,10 +264,10 @@ def test_the_reference_takes_no_memory_no_dropout_and_no_gradient(make_gpt):
     """It stands in the place of a GPT: with a mask and a cache, too."""
     base, policy = make_gpt(vocab_size=97), learnt(make_gpt(vocab_size=97, dropout=0.5)).train()
     reference = WithoutAdapters(policy)
-    mask, cache = torch.arange(12) >= torch.tensor([[4], [0], [2]]), KVCache(policy.config, 3, 12)
+    mask, cache = torch.arange(12) >= torch.tensor([[4], [0], [2]]), KVCache()
     said = reference(IDS, mask, cache)
     assert not said.requires_grad and cache.length == 12 and policy.training
-    assert torch.equal(said, base(IDS, mask)) and torch.equal(reference.logits(said), base.logits(said))
+    assert torch.equal(said, base(IDS, mask, KVCache())) and torch.equal(reference.logits(said), base.logits(said))
     assert reference.wte is policy.wte and reference.config is policy.config
 
 

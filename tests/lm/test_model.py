@@ -62,7 +62,7 @@ def test_attention_equals_its_definition(heads, T, S):
     torch.manual_seed(0)
     q = torch.randn(2, heads, T, 3)
     k, v = torch.randn(2, 2, heads, S, 3)
-    got = attention(q, k, v, attention_bias(T, S, None, q))
+    got = attention(q, k, v, attention_bias(T, S - T, None, q))
     torch.testing.assert_close(got, slow_attention(q, k, v))
 
 
@@ -73,7 +73,7 @@ def test_attention_equals_torchs_own_forward_and_backward(heads):
     seen = mask[:, None, :, None]  # what a query that sees nothing returns means nothing
     results = []
     tensors = torch.randn(3, 2, heads, 5, 4)
-    bias = attention_bias(5, 5, mask, tensors)
+    bias = attention_bias(5, 0, mask, tensors)
     for function in (attention, F.scaled_dot_product_attention):
         q, k, v = (x.clone().requires_grad_() for x in tensors)
         y = function(q, k, v, bias) * seen
@@ -86,7 +86,7 @@ def test_gradients_of_attention_are_the_derivatives():
     """gradcheck against finite differences in float64, with a key that is padding."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 3, 2, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    bias = attention_bias(3, 3, torch.tensor([[True, False, True], [True] * 3]), q)
+    bias = attention_bias(3, 0, torch.tensor([[True, False, True], [True] * 3]), q)
     assert torch.autograd.gradcheck(lambda q, k, v: attention(q, k, v, bias), (q, k, v))
 
 
@@ -94,21 +94,24 @@ def test_a_true_in_the_mask_means_look():
     """Two tokens, the first one masked: the second sees itself alone and returns its own value."""
     q = k = torch.ones(1, 1, 2, 1)
     v = torch.tensor([10.0, 20.0]).view(1, 1, 2, 1)
-    keep_second = attention_bias(2, 2, torch.tensor([[False, True]]), q)
+    keep_second = attention_bias(2, 0, torch.tensor([[False, True]]), q)
     assert attention(q, k, v, keep_second)[0, 0, 1, 0] == 20
-    keep_both = attention_bias(2, 2, torch.tensor([[True, True]]), q)
+    keep_both = attention_bias(2, 0, torch.tensor([[True, True]]), q)
     assert attention(q, k, v, keep_both).flatten().tolist() == [10, 15]
 
 
-def test_bias_is_the_lower_right_triangle_of_real_keys():
-    """Query i of T stands at column S - T + i; no row of the bias is infinite, so none turns to NaN."""
+def test_bias_is_the_triangle_of_real_keys_behind_the_past():
+    """Query i of T stands at column past + i; no row of the bias is infinite, so none turns to NaN."""
     mask = torch.tensor([[True, False, True, True]])
-    bias = attention_bias(2, 4, mask, torch.zeros(()))
+    bias = attention_bias(2, 2, mask, torch.zeros(()))
     assert (bias == 0).tolist() == [[[[True, False, True, False], [True, False, True, True]]]]
     assert bias.isfinite().all()
-    unpadded = attention_bias(2, 4, None, torch.zeros(()))[0, 0]
+    unpadded = attention_bias(2, 2, None, torch.zeros(()))[0, 0]
     assert (unpadded == 0).tolist() == [[True] * 3 + [False], [True] * 4]
-    assert (attention_bias(1, 4, None, torch.zeros(())) == 0).all()
+    assert (attention_bias(1, 3, None, torch.zeros(())) == 0).all()
+    with_room = F.pad(mask, (0, 12))  # as a cache has behind what it holds
+    assert torch.equal(attention_bias(2, 2, with_room, torch.zeros(()))[..., :4], bias)
+    assert (attention_bias(2, 2, with_room, torch.zeros(()))[..., 4:] < 0).all()
 
 
 def test_heads_can_be_renumbered(make_gpt):
@@ -141,7 +144,7 @@ def test_no_token_sees_a_later_one(make_gpt, kernel, cached, side):
     ids, mask = padded(some_ids(1, 12).tolist() + second, side or "left")
 
     def run(ids):
-        cache = KVCache(model.config, 2, 12) if cached else None
+        cache = KVCache() if cached else None
         with torch.no_grad():
             return logits_of(model, ids, None if side is None else mask, cache)
 
@@ -216,7 +219,7 @@ def test_a_prompt_fed_in_chunks_equals_one_shot(make_gpt, kernel, chunks):
     model = make_gpt(attention=kernel)
     ids, mask = padded([some_ids(1, 12)[0].tolist(), some_ids(1, 7)[0].tolist()], "left")
     whole = logits_of(model, ids, mask)
-    cache = KVCache(model.config, 2, 12)
+    cache = KVCache()
     parts = [logits_of(model, i, m, cache) for i, m in zip(ids.split(chunks, 1), mask.split(chunks, 1))]
     assert cache.length == 12
     torch.testing.assert_close(torch.cat(parts, 1)[mask], whole[mask], atol=1e-5, rtol=1e-5)
@@ -226,7 +229,7 @@ def test_a_prompt_fed_in_chunks_equals_one_shot(make_gpt, kernel, chunks):
 def test_a_cache_without_a_mask_takes_all_tokens_as_real(make_gpt):
     model = make_gpt()
     ids = some_ids(2, 6)
-    cache = KVCache(model.config, 2, 6)
+    cache = KVCache()
     parts = [model(ids[:, :4], None, cache), model(ids[:, 4:], None, cache)]
     torch.testing.assert_close(torch.cat(parts, 1), model(ids), atol=1e-5, rtol=1e-5)
 
@@ -237,7 +240,7 @@ def test_a_cache_keeps_the_rows_it_is_told_to(make_gpt):
     ids, mask = padded([some_ids(1, n, seed=n)[0].tolist() for n in (6, 3, 5)], "left")
     rows = torch.tensor([2, 1])
     next_ids = some_ids(3, 1, seed=9)
-    whole, cut = KVCache(model.config, 3, 8), KVCache(model.config, 3, 8)
+    whole, cut = KVCache(), KVCache()
     for cache in (whole, cut):
         model(ids, mask, cache)
     cut.keep(rows)
@@ -245,13 +248,29 @@ def test_a_cache_keeps_the_rows_it_is_told_to(make_gpt):
 
 
 @torch.no_grad()
-def test_the_cache_is_allocated_once(make_gpt):
-    model = make_gpt()
-    cache = KVCache(model.config, 1, 10)
-    place = cache.storage.data_ptr()
-    for t in range(10):
+def test_the_cache_grows_by_16_columns_and_moves_only_then(make_gpt):
+    model, cache, places = make_gpt(context=40), KVCache(), []
+    for t in range(33):
         model(some_ids(1, 1, seed=t), None, cache)
-    assert cache.storage.data_ptr() == place and cache.storage.shape == (2, 2, 1, 2, 10, 8)
+        keys, values = cache.layers[1]
+        assert keys.shape == values.shape == (1, 2, t // 16 * 16 + 16, 8)
+        places.append((keys.data_ptr(), values.data_ptr()))
+    assert len(set(places[:16])) == len(set(places[16:32])) == 1 and len(set(places)) == 3
+
+
+def test_a_row_kept_twice_is_two_rows_with_the_gradient_of_both(make_gpt):
+    """Two answers to one prompt, which is read once: their keys, values and gradients, as in plain passes."""
+    model = make_gpt()
+    prompt, answers = some_ids(1, 5), some_ids(2, 3, seed=1)
+    plain = model(torch.cat([prompt.expand(2, 5), answers], 1))[:, 5:]
+    wanted = torch.autograd.grad(plain.square().sum(), model.h[0].attn.c_attn.weight)[0]
+    cache = KVCache()
+    model(prompt, None, cache)
+    cache.keep(torch.tensor([0, 0]))
+    behind = model(answers, None, cache)
+    torch.testing.assert_close(behind, plain, atol=1e-5, rtol=1e-5)
+    got = torch.autograd.grad(behind.square().sum(), model.h[0].attn.c_attn.weight)[0]
+    torch.testing.assert_close(got, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-5)
 
 
 # The context
@@ -264,7 +283,7 @@ def test_more_tokens_than_the_context_are_refused_with_both_numbers(make_gpt, ca
     model = make_gpt(context=8)
 
     def run(T):
-        return model(some_ids(1, T), None, KVCache(model.config, 1, 20) if cached else None)
+        return model(some_ids(1, T), None, KVCache() if cached else None)
 
     for T in (7, 8):
         assert run(T).shape == (1, T, 16)

@@ -149,7 +149,7 @@ def test_the_ratio_is_1_before_the_first_step(made, micro_rows):
     policy, head, r = made
     with torch.no_grad():
         for start in range(0, 8, 3):
-            for part in micro_batches(r.lengths()[start : start + 3], micro_rows):
+            for part in micro_batches(r.mask.sum(1)[start : start + 3].tolist(), micro_rows):
                 rows = r.rows([start + i for i in part])
                 logprobs, _, _ = score_tokens(policy, head, rows, CONFIG.temperature)
                 assert float(((logprobs - rows.logprobs).exp() - 1)[rows.mask].abs().max()) < 1e-6
@@ -267,12 +267,12 @@ def test_the_loop_hands_on_every_setting(make_policy, tokenizer, tmp_path, setti
 
 
 def test_the_constant_of_dr_grpo_is_the_longest_response_allowed(make_policy, tokenizer, tmp_path, calls_of):
-    """The 8 tokens of max_new, not the longest of a step, here of one response."""
+    """The 8 tokens of max_new, not the longest of a step, here of two responses."""
     calls = calls_of("surrogate")
     config = config_of("dr-grpo", iterations=1, minibatches=8)
     run(make_policy(0), tokenizer, tmp_path, config, records_of=lambda step: PROMPTS[:4])
     seen = [(call.weights[call.rows.mask].tolist(), int(call.rows.mask.sum())) for call in calls]
-    assert all(weights == [1 / 8] * n for weights, n in seen) and min(n for _, n in seen) < 8
+    assert all(weights == [1 / 16] * n for weights, n in seen) and min(n for _, n in seen) < 16
 
 
 def test_a_group_answers_one_prompt(make_policy, tokenizer, tmp_path, calls_of):

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from minirlhf.harness.files import UserError
+from minirlhf.lm.batches import ROOM
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Sampling
+from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.model import ScalarHead
 from minirlhf.rl.losses import gae, kl_estimate, reinforce_loss, token_rewards
 from minirlhf.rl.rewards import call_rewards, prompt_text
-from minirlhf.rl.rollout import Models, Rollout, collect, score_responses, score_tokens
+from minirlhf.rl.rollout import Models, Rollout, answers_each, collect, parts_of, score_responses, score_tokens
 
 RECORDS = [
     {"prompt": "a"},
@@ -155,10 +156,78 @@ def test_rows_picks_rows_and_trims_columns_that_are_padding_in_all_of_them(made)
             assert torch.equal(getattr(part, name)[new, part.mask[new]], getattr(r, name)[old, r.mask[old]])
 
 
-def test_lengths_count_prompt_and_response(made):
-    _, _, r = made
-    counted = [len(p[a]) + len(y[m]) for p, a, y, m in zip(r.prompt_ids, r.prompt_mask, r.ids, r.mask)]
-    assert r.lengths() == counted
+# The prompt of a group
+
+
+@pytest.fixture
+def grouped(make_policy, tokenizer):
+    """(policy, rollout of three answers to each of the first three RECORDS)"""
+    policy, records = make_policy(0), [record for record in RECORDS[:3] for _ in range(3)]
+    models = Models(policy, random_head(), make_policy(1), tokenizer)
+    return policy, collect(models, records, lambda x: lambda p, r, x: 0.0, range(9), Sampling(9, TEMPERATURE), -1.0)
+
+
+def columns_and_gradient(policy, parts):
+    """The columns of `score_tokens` for some rollouts, real tokens alone, and the gradient of a loss of them all."""
+    head, columns = random_head(), []
+    for rows in parts:
+        columns += [torch.cat([x[rows.mask] for x in score_tokens(policy, head, rows, TEMPERATURE)])]
+        columns[-1].square().sum().backward()
+    gradient = [p.grad.clone() for p in [*policy.parameters(), *head.parameters()]]
+    policy.zero_grad()
+    return columns, gradient
+
+
+def test_answers_to_one_prompt_are_scored_as_if_each_stood_alone(grouped, pad_rollout):
+    """Log-probs, values, entropies and the gradient, though their prompt is read once; padding changes nothing."""
+    policy, r = grouped
+    assert answers_each(r) == 3 and len(set(r.mask.sum(1).tolist())) > 2
+    _, alone = columns_and_gradient(policy, [r.rows([i]) for i in range(9)])
+    for rows in (r, pad_rollout(r, 3, 2)):
+        columns, gradient = columns_and_gradient(policy, [rows])
+        torch.testing.assert_close(gradient, alone, atol=1e-6 * float(max(x.abs().max() for x in alone)), rtol=1e-5)
+    torch.testing.assert_close(r.sampled_logprobs, r.logprobs, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        for b in range(9):
+            prompt, response = r.prompt_ids[b, r.prompt_mask[b]].tolist(), r.ids[b, r.mask[b]].tolist()
+            logp, V, _ = slow_scores(policy, random_head(), prompt, response, TEMPERATURE)
+            assert r.logprobs[b, r.mask[b]].tolist() == pytest.approx(logp, abs=1e-5)
+            assert r.values[b, r.mask[b]].tolist() == pytest.approx(V, abs=1e-5)
+
+
+def test_the_prompt_of_a_group_is_read_once_in_sampling_and_in_scoring(grouped, monkeypatch):
+    policy, r = grouped
+    read, forward = [], type(policy).forward
+    monkeypatch.setattr(type(policy), "forward", lambda self, ids, *a: read.append(ids.shape) or forward(self, ids, *a))
+    score_tokens(policy, None, r)
+    P, R = r.prompt_ids.shape[1], r.ids.shape[1]
+    assert read == [(3, P), (9, -(-R // 8) * 8)]
+    read.clear()
+    prompts = [ids[mask].tolist() for ids, mask in zip(r.prompt_ids, r.prompt_mask)]
+    generate(policy, prompts, Sampling(2), 0, range(9))
+    assert read[0] == (3, P) and all(shape[1] == 1 for shape in read[1:])
+
+
+def test_answers_to_a_prompt_share_a_pass_as_far_as_there_is_room(grouped, monkeypatch):
+    policy, r = grouped
+    prompts = lambda parts: [sorted({i // 3 for i in part}) for part in parts]  # noqa: E731
+    for most, size in ((64, 9), (8, 6), (5, 3), (3, 3), (2, 1), (1, 1)):
+        parts = parts_of(r, most, policy)
+        assert sorted(i for part in parts for i in part) == list(range(9))
+        assert max(map(len, parts)) <= most and (size < 3 or sorted(sum(prompts(parts), [])) == [0, 1, 2])
+        assert all(len(part) <= max(size, most) for part in parts)
+    monkeypatch.setitem(ROOM, "cpu", 1)
+    assert [len(part) for part in parts_of(r, 64, policy)] == [1] * 9
+    assert len(parts_of(r.rows([0, 3, 6]), 64, policy)) == 3
+
+
+def test_rows_are_one_answer_each_unless_every_prompt_has_several(grouped):
+    _, r = grouped
+    assert [answers_each(r.rows(rows)) for rows in ([0, 3, 6], [0, 1, 3], [0, 1, 3, 4], [0, 1, 2, 3, 4, 5], [5])] == [
+        1, 1, 2, 3, 1,
+    ]
+    twins = dataclasses.replace(r, prompt_ids=r.prompt_ids * 0)  # of equal ids, and not of equal lengths
+    assert answers_each(twins) == 3
 
 
 def test_a_response_that_never_ended_scores_missing_eos_and_is_not_shown_to_the_reward(made, tokenizer):

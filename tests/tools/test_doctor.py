@@ -14,7 +14,7 @@ import torch
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint
-from minirlhf.lm.generation import Sampling, generate, pad_columns
+from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.gguf_models import write_gguf
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import write_safetensors
@@ -147,10 +147,10 @@ def test_padding_is_invisible(losses, rollout):
 
 
 def test_padded_rows_are_the_rows_between_padding(rollout):
-    wide = pad_columns(rollout, 3, 5, 1, nan)
+    wide = checks.pad_columns(rollout, 3, 5, 1, nan)
     assert wide.ids.shape[1] == rollout.ids.shape[1] + 5
     assert wide.prompt_ids.shape[1] == rollout.prompt_ids.shape[1] + 3
-    assert wide.lengths() == rollout.lengths() and wide.values[:, -5:].isnan().all()
+    assert torch.equal(wide.mask.sum(1), rollout.mask.sum(1)) and wide.values[:, -5:].isnan().all()
     back = wide.rows(range(8))
     for f in dataclasses.fields(rollout):
         assert torch.equal(getattr(back, f.name), getattr(rollout.rows(range(8)), f.name))
@@ -324,7 +324,7 @@ def columns_of(table):
 def test_the_rewards_of_the_table_add_up(algo, rollout, tokenizer):
     """On the tokens of one response, of the last two of the prompt, and of a column of padding."""
     algorithm, b = ALGORITHMS[algo], int(rollout.ended.long().argmax())
-    r = pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
+    r = checks.pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
     table = doctor.token_table(r, b, tokenizer, algorithm, BETA, 0.9)
     column, n, P = columns_of(table), int(r.mask[b].sum()), int(r.prompt_mask[b].sum())
     assert column["mask"] == [1] * n + [0]
