@@ -79,7 +79,7 @@ def main() -> None:
     watchers += [reward.watch] if reward else []
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
-    models = models_of(lora.adapt(policy), tokenizer, config.algorithm, dtype, lora.reference(policy))
+    models = models_of(lora.adapt(policy, dtype), tokenizer, config.algorithm, dtype, lora.reference(policy))
     records_of = Mixture(sets, machine.seed).step
     reward_of = (lambda record: reward) if reward else reward_of_task
     start_critic(models, records_of, reward_of, config, told)

@@ -58,7 +58,7 @@ def main() -> None:
             data.overwrite, after, run | {"stage": name},
             **checkpoint.keeping(folder, model, tokenizer, lora, data.init),
         )  # fmt: skip
-        cost = fit(lora.adapt(model.to(device)), Mixture(sets, machine.seed).step, validation, config, told)
+        cost = fit(lora.adapt(model.to(device), dtype), Mixture(sets, machine.seed).step, validation, config, told)
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:

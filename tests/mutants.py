@@ -80,16 +80,26 @@ MUTANTS = [
         "tests/rl/test_rollout.py::test_ids_that_no_text_encodes_to_are_scored_as_they_are",
     ),
     Mutant(
+        "sampler-outside-autocast", "Sampler and scorer round alike", "common slip",
+        "rl/rollout.py", "    with autocast(device, models.dtype):\n        g =", "    if True:\n        g =",
+        "tests/rl/test_rollout.py::test_in_bfloat16_the_sampler_is_the_scorer",
+    ),
+    Mutant(
+        "prompt-of-another-group", "A prompt that is read once serves its own answers", "common slip",
+        "rl/rollout.py", "device=rows.ids.device) // K", "device=rows.ids.device) % (len(rows.ids) // K)",
+        "tests/rl/test_rollout.py::test_answers_to_one_prompt_are_scored_as_if_each_stood_alone",
+    ),
+    Mutant(
         "old-policy-is-another", "π_old is the policy that sampled: the first ratio is 1", "minimind",
-        "rl/rollout.py", "score_tokens(models.policy, models.value_head, part, T)",
-        "score_tokens(models.reference, models.value_head, part, T)",
+        "rl/rollout.py", "score_tokens(models.policy, models.value_head, part, T, False)",
+        "score_tokens(models.reference, models.value_head, part, T, False)",
         "tests/rl/test_ppo.py::test_with_one_step_a_round_every_round_is_on_policy",
     ),
     # Masks, padding and EOS
     Mutant(
         "eos-masked-out", "The sampled EOS is an action: it is in the mask",
         "TRL PPO, rlhf-book, tiny-grpo, trlX",
-        "lm/generation.py", "mask[rows, t] = True", "mask[rows, t] = token[going] != eos_id",
+        "lm/generation.py", "is_eos.cumsum(1) - is_eos.long() == 0", "is_eos.cumsum(1) == 0",
         "tests/rl/test_rollout.py::test_the_sampled_eos_is_in_the_mask_and_nothing_after_it",
     ),
     Mutant(
@@ -177,7 +187,7 @@ MUTANTS = [
     Mutant(
         "kl-to-the-old-policy", "The KL is to the reference, not to the policy of the last round",
         "PaLM-rlhf-pytorch",
-        "rl/rollout.py", "score_tokens(models.reference, None, part, T)", "score_tokens(models.policy, None, part, T)",
+        "rl/rollout.py", "score_tokens(models.reference, None, part, T, False)", "score_tokens(models.policy, None, part, T, False)",
         "tests/rl/test_rollout.py::test_scores_equal_one_pass_a_token",
     ),
     Mutant(
@@ -212,7 +222,7 @@ MUTANTS = [
     ),
     Mutant(
         "critic-sees-the-answer", "The baseline of a token is the value before it: no bias", "minimind",
-        "rl/rollout.py", "value_head(hidden)[:n]", "value_head(hidden.roll(-1, 0))[:n]",
+        "rl/rollout.py", " head(hidden)[:n]", " head(hidden.roll(-1, 0))[:n]",
         "tests/rl/test_rollout.py::test_the_expected_gradient_is_the_gradient_of_the_objective",
     ),
     Mutant(
@@ -292,7 +302,7 @@ MUTANTS = [
     Mutant(
         "reference-is-the-policy", "The reference is frozen and shares no storage with the policy",
         "common slip",
-        "rl/ppo.py", "ref or deepcopy(policy).requires_grad_(False)", "ref or policy",
+        "rl/ppo.py", "ref or hold_frozen(deepcopy(policy).requires_grad_(False), dtype)", "ref or policy",
         "tests/rl/test_ppo.py::test_the_reference_is_frozen_and_shares_no_storage",
     ),
     Mutant(
@@ -307,13 +317,13 @@ MUTANTS = [
     ),
     Mutant(
         "last-minibatch-dropped", "Every response is used once an epoch", "rlhf-book",
-        "rl/ppo.py", "np.array_split(order, min(config.minibatches, B))",
-        "np.array_split(order[: B - B % config.minibatches], config.minibatches)",
+        "rl/ppo.py", "np.array_split(rng.permutation(groups), min(most, len(groups)))",
+        "np.array_split(rng.permutation(groups)[: len(groups) - len(groups) % most], most)",
         "tests/rl/test_ppo.py::test_every_response_is_used_once_an_epoch_in_a_new_order",
     ),
     Mutant(
         "same-order-each-epoch", "Each epoch has an order of its own", "common slip",
-        "rl/ppo.py", "(rng.permutation(B) for _ in range(config.epochs))", "[rng.permutation(B)] * config.epochs",
+        "rl/ppo.py", "rng.permutation(groups)", "np.random.default_rng(0).permutation(groups)",
         "tests/rl/test_ppo.py::test_every_response_is_used_once_an_epoch_in_a_new_order",
     ),
     Mutant(
@@ -417,7 +427,7 @@ MUTANTS = [
     # The model
     Mutant(
         "next-token-seen", "No token sees a later one", "nanochat#844",
-        "lm/model.py", ".tril(S - T)", ".tril(S - T + 1)",
+        "lm/model.py", ".tril(past)", ".tril(past + 1)",
         "tests/lm/test_model.py::test_no_token_sees_a_later_one[None-False-manual]",
     ),
     Mutant(
@@ -520,7 +530,7 @@ MUTANTS = [
     # Preferences
     Mutant(
         "lora-scaled-by-rank-over-alpha", "What an adapter adds counts alpha / rank times", "common slip",
-        "lm/lora.py", "y + self.alpha / len(self.A) *", "y + len(self.A) / self.alpha *",
+        "lm/lora.py", "F.linear(self.alpha / len(self.A) *", "F.linear(len(self.A) / self.alpha *",
         "tests/lm/test_lora.py::test_the_output_is_that_of_w_plus_alpha_over_r_times_b_a",
     ),
     Mutant(

@@ -133,14 +133,18 @@ def generate(
     room = (context - prompt_mask.sum(1)).clamp(max=sampling.max_new)  # (B,) tokens that a row may say
     ids = torch.full((len(prompts), int(room.max())), eos_id, device=device)  # (B, R)
     logprobs, was_training = torch.zeros(ids.shape, device=device), model.training  # (B, R)
-    model.eval()
+    frozen = [p for p in model.eval().parameters() if not p.requires_grad]
     try:
+        for p in frozen:  # autocast keeps what it makes of a weight only if that could have a gradient
+            p.requires_grad_(True)
         for start in range(0, len(order), ROWS):
             rows = order[start : start + ROWS]
             some, their = [prompts[i] for i in rows], [seeds[i] for i in rows]
             said, their_logprobs = one_pass(model, some, room[rows], sampling, eos_id, their)  # (b, R') each
             ids[rows, : said.shape[1]], logprobs[rows, : said.shape[1]] = said, their_logprobs
     finally:
+        for p in frozen:
+            p.requires_grad_(False)
         model.train(was_training)
     is_eos = ids == eos_id  # (B, R)
     before_end = is_eos.cumsum(1) - is_eos.long() == 0  # (B, R): what a row went on to say does not count

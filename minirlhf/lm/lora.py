@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minirlhf.harness.files import UserError
+from minirlhf.harness.machine import hold_frozen
 from minirlhf.harness.options import option
 from minirlhf.lm.families import Model
 from minirlhf.lm.model import KVCache
@@ -33,7 +34,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)  # (..., out)
-        return y + self.alpha / len(self.A) * F.linear(F.linear(x, self.A), self.B) if self.on else y
+        return y + F.linear(self.alpha / len(self.A) * F.linear(x, self.A), self.B) if self.on else y
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
@@ -111,9 +112,13 @@ class LoRAOptions:
     lora_on: tuple[str, ...] = option((), "layers that get one, as q_proj v_proj; else all of each block", needs="lora")
     merge: bool = option(False, "write the whole model instead of the adapters", needs="lora")
 
-    def adapt(self, model: Model) -> Model:
-        """The model, with adapters where they are asked for. Raises UserError."""
-        return adapt(model, self.lora, self.lora_alpha or 2 * self.lora, self.lora_on) if self.lora else model
+    def adapt(self, model: Model, dtype: torch.dtype = torch.float32) -> Model:
+        """The model, with adapters where they are asked for. Raises UserError.
+
+        dtype: of matrix products in training. What is frozen is stored in it, unless adapters are to be merged with it.
+        """
+        adapted = adapt(model, self.lora, self.lora_alpha or 2 * self.lora, self.lora_on) if self.lora else model
+        return adapted if self.merge else hold_frozen(adapted, dtype)
 
     def reference(self, model: Model) -> WithoutAdapters | None:
         """What the adapted model came from; None where there are no adapters: then it takes a copy."""

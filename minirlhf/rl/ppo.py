@@ -19,7 +19,7 @@ import torch
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
-from minirlhf.harness.machine import autocast
+from minirlhf.harness.machine import autocast, hold_frozen
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
@@ -88,7 +88,7 @@ def models_of(
     """The policy, `ref` or a frozen copy of it as the reference, and a value head of 0 where there is a critic."""
     policy.eval()
     head = ScalarHead(policy.config.width).to(policy.wte.weight.device) if algorithm.baseline == "value" else None
-    return Models(policy, head, ref or deepcopy(policy).requires_grad_(False), tokenizer, dtype)
+    return Models(policy, head, ref or hold_frozen(deepcopy(policy).requires_grad_(False), dtype), tokenizer, dtype)
 
 
 def train(

@@ -112,18 +112,18 @@ def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int
 
 
 def score_tokens(
-    model: GPT, value_head: ScalarHead | None, rows: Rollout | Generation, temperature: float = 1.0
+    model: GPT, head: ScalarHead | None, rows: Rollout | Generation, temperature: float = 1.0, with_entropy: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(log π, V, H) of each response token, (B, R) float32, from one pass over prompt and response.
 
-    log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head.
+    log π is that of the distribution sampled from: logits / temperature. V is 0 without a value head, H if unwanted.
     The LM head is put on real response tokens alone.
     """
     hidden, n = response_hidden(model, rows)  # (N', C)
     logp = log_softmax(model.logits(hidden)[:n] / temperature)  # (N, V)
     logprobs = logp.gather(-1, rows.ids[rows.mask][:, None]).squeeze(-1)  # (N,)
-    H = entropy(logp.detach())  # (N,)
-    values = value_head(hidden)[:n].float() if value_head is not None else torch.zeros_like(logprobs)  # (N,)
+    H = entropy(logp.detach()) if with_entropy else torch.zeros_like(logprobs)  # (N,)
+    values = head(hidden)[:n].float() if head is not None else torch.zeros_like(logprobs)  # (N,)
     return spread(logprobs, rows.mask), spread(values, rows.mask), spread(H, rows.mask)  # (B, R) each
 
 
@@ -158,8 +158,8 @@ def collect(
     with torch.no_grad(), autocast(device, models.dtype):
         for index in parts_of(rollout, micro_rows, models.policy):
             part = rollout.rows(index)
-            logprobs, values, _ = score_tokens(models.policy, models.value_head, part, T)  # (b, R) each
+            logprobs, values, _ = score_tokens(models.policy, models.value_head, part, T, False)  # (b, R) each
             R = part.ids.shape[1]
             rollout.logprobs[index, :R], rollout.values[index, :R] = logprobs, values
-            rollout.ref_logprobs[index, :R], _, _ = score_tokens(models.reference, None, part, T)
+            rollout.ref_logprobs[index, :R], _, _ = score_tokens(models.reference, None, part, T, False)
     return rollout

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.machine import Machine, autocast, choose_device, choose_dtype, environment
+from minirlhf.harness.machine import Machine, autocast, choose_device, choose_dtype, environment, hold_frozen
 
 CPU = torch.device("cpu")
 
@@ -67,3 +67,14 @@ def test_a_record_holds_the_options_and_where_it_ran():
 
 def test_the_environment_is_plain_json():
     assert json.loads(json.dumps(environment()))["torch"] == torch.__version__
+
+
+def test_what_does_not_learn_is_stored_in_the_type_of_the_products():
+    """To the same numbers under autocast; embeddings, norms and what learns stay float32."""
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 3))
+    model[:3].requires_grad_(False)
+    with autocast(torch.device("cpu"), torch.bfloat16):
+        before = model(torch.arange(5))
+        after = hold_frozen(model, torch.bfloat16)(torch.arange(5))
+    assert torch.equal(before, after)
+    assert [layer.weight.dtype for layer in model] == [torch.float32, torch.bfloat16, torch.float32, torch.float32]

@@ -439,3 +439,21 @@ def test_uniforms_are_uniform_within_a_row_and_across_seeds():
         counts = torch.histc(sample, 10, 0, 1)
         assert ((counts - 400).square() / 400).sum() < 21.67
     assert torch.corrcoef(torch.stack([grid[:-1, 0], grid[1:, 0]]))[0, 1].abs() < 0.05
+
+
+def test_frozen_weights_are_converted_once_and_stay_frozen(make_gpt):
+    """Under autocast, in which a weight without a gradient would be converted anew for every token."""
+    model, converted = make_gpt(), []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and args[0].shape == model.wte.weight.shape:
+                converted.append(1)
+            return function(*args, **(kwargs or {}))
+
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        converted.clear()
+        with torch.autocast("cpu", torch.bfloat16), Watch():
+            generate(model, [[1, 2]], Sampling(6), 10**6, [0])
+        assert len(converted) == 1 and {p.requires_grad for p in model.parameters()} == {not frozen}

@@ -103,6 +103,18 @@ def test_the_sampler_and_the_scorer_agree(made):
     torch.testing.assert_close(r.sampled_logprobs, r.logprobs, atol=1e-5, rtol=0)
 
 
+def test_in_bfloat16_the_sampler_is_the_scorer(make_policy, tokenizer):
+    """A sampler in float32 would be off-policy: by how much the same tokens differ in float32."""
+    policy = make_policy(0)
+    models = Models(policy, None, policy, tokenizer, torch.bfloat16)
+    r = collect(models, RECORDS, lambda x: lambda p, r, x: 0.0, range(6), Sampling(10, TEMPERATURE), -1.0)
+    with torch.no_grad():
+        exact, _, H = score_tokens(policy, None, r, TEMPERATURE, False)
+    rounding = float((exact - r.logprobs).abs().mean())
+    assert rounding > 1e-3 and float((r.sampled_logprobs - r.logprobs).abs().mean()) < 0.5 * rounding
+    assert not H.any()  # not wanted
+
+
 def test_the_prompt_of_a_rollout_is_the_rendered_prompt(made, tokenizer):
     """Also where it holds the padding's id."""
     _, _, r = made
