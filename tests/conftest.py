@@ -14,6 +14,7 @@ import torch
 from bad_inputs import care, world
 
 from minirlhf.evaluation.items import TestSet
+from minirlhf.harness import machine
 from minirlhf.harness.options import run_script
 from minirlhf.lm.generation import Generation, pad_left
 from minirlhf.lm.model import GPT, GPTConfig
@@ -54,6 +55,12 @@ def at_length():
 def one_thread():
     """Products this small are many times slower on several threads, above all on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_memory():
+    """A script in this process would change how memory is measured in the tests behind it."""
+    machine.keep_memory = lambda: None
 
 
 @pytest.fixture(scope="session")

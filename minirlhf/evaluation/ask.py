@@ -28,7 +28,8 @@ from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 from minirlhf.rl.rollout import Rollout, parts_of, response_hidden
 from minirlhf.tasks import task_of
 
-ROWS = 256  # most responses in one pass
+ROWS = 256  # most responses in one pass of scoring, which a large model cuts further
+SAMPLED = 64  # and of sampling: the cache grows with them, the speed of a CPU hardly does beyond
 LOGITS = 2**24  # held at once to fit a temperature
 SLICE = 2**20  # logits of a network held at once elsewhere: in a CPU's cache they take half the time
 STATISTICS = ("kl", "entropy", "k1", "k3", "log_ratio")  # the last only where a model is compared
@@ -134,7 +135,7 @@ def sample_items(
                    torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.bool, device=device))
     for greedy in (True, False):
         rows = [row for row, (_, k) in enumerate(wanted) if (k < 0) == greedy]
-        for part in micro_batches([len(prompts[wanted[row][0]]) + room[row] for row in rows], ROWS, model):
+        for part in micro_batches([len(prompts[wanted[row][0]]) for row in rows], SAMPLED):
             some = [rows[j] for j in part]
             keys = [(protocol.seed, i, k + 1) for i, k in (wanted[row] for row in some)]
             seeds = [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]

@@ -24,17 +24,14 @@ class Machine:
 
     seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU", least=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    dtype: str = option("auto", "of matrix products in training and sampling: auto, float32 or bfloat16; weights stay float32")
+    dtype: str = option("auto", "of matrix products in training and sampling: auto, float32, bfloat16; weights stay float32")
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0, most=4096)
 
     def set_up(self) -> tuple[torch.device, torch.dtype]:
         """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
         if self.threads > 0:
             torch.set_num_threads(self.threads)
-        with suppress(AttributeError, OSError, TypeError):  # glibc alone has it
-            # Large tensors stay in the process: asking the system for them took up to 6 % of a training step.
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        keep_memory()
         torch.manual_seed(self.seed)
         return choose_device(self.device), choose_dtype(self.dtype, choose_device(self.device))
 
@@ -50,6 +47,13 @@ class Machine:
         own = {"out", "resume", "overwrite"}  # of one call, not of the run
         run["options"] = {f.name: x for f, x in asked if "help" in f.metadata and f.name not in own and x != f.default}
         return run | {"environment": environment()}
+
+
+def keep_memory() -> None:
+    """Let glibc, where it is, keep what was freed: asking the system for large tensors took 15 % of a training step."""
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from minirlhf.harness.loop import Run
+from minirlhf.harness.machine import autocast
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.rl.algorithms import advantages_of
 from minirlhf.rl.config import PPOConfig
@@ -34,7 +35,8 @@ def start_critic(
     rng = np.random.default_rng([run.seed, config.iterations])
     _, rollout = sample_round(models, records_of(config.iterations), reward_of, config, rng)
     rollout = advantages_of(rollout, dataclasses.replace(config.algorithm, lam=1.0), config.beta, config.gamma)
-    fit_value_head(models.policy, models.value_head, rollout, config.micro_rows)
+    with autocast(rollout.ids.device, models.dtype):  # on the hidden states that training sees
+        fit_value_head(models.policy, models.value_head, rollout, config.micro_rows)
 
 
 @torch.no_grad()

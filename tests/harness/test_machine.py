@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from minirlhf.harness import machine
 from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import Machine, autocast, choose_device, choose_dtype, environment, hold_frozen
 
 CPU = torch.device("cpu")
+KEEP_MEMORY = machine.keep_memory  # other tests do without it
 
 
 @pytest.mark.parametrize("name", ["tpu", "mps", "meta", "cuda:x", "cuda:99", ""])
@@ -78,3 +80,10 @@ def test_what_does_not_learn_is_stored_in_the_type_of_the_products():
         after = hold_frozen(model, torch.bfloat16)(torch.arange(5))
     assert torch.equal(before, after)
     assert [layer.weight.dtype for layer in model] == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+
+
+def test_where_there_is_no_glibc_memory_is_handled_as_it_comes(monkeypatch):
+    """No mallopt, no library of that kind, none at all: nothing happens."""
+    for missing in (lambda name: object(), lambda name: int(name)):
+        monkeypatch.setattr(machine.ctypes, "CDLL", missing)
+        KEEP_MEMORY()
