@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minirlhf.harness import folders
 from minirlhf.harness.files import UserError, read_json, write_json
@@ -58,6 +59,13 @@ def to_huggingface(model: Model) -> dict[str, Tensor]:
     return {family.their_name(name): x.t() if name.endswith(family.TRANSPOSED) else x for name, x in state.items()}
 
 
+class Undrawn(TorchFunctionMode):
+    """New weights are not drawn. Where they have no numbers at all, torch would import 800 modules to draw none."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return None if function is nn.init.normal_ else function(*args, **(kwargs or {}))
+
+
 def from_huggingface(tensors: Mapping[str, Tensor], config: Config, name: str, beside: str = "") -> Model:
     """The model that tensors under Hugging Face's names describe, in float32. Raises UserError.
 
@@ -66,7 +74,7 @@ def from_huggingface(tensors: Mapping[str, Tensor], config: Config, name: str, b
     try:
         if config.layers > len(tensors):  # what config.json makes up is not to be built, not even as shapes alone
             raise OverflowError
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             model = build(config)
     except (RuntimeError, TypeError, OverflowError):
         raise UserError(f"{name}: its {len(tensors)} tensors are too few for {config}") from None

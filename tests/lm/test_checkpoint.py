@@ -555,3 +555,9 @@ def test_nothing_of_one_kind_is_left_where_the_other_is_written(adapters, folder
     adapters("a")
     assert set(os.listdir(first)) == FILES - {"config.json", "model.safetensors"} | {
         "adapter_config.json", "adapter_model.safetensors"}  # fmt: skip
+
+
+def test_a_model_that_is_loaded_draws_no_numbers(folder, monkeypatch):
+    """Where tensors have none, torch would import 800 modules for that."""
+    monkeypatch.setattr(torch.Tensor, "normal_", None)
+    load(folder)
