@@ -114,7 +114,7 @@ def prepare(load: Load, talks: bool = False) -> tuple[Model, Tokenizer | None]:
 
 def training(load: Load) -> Run:
     """Forward, backward, clipping and AdamW on full rows."""
-    model = load.lora.adapt(prepare(load)[0])
+    model = load.lora.adapt(prepare(load)[0], load.dtype)
     stepper, T = Stepper(make_adamw([model], 1e-5, 0.01), 1.0), model.config.context
     ids = torch.randint(model.config.vocab_size, (load.rows, T)).tolist()
     examples = [Example(row, [False] + [True] * (T - 1)) for row in ids]
@@ -135,7 +135,7 @@ def rl(load: Load, algo: str) -> Run:
     if algo == "ppo":
         config = PPOConfig(batch=load.prompts, epochs=4, minibatches=1, micro_rows=load.prompts, max_new=load.new)
     model, tokenizer = prepare(load, talks=True)
-    policy = load.lora.adapt(model)
+    policy = load.lora.adapt(model, load.dtype)
     models = models_of(policy, tokenizer, config.algorithm, load.dtype, load.lora.reference(policy))
     stepper = Stepper(make_adamw([x for x in (policy, models.value_head) if x], 1e-5, 0.0), 1.0)
     # A new model's tokens are bytes, and two roles. That of SmolLM2 makes 48 tokens of the whole text and its format.
@@ -185,11 +185,11 @@ def measure(make: Callable[[], Run], unit: str, device: torch.device, repeats: i
     return row | {"start_gb": start / 2**30, "peak_gb": held() / 2**30}
 
 
-def rows_of(options: Bench, peak: float, **shared) -> Iterator[dict]:
+def rows_of(options: Bench, machine: Machine, peak: float, **shared) -> Iterator[dict]:
     """Each row that is asked for, measured in a process of its own, because the peak of a process never falls.
 
     shared: fields of each Load.  With --scaling: each point of LADDERS, and how it stands to the first one. By law time
-    grows with FLOPs, and what is held beyond the start with tokens x layers x width of the largest pass.
+    grows with FLOPs; what is held beyond the start with tokens x layers x (width + heads x T / 16) of the largest pass.
     """
     jobs = [(x, row, row, SIZES.get(x) or Load(Path(x))) for x in options.sizes for row in options.rows if row in ROWS]
     jobs += [("tokenizer", row, row, Load(Path())) for row in BPE if "tokenizer" in options.rows]
@@ -199,11 +199,12 @@ def rows_of(options: Bench, peak: float, **shared) -> Iterator[dict]:
     for size, name, row, load in jobs:
         make, unit, device = *(ROWS | BPE)[row], shared["device"]
         ask = partial(make, replace(load, **shared)), unit, device, options.repeats, peak
-        with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), machine.set_up) as pool:
             found = {"size": size, "row": name} | pool.submit(measure, *ask).result()
         if options.scaling:
             rows, T = (load.rows, load.model.context) if row == "training" else (load.prompts, load.prompt + load.new)
-            held = min(rows * T * load.model.layers * load.model.width, ROOM[device.type])
+            shape = load.model
+            held = min(rows * T * shape.layers * (C := shape.width), ROOM[device.type]) * (1 + shape.heads * T / 16 / C)
             now = found["seconds"], found["flops"], max(found["peak_gb"] - found["start_gb"], 1e-3), held
             names = "time", "time_law", "memory", "memory_law"
             found |= {name: x / y for name, x, y in zip(names, now, first.setdefault(size, now))}
@@ -219,7 +220,7 @@ def main() -> None:
             raise UserError(f"--{flag} {unknown[0]}: there are {', '.join(known)}")
     x = torch.randn(2 * [SQUARE[device.type]], device=device, dtype=dtype)
     square = measure(lambda: lambda: len(x @ x), "s", device, 8)
-    rows = rows_of(options, peak := square["flops"] / square["min"], device=device, dtype=dtype, lora=lora)
+    rows = rows_of(options, machine, peak := square["flops"] / square["min"], device=device, dtype=dtype, lora=lora)
     where = environment() | {"device": str(device), "dtype": str(dtype), "peak": peak}
     if options.json:
         return print(json.dumps(where | {"rows": list(rows)}))

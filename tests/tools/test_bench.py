@@ -123,7 +123,7 @@ def test_a_model_in_a_folder_is_measured(tmp_path):
     ("--sizes tiny", 0, ["tiny      training", "tiny      sampling", "tiny      ppo", "tiny      grpo",
                          "tokenizer learn", "tokenizer encode", "tokens/s", "of the peak", " GB"]),
     ("--sizes tiny --rows ppo --lora 2", 0, ["tiny      ppo"]),
-    ("--scaling", 0, ["context   training 8 ", "; time x 1.00, law 1.00; memory x 1.00, law 1.00\n", "training 16"]),
+    ("--scaling", 0, ["context   training 8 ", "; time x 1.00, law 1.00; memory x 1.00, law 1.00\n", "training 16", ", law 1.06\n"]),
     ("--scaling --lora 2", 2, ["--lora can do nothing beside --scaling"]),
     ("--sizes huge", 2, ["--sizes huge: there are tiny"]),
     ("--rows all", 2, ["--rows all: there are training, sampling, ppo, grpo, tokenizer"]),
