@@ -52,7 +52,7 @@ def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
     about, kinds = __doc__.splitlines()[0], (Data, RewardOptions, PPOConfig, LoRAOptions, Machine)
     data, judged, config, lora, machine = parse(about, *kinds)
-    device, dtype = machine.set_up()
+    device, dtype = machine.set_up(several=True)
     policy, tokenizer = checkpoint.load_chat(data.init, data.chat)
     if data.prompts and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
@@ -80,8 +80,7 @@ def main() -> None:
     watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
     models = models_of(lora.adapt(policy, dtype), tokenizer, config.algorithm, dtype, lora.reference(policy))
-    records_of = Mixture(sets, machine.seed).step
-    reward_of = (lambda record: reward) if reward else reward_of_task
+    records_of, reward_of = Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")

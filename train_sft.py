@@ -45,7 +45,7 @@ class Data:
 def main() -> None:
     """Wire data, tokenizer, model and loop together."""
     data, base, config, lora, machine = parse(__doc__.splitlines()[0], Data, Base, FitConfig, LoRAOptions, Machine)
-    device, dtype = machine.set_up()
+    device, dtype = machine.set_up(several=True)
     tasks = {} if data.data else parse_tasks(data.task)
     sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data, data.map)]
     run = machine.record(data, base, config, lora) | {"tasks": tasks, "data_hash": data_hash(list(map(asdict, sources)))}

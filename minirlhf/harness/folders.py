@@ -16,6 +16,7 @@ from typing import IO
 
 import torch
 
+from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError, load_state, lock, misfit, parse_object, read_json, read_text, write_json
 
 MARKS = "config.json", "adapter_config.json", "run.json", "log.jsonl", "train_state.pt"  # with one of them a run stands in the folder
@@ -61,13 +62,16 @@ class Folder:
         self.state_path, self.finished, self._held = run.out / "train_state.pt", False, []
 
     def hold(self) -> None:
-        """Keep other runs out, until `close`. Raises UserError."""
-        there = [x for x in (self.run.out, *self.run.also) if (x / "log.jsonl").is_file()]
+        """Keep other runs out, until `close`: the first process for all of a run. Raises UserError."""
+        there = [x for x in (self.run.out, *self.run.also) if not ranks.rank() and (x / "log.jsonl").is_file()]
         self._held = [take(folder, "r+b") for folder in there]
 
     def begin(self, start: int) -> str:
         """Touch the folder: go on behind `start` steps, or anew, what stands there moved aside; says what was done."""
         run, said, about, size = self.run, "", self.run.about, 0
+        if ranks.rank() > 0:
+            self.log = open(os.devnull, "ab")
+            return ""
         if run.resume:
             # A resumed run does again what it did after the last save, and each step stands in the log once.
             if (run.out / "log.jsonl").exists():
@@ -100,12 +104,11 @@ class Folder:
         for key, value in settings.items():
             saved = state["settings"].get(key)
             if saved != value and not (key == "steps in all" and type(saved) is int and saved < value):
-                why = f"saved with {key} = {saved}, now {value}"
-                raise UserError(f"{path}: {why}: resume with the same options and files")
+                raise UserError(f"{path}: saved with {key} = {saved}, now {value}: resume with the same options and files")
         try:
             if self.finished:
                 run.load(parts)
-            else:
+            elif not ranks.rank():
                 torch.set_rng_state(state["rng"])
             for name in state["parts"] if self.finished else parts:
                 load_part(parts[name], state["parts"][name])

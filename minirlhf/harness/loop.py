@@ -24,6 +24,7 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
+from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError, save_state
 from minirlhf.harness.folders import Folder, Run, state_of, tensors_of
 
@@ -56,7 +57,7 @@ class Loop:
         self.settings |= {"steps in all": total, "seed": run.seed, "data": run.data, "init": run.init}
         self.settings |= {"dtype": str(run.dtype), "parts": sorted(parts)}
         self.start, self._before, self.kept = 0, 0.0, {"tokens": 0, "skipped": 0} | (kept or {})
-        torch.manual_seed(run.seed)
+        torch.manual_seed(run.seed + ranks.rank())  # no two processes draw the same, as for dropout
         if run.resume:
             self.start, self._before, self.kept = self.folder.restore(self.settings, parts, self.kept)
         self.step, self.done = self.start, self.start
@@ -64,9 +65,8 @@ class Loop:
     def __enter__(self) -> "Loop":
         self.folder.hold()
         # On a terminal the bar redraws; in a log file a line every few seconds is enough.
-        every = 0.1 if sys.stderr.isatty() else 10.0
-        name = self.run.out.name
-        self._bar = tqdm(total=self.total, initial=self.start, desc=name, mininterval=every, dynamic_ncols=True)
+        more = {"mininterval": 0.1 if sys.stderr.isatty() else 10.0, "dynamic_ncols": True, "disable": ranks.rank() > 0}
+        self._bar = tqdm(total=self.total, initial=self.start, desc=self.run.out.name, **more)
         self._asked = False  # to stop, by a signal
         self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._began = time.perf_counter()
@@ -77,7 +77,8 @@ class Loop:
             signal.signal(number, handler)
         self._bar.close()
         if saved := isinstance(error, Unharmed) and self.done > self.start:
-            save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
+            if not ranks.rank():
+                save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
             self._write()
         self.folder.close()
         if saved:
@@ -91,22 +92,25 @@ class Loop:
         if self._asked:
             raise KeyboardInterrupt(f"{self.run.out}: stopped; --resume goes on from the last save, if there is one")
         self._asked = True
-        os.write(2, b"\nfinishing the round; press again to stop now\n")  # print cannot be called within print
+        if ranks.count() == 1 or number == signal.SIGINT and not ranks.rank():  # SIGTERM: torchrun's, of a lost process
+            os.write(2, b"\nfinishing the round; press again to stop now\n")  # print cannot be called within print
 
     def __iter__(self) -> Iterator[int]:
         """The steps that are left, counted from 0. Raises Interrupted after one in which a signal came."""
         for self.step in range(self.start, self.total):
             yield self.step
             self.done = self.step + 1
-            if self.done == self.total or self.done % self.save_every == 0 or self._asked:
-                save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
-            if self._asked:
+            asked = any(ranks.gather(lambda: self._asked))  # all stop after one step
+            if self.done == self.total or self.done % self.save_every == 0 or asked:
+                if not ranks.rank():
+                    save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
+                asked = any(ranks.gather(lambda: self._asked))
+            if asked:
                 break
         if not self.folder.finished or self.start < self.total:
             self._write()
-        if self._asked:  # after the last step too: a script may have more to do
-            where = f"{self.run.out}: stopped after step {self.done} of {self.total}"
-            raise Interrupted(f"{where}; go on with --resume")
+        if any(ranks.gather(lambda: self._asked)):  # after the last step too: a script may have more to do
+            raise Interrupted(f"{self.run.out}: stopped after step {self.done} of {self.total}; go on with --resume")
 
     def record(self, figures: dict, tokens: int, *shown: str) -> None:
         """End a step that took so many tokens: log its figures (NaN becomes null), show those named on the bar."""
@@ -127,13 +131,11 @@ class Loop:
 
     def cost(self) -> dict:
         """What the training took, for run.json."""
-        spent = {"steps": self.done, "tokens": self.kept["tokens"], "seconds": self.seconds()}
-        return spent | {"skipped": self.kept["skipped"]}
+        return dict(steps=self.done, tokens=self.kept["tokens"], seconds=self.seconds(), skipped=self.kept["skipped"])
 
     def _state(self) -> dict:
         parts = {name: state_of(part) for name, part in self.parts.items()}
-        known = {"settings": self.settings, "step": self.done, "seconds": self.seconds(), "kept": self.kept}
-        return known | {"parts": parts}
+        return dict(settings=self.settings, step=self.done, seconds=self.seconds(), kept=self.kept, parts=parts)
 
     def _begin(self) -> None:
         if self.folder.log is None and (said := self.folder.begin(self.start)):
@@ -142,7 +144,7 @@ class Loop:
     def _write(self) -> None:
         """Make the folder a checkpoint; a finished run leaves no state but what is neither weights nor moments."""
         self._begin()
-        if self.run.save:
+        if self.run.save and not ranks.rank():
             state = self._state()
             state["parts"] = {name: part for name, part in state["parts"].items() if not tensors_of(part)}
             self.run.save(self.run.about | {"cost": self.cost(), "resume": state}, self.parts)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option
 
@@ -27,8 +28,9 @@ class Machine:
     dtype: str = option("auto", "of matrix products in training and sampling: auto, float32, bfloat16; weights stay float32")
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0, most=4096)
 
-    def set_up(self) -> tuple[torch.device, torch.dtype]:
-        """Seed torch, set the threads, and resolve device and dtype. Raises UserError."""
+    def set_up(self, several: bool = False) -> tuple[torch.device, torch.dtype]:
+        """Join `several` processes, seed torch, set the threads, resolve device and dtype. Raises UserError."""
+        ranks.start(choose_device(self.device), several)
         if self.threads > 0:
             torch.set_num_threads(self.threads)
         keep_memory()
@@ -100,4 +102,4 @@ def hold_frozen(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def environment() -> dict:
     """Versions and machine, for run.json."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return versions | {"machine": platform.machine(), "threads": torch.get_num_threads()}
+    return versions | {"machine": platform.machine(), "threads": torch.get_num_threads(), "processes": ranks.count()}

@@ -22,6 +22,7 @@ from math import inf
 from operator import attrgetter
 from pathlib import Path
 
+from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError, read_json
 from minirlhf.harness.folders import read_run
 from minirlhf.harness.loop import Diverged, Interrupted
@@ -197,7 +198,7 @@ def typed(raw: dict, fields: dict, where: str) -> dict:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main: what the user can mend ends in one line and status 2, no traceback."""
-    warnings.formatwarning = lambda message, *where: one_line(message) + "\n"
+    warnings.formatwarning = lambda message, *where: "" if ranks.rank() else one_line(message) + "\n"
     if hasattr(sys.stdout, "reconfigure"):  # what its encoding lacks is spelt out: printing never raises
         sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.getsignal(signal.SIGINT)  # what minirlhf/__init__.py has set holds again behind main
@@ -228,8 +229,9 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def fail(message: str, status: int) -> int:
-    """Print one line on stderr."""
-    print(one_line(message), file=sys.stderr)
+    """Print one line on stderr, of the several processes that a run may have in one."""
+    if ranks.speaks():
+        print(one_line(message), file=sys.stderr)
     return status
 
 

@@ -4,7 +4,7 @@ Inputs and targets are (B, T), padded on the right. A mask is True where the los
 a step are a pure function of (seed, step). Proved by tests/lm/test_batches.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
-
 
 ROOM = {"cpu": 2**24, "cuda": 2**27}  # tokens x layers x width per pass: about 100 bytes each are kept for the gradient
 
@@ -56,12 +55,13 @@ def room(model: GPT) -> int:
     return ROOM[model.wte.weight.device.type] // max(shape.layers * shape.width, shape.vocab_size // 4)
 
 
-def micro_batches(lengths: Sequence[int], rows: int, model: GPT | None = None) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], rows: int, model: GPT | None = None, share: Callable = list) -> list[list]:
     """Indices sorted by length, the longest first, in parts of at most `rows`: so little is spent on padding.
 
     model: its size says how many tokens a part may have, padding included; 970 of 135M parameters, on a CPU.
+    share: which of the sorted indices, `ranks.mine` in a step of several processes.
     """
-    order, parts = sorted(range(len(lengths)), key=lambda i: -lengths[i]), []
+    order, parts = share(sorted(range(len(lengths)), key=lambda i: -lengths[i])), []
     tokens = room(model) if model is not None else 2**62
     while order:
         n = max(1, min(rows, tokens // max(1, lengths[order[0]])))

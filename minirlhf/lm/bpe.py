@@ -79,8 +79,7 @@ def learn_merges(words: Mapping[bytes, int], n_merges: int) -> list[IdPair]:
     Counting all pairs anew for every merge would cost words × merges. Instead a merge visits only the words that
     hold its pair, and corrects the counts of the pairs beside it.
     """
-    symbols = [list(word) for word in words]
-    word_counts = list(words.values())
+    symbols, word_counts = [list(word) for word in words], list(words.values())
     pair_counts: dict[IdPair, int] = defaultdict(int)
     words_with: dict[IdPair, set[int]] = defaultdict(set)  # a superset: a word may since have lost the pair
     for index, word in enumerate(symbols):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minirlhf.harness import ranks
 from minirlhf.harness.loop import Diverged
 from minirlhf.lm.model import GPT, KVCache
 
@@ -122,16 +123,15 @@ def generate(
     Raises ValueError for a prompt that is empty or longer than the context.
     The ragged batch follows Hugging Face's rule: positions count real tokens, and padding is masked.
     """
-    context = model.config.context
-    lengths = [len(p) for p in prompts]
+    context, lengths = model.config.context, [len(p) for p in prompts]
     if not prompts or len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed per prompt, at least one")
     if min(lengths) < 1 or max(lengths) > context:
         raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
-    device, order = model.wte.weight.device, sorted(range(len(prompts)), key=lambda i: lengths[i])
+    device, order = model.wte.weight.device, ranks.mine(sorted(range(len(prompts)), key=lambda i: lengths[i]))
     prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
     room = (context - prompt_mask.sum(1)).clamp(max=sampling.max_new)  # (B,) tokens that a row may say
-    ids = torch.full((len(prompts), int(room.max())), eos_id, device=device)  # (B, R)
+    ids = torch.zeros((len(prompts), int(room.max())), dtype=torch.int64, device=device)  # (B, R)
     logprobs, was_training = torch.zeros(ids.shape, device=device), model.training  # (B, R)
     frozen = [p for p in model.eval().parameters() if not p.requires_grad]
     try:
@@ -146,6 +146,7 @@ def generate(
         for p in frozen:
             p.requires_grad_(False)
         model.train(was_training)
+    ranks.add_up(ids, logprobs)
     is_eos = ids == eos_id  # (B, R)
     before_end = is_eos.cumsum(1) - is_eos.long() == 0  # (B, R): what a row went on to say does not count
     mask = before_end & (torch.arange(ids.shape[1], device=device) < room[:, None])  # (B, R)

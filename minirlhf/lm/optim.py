@@ -9,6 +9,7 @@ from math import cos, isfinite, pi
 import torch
 from torch import Tensor, nn
 
+from minirlhf.harness import ranks
 from minirlhf.harness.loop import Diverged
 
 BETAS = (0.9, 0.95)
@@ -48,10 +49,8 @@ class Stepper:
     """Clips and applies the gradients in .grad. Skips and counts steps whose gradient is not finite."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_norm: float) -> None:
-        self.optimizer = optimizer
-        self.max_norm = max_norm
-        self.skipped = 0
-        self._in_a_row = 0
+        self.optimizer, self.max_norm = optimizer, max_norm
+        self.skipped = self._in_a_row = 0
 
     def state_dict(self) -> dict:
         """What a resume needs: the optimizer's moments, and the steps skipped so far."""
@@ -65,6 +64,7 @@ class Stepper:
     def step(self, lr: float) -> float:
         """A step; returns the norm before clipping. Raises Diverged after MAX_BAD_STEPS in a row not finite."""
         parameters: list[Tensor] = [p for g in self.optimizer.param_groups for p in g["params"]]
+        ranks.sum_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.max_norm))
         if isfinite(norm):
             for group in self.optimizer.param_groups:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minirlhf.harness import ranks
 from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.machine import autocast
 from minirlhf.harness.options import option
@@ -79,8 +80,7 @@ def fit(
         for step in loop:
             lr = learning_rate(step, config.lr, warmup, config.steps, FINAL_LR)
             loss, tokens, padding = accumulate(model, batch_of(step), config.micro_rows, run.dtype)
-            norm = stepper.step(lr)
-            figures = {"loss": loss, "lr": lr, "grad_norm": norm, "padding": padding}
+            figures = {"loss": loss, "lr": lr, "grad_norm": stepper.step(lr), "padding": padding}
             if validation and (step + 1 == config.steps or (step + 1) % config.eval_every == 0):
                 with autocast(model.wte.weight.device, run.dtype):
                     nll, count = evaluate_loss(model, validation, config.micro_rows)
@@ -95,15 +95,16 @@ def accumulate(
 ) -> tuple[float, int, float]:
     """Add the gradient of the step's mean token loss to .grad; returns (loss, target tokens, padding share).
 
-    The same to rounding for every micro_rows. A step without a target has loss 0 and gradient 0.
+    Exact for every micro_rows. Of several processes each adds its share. Without a target, loss and gradient are 0.
     """
     n_tokens = sum(sum(e.mask[1:]) for e in examples)
     loss, columns, device = 0.0, 0, model.wte.weight.device
-    for part in micro_batches([len(e.ids) for e in examples], micro_rows, model):
+    for part in micro_batches([len(e.ids) for e in examples], micro_rows, model, ranks.mine):
         batch = collate([examples[i] for i in part], device, model.config.context)
         columns += batch.inputs.numel()
         with autocast(device, dtype):
             share = negative_log_likelihood(model, batch).sum() / max(n_tokens, 1)
         share.backward()
         loss += float(share.detach())
+    loss, columns = ranks.total({"loss": loss, "columns": columns}).values()
     return loss, n_tokens, 1 - sum(len(e.ids) - 1 for e in examples) / max(columns, 1)

@@ -65,8 +65,7 @@ class Tokenizer:
                  specials: Iterable[str] = SPECIALS) -> None:
         if pattern not in PATTERNS:
             raise ValueError(f"unknown pattern {pattern!r}; use one of {', '.join(PATTERNS)}")
-        self.pattern = pattern
-        self.merges = [(left, right) for left, right in merges]
+        self.pattern, self.merges = pattern, [(left, right) for left, right in merges]
         self.token_bytes = [bytes([byte]) for byte in BYTE_ORDER]
         for left, right in self.merges:
             new_id = len(self.token_bytes)

@@ -17,6 +17,7 @@ from copy import deepcopy
 import numpy as np
 import torch
 
+from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.machine import autocast, hold_frozen
@@ -42,8 +43,7 @@ def sample_round(
     """(The records, each `group` times; a response to each.) Raises UserError where there is no record."""
     group = config.algorithm.group
     if not records:
-        each = f"{group} responses to each, times the weight of its data set"
-        raise UserError(f"--batch {config.batch}: not one prompt a round, at {each}")
+        raise UserError(f"--batch {config.batch}: not one prompt a round, at {group} responses to each; raise it")
     asked = [record for record in records for _ in range(group)]
     seeds, sampling = rng.integers(2**63, size=len(asked)).tolist(), Sampling(config.max_new, config.temperature)
     return asked, collect(models, asked, reward_of, seeds, sampling, config.missing_eos, config.micro_rows)
@@ -61,12 +61,11 @@ def update(
     rng: np.random.Generator,
 ) -> dict[str, float]:  # fmt: skip
     """The optimizer steps of one round; every epoch uses every response once. Returns means over tokens or steps."""
-    algorithm, n_seen, norms = config.algorithm, 0, []
-    sums: dict[str, float] = {}
+    algorithm, n_seen, norms, sums = config.algorithm, 0, [], {}
     epochs = [steps_of(rollout, algorithm.group, config.minibatches, rng) for _ in range(config.epochs)]
     for step in (step for epoch in epochs for step in epoch):
         weights = token_weights(step.mask, algorithm.aggregate, config.max_new)  # (b, R), of the whole step
-        for part in parts_of(step, config.micro_rows, models.policy):
+        for part in parts_of(step, config.micro_rows, models.policy, ranks.mine):
             rows = step.rows(part)
             R = rows.ids.shape[1]
             with autocast(rollout.ids.device, models.dtype):
@@ -78,7 +77,7 @@ def update(
             sums = {k: sums.get(k, 0.0) + float(v) for k, v in watch.items()}
         n_seen += int(step.mask.sum())
         norms.append(stepper.step(lr))
-    means = {k: v / (len(norms) if k.endswith("_loss") else max(n_seen, 1)) for k, v in sums.items()}
+    means = {k: v / (len(norms) if k.endswith("_loss") else max(n_seen, 1)) for k, v in ranks.total(sums).items()}
     return means | {"grad_norm": float(np.mean(norms)), "skipped": stepper.skipped}
 
 

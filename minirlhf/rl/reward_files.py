@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option
 from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, shown, undisturbed
@@ -45,14 +46,14 @@ class Rewards:
 
     parts: dict[str, tuple[Reward, float]]
     options: RewardOptions = RewardOptions()
-    means: dict[str, float] = field(default_factory=dict)  # of each in the round last asked
+    said: dict[str, list[float]] = field(default_factory=dict)  # by each in the round last asked
 
     def __call__(self, prompts: list[str], responses: list[str], records: list[dict]) -> list[float]:
         cases = list(zip(prompts, responses, records))
         keys = [repr(case) for case in cases] if self.options.reward_once else range(len(cases))
         asked = dict(zip(keys, cases))
         said = {name: dict(zip(asked, self.call(r, [*asked.values()]))) for name, (r, _) in self.parts.items()}
-        self.means = {f"score/{name}": sum(x[key] for key in keys) / len(keys) for name, x in said.items()}
+        self.said = {name: [x[key] for key in keys] for name, x in said.items()}
         return [sum(weight * said[name][key] for name, (_, weight) in self.parts.items()) for key in keys]
 
     def call(self, reward: Reward, cases: list[Case]) -> list[float]:
@@ -66,8 +67,8 @@ class Rewards:
 
     def watch(self, *_) -> dict[str, float]:
         """Each one's mean over the responses that ended, where there are several: a watcher of `ppo.train`."""
-        means, self.means = self.means, {}
-        return means if len(self.parts) > 1 else {}
+        parts, self.said = ranks.gather(lambda: self.said) if len(self.parts) > 1 else [], {}
+        return {f"score/{k}": sum(x) / len(x) for k in self.parts if (x := [v for p in parts for v in p.get(k, ())])}
 
 
 def load_rewards(

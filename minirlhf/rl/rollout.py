@@ -10,7 +10,7 @@ Proved by tests/rl/test_rollout.py.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirlhf.harness import ranks
 from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import gather_true, micro_batches, room, round_up, spread
 from minirlhf.lm.chat import render_prompt
@@ -60,8 +61,7 @@ class Rollout:
     def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
         """Some of the rows, without the columns that are padding in all of them."""
         index = torch.as_tensor(index, device=self.ids.device)
-        P = int(self.prompt_mask[index].sum(1).max())
-        R = int(self.mask[index].sum(1).max())
+        P, R = (int(mask[index].sum(1).max()) for mask in (self.prompt_mask, self.mask))
         picked = {}
         for f in dataclasses.fields(self):
             x = getattr(self, f.name)[index]
@@ -79,13 +79,13 @@ def answers_each(rows: Rollout | Generation) -> int:
     return gcd(*asked.unique_consecutive(dim=0, return_counts=True)[1].tolist())
 
 
-def parts_of(rows: Rollout | Generation, most: int, model: GPT) -> list[list[int]]:
+def parts_of(rows: Rollout | Generation, most: int, model: GPT, share: Callable = list) -> list[list[int]]:
     """`micro_batches` of the rows. The answers to a prompt stay together as far as there is room, for it is read once."""
-    K = answers_each(rows)
+    K, most = answers_each(rows), min(most, -(-len(rows.ids) // ranks.count()))
     lengths = (rows.prompt_mask.sum(1) // K + rows.mask.sum(1)).tolist()  # a prompt's tokens, shared by its answers
     K = max(k for k in range(1, K + 1) if K % k == 0 and k <= max(1, min(most, room(model) // max(lengths))))
     units = [K * max(lengths[i : i + K]) for i in range(0, len(lengths), K)]  # tokens of each K rows
-    return [[K * i + k for i in part for k in range(K)] for part in micro_batches(units, most // K, model)]
+    return [[K * i + k for i in part for k in range(K)] for part in micro_batches(units, most // K, model, share)]
 
 
 def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int]:
@@ -133,7 +133,7 @@ def score_responses(
     """The reward of each row's response, (B,) float32; `missing_eos` without an EOS: half a text is not the text."""
     ended = rows.ended.tolist()
     cases = [(prompt_text(r), tokenizer.decode(ids), r) for r, ids in zip(records, responses_of(rows))]
-    said = iter(call_rewards(reward_of, [case for case, whole in zip(cases, ended) if whole]))
+    said = iter(ranks.in_shares(lambda xs: call_rewards(reward_of, xs), [x for x, whole in zip(cases, ended) if whole]))
     scores = [next(said) if whole else missing_eos for whole in ended]
     return torch.tensor(scores, dtype=torch.float32, device=rows.ids.device)
 
@@ -156,10 +156,11 @@ def collect(
     unknown = [torch.zeros_like(g.logprobs) for _ in range(5)]  # (B, R) each
     rollout = Rollout(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, *unknown, scores, g.ended)
     with torch.no_grad(), autocast(device, models.dtype):
-        for index in parts_of(rollout, micro_rows, models.policy):
+        for index in parts_of(rollout, micro_rows, models.policy, ranks.mine):
             part = rollout.rows(index)
             logprobs, values, _ = score_tokens(models.policy, models.value_head, part, T, False)  # (b, R) each
             R = part.ids.shape[1]
             rollout.logprobs[index, :R], rollout.values[index, :R] = logprobs, values
             rollout.ref_logprobs[index, :R], _, _ = score_tokens(models.reference, None, part, T, False)
+    ranks.add_up(rollout.logprobs, rollout.ref_logprobs, rollout.values)
     return rollout
