@@ -166,8 +166,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, turn: Turn, bias: Tensor, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + F.dropout(self.attn(self.ln_1(x), turn, bias, cache, layer), self.dropout, self.training)  # (B, T, C)
-        return x + F.dropout(self.mlp(self.ln_2(x)), self.dropout, self.training)  # (B, T, C)
+        kind = bias.dtype  # of the products: converted once here, and not by autocast for each layer that reads it
+        y = self.attn(self.ln_1(x).to(kind), turn, bias, cache, layer)  # (B, T, C)
+        x = x + F.dropout(y, self.dropout, self.training)  # (B, T, C)
+        return x + F.dropout(self.mlp(self.ln_2(x).to(kind)), self.dropout, self.training)  # (B, T, C)
 
 
 class Llama(nn.Module):
