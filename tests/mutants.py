@@ -31,7 +31,7 @@ MUTANTS = [
     Mutant(
         "logprob-shifted-by-one", "The logits before a token give its log-prob", "common slip",
         "rl/rollout.py", "spoken[:, 1:])", "spoken[:, :-1])",
-        "tests/rl/test_rollout.py::test_log_probs_sum_to_1_over_all_completions",
+        "tests/rl/test_rollout.py::test_scores_equal_one_pass_a_token",
     ),
     Mutant(
         "temperature-left-out", "Log-probs are of the distribution sampled from, temperature included",
@@ -274,13 +274,13 @@ MUTANTS = [
     Mutant(
         "mean-of-micro-batch-means", "A step does not depend on how it is cut into micro-batches",
         "TRL PPO; trl#3021, #5619, #6024",
-        "rl/ppo.py", "weights[part, :R]",
-        "token_weights(rows.mask, algorithm.aggregate, config.max_new) * len(part) / len(chosen)",
+        "rl/ppo.py", "weights[part, : rows.ids.shape[1]]",
+        "token_weights(rows.mask, algorithm.aggregate, config.max_new) * len(part) / len(step.scores)",
         "tests/rl/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
     ),
     Mutant(
         "sum-of-micro-batch-means", "A step does not grow with the number of micro-batches", "minRLHF",
-        "rl/ppo.py", "weights[part, :R]", "token_weights(rows.mask, algorithm.aggregate, config.max_new)",
+        "rl/ppo.py", "weights[part, : rows.ids.shape[1]]", "token_weights(rows.mask, algorithm.aggregate, config.max_new)",
         "tests/rl/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
     ),
     Mutant(
@@ -333,7 +333,7 @@ MUTANTS = [
     ),
     Mutant(
         "last-micro-batch-logged", "What is logged is of the whole step", "GRPO-Zero",
-        "rl/ppo.py", "sums.get(k, 0.0) + float(v)", "float(v)",
+        "rl/ppo.py", "sums.get(k, 0.0) + v.double()", "float(v)",
         "tests/rl/test_ppo.py::test_a_round_does_not_depend_on_micro_rows",
     ),
     Mutant(
@@ -399,7 +399,7 @@ MUTANTS = [
     Mutant(
         "last-micro-batch-logged-in-sft", "The logged loss is that of the whole step",
         "nanoGPT#34, #207; nanochat#515",
-        "lm/sft.py", "loss += float(share.detach())", "loss = float(share.detach())",
+        "lm/sft.py", "loss += share.detach().double()", "loss = float(share.detach())",
         "tests/lm/test_sft.py::test_the_first_loss_is_that_of_guessing_and_of_the_whole_step",
     ),
     Mutant(

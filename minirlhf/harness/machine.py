@@ -35,6 +35,7 @@ class Machine:
             torch.set_num_threads(self.threads)
         keep_memory()
         torch.manual_seed(self.seed)
+        torch.backends.cuda.matmul.allow_tf32 = True
         return choose_device(self.device), choose_dtype(self.dtype, choose_device(self.device))
 
     def record(self, data, *training) -> dict:
@@ -84,6 +85,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in ("float32", "bfloat16"):
         raise UserError(f"--dtype {name}: not one of auto, float32, bfloat16")
     return getattr(torch, name)
+
+
+def send(x: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """x on the device; a GPU reads it from pinned memory, and the CPU goes on meanwhile."""
+    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirlhf.harness.machine import send
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
 
@@ -45,7 +46,7 @@ def collate(examples: Sequence[Example], device: torch.device | str = "cpu", con
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = example.ids
         mask[row, : len(example.mask)] = example.mask
-    whole, where = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    whole, where = (send(torch.from_numpy(x), device) for x in (ids, mask))
     return Batch(whole[:, :-1], whole[:, 1:], where[:, 1:])
 
 

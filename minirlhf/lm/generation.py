@@ -23,6 +23,7 @@ from torch import Tensor
 
 from minirlhf.harness import ranks
 from minirlhf.harness.loop import Diverged
+from minirlhf.harness.machine import send
 from minirlhf.lm.model import GPT, KVCache
 
 ROWS = 256  # most prompts per pass
@@ -129,7 +130,7 @@ def generate(
     if min(lengths) < 1 or max(lengths) > context:
         raise ValueError(f"a prompt of {max(lengths)} tokens (shortest {min(lengths)}); the context is {context}")
     device, order = model.wte.weight.device, ranks.mine(sorted(range(len(prompts)), key=lambda i: lengths[i]))
-    prompt_ids, prompt_mask = (x.to(device) for x in pad_left(prompts, eos_id))  # (B, P) each
+    prompt_ids, prompt_mask = (send(x, device) for x in pad_left(prompts, eos_id))  # (B, P) each
     room = (context - prompt_mask.sum(1)).clamp(max=sampling.max_new)  # (B,) tokens that a row may say
     ids = torch.zeros((len(prompts), int(room.max())), dtype=torch.int64, device=device)  # (B, R)
     logprobs, was_training = torch.zeros(ids.shape, device=device), model.training  # (B, R)
@@ -164,9 +165,9 @@ def one_pass(
     """
     device, R = room.device, int(room.max())
     distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    asked, asked_mask = (x.to(device) for x in pad_left(list(distinct), eos_id))  # (G, P) each
+    asked, asked_mask = (send(x, device) for x in pad_left(list(distinct), eos_id))  # (G, P) each
     which = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)  # (B,) of the G
-    uniforms = row_uniforms(seeds, R).to(device)  # (B, R)
+    uniforms = send(row_uniforms(seeds, R), device)  # (B, R)
     ids = torch.full((len(prompts), R), eos_id, device=device)  # (B, R)
     logprobs = torch.zeros(ids.shape, device=device)  # (B, R)
 

@@ -105,6 +105,6 @@ def accumulate(
         with autocast(device, dtype):
             share = negative_log_likelihood(model, batch).sum() / max(n_tokens, 1)
         share.backward()
-        loss += float(share.detach())
-    loss, columns = ranks.total({"loss": loss, "columns": columns}).values()
+        loss += share.detach().double()
+    loss, columns = ranks.total({"loss": float(loss), "columns": columns}).values()
     return loss, n_tokens, 1 - sum(len(e.ids) - 1 for e in examples) / max(columns, 1)

@@ -67,17 +67,17 @@ def update(
         weights = token_weights(step.mask, algorithm.aggregate, config.max_new)  # (b, R), of the whole step
         for part in parts_of(step, config.micro_rows, models.policy, ranks.mine):
             rows = step.rows(part)
-            R = rows.ids.shape[1]
             with autocast(rollout.ids.device, models.dtype):
                 logprobs, values, H = score_tokens(models.policy, models.value_head, rows, config.temperature)
                 # policy_loss + β kl_loss + c_v value_loss of (b', R) each; the losses of the parts add up
-                loss, watch = surrogate(logprobs, values, rows, weights[part, :R], algorithm, beta)
+                loss, watch = surrogate(logprobs, values, rows, weights[part, : rows.ids.shape[1]], algorithm, beta)
             loss.backward()
             watch["entropy"] = H.sum()
-            sums = {k: sums.get(k, 0.0) + float(v) for k, v in watch.items()}
+            sums = {k: sums.get(k, 0.0) + v.double() for k, v in watch.items()}  # read when the round is done
         n_seen += int(step.mask.sum())
         norms.append(stepper.step(lr))
-    means = {k: v / (len(norms) if k.endswith("_loss") else max(n_seen, 1)) for k, v in ranks.total(sums).items()}
+    total = ranks.total({k: float(v) for k, v in sums.items()})
+    means = {k: v / (len(norms) if k.endswith("_loss") else max(n_seen, 1)) for k, v in total.items()}
     return means | {"grad_norm": float(np.mean(norms)), "skipped": stepper.skipped}
 
 
