@@ -17,7 +17,7 @@ from minirlhf.harness.machine import autocast
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, render, render_prompt
 from minirlhf.lm.examples import fit_context
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of, stop_reasons
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of
 from minirlhf.lm.logits import entropy, log_softmax
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
@@ -105,6 +105,12 @@ def token_statistics(
             found.append(torch.stack([exact_kl(*laws[:2]), entropy(laws[0]), k1, k3, other - ref]))  # (5, n)
         out[:, index, : mask.shape[1]] = spread(torch.cat(found, 1).to(out.dtype), mask.expand(len(out), -1, -1))
     return dict(zip(STATISTICS if compared is not None else STATISTICS[:-1], out))
+
+
+def stop_reasons(rows: Rollout | Generation, context: int) -> list[str]:
+    """Why each row of a Generation or Rollout stopped: "eos", "context" (that of the model is full) or "length"."""
+    total = rows.prompt_mask.sum(1) + rows.mask.sum(1)  # (B,)
+    return ["eos" if e else "context" if n >= context else "length" for e, n in zip(rows.ended, total.tolist())]
 
 
 def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:

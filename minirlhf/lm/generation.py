@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.harness import ranks
@@ -60,12 +61,6 @@ def responses_of(rows: Any) -> list[list[int]]:
     """The sampled ids of each row of a Generation or Rollout, without EOS and padding."""
     lengths = (rows.mask.sum(1) - rows.ended.long()).tolist()
     return [row[:n] for row, n in zip(rows.ids.tolist(), lengths)]
-
-
-def stop_reasons(rows: Any, context: int) -> list[str]:
-    """Why each row of a Generation or Rollout stopped: "eos", "context" (that of the model is full) or "length"."""
-    total = rows.prompt_mask.sum(1) + rows.mask.sum(1)  # (B,)
-    return ["eos" if e else "context" if n >= context else "length" for e, n in zip(rows.ended, total.tolist())]
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -164,9 +159,11 @@ def one_pass(
     What stands behind an EOS or beyond the room means nothing. Raises Diverged for logits that are not finite.
     """
     device, R = room.device, int(room.max())
-    distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    asked, asked_mask = (send(x, device) for x in pad_left(list(distinct), eos_id))  # (G, P) each
-    which = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device)  # (B,) of the G
+    each = list(dict.fromkeys(map(tuple, prompts)))
+    each = each if 2 * len(each) <= len(prompts) else list(map(tuple, prompts))  # few shapes: see `round_up`
+    places = {prompt: i for i, prompt in enumerate(each)}
+    which = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)  # (B,) of the G that are read
+    asked, asked_mask = (send(F.pad(x, (-x.shape[1] % 8, 0)), device) for x in pad_left(each, eos_id))  # (G, P) each
     uniforms = send(row_uniforms(seeds, R), device)  # (B, R)
     ids = torch.full((len(prompts), R), eos_id, device=device)  # (B, R)
     logprobs = torch.zeros(ids.shape, device=device)  # (B, R)
@@ -194,8 +191,9 @@ def one_pass(
             left = int(going.sum()) if look else len(alive)
             if left == 0 or t + 1 == R:
                 break
-            if left <= 0.75 * len(alive):  # computing for finished rows costs more than moving the cache
-                rows = going.nonzero().squeeze(-1)
+            n = -(-left // 16) * 16  # few shapes
+            if n <= 0.75 * len(alive):  # computing for finished rows costs more than moving the cache
+                rows = (~going).byte().argsort(stable=True)[:n]  # (n,)
                 cache.keep(rows)
                 token, alive, going = token[rows], alive[rows], going[rows]
             hidden = model(token[:, None], going[:, None], cache)[:, -1]  # (n, C)

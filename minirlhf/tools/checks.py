@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirlhf.evaluation.ask import exact_kl
+from minirlhf.evaluation.ask import exact_kl, stop_reasons
 from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.checkpoint import fingerprint
-from minirlhf.lm.generation import Generation, stop_reasons
+from minirlhf.lm.generation import Generation
 from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.lm.generation import Generation, Sampling, draw, generate, pad_left, responses_of, row_uniforms, stop_reasons, truncate_logits
+from minirlhf.evaluation.ask import stop_reasons
+from minirlhf.lm.generation import Generation, Sampling, draw, generate, pad_left, responses_of, row_uniforms, truncate_logits
 
 EOS = 0
 SETTINGS = [
@@ -133,20 +134,21 @@ def test_a_row_does_not_depend_on_its_batch_mates(make_gpt, settings):
 
 
 def test_finished_rows_leave_the_cache_and_the_rest_goes_on_as_before(make_gpt, monkeypatch):
-    """The batch the model sees shrinks, and the rows come out as if it had not."""
+    """The batch the model sees shrinks, in steps of 16, and the rows come out as if it had not."""
     model = likely_eos(make_gpt())
-    sizes = []
+    shapes = []
     forward = type(model).forward
 
     def spy(self, ids, *rest):
-        sizes.append(len(ids))
+        shapes.append(ids.shape)
         return forward(self, ids, *rest)
 
     monkeypatch.setattr(type(model), "forward", spy)
-    got = generate(model, ragged(12), Sampling(20), EOS, range(12))
+    got = generate(model, ragged(100), Sampling(20), EOS, range(100))
     monkeypatch.undo()
-    assert sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and len(set(sizes)) >= 3
-    assert min(sizes) < 4
+    sizes = [rows for rows, _ in shapes]
+    assert sizes[0] == 100 and sizes == sorted(sizes, reverse=True) and len(set(sizes)) >= 3
+    assert min(sizes) < 40 and {n % 16 for n in sizes[1:]} <= {0, 100 % 16} and shapes[0][1] % 8 == 0
     for b, prompt in enumerate(ragged(12)):
         assert rows_of(got)[b] == slow_generate(model, prompt, 20, b)[0]
 
