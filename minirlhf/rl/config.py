@@ -34,7 +34,7 @@ class PPOConfig:
     missing_eos: float = option(0.0, "score of a response that did not end with EOS")
     max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
     max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
-    micro_rows: int = option(32, "rows per forward pass of training: memory against speed, not the result", least=1)
+    micro_rows: int = option(64, "rows per forward pass of training: memory against speed, not the result", least=1)
     save_every: int = option(20, "rounds between saved states", least=1)
 
     baseline: str = option(None, "what a reward is compared with", choices=BASELINES)

@@ -40,7 +40,7 @@ def start_critic(
 
 
 @torch.no_grad()
-def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 32, ridge: float = 1e-3) -> None:
+def fit_value_head(model: GPT, head: ScalarHead, rollout: Rollout, micro_rows: int = 64, ridge: float = 1e-3) -> None:
     """Set the head to the rollout's returns on the hidden states, by least squares; `ridge` shrinks the weights.
 
         w = (XᵀX + λ N I)⁻¹ Xᵀ (y − ȳ),    b = ȳ − x̄ w        X: hidden states less their mean x̄,  λ: ridge

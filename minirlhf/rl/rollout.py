@@ -140,7 +140,7 @@ def score_responses(
 
 def collect(
     models: Models, records: Sequence[dict], reward_of: RewardOf, seeds: Sequence[int], sampling: Sampling,
-    missing_eos: float, micro_rows: int = 32,
+    missing_eos: float, micro_rows: int = 64,
 ) -> Rollout:  # fmt: skip
     """Sample a response to each record and score it.
 
