@@ -25,7 +25,7 @@ class Machine:
 
     seed: int = option(0, "decides everything random; same seed, same machine, same bits on CPU", least=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    dtype: str = option("auto", "of matrix products in training and sampling: auto, float32, bfloat16; weights stay float32")
+    dtype: str = option("auto", "of matrix products in training and sampling: auto, float32, bfloat16; what learns is float32")
     threads: int = option(0, "CPU threads; 0 leaves the choice to torch", least=0, most=4096)
 
     def set_up(self, several: bool = False) -> tuple[torch.device, torch.dtype]:

@@ -21,6 +21,8 @@ from minirlhf.harness.files import UserError
 def start(device: torch.device, several: bool) -> None:
     """Join the other processes, if torchrun started several and that is meant; each has its GPU. Raises UserError."""
     if several and dist.is_torchelastic_launched():
+        if device.type == "cuda" and (device.index is not None or int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count()):
+            raise UserError(f"--device {device}: each process takes its own of {torch.cuda.device_count()} GPUs; give cuda")
         if device.type == "cuda":
             together(torch.cuda.set_device, int(os.environ["LOCAL_RANK"]))
         together(dist.init_process_group, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")

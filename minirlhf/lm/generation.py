@@ -98,7 +98,8 @@ def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     """
     cumulative = probabilities.cumsum(-1)  # (B, V)
     # The largest float32 u is 1 − 2⁻²⁴, and u times the total then still rounds to less than the total.
-    return torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True).squeeze(-1)  # (B,)
+    token = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True).squeeze(-1)  # (B,)
+    return token.clamp(max=cumulative.shape[-1] - 1)  # of NaN it is V, and no token
 
 
 def row_uniforms(seeds: Sequence[int], n: int) -> Tensor:
@@ -115,7 +116,7 @@ def generate(
     prompts: B lists of ids, of any lengths from 1 to the context.  seeds: B integers, one per row.
     Prompts of like length share a pass, because padding costs as much as tokens.
     Padding holds eos_id; tell it from a sampled EOS by the mask.  Restores the model's train mode. Runs in the caller's
-    autocast: in that of the training pass, both give a token the same probability.
+    autocast: in that of the training pass, both give a token the same probability. Of several processes all must call.
     Raises ValueError for a prompt that is empty or longer than the context.
     The ragged batch follows Hugging Face's rule: positions count real tokens, and padding is masked.
     """
@@ -163,7 +164,7 @@ def one_pass(
     each = each if 2 * len(each) <= len(prompts) else list(map(tuple, prompts))  # few shapes: see `round_up`
     places = {prompt: i for i, prompt in enumerate(each)}
     which = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)  # (B,) of the G that are read
-    asked, asked_mask = (send(F.pad(x, (-x.shape[1] % 8, 0)), device) for x in pad_left(each, eos_id))  # (G, P) each
+    asked, asked_mask = (send(F.pad(x, (-x.shape[1] % 8, 0)), device) for x in pad_left(each, 0))  # (G, P) each
     uniforms = send(row_uniforms(seeds, R), device)  # (B, R)
     ids = torch.full((len(prompts), R), eos_id, device=device)  # (B, R)
     logprobs = torch.zeros(ids.shape, device=device)  # (B, R)

@@ -23,7 +23,7 @@ class PPOConfig:
     iterations: int = option(90, "rounds of sampling and training", least=1)
     batch: int = option(128, "responses per round to each data set, times its weight", least=1, most=2**20)
     epochs: int = option(1, "times each response is trained on", least=1)
-    minibatches: int = option(8, "optimizer steps per epoch", least=1)
+    minibatches: int = option(8, "optimizer steps per epoch, at most one per prompt", least=1)
     lr: float = option(6e-4, "peak learning rate; falls to 0 on a line", above=0)
     warmup: int = option(10, "rounds of rising learning rate, as Adam's first steps are of full size", least=0)
     beta: float = option(0.025, "KL coefficient: the reward that a nat of KL to the reference costs", least=0)

@@ -82,9 +82,9 @@ def answers_each(rows: Rollout | Generation) -> int:
 def parts_of(rows: Rollout | Generation, most: int, model: GPT, share: Callable = list) -> list[list[int]]:
     """`micro_batches` of the rows. The answers to a prompt stay together as far as there is room, for it is read once."""
     K, most = answers_each(rows), min(most, -(-len(rows.ids) // ranks.count()))
-    lengths = (rows.prompt_mask.sum(1) // K + rows.mask.sum(1)).tolist()  # a prompt's tokens, shared by its answers
-    K = max(k for k in range(1, K + 1) if K % k == 0 and k <= max(1, min(most, room(model) // max(lengths))))
-    units = [K * max(lengths[i : i + K]) for i in range(0, len(lengths), K)]  # tokens of each K rows
+    P, R = rows.prompt_mask.sum(1).tolist(), rows.mask.sum(1).tolist()
+    K = max(k for k in range(1, K + 1) if K % k == 0 and (k == 1 or k <= most and max(P) + k * max(R) <= room(model)))
+    units = [P[i] + K * max(R[i : i + K]) for i in range(0, len(R), K)]  # tokens of each K rows
     return [[K * i + k for i in part for k in range(K)] for part in micro_batches(units, most // K, model, share)]
 
 
@@ -97,9 +97,10 @@ def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int
     """
     if (K := answers_each(rows)) > 1:
         cache, R, which = KVCache(), rows.ids.shape[1], torch.arange(len(rows.ids), device=rows.ids.device) // K  # (B,)
-        first = model(rows.prompt_ids[::K], rows.prompt_mask[::K], cache)[which, -1:]  # (B, 1, C)
-        cache.keep(which)
+        prompts = (F.pad(x[::K], (-x.shape[1] % 8, 0)) for x in (rows.prompt_ids, rows.prompt_mask))  # (G, P') each
         ids, mask = (F.pad(x, (0, -R % 8)) for x in (rows.ids, rows.mask))  # (B, R') each, as of `round_up`
+        first = model(*prompts, cache)[which, -1:]  # (B, 1, C)
+        cache.keep(which)
         later = model(ids, mask, cache)[:, : R - 1]  # (B, R - 1, C)
         return gather_true(torch.cat([first, later], 1), rows.mask)
     ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
@@ -145,7 +146,7 @@ def collect(
     """Sample a response to each record and score it.
 
     reward_of, missing_eos: see `score_responses`.  micro_rows: rows per pass of scoring.
-    The policy's log-probs are computed again, by the pass that training repeats. So π / π_old is exactly 1 before
+    The policy's log-probs are computed again, by the pass that training repeats. So π / π_old is 1 before
     the first step. The sampler's log-probs are kept for `sampler_gap` in the log.
     """
     tokenizer, T = models.tokenizer, sampling.temperature

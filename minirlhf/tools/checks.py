@@ -31,7 +31,7 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import kl_estimate, masked_mean, masked_sum, policy_loss, token_weights
 from minirlhf.rl.ppo import steps_of
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
-from minirlhf.rl.rollout import Rollout, answers_each, response_hidden
+from minirlhf.rl.rollout import Rollout, answers_each, parts_of, response_hidden
 
 # What rounding may do: the largest |π/π_old − 1|, and the mean |Δ log-prob| of two passes, in nats a token.
 RATIO = {torch.float32: 1e-3, torch.bfloat16: 0.05}
@@ -56,11 +56,14 @@ class Finding:
         return f"{word:<8}{self.name:<24}{self.figure}{advice}"
 
 
-def ratio_is_one(score: Score, rollout: Rollout, minibatches: int, micro_rows: int, dtype: torch.dtype) -> Finding:
-    """max |π/π_old − 1| over the ragged minibatches of an epoch, before its first step."""
+def ratio_is_one(
+    score: Score, rollout: Rollout, minibatches: int, micro_rows: int, dtype: torch.dtype, model: GPT | None = None
+) -> Finding:
+    """max |π/π_old − 1| over the ragged minibatches of an epoch, before its first step. model: of ours, cut as ours."""
     gaps = []
     for step in steps_of(rollout, answers_each(rollout), minibatches, np.random.default_rng(0)):
-        for part in micro_batches((step.prompt_mask.sum(1) + step.mask.sum(1)).tolist(), micro_rows):
+        lengths = (step.prompt_mask.sum(1) + step.mask.sum(1)).tolist()
+        for part in parts_of(step, micro_rows, model) if model else micro_batches(lengths, micro_rows):
             rows = step.rows(part)
             gaps.append((score(rows)[0].detach() - rows.logprobs)[rows.mask].expm1().abs().max())
     worst = float(torch.stack(gaps).max())  # NaN, if there is one

@@ -121,14 +121,13 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
             return score_tokens(policy, p.models.value_head, rows, temperature)
 
     rollout = exact = p.sample(seed, dtype, p.reward_of)
-    if dtype != torch.float32:  # the same responses: the sampler is float32 always; not to be judged again
-        exact = p.sample(seed, torch.float32, lambda record: lambda *case: 0.0)
-        exact = dataclasses.replace(exact, scores=rollout.scores)
+    if dtype != torch.float32:  # other responses, sampled in float32
+        exact = p.sample(seed, torch.float32, p.reward_of)
     some = exact.rows(range(min(32, len(exact.ids))))
 
     for kind, r in {torch.float32: exact, dtype: rollout}.items():
         in_kind = partial(score, kind=kind)
-        yield checks.ratio_is_one(in_kind, r, config.minibatches, config.micro_rows, kind)
+        yield checks.ratio_is_one(in_kind, r, config.minibatches, config.micro_rows, kind, policy)
         yield checks.sampler_is_scorer(in_kind, r, r.sampled_logprobs, T, kind)
     prompts = [render_prompt(record, tokenizer) for record in p.records]
     cold = generate(policy, prompts, Sampling(config.max_new, 0.7 * T), eos, range(len(prompts)))

@@ -213,7 +213,7 @@ def test_the_prompt_of_a_group_is_read_once_in_sampling_and_in_scoring(grouped, 
     monkeypatch.setattr(type(policy), "forward", lambda self, ids, *a: read.append(ids.shape) or forward(self, ids, *a))
     score_tokens(policy, None, r)
     P, R = r.prompt_ids.shape[1], r.ids.shape[1]
-    assert read == [(3, P), (9, -(-R // 8) * 8)]
+    assert read == [(3, -(-P // 8) * 8), (9, -(-R // 8) * 8)]
     read.clear()
     prompts = [ids[mask].tolist() for ids, mask in zip(r.prompt_ids, r.prompt_mask)]
     generate(policy, prompts, Sampling(2), 0, range(9))
@@ -228,6 +228,14 @@ def test_answers_to_a_prompt_share_a_pass_as_far_as_there_is_room(grouped, monke
         assert sorted(i for part in parts for i in part) == list(range(9))
         assert max(map(len, parts)) <= most and (size < 3 or sorted(sum(prompts(parts), [])) == [0, 1, 2])
         assert all(len(part) <= max(size, most) for part in parts)
+    P, R = int(r.prompt_mask.sum(1).max()), int(r.mask.sum(1).max())
+    for tokens in (P + R, 2 * (P + R), P + 3 * R, 2 * (P + 3 * R)):
+        monkeypatch.setattr("minirlhf.rl.rollout.room", lambda model: tokens)
+        monkeypatch.setattr("minirlhf.lm.batches.room", lambda model: tokens)
+        for part in parts_of(r, 64, policy):
+            rows, K = r.rows(part), answers_each(r.rows(part))
+            assert len(part) // K * rows.prompt_ids.shape[1] + len(part) * rows.ids.shape[1] <= tokens
+    monkeypatch.undo()
     monkeypatch.setitem(ROOM, "cpu", 1)
     assert [len(part) for part in parts_of(r, 64, policy)] == [1] * 9
     assert len(parts_of(r.rows([0, 3, 6]), 64, policy)) == 3
