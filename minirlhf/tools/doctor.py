@@ -121,8 +121,8 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
             return score_tokens(policy, p.models.value_head, rows, temperature)
 
     rollout = exact = p.sample(seed, dtype, p.reward_of)
-    if dtype != torch.float32:  # other responses, sampled in float32
-        exact = p.sample(seed, torch.float32, p.reward_of)
+    if dtype != torch.float32:  # other responses, sampled in float32; the reward is not to be asked for these, too
+        exact = p.sample(seed, torch.float32, lambda record: lambda prompt, response, record: float(len(response)))
     some = exact.rows(range(min(32, len(exact.ids))))
 
     for kind, r in {torch.float32: exact, dtype: rollout}.items():
