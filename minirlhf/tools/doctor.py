@@ -122,7 +122,7 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
 
     rollout = exact = p.sample(seed, dtype, p.reward_of)
     if dtype != torch.float32:  # other responses, sampled in float32; the reward is not to be asked for these, too
-        exact = p.sample(seed, torch.float32, lambda record: lambda prompt, response, record: float(len(response)))
+        exact = p.sample(seed, torch.float32, lambda record: lambda prompt, response, record: float(len(response) % 2))
     some = exact.rows(range(min(32, len(exact.ids))))
 
     for kind, r in {torch.float32: exact, dtype: rollout}.items():
