@@ -184,7 +184,7 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(measured, tokenizer):
     policy, real = Policy(uniform(2**15), tokenizer), torch.ones(32, 8, dtype=torch.bool)
     g = Generation(real[:, :1].long(), real[:, :1], real.long(), real, torch.zeros(32, 8), real[:, 0])
     if measured == "responses":
-        assert peak_of(lambda: token_statistics(policy.model, policy.model, g)) < 55
+        assert peak_of(lambda: token_statistics(policy.model, policy.model, g)) < 90
     else:
         assert peak_of(lambda: text_items(policy, 32 * [{"prompt": "a", "response": "1234567"}])) < 55
 
