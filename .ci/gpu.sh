@@ -21,12 +21,10 @@ step() { # a name, the most seconds, a command, whose stdout goes to NAME.out
 
 step tests 60 python -m pytest -q -k cuda tests/test_cuda.py tests/harness/test_machine.py
 step bench 150 python -m minirlhf.tools.bench --device "$device" --sizes ${SIZES:-small baby smollm2} --json
-if [ -f minirlhf/harness/ranks.py ]; then
-    few="--task reviews --device $device --overwrite"
-    one="python -m torch.distributed.run --standalone --nproc-per-node 1"
-    step sft 40 $one train_sft.py $few --base-steps 20 --steps 20 --out "$out/run"
-    step ppo 40 $one train_ppo.py $few --init "$out/run/sft" --iterations 3 --out "$out/run/ppo"
-fi
+few="--task reviews --device $device --overwrite"
+one="python -m torch.distributed.run --standalone --nproc-per-node 1"
+step sft 40 $one train_sft.py $few --base-steps 20 --steps 20 --out "$out/run"
+step ppo 40 $one train_ppo.py $few --init "$out/run/sft" --iterations 3 --out "$out/run/ppo"
 
 python - "$out" "$device" <<'PYTHON'
 import json, sys, torch

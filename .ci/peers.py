@@ -3,7 +3,7 @@
 python .ci/peers.py --peers PYTHON --nanogpt DIR --trl-ppo DIR --model FOLDER --text FILE --evaluate FOLDER
 
 Each repeat of a side is a process of its own, and the sides take turns: A B A B. Each process runs once for nothing and
-then tells the median of a few runs. The table has the median of these over the repeats, and their range. Rows whose
+then tells the median of a few runs; of tokenizers and of evaluate.py, its one run. The table has the median of these over the repeats, and their range. Rows whose
 option is left out are left out. Threads are the environment's: OMP_NUM_THREADS=2 python .ci/peers.py ...
 
     --peers     a Python with transformers, trl 1.16, tokenizers, datasets, peft

@@ -161,7 +161,7 @@ def one_pass(
     """
     device, R = room.device, int(room.max())
     each = list(dict.fromkeys(map(tuple, prompts)))
-    each = each if 2 * len(each) <= len(prompts) else list(map(tuple, prompts))  # few shapes: see `round_up`
+    each = each if 2 * len(each) <= len(prompts) else list(map(tuple, prompts))  # few shapes, unless it saves half
     places = {prompt: i for i, prompt in enumerate(each)}
     which = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)  # (B,) of the G that are read
     asked, asked_mask = (send(F.pad(x, (-x.shape[1] % 8, 0)), device) for x in pad_left(each, 0))  # (G, P) each

@@ -25,7 +25,6 @@ from minirlhf.evaluation.ask import exact_kl, stop_reasons
 from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.checkpoint import fingerprint
 from minirlhf.lm.generation import Generation
-from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import kl_estimate, masked_mean, masked_sum, policy_loss, token_weights
@@ -123,15 +122,15 @@ def padding_is_invisible(losses: Callable[[Rollout], tuple[Tensor, ...]], rollou
 @torch.no_grad()
 def kl_to_itself(policy: GPT, twin: GPT, reference: GPT, rollout: Rollout, temperature: float) -> Finding:
     """Exact KL and k1 to an equal model, both 0, and those to the reference, of which the exact is >= 0."""
-    def logits(model: GPT) -> Tensor:
+    def logp(model: GPT) -> Tensor:
         hidden, n = response_hidden(model, rollout)  # (N', C)
         return (model.logits(hidden)[:n] / temperature).log_softmax(-1)  # (N, V)
 
     def k1(p: Tensor, q: Tensor) -> Tensor:
-        return kl_estimate(token_logprobs(p, ids), token_logprobs(q, ids))  # (N,)
+        return kl_estimate(*(x.gather(-1, ids[:, None]).squeeze(-1) for x in (p, q)))  # (N,)
 
-    ids, B, pi = rollout.ids[rollout.mask], len(rollout.ids), logits(policy)  # (N,), (N, V)
-    again, ref = logits(twin), logits(reference)  # (N, V) each
+    ids, B, pi = rollout.ids[rollout.mask], len(rollout.ids), logp(policy)  # (N,), (N, V)
+    again, ref = logp(twin), logp(reference)  # (N, V) each
     own, own_k1 = float(exact_kl(pi, again).abs().max()), float(k1(pi, again).abs().max())
     far, far_k1 = float(exact_kl(pi, ref).sum()) / B, float(k1(pi, ref).sum()) / B
     return Finding(

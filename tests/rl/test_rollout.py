@@ -229,7 +229,7 @@ def test_answers_to_a_prompt_share_a_pass_as_far_as_there_is_room(grouped, monke
         assert max(map(len, parts)) <= most and (size < 3 or sorted(sum(prompts(parts), [])) == [0, 1, 2])
         assert all(len(part) <= max(size, most) for part in parts)
     P, R = int(r.prompt_mask.sum(1).max()), int(r.mask.sum(1).max())
-    for tokens in (P + R, 2 * (P + R), P + 3 * R, 2 * (P + 3 * R)):
+    for tokens in (P + R, 2 * (P + R), P + 3 * R - 1, P + 3 * R, 2 * (P + 3 * R)):
         monkeypatch.setattr("minirlhf.rl.rollout.room", lambda model: tokens)
         monkeypatch.setattr("minirlhf.lm.batches.room", lambda model: tokens)
         for part in parts_of(r, 64, policy):
