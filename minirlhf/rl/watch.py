@@ -12,7 +12,7 @@ from torch import Tensor
 from minirlhf.harness.files import misfit
 from minirlhf.lm.records import task_named
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.algorithms import Algorithm
+from minirlhf.rl.config import Algorithm
 from minirlhf.rl.losses import masked_mean, masked_sum
 from minirlhf.rl.optimum import Achieved
 from minirlhf.rl.rewards import RewardOf
