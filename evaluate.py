@@ -6,6 +6,7 @@ python evaluate.py --data mine.jsonl --models a=DIR b=DIR  your own prompts and 
 python evaluate.py --text novel.txt                        perplexity and bits per byte of long texts
 python evaluate.py --from out/eval/items.jsonl             every number and figure again, without the models
 python evaluate.py --reports old/report.json report.json   two evaluations, by item; training runs: better, or lucky?
+python evaluate.py --reports */report.json --against grpo  ppo less grpo, say, paired by seed and prompt
 """
 
 import time
@@ -31,7 +32,7 @@ def main() -> None:
 
     device, dtype = machine.set_up()
     if options.reports:
-        return reports.print_comparison(options.reports)
+        return reports.print_comparison(options.reports, options.against)
     start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
     if options.from_:
         run, sets = items.read_items(options.from_)

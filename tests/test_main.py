@@ -27,10 +27,7 @@ def test_every_script_and_tool_that_can_be_run_is_listed_with_its_words():
     assert all(what and "python" not in what for what in listed.values())
 
 
-PENDING = "compare_algorithms", "overoptimise"
-
-
-@pytest.mark.parametrize("command", [x for x in commands() if not x.endswith(PENDING)])
+@pytest.mark.parametrize("command", commands())
 def test_help_does_not_wait_for_torch_and_shows_the_docstring(command):
     *_, what = command.split()
     ask = ASK.format(how="run_path" if what.endswith(".py") else "run_module", what=what)

@@ -11,6 +11,7 @@ from mutants import MUTANTS, markdown
 from test_wings import MAY_IMPORT
 
 from minirlhf.evaluation.catalogue import metric_names
+from minirlhf.experiments.comparison import config_of
 from minirlhf.harness import options
 from minirlhf.tasks.sources import parse_tasks
 
@@ -84,6 +85,8 @@ def parses(module, words: list[str], monkeypatch) -> None:
         for found in options.parse(description, *classes, argv=words, **more):
             if task := getattr(found, "task", ""):
                 parse_tasks(task)
+            for row in getattr(found, "algos", ()):
+                config_of(row, 1e-3, found.iterations, found)
             if metrics := getattr(found, "metrics", ""):
                 metric_names(metrics)
         raise Parsed

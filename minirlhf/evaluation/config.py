@@ -16,7 +16,7 @@ class Evaluation:
     """Evaluation."""
 
     models: tuple[str, ...] = option((), "name=PATH of each; none: out/base, out/sft and the RL in out/ from there")
-    against: str = option("", "the model that the others are compared with; none: sft, or the first")
+    against: str = option("", "the model that the others are compared with; none: sft, or the first; with --reports a last model")
     reference: str = option("", "the model that all KL and J are to; none: that which each was trained against")
     task: str = option("", f"a,b of {', '.join(TASKS)}; none: those trained on", needs="-data")
     data: tuple[str, ...] = option((), "your own files instead: prompts with response, label or reference")
@@ -36,5 +36,6 @@ class Evaluation:
     from_: str = option("", "items.jsonl: make its report again, without the models", only="metrics show out threads")
     reports: tuple[str, ...] = option(
         (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
-        "trained with different seeds; else as old and new, item by item", only="threads")  # fmt: skip
+        "trained with different seeds; else as old and new, item by item; with --against paired by seed",
+        only="threads against")  # fmt: skip
     out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")

@@ -2,8 +2,9 @@
 
     two evaluations    d_i = new − old over the responses to prompt i that both have      paired test of the d_i
     training runs      d_s = mean over prompts of last − reference, in run s              d̄ ± t · se
+    --against NAME     d_s = mean over prompts of another last model − NAME's, both of seed s
 
-`are_training_runs` tells by the reports what is meant. In two evaluations a model is compared with the one of its
+Without --against, `are_training_runs` tells by the reports what is meant. In two evaluations a model is compared with the one of its
 name, sample by sample: equal seeds draw the k-th sample of both with the same random numbers. Training runs that were
 put to prompts of their own are independent draws; if all were put to the same prompts, these are a sample, too:
 `training_runs.crossed_t`. The rewards of all sets and models are one family, and their verdicts go by Holm's adjusted
@@ -11,7 +12,7 @@ p. Proved by tests/evaluation/test_reports.py.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,11 +33,15 @@ ELSEWHERE = ("models", "metrics", "show", "from_", "out", "reward_threads", "rew
 Sets = dict[str, TestSet]  # by title
 
 
-def print_comparison(paths: Sequence[str]) -> None:
-    """Print what the report.json of several evaluations say together. Raises UserError."""
+def print_comparison(paths: Sequence[str], against: str = "") -> None:
+    """Print what the report.json of several evaluations say together. Raises UserError. against: `paired_by_seed`'s."""
     if len(paths) < 2:
         raise UserError(f"--reports {' '.join(paths)}: give the report.json of two evaluations or more")
     abouts, sets = zip(*(read_report(path) for path in paths))
+    if against:
+        found = [compare_training_runs(*runs) for runs in paired_by_seed(paths, abouts, sets, against)]
+        adjust([row for one in found for part in one["parts"] for row in part["metrics"] if row["primary"]])
+        return print("\n\n".join(map(lines_of_runs, found)))
     are_runs, why = are_training_runs(abouts)
     print(why)
     if are_runs:
@@ -77,7 +82,10 @@ def measures(s: TestSet) -> list[Metric]:
     """What is compared, each a mean over answers: the scores, and how far a model has moved."""
     view = view_of(s)
     entropy = view.mean("entropy, nats/answer", 0, lambda x: x["entropy"])
-    return [*score_metrics(view), *kl_metrics(view), entropy, *length_metrics(view)]
+    beta, J = s.about.get("beta"), []
+    if beta is not None:
+        J = [view.mean(f"J = reward - {beta:g} KL", 1, lambda x: x["scores"]["reward"] - beta * x["kl"])]
+    return [*score_metrics(view), *kl_metrics(view), *J, entropy, *length_metrics(view)]
 
 
 def compare_evaluations(paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets]) -> dict:
@@ -181,18 +189,54 @@ def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Se
     return {"runs": list(paths), "last": last, "reference": reference, "parts": parts}
 
 
+def paired_by_seed(
+    paths: Sequence[str], abouts: Sequence[dict], sets: Sequence[Sets], against: str
+) -> Iterator[tuple[list[str], list[dict], list[Sets]]]:
+    """Of each last model but that named `against`: its runs, each beside the one of `against` with the same seed.
+
+    They are as `compare_training_runs` takes them, with `against` as the reference. Raises UserError.
+    """
+    runs: dict[str, dict[int | None, int]] = {}  # last model -> seed -> which report
+    for i, (name, m) in enumerate([*about["models"].items()][-1] for about in abouts):
+        if m.get("seed") is None or m["seed"] in runs.setdefault(name, {}):
+            raise UserError(f"{paths[i]}: {name} of seed {m.get('seed')}: each seed must be known, and there once")
+        runs[name][m["seed"]] = i
+    if len(runs) < 2 or against not in runs:
+        raise UserError(f"--against {against}: the last models of these reports are {', '.join(runs)}; give two or more")
+    for name in [name for name in runs if name != against]:
+        pairs = [(runs[name][seed], runs[against][seed]) for seed in sorted(runs[name].keys() & runs[against])]
+        if len(pairs) < 2:
+            raise UserError(f"{name} and {against}: fewer than two seeds that both were trained with")
+        for i, j in pairs:
+            for title in shared((paths[i], paths[j]), "set", sets[i], sets[j]):
+                if [*map(prompt_of, sets[i][title].records)] != [*map(prompt_of, sets[j][title].records)]:
+                    raise UserError(f"{paths[i]} and {paths[j]}: other prompts in {title}: evaluate with one --seed")
+        yield (
+            [f"{paths[i]} - {paths[j]}" for i, j in pairs],
+            [{"models": {x: abouts[k]["models"][x] for x, k in ((against, j), (name, i))}, "against": against}
+             for i, j in pairs],
+            [{title: replace(s, items={against: sets[j][title].items[against], name: s.items[name]})
+              for title, s in sets[i].items() if title in sets[j]} for i, j in pairs],
+        )  # fmt: skip
+
+
 def over_runs(metric: Metric, gains: Sequence[np.ndarray], same_prompts: bool) -> dict:
     """One quantity as a plain dict: each run's difference; and their mean with its interval, p and verdict.
 
     gains: (n units,) of each run, last − reference.  same_prompts: whether all runs were put to the same ones.
     """
-    by_run = [float(x.mean()) for x in gains]
-    value = float(np.mean(by_run))
-    (low, high), p = crossed_t(np.stack(gains)) if same_prompts and len(gains[0]) > 1 else independent_t(by_run)
-    d = Difference(len(by_run), value, (low, high), p)
-    mean = {"value": value, "low": or_none(low), "high": or_none(high), "p": or_none(p)}
-    mean |= {"verdict": verdict(d, metric.direction), "decided_by": "p"}
+    by_run, mean = [float(x.mean()) for x in gains], mean_over_runs(gains, same_prompts, metric.direction)
     return {"metric": metric.name, "primary": metric.primary, "by_run": by_run, "differences": {"mean": mean}}
+
+
+def mean_over_runs(gains: Sequence[np.ndarray], same_prompts: bool, direction: int) -> dict:
+    """The mean of differences (n units,) of each run, with its interval, p and verdict; of one run it has none."""
+    by_run = [float(x.mean()) for x in gains]
+    crossed = same_prompts and len(gains) > 1 and len(gains[0]) > 1
+    (low, high), p = crossed_t(np.stack(gains)) if crossed else independent_t(by_run)
+    d = Difference(len(by_run), float(np.mean(by_run)), (low, high), p)
+    mean = {"value": d.difference, "low": or_none(low), "high": or_none(high), "p": or_none(p)}
+    return mean | {"verdict": verdict(d, direction), "decided_by": "p"}
 
 
 def lines_of_runs(found: dict) -> str:
@@ -209,4 +253,4 @@ def lines_of_runs(found: dict) -> str:
     prompts = {True: "the same prompts", False: "prompts of its own"}
     kinds = " or ".join(prompts[kind] for kind in {part["shared_prompts"]: 0 for part in found["parts"]})
     said = f"±: 95 %, for new training runs on new prompts, from {count} runs, each on {kinds}; the verdicts on rewards"
-    return "\n".join([*lines, "", f"{said} go by Holm's p over the sets"])
+    return "\n".join([*lines, "", f"{said} go by Holm's p over all sets and models"])

@@ -104,3 +104,10 @@ def side_by_side(items: dict[str, list[dict]], wanted: int, seed: int) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks and control characters, which could rearrange a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table: `left` columns of words, then right-aligned numbers."""
+    rule = ["---"] * left + ["--:"] * (len(head) - left)
+    lines = [" | ".join(row) for row in (head, rule, *rows)]
+    return "\n".join(f"| {x} |" for x in lines)

@@ -26,7 +26,7 @@ import torch
 from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.config import StudyOptions
 from minirlhf.experiments.questions import PROSE, measure_model, question_sets
-from minirlhf.experiments.trials import begun_anew, numbers, optimise
+from minirlhf.experiments.trials import Questions, begun_anew, numbers, optimise
 from minirlhf.harness.device import choose_dtype
 from minirlhf.harness.files import Diverged, read_json, write_atomic
 from minirlhf.harness.loop import Run
@@ -156,7 +156,11 @@ def train_ppo(policy: Policy, task: str, arm: Arm, options: StudyOptions, run: R
         iterations=options.iterations, batch=options.batch * task_scale(task), lr=options.ppo_lr * arm.rate,
         warmup=max(1, options.iterations // 9), save_every=10**9,
     )  # fmt: skip
-    return optimise(policy, task, REWARDS[arm.reward], config, run.seed, run.dtype, run.out)
+    def unlabelled(*which) -> list[dict]:
+        return [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records(*which)]
+
+    asked = Questions(task, TASKS[task].MAX_NEW, TASKS[task].reward, unlabelled)
+    return optimise(policy, asked, REWARDS[arm.reward], config, run.seed, run.dtype, run.out)
 
 
 def label_counts(options: StudyOptions) -> list[int]:

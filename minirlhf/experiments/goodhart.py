@@ -18,8 +18,8 @@ from math import inf, nan, sqrt
 import numpy as np
 
 from minirlhf.evaluation.metric import Metric, ratio
+from minirlhf.evaluation.table import markdown_table
 from minirlhf.evaluation.verdicts import metric_interval
-from minirlhf.experiments.trials import markdown_table
 from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
 from minirlhf.metrics.intervals import standard_error
 from minirlhf.metrics.scores import best_of_n_kl_bound, expected_best_of_n

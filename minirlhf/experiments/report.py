@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from minirlhf.evaluation.table import markdown_table
 from minirlhf.experiments.claims import (
     FLOOR, Cells, ClaimResult, Estimate, Term, claim_results, claims, decisive, drift_measures, estimate,
 )
-from minirlhf.experiments.trials import markdown_table
 from minirlhf.harness.files import write_atomic
 from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, path, strip_plot, text
 

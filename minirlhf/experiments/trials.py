@@ -1,4 +1,4 @@
-"""What the experiments of many runs share: numbers from words, results that are kept, PPO on a generated task.
+"""What the experiments of many runs share: numbers from words, results that are kept, prompts, PPO on them.
 
 Each run is kept as a JSON file when it is done. Called again, an experiment makes what is missing. All results in a
 folder have the same settings. Proved by tests/experiments/test_trials.py.
@@ -6,24 +6,33 @@ folder have the same settings. Proved by tests/experiments/test_trials.py.
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
+from random import Random
 
 import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, sample_items
+from minirlhf.experiments.config import HELD_OUT, OwnPrompts
 from minirlhf.harness.files import Interrupted, UserError, read_json, write_atomic
+from minirlhf.harness.folders import read_log
 from minirlhf.harness.loop import Run
 from minirlhf.lm.batches import Mixture
-from minirlhf.rl.config import PPOConfig
+from minirlhf.lm.reading import read_records
+from minirlhf.lm.records import prompt_key, split_by_prompt
+from minirlhf.rl.config import PPOConfig, RewardOptions
 from minirlhf.rl.critic import start_critic
 from minirlhf.rl.ppo import models_of, train
-from minirlhf.rl.rewards import RewardOf
+from minirlhf.rl.reward_files import load_rewards, reward_hash
+from minirlhf.rl.rewards import Reward, RewardOf
 from minirlhf.rl.watch import Description
-from minirlhf.tasks import TASKS, reward_of_task
+from minirlhf.tasks import TASKS
+from minirlhf.tasks.sources import OWN, data_hash, parse_tasks, with_room
+from minirlhf.tasks.splits import draw_items
 
 
 def numbers(words: Sequence[str], name: str, kind: type, least: float, most: float = inf) -> list:
@@ -65,35 +74,79 @@ def begun_anew() -> Iterator[None]:
         raise Interrupted("stopped; call the tool again: it keeps the runs done and begins this one anew") from None
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What is asked and how it is rewarded, with a task module's names (tasks/__init__.py) also for a user's own."""
+
+    NAME: str
+    MAX_NEW: int
+    reward: Reward
+    records: Callable[[str, int, int], list[dict]]  # (split, n, seed); of a user's held-out prompts at most n
+    about: dict = field(default_factory=dict)  # what of it decides a result, for `begun_with`
+
+
+def questions(words: str, own: OwnPrompts, judged: RewardOptions, start: Policy) -> list[Questions]:
+    """Those of the generated tasks in `words`, or of the user's own prompts. Raises UserError."""
+    reward = load_rewards(judged, start.model.wte.weight.device)
+    about = {"reward": list(map(reward_hash, judged.reward))}
+    if not own.prompts:
+        tasks = {name: TASKS[name] for name in parse_tasks(words)}
+        return [Questions(name, t.MAX_NEW, reward or t.reward, t.records, about) for name, t in tasks.items()]
+    if not reward:
+        raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
+    sides = sides_of(own, start)
+
+    def records(split: str, n: int, seed: int) -> list[dict]:
+        return draw_items(sides[split], n if split == "train" else min(n, len(sides[split])), Random(seed), split)
+
+    about |= {"prompts": data_hash([sides])[:12], "max_new": own.max_new}
+    return [Questions(OWN, own.max_new, reward, records, about)]
+
+
+def sides_of(own: OwnPrompts, start: Policy) -> dict[str, list[dict]]:
+    """The user's prompts to train on, and distinct ones to judge on, none of them on both sides. Raises UserError."""
+    def read(files: Sequence[str]) -> list[dict]:
+        found = read_records(files, own.map, "left to the reward")
+        return with_room(found, [start.prompt], start.model.config.context, " ".join(files))
+
+    records = read(own.prompts)
+    others = read(own.eval_prompts) if own.eval_prompts else split_by_prompt(records, HELD_OUT)["validation"]
+    test = {prompt_key(record): record for record in others}
+    train = [record for record in records if prompt_key(record) not in test]
+    said = f"{len(train):,} of {len(records):,} records to train on, {len(test):,} other prompts held out"
+    if not train or len(test) < 2:
+        raise UserError(f"--prompts: {said}: give more, or --eval-prompts with two or more others")
+    print(said)
+    return {"train": train, "test": list(test.values())}
+
+
 def optimise(
-    policy: Policy, task: str, reward_of: RewardOf, config: PPOConfig, seed: int, dtype: torch.dtype,
+    policy: Policy, task: Questions, reward_of: RewardOf, config: PPOConfig, seed: int, dtype: torch.dtype,
     out: Path | None = None,
 ) -> dict:  # fmt: skip
-    """Train the policy's model in place on the task's training prompts, without their responses. Returns the cost.
+    """Train the policy's model in place on the task's training prompts. Returns the cost, its CPU seconds, the log.
 
     A round has `config.batch` responses.  out: folder of the log; None: a folder that is gone afterwards.
     Raises Interrupted, as `begun_anew` does.
     """
-    prompts = [{k: v for k, v in r.items() if k != "response"} for r in TASKS[task].records("train", 20_000, seed)]
-    sets = {task: (prompts, config.batch / config.algorithm.group)}
+    sets = {task.NAME: (task.records("train", 20_000, seed), config.batch / config.algorithm.group)}
     torch.manual_seed(seed)
-    config, records_of = replace(config, max_new=TASKS[task].MAX_NEW), Mixture(sets, seed).step
+    config, records_of = replace(config, max_new=task.MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
         run = Run(out or Path(folder, config.algo), seed, dtype, overwrite=True)
         models = models_of(policy.model, policy.tokenizer, config.algorithm, dtype)
         start_critic(models, records_of, reward_of, config, run)
-        return train(models, records_of, reward_of, config, run, [Description(config.algorithm)])
+        watchers = [Description(config.algorithm), lambda *_: {"cpu": time.process_time() - begun}]
+        begun = time.process_time()
+        cost = train(models, records_of, reward_of, config, run, watchers)
+        cost["cpu"] = time.process_time() - begun
+        return cost | {"log": [x for _, x in read_log(run.out / "log.jsonl")]}
 
 
-def task_items(policy: Policy, reference: Policy, task: str, prompts: int, samples: int, seed: int = 0) -> list[dict]:
+def task_items(
+    policy: Policy, reference: Policy, task: Questions, prompts: int, samples: int, seed: int = 0
+) -> list[dict]:
     """`samples` items per held-out prompt of the task, with the task's reward and the KL to the reference."""
-    protocol = Protocol(reward_of_task, TASKS[task].MAX_NEW, samples, seed)
-    items = sample_items(policy, reference, TASKS[task].records("test", prompts, 0), protocol)
+    protocol = Protocol(lambda record: task.reward, task.MAX_NEW, samples, seed)
+    items = sample_items(policy, reference, task.records("test", prompts, 0), protocol)
     return [x for x in items if x["sample"] >= 0]
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table: `left` columns of words, then right-aligned numbers."""
-    rule = ["---"] * left + ["--:"] * (len(head) - left)
-    lines = [" | ".join(row) for row in (head, rule, *rows)]
-    return "\n".join(f"| {x} |" for x in lines)

@@ -32,13 +32,13 @@ def main() -> None:
     write_preferences(*parse(__doc__, Options, Labeller, Machine, without=("dtype",)))
 
 
-def write_preferences(options: Options, labeller: Labeller, machine: Machine) -> None:
-    """Sample, judge and write. Raises UserError."""
+def write_preferences(options: Options, labeller: Labeller, machine: Machine, task: object = None) -> None:
+    """Sample, judge and write. task: with the names of a task's module, for that of the options. Raises UserError."""
     from minirlhf.lm import checkpoint  # here: --help does not wait for torch
     from minirlhf.preferences.simulated import make_pairs
 
     device, _ = machine.set_up()
-    (model, tokenizer), task = checkpoint.load_chat(options.init), TASKS[options.task]
+    (model, tokenizer), task = checkpoint.load_chat(options.init), task or TASKS[options.task]
     model.to(device)
     lines, left_out = make_pairs(model, tokenizer, task, options.pairs, options.responses, labeller, machine.seed)
     write_atomic(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())

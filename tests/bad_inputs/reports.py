@@ -170,6 +170,7 @@ COMPARED = [
         files={"old/items.jsonl": lambda old: old.replace(b'"set": "sentiment"', b'"set": "other"')}),
     bad("training runs of other models", f"{REPORTS} old/report.json", "report.json",
         files={"old/items.jsonl": lambda old: old.replace(b'"ppo"', b'"grpo"')}),
+    bad("reports of one run, to compare with another method", f"{REPORTS} --against grpo", "ppo of seed 0", "once"),
     bad("a training run whose model is its reference", f"{REPORTS} old/report.json", "report.json",
         files={"old/items.jsonl": swap('"against": "sft"', '"against": "ppo"')}),
 ]  # fmt: skip

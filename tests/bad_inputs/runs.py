@@ -190,7 +190,5 @@ OUTPUTS = [
         files={"o/settings.json": '{"steps": 3}'}),
     bad("settings nested 100,000 deep", "sft_against_rl --out o", "settings.json",
         files={"o/settings.json": nested(100_000)}),
-    bad("too few samples to know the optimum", "compare_algorithms --task sentiment --prompts 2 --reference-samples 2 "
-        "--out new", "--reference-samples"),
 ]  # fmt: skip
 RUNS: list[Bad] = [*STATES, *LOGS, *OUTPUTS]

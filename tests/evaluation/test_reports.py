@@ -10,8 +10,8 @@ import pytest
 from minirlhf.evaluation import items as items_file
 from minirlhf.evaluation.items import VERSION, TestSet
 from minirlhf.evaluation.reports import (
-    are_training_runs, compare_evaluations, compare_training_runs, lines_of_evaluations, lines_of_runs,
-    print_comparison, read_report,
+    are_training_runs, compare_evaluations, compare_training_runs, lines_of_evaluations, lines_of_runs, measures,
+    paired_by_seed, print_comparison, read_report,
 )
 from minirlhf.harness.files import UserError
 from minirlhf.metrics.paired_tests import holm, paired_corpus
@@ -521,3 +521,93 @@ def test_what_are_no_runs_of_one_recipe_is_refused(of_runs, tmp_path):
             of(compare_training_runs, *paths)
         assert "\n" not in str(error.value)
     assert of(compare_training_runs, first, second)["last"] == "ppo"
+
+
+# one method against another, by seed
+
+
+def method(folder: Path, name: str, seed: int | None, shift: float = 0.0, prompts=PROMPTS, **more) -> str:
+    """An evaluation of a model that was trained with that seed; its noise is the seed's and the method's."""
+    noise = sum(name.encode()) + (seed or 0)
+    sides = {"sft": answers(prompts), name: answers(prompts, shift=shift, noise=noise)}
+    models = {"sft": {"sha256": "s", "folder": ""}, name: {"sha256": f"{name} {seed}", "folder": "", "seed": seed}}
+    return write(folder / f"{name}{seed}", {"task": sides}, models=models, **more)
+
+
+def printed(capsys, *paths: str, against: str) -> list[str]:
+    print_comparison(paths, against)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_runs_of_two_methods_are_paired_by_seed_in_whatever_order_they_come(tmp_path, capsys):
+    """Mean and interval are those of the differences of equal seeds over runs and prompts."""
+    ppo, grpo = [{s: method(tmp_path, name, s, shift) for s in seeds} for name, shift, seeds in (
+        ("ppo", 0.5, (4, 5, 6)), ("grpo", 0.0, (6, 5, 4, 7)))]  # fmt: skip
+    runs = list(paired_by_seed(*read(*grpo.values(), *ppo.values()), "grpo"))
+    assert [x[0] for x in runs] == [[f"{ppo[s]} - {grpo[s]}" for s in (4, 5, 6)]]
+    ((paths, abouts, sets),) = runs
+    gains = [[np.mean([a["scores"]["reward"] - b["scores"]["reward"] for a, b in zip(s.items["ppo"], s.items["grpo"])
+                       if a["index"] == i and a["sample"] >= 0]) for i in range(30)]
+             for s in (of_run["task"] for of_run in sets)]  # fmt: skip
+    (interval, _), d = crossed_t(np.array(gains)), np.mean(gains)
+    row = compare_training_runs(paths, abouts, sets)["parts"][0]["metrics"][0]
+    mean = row["differences"]["mean"]
+    assert row["metric"] == "reward" and mean["value"] == pytest.approx(d)
+    assert (mean["low"], mean["high"]) == pytest.approx(interval) and mean["verdict"] == "better"
+    lines = printed(capsys, *grpo.values(), *ppo.values(), against="grpo")
+    assert any("ppo - grpo by verdict" in line for line in lines) and any(line.startswith("reward ") for line in lines)
+
+
+def read(*paths: str) -> tuple:
+    return (paths, *zip(*map(read_report, paths)))
+
+
+def test_several_methods_are_one_family(tmp_path, capsys):
+    """Rewards of all of them against the chosen one go by Holm's p together."""
+    paths = [method(tmp_path, name, s, shift) for name, shift in (("a", 0.0), ("b", 0.15), ("c", 0.0))
+             for s in range(4)]  # fmt: skip
+    found = [compare_training_runs(*x) for x in paired_by_seed(*read(*paths), "a")]
+    alone = [x["parts"][0]["metrics"][0]["differences"]["mean"] for x in found]
+    ps = [x["p"] for x in alone]
+    joint = ["better" if p <= 0.05 and d["value"] > 0 else "worse" if p <= 0.05 else "not shown"
+             for d, p in zip(alone, holm(ps))]  # fmt: skip
+    said = [line.split()[-1] if not line.endswith("shown") else "not shown"
+            for line in printed(capsys, *paths, against="a") if line.startswith("reward  ")]  # fmt: skip
+    assert [x["last"] for x in found] == ["b", "c"] and said == joint
+    assert joint != [x["verdict"].replace("no difference", "not") for x in alone]
+
+
+def test_j_is_compared_where_the_evaluation_knew_beta(tmp_path):
+    """It is reward − β KL; without a beta there is none."""
+    report = method(tmp_path, "ppo", 0)
+    about, sets = read_report(report)
+    known = sets["task"]
+    assert not any(m.name.startswith("J ") for m in measures(known))
+    known.about["beta"] = 0.5
+    found = {m.name: m for m in measures(known)}
+    J = [np.mean([x["scores"]["reward"] - 0.5 * x["kl"] for x in known.items["ppo"]
+                  if x["index"] == i and x["sample"] >= 0]) for i in range(30)]  # fmt: skip
+    statistics = found["J = reward - 0.5 KL"].statistics["ppo"]
+    assert (statistics[:, 0] / statistics[:, 1]).tolist() == pytest.approx(J)
+
+
+@pytest.mark.parametrize("runs, against, message", [
+    ([("ppo", 0), ("ppo", 1)], "grpo", "--against grpo: the last models of these reports are ppo; give two or more"),
+    ([("ppo", 0), ("grpo", 0)], "dpo", "--against dpo: the last models of these reports are ppo, grpo"),
+    ([("ppo", 0), ("grpo", 0)], "grpo", "ppo and grpo: fewer than two seeds"),
+    ([("ppo", 0), ("ppo", 1), ("grpo", 2), ("grpo", 3)], "grpo", "ppo and grpo: fewer than two seeds"),
+    ([("ppo", None), ("grpo", 0)], "grpo", "ppoNone/report.json: ppo of seed None: each seed must be known"),
+    ([("ppo", 0), ("ppo", 0), ("grpo", 0)], "grpo", "ppo0/report.json: ppo of seed 0: .* there once"),
+])  # fmt: skip
+def test_methods_that_cannot_be_paired_are_refused(runs, against, message, tmp_path):
+    paths = [method(tmp_path, name, seed) for name, seed in runs]
+    with pytest.raises(UserError, match=message):
+        print_comparison(paths, against)
+
+
+def test_runs_of_one_seed_on_other_prompts_are_refused(tmp_path):
+    paths = [method(tmp_path, name, s, prompts=PROMPTS if name == "ppo" else PROMPTS[::-1])
+             for name in ("ppo", "grpo") for s in (0, 1)]  # fmt: skip
+    with pytest.raises(UserError, match="other prompts in task: evaluate with one --seed"):
+        print_comparison(paths, "grpo")
+

@@ -2,7 +2,9 @@
 
 import pytest
 
-from minirlhf.evaluation.table import cell, number, one_line, optimum_line, side_by_side, text_table
+from minirlhf.evaluation.table import (
+    cell, markdown_table, number, one_line, optimum_line, side_by_side, text_table,
+)
 
 
 @pytest.mark.parametrize("x, text", [
@@ -124,3 +126,7 @@ def test_names_of_any_length_stand_apart_in_the_heading():
     row = {"metric": "reward", "models": dict.fromkeys(names, value), "differences": {names[1]: judged}}
     heading = text_table("data", [row], names, "before").splitlines()[0]
     assert heading.split() == f"data before {names[1]} {names[1]} - before by verdict".split()
+
+
+def test_a_table_has_words_on_the_left_and_numbers_on_the_right():
+    assert markdown_table(["a", "b", "c"], [["x", "y", "1"]], 2) == "| a | b | c |\n| --- | --- | --: |\n| x | y | 1 |"

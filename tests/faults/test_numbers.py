@@ -422,6 +422,7 @@ def test_an_option_of_rl_acts_under_some_algorithms_and_is_refused_under_the_oth
     ("annotate", "close --annotator ada", True), ("annotate", "make --seed 3 --pairs 4", False),
     ("annotate", "judge --pairs 4", True), ("annotate", "close --early", False), ("doctor", "--explain --dtype float32", True),
     ("judgements", "--items i", True), ("judgements", "--items i --gold reviews", False),
+    ("evaluate", "--reports a b --against c", False), ("compare_algorithms", "--prompts p --task reviews", True),
     ("compare_algorithms", "--seed 1", True), ("make_preferences", "--dtype float32", True),
 ], ids=str)  # fmt: skip
 def test_what_is_refused_and_what_is_not(script, argv, refused):

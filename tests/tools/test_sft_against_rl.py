@@ -180,6 +180,7 @@ def test_ppo_sees_prompts_without_responses(model, tokenizer, tmp_path, monkeypa
     def train(models, records_of, reward_of, config, *rest):
         seen.update(records=[r for step in range(5) for r in records_of(step)], reward=reward_of({}), lr=config.lr)
         seen.update(out=rest[0].out)
+        (tmp_path / "log.jsonl").touch()
         return {}
 
     monkeypatch.setattr(trials, "train", train)
