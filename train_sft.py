@@ -13,6 +13,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.folders import Run, can_resume
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
+from minirlhf.html.curves import draw_log, log_lines
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat_formats import CHAT, FORMATS
@@ -54,12 +55,11 @@ def main() -> None:
         folder, first = Path(data.out, name), bool(after or data.init)
         told = Run(
             folder, machine.seed, dtype, data.resume and (first or can_resume(folder)),
-            f"{data.batch} rows of {run['data_hash']}", lora.mark(checkpoint.fingerprint(model, tokenizer)), data.init,
-            data.overwrite, after, run | {"stage": name},
-            **checkpoint.keeping(folder, model, tokenizer, lora, data.init),
+            f"{data.batch} rows of {run['data_hash']}", overwrite=data.overwrite, also=after,
+            about=run | {"stage": name}, draw=draw_log, **checkpoint.keeping(folder, model, tokenizer, lora, data.init),
         )  # fmt: skip
         cost = fit(lora.adapt(model.to(device), dtype), Mixture(sets, machine.seed).step, validation, config, told)
-        print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
+        print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s", *log_lines(folder), sep="\n")
 
     if data.init:
         model, tokenizer = checkpoint.load_with_roles(data.init, data.chat)

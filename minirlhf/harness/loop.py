@@ -75,6 +75,7 @@ class Loop:
     def __exit__(self, kind: type | None, error: BaseException | None, trace) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        self._draw(goes_on=False)
         self._bar.close()
         if saved := isinstance(error, Unharmed) and self.done > self.start:
             if not ranks.rank():
@@ -104,6 +105,7 @@ class Loop:
             if self.done == self.total or self.done % self.save_every == 0 or asked:
                 if not ranks.rank():
                     save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
+                    self._draw(goes_on=True)
                 asked = any(ranks.gather(lambda: self._asked))
             if asked:
                 break
@@ -124,6 +126,14 @@ class Loop:
         on_bar = {k: figures[k] for k in shown if k in figures} | {"tok_s": speed}
         self._bar.set_postfix({k: f"{x:.4g}" for k, x in on_bar.items()}, refresh=False)
         self._bar.update(1)
+
+    def _draw(self, goes_on: bool) -> None:
+        """Have the log drawn, where the script says how. Whatever is wrong with a picture, the training goes on."""
+        try:
+            if self.run.draw and self.folder.log and not ranks.rank():
+                self.run.draw(self.run.out, goes_on)
+        except Exception as error:
+            self._bar.write(f"{self.run.out}: its log cannot be drawn: {type(error).__name__}: {error}")
 
     def seconds(self) -> float:
         """Wall time so far, with that before a resume."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
+from minirlhf.html.curves import draw_log
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import encode_format
 from minirlhf.lm.chat_formats import CHAT, FORMATS
@@ -51,13 +52,12 @@ def main() -> None:
     groups, held_out, lost = load_comparisons(records, tokenizer, context, config.held_out, whole=True)
     cue = encode_format(tokenizer.chat.cue.format(role="assistant"), tokenizer)
     reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
-    start = lora.mark(checkpoint.fingerprint(policy, tokenizer))
     kept = checkpoint.keeping(options.out, policy, tokenizer, lora, options.init)
     model = ImplicitReward(lora.adapt(policy.to(device)), cue, options.beta, lora.reference(policy))
     run = machine.record(options, config, lora) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
     told = Run(
-        Path(options.out), machine.seed, dtype, options.resume, data_hash(records),
-        start, options.init, options.overwrite, about=run | lost, **kept,
+        Path(options.out), machine.seed, dtype, options.resume, data_hash(records), overwrite=options.overwrite,
+        about=run | lost, draw=draw_log, **kept,
     )  # fmt: skip
     learn(model, groups, held_out, config, told, beta=options.beta)
 

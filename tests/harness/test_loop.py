@@ -55,6 +55,30 @@ def logged(out) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+def test_the_log_is_drawn_at_every_save_and_at_the_end(tmp_path):
+    drawn = []
+    count(tmp_path / "run", 5, 2, draw=lambda out, goes_on: drawn.append((len(logged(out)), goes_on)))
+    assert drawn == [(2, True), (4, True), (5, True), (5, False)]
+
+
+@pytest.mark.parametrize("stop", [
+    lambda step: step == 2 and signal.raise_signal(signal.SIGINT), lambda step: 1 / (step - 3),
+], ids=["Ctrl-C", "an error"])  # fmt: skip
+def test_the_log_of_a_run_that_ends_early_is_drawn_as_ended(stop, tmp_path):
+    drawn = []
+    with pytest.raises((Interrupted, ZeroDivisionError)):
+        count(tmp_path / "run", 6, 6, at=stop, draw=lambda out, goes_on: drawn.append((len(logged(out)), goes_on)))
+    assert drawn[-1] == (3, False)
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_training(tmp_path, capsys):
+    def fails(out, goes_on):
+        raise OSError("the pencil is broken")
+
+    assert count(tmp_path / "run", 4, 2, draw=fails)[1]["steps"] == 4
+    assert "cannot be drawn: OSError: the pencil is broken" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("steps", [6, 8], ids=["finished", "extended"])
 def test_a_setting_of_several_numbers_is_compared_by_a_resume(steps, tmp_path):
     """As the scaling of Llama 3's positions is; run.json, in which a finished run's stand, has no tuples."""
