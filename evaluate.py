@@ -12,23 +12,23 @@ import time
 from pathlib import Path
 
 from minirlhf.evaluation import items, reports
-from minirlhf.evaluation.ask import Policy
 from minirlhf.evaluation.catalogue import metric_names
-from minirlhf.evaluation.collect import Evaluation, check_sets, collect_items, load_models, prompts_that_fit
-from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
-from minirlhf.evaluation.report import build
-from minirlhf.evaluation.table import ngram_line, one_line, optimum_line, side_by_side, text_table
+from minirlhf.evaluation.config import Evaluation
+from minirlhf.evaluation.table import ngram_line, optimum_line, side_by_side, text_table
 from minirlhf.harness.files import write_atomic, write_json
-from minirlhf.harness.machine import Machine, autocast
+from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
-from minirlhf.html.page import page
-from minirlhf.lm.generation import Sampling, generate, responses_of
-from minirlhf.rl.reward_files import RewardOptions
+from minirlhf.rl.config import RewardOptions
 
 
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
-    options, judged, machine = parse(__doc__.splitlines()[0], Evaluation, RewardOptions, Machine)
+    options, judged, machine = parse(__doc__, Evaluation, RewardOptions, Machine)
+    from minirlhf.evaluation.collect import check_sets, collect_items, load_models, print_answers  # here: --help does not wait for torch
+    from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
+    from minirlhf.evaluation.report import build
+    from minirlhf.html.page import page
+
     device, dtype = machine.set_up()
     if options.reports:
         return reports.print_comparison(options.reports)
@@ -41,7 +41,7 @@ def main() -> None:
             texts = read_texts(options.text, options.map)
             return print("\n".join(score_lines(score_texts(texts, models, runs, options.stride))))
         if options.prompt:
-            return answer(options, machine.seed, models, runs)
+            return print_answers(options, machine.seed, models, runs)
         if options.check_data:
             return check_sets(options, machine.seed, list(models.values())[-1], runs)
         run, sets = collect_items(options, judged, machine.seed, models, runs, folders)
@@ -70,17 +70,6 @@ def main() -> None:
     print("\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as seen."
           "\nBy p: a test beside the interval, which may differ at its edge; by H: Holm's p over all rewards."
           f"\nWritten: {out}/report.html, report.json, items.jsonl")
-
-
-def answer(options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict]) -> None:
-    """Print what each model says to --prompt; a model without roles goes on where it ends, unless it knows own data."""
-    prompts_that_fit([{"prompt": options.prompt}], models, "--prompt")
-    for name, policy in models.items():
-        bare = not policy.chat and not runs[name].get("data", {}).get("data")
-        ids = policy.text(options.prompt) if bare else policy.prompt({"prompt": options.prompt})
-        with autocast(policy.model.wte.weight.device, policy.dtype):
-            g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
-        print(f"{name}: {one_line(policy.tokenizer.decode(responses_of(g)[0]))}{'' if g.ended[0] else ' …'}")
 
 
 if __name__ == "__main__":

@@ -11,35 +11,23 @@ from functools import partial
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.html.curves import draw_log, log_lines
-from minirlhf.lm import checkpoint
-from minirlhf.lm.batches import Mixture
-from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.chat_formats import CHAT, FORMATS
-from minirlhf.lm.lora import LoRAOptions
+from minirlhf.lm.config import MOST_EXAMPLES, LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
-from minirlhf.lm.records import question_of
-from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.critic import start_critic
-from minirlhf.rl.ppo import models_of, train
-from minirlhf.rl.reward_files import RewardOptions, load_rewards, reward_hash
-from minirlhf.rl.watch import Description, Gold, Optimum, Progress
-from minirlhf.rl.watch_options import Watching
-from minirlhf.tasks import reward_of_task
-from minirlhf.tasks.check import check_data
-from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
+from minirlhf.rl.config import PPOConfig, RewardOptions
+from minirlhf.rl.watch_options import Watch
+from minirlhf.tasks import TASKS
 
 
 @dataclass(frozen=True)
 class Data:
     """Data."""
 
-    task: str = option("", "generated tasks, weighted: a,b:2; none: all that --init was trained on", needs="-prompts")
+    task: str = option("", f"of {', '.join(TASKS)}, weighted: a,b:2; none: all of --init", needs="-prompts")
     prompts: tuple[str, ...] = option((), "your own files instead, of prompts or conversations")
-    examples: int = option(20_000, "prompts made for a task", least=1, most=checkpoint.MOST_EXAMPLES, needs="-prompts")
+    examples: int = option(20_000, "prompts that are made for a task", least=1, most=MOST_EXAMPLES, needs="-prompts")
     init: str = option("out/sft", "model to start from, and the reference of the KL: a folder or a GGUF file")
     chat: str = option("", CHAT, choices=FORMATS)
     out: str = option("out/ALGO", "checkpoint folder to write")
@@ -51,8 +39,21 @@ class Data:
 
 def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
-    about, kinds = __doc__.splitlines()[0], (Data, RewardOptions, PPOConfig, LoRAOptions, Watching, Machine)
-    data, judged, config, lora, watch, machine = parse(about, *kinds)
+    data, judged, config, lora, watch, machine = parse(__doc__, Data, RewardOptions, PPOConfig, LoRAOptions, Watch, Machine)
+    from minirlhf.harness.loop import Run  # here: --help does not wait for torch
+    from minirlhf.html.curves import draw_log, log_lines
+    from minirlhf.lm import checkpoint
+    from minirlhf.lm.batches import Mixture
+    from minirlhf.lm.chat import render_prompt
+    from minirlhf.lm.records import question_of
+    from minirlhf.rl.critic import start_critic
+    from minirlhf.rl.ppo import models_of, train
+    from minirlhf.rl.reward_files import load_rewards, reward_hash
+    from minirlhf.rl.watch import Description, Gold, Optimum, Progress
+    from minirlhf.tasks import reward_of_task
+    from minirlhf.tasks.check import check_data
+    from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
+
     device, dtype = machine.set_up(several=True)
     policy, tokenizer = checkpoint.load_chat(data.init, data.chat)
     if data.prompts and not judged.reward:

@@ -10,20 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.folders import Run, can_resume
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.html.curves import draw_log, log_lines
-from minirlhf.lm import checkpoint
-from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat_formats import CHAT, FORMATS
-from minirlhf.lm.families import Base, new_model
-from minirlhf.lm.lora import LoRAOptions
+from minirlhf.lm.config import MOST_EXAMPLES, Base, FitConfig, LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
-from minirlhf.lm.sft import FitConfig, fit
-from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.tasks.check import check_sources
-from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, sft_sets, task_sources, text_sets, texts_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +23,7 @@ class Data:
 
     task: str = option("reviews:2,sentiment,arithmetic:2,translation", "generated tasks, with weights", needs="-data")
     data: tuple[str, ...] = option((), "your own files instead: records, or texts")
-    examples: int = option(20_000, "records made for a task", least=1, most=checkpoint.MOST_EXAMPLES, needs="-data")
+    examples: int = option(20_000, "records made for a task", least=1, most=MOST_EXAMPLES, needs="-data")
     init: str = option("", "start from this folder or GGUF file and skip pretraining")
     chat: str = option("", CHAT, choices=FORMATS, needs="init")
     batch: int = option(32, "rows of each data set per step, times its weight", least=1, most=2**20)
@@ -45,7 +36,17 @@ class Data:
 
 def main() -> None:
     """Wire data, tokenizer, model and loop together."""
-    data, base, config, lora, machine = parse(__doc__.splitlines()[0], Data, Base, FitConfig, LoRAOptions, Machine)
+    data, base, config, lora, machine = parse(__doc__, Data, Base, FitConfig, LoRAOptions, Machine)
+    from minirlhf.harness.folders import Run, can_resume  # here: --help does not wait for torch
+    from minirlhf.html.curves import draw_log, log_lines
+    from minirlhf.lm import checkpoint
+    from minirlhf.lm.batches import Mixture
+    from minirlhf.lm.families import new_model
+    from minirlhf.lm.sft import fit
+    from minirlhf.lm.tokenizer import Tokenizer
+    from minirlhf.tasks.check import check_sources
+    from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, sft_sets, task_sources, text_sets, texts_of
+
     device, dtype = machine.set_up(several=True)
     tasks = {} if data.data else parse_tasks(data.task)
     sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data, data.map)]

@@ -14,7 +14,7 @@ import torch
 from bad_inputs import care, world
 
 from minirlhf.evaluation.items import TestSet
-from minirlhf.harness import machine
+from minirlhf.harness import device
 from minirlhf.harness.options import run_script
 from minirlhf.lm.generation import Generation, pad_left
 from minirlhf.lm.model import GPT, GPTConfig
@@ -60,7 +60,7 @@ def one_thread():
 @pytest.fixture(scope="session", autouse=True)
 def plain_memory():
     """A script in this process would change how memory is measured in the tests behind it."""
-    machine.keep_memory = lambda: None
+    device.keep_memory = lambda: None
 
 
 @pytest.fixture(scope="session")

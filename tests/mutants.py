@@ -181,7 +181,7 @@ MUTANTS = [
     Mutant(
         "k2-in-the-reward", "PPO's reward holds k1, whose mean is the KL and whose sign tells the direction",
         "minRLHF",
-        "rl/algorithms.py", 'kl: str = "k1"', 'kl: str = "k2"',
+        "rl/config.py", 'kl: str = "k1"', 'kl: str = "k2"',
         "tests/rl/test_ppo.py::test_every_setting_of_ppos_loss_is_used",
     ),
     Mutant(
@@ -205,12 +205,12 @@ MUTANTS = [
     ),
     Mutant(
         "k1-in-the-loss", "A KL loss has a gradient: that of k1 is 0 on average", "minimind; NeMo-RL#2506",
-        "rl/algorithms.py", '"kl": "k3"', '"kl": "k1"',
+        "rl/config.py", '"kl": "k3"', '"kl": "k1"',
         "tests/rl/test_algorithms.py::test_a_row_is_the_formula_of_its_paper[grpo]",
     ),
     Mutant(
         "beta-moves-the-wrong-way", "A KL above its target raises β", "common slip",
-        "rl/losses.py", "1 + error * n / horizon", "1 - error * n / horizon",
+        "rl/config.py", "1 + error * n / horizon", "1 - error * n / horizon",
         "tests/rl/test_losses.py::test_adaptive_beta_moves_with_the_clipped_error_and_rests_at_the_target",
     ),
     # Advantages
@@ -464,9 +464,9 @@ MUTANTS = [
     ),
     Mutant(
         "bfloat16-ignored-on-a-cpu", "--dtype bfloat16 is obeyed on a CPU", "nanoGPT",
-        "harness/machine.py", "enabled=dtype != torch.float32)",
+        "harness/device.py", "enabled=dtype != torch.float32)",
         'enabled=dtype != torch.float32 and device.type != "cpu")',
-        "tests/harness/test_machine.py::test_autocast_lowers_products_and_only_when_asked",
+        "tests/harness/test_device.py::test_autocast_lowers_products_and_only_when_asked",
     ),
     Mutant(
         "pattern-forgotten", "A tokenizer that was saved encodes as before", "minbpe",

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.harness.machine import autocast
+from minirlhf.harness.device import autocast
 from minirlhf.lm.chat import Example
+from minirlhf.lm.config import LoRAOptions
 from minirlhf.lm.generation import Sampling, generate
 from minirlhf.lm.llama import Llama, LlamaConfig
-from minirlhf.lm.lora import LoRAOptions
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.sft import accumulate
-from minirlhf.tools import bench
+from minirlhf.tools import measure
 
 DEVICE = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -48,8 +48,8 @@ def test_cuda_gives_the_gradient_of_the_cpu(both):
 @pytest.mark.parametrize("rank", [0, 2])
 def test_cuda_learns_by_reinforcement_in_bfloat16(algo, rank):
     lora = LoRAOptions(lora=rank)
-    load = bench.Load(GPTConfig(300, 96, 2, 2, 32), prompts=8, new=16, device=DEVICE, dtype=torch.bfloat16, lora=lora)
-    tokens = bench.rl(load, algo)()
+    load = measure.Load(GPTConfig(300, 96, 2, 2, 32), prompts=8, new=16, device=DEVICE, dtype=torch.bfloat16, lora=lora)
+    tokens = measure.rl(load, algo)()
     assert tokens == 8 * 16 if algo == "ppo" else tokens == 32 * 40
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from bad_inputs.world import a_signal_after_the_first_step, jsonl, run, succeed
 
-from minirlhf.harness.files import load_state
+from minirlhf.harness.folders import load_state
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat_formats import FORMATS, choose_format
 from minirlhf.lm.families import Config, Model, build, config_to_json, family_of

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from minirlhf.harness.files import load_state
+from minirlhf.evaluation import collect
+from minirlhf.harness.folders import load_state
 from minirlhf.harness.loop import Loop
 from minirlhf.lm import checkpoint
 from minirlhf.lm.tokenizer import PAD
@@ -504,7 +505,7 @@ def test_a_base_model_goes_on_with_a_prompt_as_its_documents_do(data, gap, train
     asked = []
     spec = importlib.util.spec_from_file_location("evaluate", ROOT / "evaluate.py")
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-    monkeypatch.setattr(module, "generate", lambda model, prompts, *rest: asked.append(prompts) or 1 / 0)
+    monkeypatch.setattr(collect, "generate", lambda model, prompts, *rest: asked.append(prompts) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_main(module.main, "evaluate.py", "--prompt", "12+34=", "--models", f"base={tmp_path / 'base'}")
     tokenizer = checkpoint.load(tmp_path / "base")[1]
@@ -575,7 +576,7 @@ WRONG = [
     ("train_sft.py --data corpus.txt --init good", "corpus.txt"),
     ("train_sft.py --task revews", "no task 'revews'"),
     ("train_sft.py --task reviews:0", "weight"),
-    ("train_sft.py --batch-size 3", "no option --batch-size; did you mean"),
+    ("train_sft.py --batch-size 3", "no option --batch-size: it is --batch here"),
     ("train_sft.py --steps many", "--steps: invalid int value: 'many'"),
     ("train_sft.py --steps -1", "--steps -1"),
     ("train_sft.py --batch 0", "--batch 0"),

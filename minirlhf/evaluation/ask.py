@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minirlhf.harness.machine import autocast
+from minirlhf.harness.device import autocast
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, render, render_prompt
 from minirlhf.lm.examples import fit_context

@@ -6,67 +6,38 @@ with what stands before it. Proved by tests/evaluation/test_collect.py and tests
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.attention import shown_attention
+from minirlhf.evaluation.config import START, Evaluation
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import units, view_of
 from minirlhf.evaluation.optimum import reference_optimum
 from minirlhf.evaluation.panels import choose_examples, read_curves
+from minirlhf.evaluation.table import one_line
+from minirlhf.harness.device import autocast, environment
 from minirlhf.harness.files import UserError
-from minirlhf.harness.machine import environment
-from minirlhf.harness.options import option
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.chat_formats import missing_specials
-from minirlhf.lm.reading import CHECK, MAP, read_again, read_records
+from minirlhf.lm.generation import Sampling, generate, responses_of
+from minirlhf.lm.reading import read_again, read_records
 from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit_ngram
-from minirlhf.rl.algorithms import ALGORITHMS
-from minirlhf.rl.reward_files import RewardOptions, load_rewards
+from minirlhf.rl.config import ALGORITHMS, RewardOptions
+from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rewards import Reward, prompt_text
 from minirlhf.tasks import TASKS, reward_of_task, task_of
 from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import OWN, parse_tasks, with_room
 
-START = "out/sft"  # what RL runs go on from, where no --models are given
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
-SCORED = "reward|-data"  # what J needs: a user's own data have no reward of their own
 VALIDATION = 200  # records that each model's temperature is fitted on
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Evaluation."""
-
-    models: tuple[str, ...] = option((), "name=PATH of each; none: out/base, out/sft and the RL in out/ from there")
-    against: str = option("", "the model that the others are compared with; none: sft, or the first")
-    reference: str = option("", "the model that all KL and J are to; none: that which each was trained against")
-    task: str = option("", "generated tasks, a,b; none: those that the models were trained on", needs="-data")
-    data: tuple[str, ...] = option((), "your own files instead: prompts with response, label or reference")
-    map: str = option("", MAP, needs="data|text")
-    check_data: bool = option(False, CHECK, only="models task data map prompts max_new device threads seed")
-    metrics: str = option("", "what to measure, a,b: all, or of bleu, chrf, f1, ...; none: what suits the data")
-    beta: float = option(0.0, "KL coefficient of J; 0: that which the last was trained with", least=0, needs=SCORED)
-    prompts: int = option(200, "held-out prompts of each generated test set", least=1, most=10**6, needs="-data")
-    samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
-    reference_samples: int = option(0, "more of the reference, where J* is not known", least=0, needs=SCORED)
-    max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1, needs="data|prompt")
-    show: int = option(2, "samples to print of each test set, side by side", least=0)
-    prompt: str = option("", "only print what each model answers to this", only="models max_new device dtype threads")
-    text: tuple[str, ...] = option(
-        (), "only perplexity and bits per byte of these .txt or .jsonl files", only="models stride device threads")
-    stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0, needs="text")
-    from_: str = option("", "items.jsonl: make its report again, without the models", only="metrics show out threads")
-    reports: tuple[str, ...] = option(
-        (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
-        "trained with different seeds; else as old and new, item by item", only="threads")  # fmt: skip
-    out: str = option("out/eval", "folder for report.html, report.json and items.jsonl")
 
 
 def rl_runs(start: str) -> list[str]:
@@ -299,3 +270,14 @@ def ngram_baseline(seen: list[dict], records: list[dict], tokenizer: Tokenizer) 
         start = len(render_prompt(record, tokenizer))
         nll, tokens = nll - float(logp[start:].sum()), tokens + len(logp) - start
     return {"order": ORDER, "answers": len(learnt), "nll": nll, "tokens": tokens}
+
+
+def print_answers(options: Evaluation, seed: int, models: dict[str, Policy], runs: dict[str, dict]) -> None:
+    """Print what each model says to --prompt; a model without roles goes on where it ends, unless it knows own data."""
+    prompts_that_fit([{"prompt": options.prompt}], models, "--prompt")
+    for name, policy in models.items():
+        bare = not policy.chat and not runs[name].get("data", {}).get("data")
+        ids = policy.text(options.prompt) if bare else policy.prompt({"prompt": options.prompt})
+        with autocast(policy.model.wte.weight.device, policy.dtype):
+            g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
+        print(f"{name}: {one_line(policy.tokenizer.decode(responses_of(g)[0]))}{'' if g.ended[0] else ' …'}")

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, sample_items
-from minirlhf.harness.files import UserError, read_json, write_atomic
-from minirlhf.harness.loop import Interrupted, Run
+from minirlhf.harness.files import Interrupted, UserError, read_json, write_atomic
+from minirlhf.harness.loop import Run
 from minirlhf.lm.batches import Mixture
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.critic import start_critic

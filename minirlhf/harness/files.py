@@ -9,14 +9,11 @@ import json
 import os
 import stat
 import tempfile
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
-
-import torch
 
 try:
     import fcntl
@@ -33,6 +30,14 @@ TEMPORARY = ".minirlhf.tmp"  # how a file's name ends while it is written
 
 class UserError(Exception):
     """A mistake that the user can mend: one line that says what, where and the remedy."""
+
+
+class Diverged(Exception):
+    """Training ran into gradients that are not finite, several steps in a row."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came, and what is needed to go on has been saved."""
 
 
 def lock(file: IO) -> bool:
@@ -75,27 +80,6 @@ def write_atomic(path: str | Path, data: bytes | Callable[[IO[bytes]], object]) 
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def save_state(path: str | Path, state: dict) -> None:
-    """Write what a loop needs to go on: tensors and plain types, in one file, atomically."""
-    write_atomic(path, lambda file: torch.save(state, file))
-
-
-def load_state(path: str | Path, what: str = "a train_state.pt of ours; train without --resume") -> dict:
-    """Read what `save_state` wrote; code in it is refused. The tensors lie in the file: copy them. Raises UserError."""
-    try:
-        open_bytes(path).close()
-        with warnings.catch_warnings():  # of torch, of a pickle that it goes on to refuse
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except UserError as error:
-        raise UserError(f"{error}; there is nothing to resume") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path}: damaged, or not {what}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: a {type(state).__name__}, not {what}")
-    return state
 
 
 @contextmanager
@@ -189,3 +173,9 @@ def read_json_lines(path: str | Path) -> list[tuple[int, dict]]:
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, atomically."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def read_run(folder: str | Path, like: dict | None = None) -> dict:
+    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere). Raises UserError."""
+    path = Path(folder) / "run.json"
+    return read_json(path, like, "train it again, or put back an undamaged copy") if path.exists() else {}

@@ -8,6 +8,7 @@ Proved by tests/harness/test_folders.py.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -17,7 +18,9 @@ from typing import IO
 import torch
 
 from minirlhf.harness import ranks
-from minirlhf.harness.files import UserError, load_state, lock, misfit, parse_object, read_json, read_text, write_json
+from minirlhf.harness.files import (
+    UserError, lock, misfit, open_bytes, parse_object, read_run, read_text, write_atomic, write_json,
+)
 
 MARKS = "config.json", "adapter_config.json", "run.json", "log.jsonl", "train_state.pt"  # with one of them a run stands in the folder
 PLAIN = "", 0.0, True, None, [""]
@@ -161,10 +164,25 @@ def make_room(folders: Sequence[Path], overwrite: bool) -> str:
     return "moved aside: " + ", ".join(f"{folder} -> {aside}" for folder, aside in moved.items()) if moved else ""
 
 
-def read_run(folder: str | Path, like: dict | None = None) -> dict:
-    """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere). Raises UserError."""
-    path = Path(folder) / "run.json"
-    return read_json(path, like, "train it again, or put back an undamaged copy") if path.exists() else {}
+def save_state(path: str | Path, state: dict) -> None:
+    """Write what a loop needs to go on: tensors and plain types, in one file, atomically."""
+    write_atomic(path, lambda file: torch.save(state, file))
+
+
+def load_state(path: str | Path, what: str = "a train_state.pt of ours; train without --resume") -> dict:
+    """Read what `save_state` wrote; code in it is refused. The tensors lie in the file: copy them. Raises UserError."""
+    try:
+        open_bytes(path).close()
+        with warnings.catch_warnings():  # of torch, of a pickle that it goes on to refuse
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except UserError as error:
+        raise UserError(f"{error}; there is nothing to resume") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(f"{path}: damaged, or not {what}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: a {type(state).__name__}, not {what}")
+    return state
 
 
 def can_resume(folder: Path) -> bool:

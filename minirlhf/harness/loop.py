@@ -25,20 +25,12 @@ import torch
 from tqdm import tqdm
 
 from minirlhf.harness import ranks
-from minirlhf.harness.files import UserError, save_state
-from minirlhf.harness.folders import Folder, Run, state_of, tensors_of
-
-
-class Diverged(Exception):
-    """Training ran into gradients that are not finite, several steps in a row."""
+from minirlhf.harness.files import Diverged, Interrupted, UserError
+from minirlhf.harness.folders import Folder, Run, save_state, state_of, tensors_of
 
 
 class Unharmed(UserError):
     """A step failed before it changed anything: the steps before it can be saved."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM came, and what is needed to go on has been saved."""
 
 
 class Loop:

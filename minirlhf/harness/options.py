@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import time
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +23,28 @@ from math import inf
 from operator import attrgetter
 from pathlib import Path
 
-from minirlhf.harness import ranks
-from minirlhf.harness.files import UserError, read_json
-from minirlhf.harness.folders import read_run
-from minirlhf.harness.loop import Diverged, Interrupted
+from minirlhf.harness.files import Diverged, Interrupted, UserError, read_json, read_run
 
-RENAMED = {  # what these were called before, or are in other projects
-    "--compare": "--reports", "--runs": "--reports", "--learning-rate": "--lr", "--kl-coef": "--beta",
-    "--num-generations": "--group", "--max-steps": "--steps", "--per-device-train-batch-size": "--batch",
+RENAMED = {  # our option, or several of which a command has one: its names in other projects, and its earlier ones
+    "lr": "learning-rate", "beta": "kl-coef init-kl-coef kl-loss-coef kl-penalty kl-weight", "kl-target": "target-kl",
+    "iterations steps": "max-steps num-steps max-iters num-iterations total-episodes train-steps iterations steps",
+    "group": "num-generations num-samples-per-prompt rloo-k group-size n-samples-per-prompt",
+    "epochs": "num-train-epochs num-ppo-epochs ppo-epochs update-epochs", "minibatches": "num-mini-batches",
+    "batch": "per-device-train-batch-size train-batch-size batch-size rollout-batch-size",
+    "micro-rows": "gradient-accumulation-steps micro-batch-size mini-batch-size per-device-eval-batch-size",
+    "lora": "lora-r lora-rank use-peft use-lora", "lora-on": "lora-target-modules target-modules",
+    "max-new": "max-new-tokens max-completion-length response-length max-tokens generate-max-len",
+    "context": "max-length max-seq-length block-size context-length", "warmup": "warmup-steps warmup-iters warmup-ratio",
+    "max-norm": "max-grad-norm grad-clip clip-grad", "clip": "cliprange clip-range clip-eps epsilon clip-coef",
+    "clip-high": "epsilon-high", "value-clip": "cliprange-value value-clip-range", "lam": "gae-lambda lambda",
+    "value-coefficient": "vf-coef value-loss-coef", "whiten": "whiten-advantages normalize-advantages norm-adv",
+    "out": "output-dir out-dir save-dir output", "data prompts": "dataset-name dataset train-file data prompts",
+    "init": "model-name-or-path model-name pretrained init-from sft-model-path model-path checkpoint",
+    "reward": "reward-funcs reward-model reward-model-path reward-fn reward-function", "algo": "algorithm advantage-estimator",
+    "missing-eos": "missing-eos-penalty", "dtype": "bf16 fp16 torch-dtype precision", "resume": "resume-from-checkpoint",
+    "save-every": "save-steps save-interval", "eval-every": "eval-steps eval-interval", "show-every": "logging-steps",
+    "layers": "n-layer num-layers", "heads": "n-head num-heads", "width": "n-embd hidden-size d-model",
+    "vocab": "vocab-size", "samples": "num-samples", "reports": "compare runs", "aggregate": "loss-type loss-agg-mode",
 }  # fmt: skip
 
 
@@ -53,8 +68,10 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def parse(description: str, *classes: type, argv: list[str] | None = None, without: Sequence[str] = ()) -> list:
+def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequence[str] = ()) -> list:
     """Instances of the dataclasses, filled from the command line, --config FILE, and the defaults.
+
+    doc: the command's docstring, which --help shows, but for the sentence that names its tests.
 
     A field `n_rows: int` is the option --n-rows, `from_` is --from; a bool is a switch with a --no- form; a tuple
     takes several words; a `bare` option is a word without its name, a bare tuple at least one. Flags win over the
@@ -62,7 +79,13 @@ def parse(description: str, *classes: type, argv: list[str] | None = None, witho
     """
     fields = {f.name: f for cls in classes for f in dataclasses.fields(cls) if f.name not in without}
     flags = {k: k if f.metadata.get("bare") else f"--{k.rstrip('_').replace('_', '-')}" for k, f in fields.items()}
-    parser = OneLineParser(description=description, allow_abbrev=False)
+    doc = re.sub(r"(?s)\s*Proved\s+by\s.*?\.py\.", "", doc).strip()
+    bare = [(name.upper(), f.type is str) for name, f in fields.items() if f.metadata.get("bare")]
+    parser = OneLineParser(
+        usage=" ".join(["%(prog)s", *(f"[{x}]" if one else f"{x} [{x} ...]" for x, one in bare), "[--option ...]"]),
+        description=doc, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--config", metavar="FILE", help="a JSON file of options, {\"lr\": 0.001}; flags win over it")
     for cls in classes:
         group = parser.add_argument_group((cls.__doc__ or cls.__name__).splitlines()[0].rstrip("."))
@@ -157,9 +180,10 @@ def check(flag: str, value, limits: Mapping) -> None:
 
 def unknown_option(word: str, known: list[str]) -> str:
     """The message for an option that does not exist, with the nearest that does."""
-    name = word.split("=")[0]
-    if RENAMED.get(name) in known:
-        return f"no option {name}: it is {RENAMED[name]} here"
+    name, plain = word.split("=")[0], {x.lstrip("-").replace("_", "-"): x for x in known}  # a file's have no dashes
+    theirs = name.lstrip("-").replace("_", "-")
+    if here := [x for own, others in RENAMED.items() if theirs in others.split() for x in own.split() if x in plain]:
+        return f"no option {name}: it is {plain[here[0]]} here"
     near = difflib.get_close_matches(name, known, 1)
     return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
 
@@ -198,11 +222,9 @@ def typed(raw: dict, fields: dict, where: str) -> dict:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main: what the user can mend ends in one line and status 2, no traceback."""
-    warnings.formatwarning = lambda message, *where: "" if ranks.rank() else one_line(message) + "\n"
+    warnings.formatwarning = lambda message, *where: one_line(message) + "\n" if os.environ.get("RANK", "0") == "0" else ""
     if hasattr(sys.stdout, "reconfigure"):  # what its encoding lacks is spelt out: printing never raises
         sys.stdout.reconfigure(errors="backslashreplace")
-    before = signal.getsignal(signal.SIGINT)  # what minirlhf/__init__.py has set holds again behind main
-    signal.signal(signal.SIGINT, signal.default_int_handler if callable(before) else before)
     try:
         main()
         print(end="", flush=True)  # at exit it would be too late to say that the disk is full
@@ -224,15 +246,24 @@ def run_script(main: Callable[[], None]) -> None:
         except OSError:  # it would be tried again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(status)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def fail(message: str, status: int) -> int:
     """Print one line on stderr, of the several processes that a run may have in one."""
-    if ranks.speaks():
+    if speaks():
         print(one_line(message), file=sys.stderr)
     return status
+
+
+def speaks() -> bool:
+    """Whether this process is to say why the run ends: of those that fail, the first that asks torchrun's store."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    from torch.distributed import TCPStore  # here: else --help would wait for torch
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as it sees that one has ended
+    time.sleep(0.3 * (os.environ["RANK"] != "0"))  # what all run into, 0 says, whose bar is closed then
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])).add("minirlhf spoke", 1) == 1
 
 
 def one_line(message: object, most: int = 500) -> str:

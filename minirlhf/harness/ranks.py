@@ -6,9 +6,7 @@ A loss is a sum with weights of the whole optimizer step, so the processes' grad
 
 import atexit
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
 
@@ -39,15 +37,6 @@ def count() -> int:
 def rank() -> int:
     """Which of them this one is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
-
-
-def speaks() -> bool:
-    """Whether this process is to say why the run ends: of those that fail, the first that asks torchrun's store."""
-    if not dist.is_torchelastic_launched():
-        return True
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, as soon as it sees that one has ended
-    time.sleep(0.3 * (os.environ["RANK"] != "0"))  # what all run into, 0 says, whose bar is closed then
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])).add("minirlhf spoke", 1) == 1
 
 
 def together(call: Callable, *args) -> None:

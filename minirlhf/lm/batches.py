@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirlhf.harness.machine import send
+from minirlhf.harness.device import send
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT
 

@@ -24,15 +24,16 @@ from minirlhf.harness.files import UserError, read_json, write_json
 from minirlhf.harness.folders import stands_in
 from minirlhf.lm import lora_files, tokenizer_files
 from minirlhf.lm.chat_formats import FORMATS, choose_format, missing_specials
+from minirlhf.lm.config import LoRAOptions
+from minirlhf.lm.config import MOST_EXAMPLES
 from minirlhf.lm.families import Config, Model, build, config_from_json, config_to_json, family_of
 from minirlhf.lm.gguf_models import read_gguf
-from minirlhf.lm.lora import LoRAOptions, layers_of, merge
+from minirlhf.lm.lora import layers_of, merge
 from minirlhf.lm.safetensors import Safetensors, raw_bytes, write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.lm.weights import fill, read_weights, to_float
 
 COUNT = range(2**63)
-MOST_EXAMPLES = 1_000_000  # made for a task: what run.json says is made again by an evaluation
 RUN = {  # of run.json: all that anything reads of it, as an example
     "stage?": "", "base?": "", "seed?": COUNT, "tasks?": {"*": 1.0}, "reference?": "", "max_new?": COUNT,
     "data?": {

@@ -3,32 +3,16 @@
 Proved by tests/lm/test_families.py.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import ModuleType
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.options import option
 from minirlhf.lm import gpt2_files, llama_files
+from minirlhf.lm.config import Base
 from minirlhf.lm.llama import Llama, LlamaConfig
 from minirlhf.lm.model import GPT, GPTConfig
 
 Model, Config = GPT | Llama, GPTConfig | LlamaConfig
-
-
-@dataclass(frozen=True)
-class Base:
-    """Base model, where none is given by --init."""
-
-    model: str = option("gpt2", "its family", choices=("gpt2", "llama"), needs="-init")
-    layers: int = option(2, "transformer blocks", most=1000, needs="-init")
-    heads: int = option(4, "attention heads", needs="-init")
-    width: int = option(128, "size of the embedding", needs="-init")
-    context: int = option(128, "longest sequence, in tokens", needs="-init")
-    vocab: int = option(1024, "size of the tokenizer that is trained; 260: bytes, special tokens", needs="-init")
-    dropout: float = option(0.0, "in training", needs="-init")
-    attention: str = option("manual", "manual (to be read), or sdpa: torch's kernel, same numbers", needs="-init")
-    base_steps: int = option(250, "optimizer steps of pretraining", least=0, needs="-init")
-    base_lr: float = option(2e-3, "peak learning rate of pretraining", least=0, needs="-init base_steps")
 
 
 def family_of(config: Config) -> ModuleType:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.harness import ranks
-from minirlhf.harness.loop import Diverged
-from minirlhf.harness.machine import send
+from minirlhf.harness.device import send
+from minirlhf.harness.files import Diverged
 from minirlhf.lm.model import GPT, KVCache
 
 ROWS = 256  # most prompts per pass

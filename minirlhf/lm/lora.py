@@ -9,15 +9,12 @@ Source: Hu et al. 2022, section 4.1. Proved by tests/lm/test_lora.py.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.machine import hold_frozen
-from minirlhf.harness.options import option
 from minirlhf.lm.families import Model
 from minirlhf.lm.model import KVCache
 
@@ -101,29 +98,3 @@ class WithoutAdapters:
         """As `GPT.forward`; nothing that is trained takes part."""
         with adapters_off(self.model):
             return self.model(ids, key_mask, cache)  # (B, T, C)
-
-
-@dataclass(frozen=True)
-class LoRAOptions:
-    """LoRA."""
-
-    lora: int = option(0, "rank of the adapters that are trained; 0: all weights are trained", least=0, needs="init")
-    lora_alpha: float = option(0.0, "their weight is alpha / rank; 0: alpha is twice the rank", least=0, needs="lora")
-    lora_on: tuple[str, ...] = option((), "layers that get one, as q_proj v_proj; else all of each block", needs="lora")
-    merge: bool = option(False, "write the whole model instead of the adapters", needs="lora")
-
-    def adapt(self, model: Model, dtype: torch.dtype = torch.float32) -> Model:
-        """The model, with adapters where they are asked for. Raises UserError.
-
-        dtype: of matrix products in training. What is frozen is stored in it, unless adapters are to be merged with it.
-        """
-        adapted = adapt(model, self.lora, self.lora_alpha or 2 * self.lora, self.lora_on) if self.lora else model
-        return adapted if self.merge else hold_frozen(adapted, dtype)
-
-    def reference(self, model: Model) -> WithoutAdapters | None:
-        """What the adapted model came from; None where there are no adapters: then it takes a copy."""
-        return WithoutAdapters(model) if self.lora else None
-
-    def mark(self, fingerprint: str) -> str:
-        """What a training starts from, so that a resume with other adapters is refused."""
-        return f"{fingerprint} {self}" if self.lora else fingerprint

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minirlhf.harness import ranks
-from minirlhf.harness.loop import Diverged
+from minirlhf.harness.files import Diverged
 
 BETAS = (0.9, 0.95)
 MAX_BAD_STEPS = 5

@@ -10,36 +10,21 @@ Proved by tests/lm/test_sft.py.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from minirlhf.harness import ranks
 from minirlhf.harness.loop import Loop, Run
-from minirlhf.harness.machine import autocast
-from minirlhf.harness.options import option
+from minirlhf.harness.device import autocast
 from minirlhf.lm.batches import Batch, collate, gather_true, micro_batches
 from minirlhf.lm.chat import Example
+from minirlhf.lm.config import FitConfig
 from minirlhf.lm.logits import token_logprobs
 from minirlhf.lm.model import GPT
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 
 FINAL_LR = 0.1  # the rate at the last step, as a share of the peak
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """Training."""
-
-    steps: int = option(700, "optimizer steps of SFT", least=0)
-    lr: float = option(2e-3, "peak learning rate of SFT; falls to a tenth on half a cosine", least=0)
-    warmup: int = option(50, "steps of rising learning rate, at most", least=0)
-    weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
-    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
-    micro_rows: int = option(32, "rows per forward pass: memory against speed, not the result", least=1)
-    eval_every: int = option(200, "steps between validations", least=1)
-    save_every: int = option(500, "steps between saved states", least=1)
 
 
 def negative_log_likelihood(model: GPT, batch: Batch) -> Tensor:

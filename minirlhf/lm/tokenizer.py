@@ -106,7 +106,7 @@ class Tokenizer:
             pieces.update(split(_replace_surrogates(text), pattern))
         words = {piece.encode().translate(_BYTE_TO_ID): count for piece, count in pieces.items()}
         merges = learn_merges(words, vocab_size - smallest)
-        if len(merges) < vocab_size - smallest:
+        if 2 * len(merges) < vocab_size - smallest:  # a few fewer need no remedy
             warnings.warn(f"the vocabulary has {smallest + len(merges)} tokens, not {vocab_size}: no further "
                           "pair occurs 2 times in the texts; train on more text", stacklevel=2)
         return cls(merges, pattern, specials)

@@ -12,7 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from minirlhf.harness.files import UserError, load_state, open_bytes, read_json
+from minirlhf.harness.files import UserError, open_bytes, read_json
+from minirlhf.harness.folders import load_state
 from minirlhf.lm.safetensors import Safetensors
 
 WHOLE = "model.safetensors", "pytorch_model.bin"  # either may be several files, listed in NAME.index.json

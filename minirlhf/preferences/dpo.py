@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from minirlhf.harness.machine import autocast
+from minirlhf.harness.device import autocast
 from minirlhf.lm.batches import collate, spread
 from minirlhf.lm.chat import Example
 from minirlhf.lm.model import GPT

@@ -9,39 +9,21 @@ Proved by tests/preferences/test_simulated.py.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from math import tanh
 from types import ModuleType
 
 import numpy as np
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.options import check_options, option
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.preferences.config import Labeller
 from minirlhf.rl.rewards import ask, prompt_text
 
 PROMPTS = 256  # answered at a time
 PATIENCE = 50  # pairs that may be left out per pair that is wanted
-
-
-@dataclass(frozen=True)
-class Labeller:
-    """The simulated people."""
-
-    temperature: float = option(0.3, "a gold reward this much higher is chosen with odds of e to 1", above=0)
-    length_bias: float = option(0.0, "log-odds for each character that a response is longer")
-    position_bias: float = option(0.0, "log-odds for the response that is shown first, on the left")
-
-    __post_init__ = check_options
-
-    def prefers_first(self, gold_a: float, gold_b: float, length_a: int, length_b: int) -> float:
-        """P(a is chosen) where a is shown first, as above.  length: in characters."""
-        logit = (gold_a - gold_b) / self.temperature + self.length_bias * (length_a - length_b) + self.position_bias
-        return (1 + tanh(logit / 2)) / 2  # σ without overflow
 
 
 def comparison_line(record: dict, a: str, b: str, gold_a: float, gold_b: float, labeller: Labeller, u: float) -> dict:

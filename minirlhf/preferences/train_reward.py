@@ -13,7 +13,6 @@ Proved by tests/preferences/test_train_reward.py.
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -22,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.harness.loop import Loop, Run
-from minirlhf.harness.options import check_options, option
 from minirlhf.lm.batches import Mixture, micro_batches
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.model import GPT
@@ -31,28 +29,12 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.intervals import wilson
 from minirlhf.preferences.comparisons import Judged
+from minirlhf.preferences.config import RewardConfig
 from minirlhf.preferences.simulated import respond
 from minirlhf.rl.reward_model import RewardModel, predict_rewards, text_ids
 
 REFERENCE = 256  # responses over which mean and std are taken
 BINS = 10  # of the calibration error
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """Training."""
-
-    epochs: float = option(3.0, "passes over the prompts; more learn a thousand comparisons by heart", above=0)
-    batch: int = option(32, "prompts in an optimizer step, with all comparisons of each", least=1, most=2**20)
-    lr: float = option(5e-4, "peak learning rate; falls to a tenth on half a cosine", least=0)
-    warmup: int = option(10, "steps of rising learning rate", least=0)
-    weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
-    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
-    held_out: int = option(20, "percent of the prompts, on which the result is measured", least=0, most=99)
-    micro_rows: int = option(32, "comparisons a forward pass: memory against speed, not the result", least=1)
-    save_every: int = option(200, "steps between saved states", least=1)
-
-    __post_init__ = check_options
 
 
 def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:

@@ -1,64 +1,22 @@
-"""The policy-gradient algorithms as one table of choices, a line each.
+"""What an algorithm's choices do: from rewards to advantages, and the loss of a step.
 
-    algorithm           baseline       λ    loss sums by  ratio     KL to the reference
-    reinforce           none           1    sum           none      k1 in the reward
-    reinforce-baseline  value          1    sum           none      k1 in the reward
-    a2c                 value          .95  token         none      k1 in the reward
-    rloo                leave_one_out       sum           none      k1 in the reward
-    grpo                group_std           sequence      clipped   k3 in the loss
-    dr-grpo             group               constant      clipped   k3 in the loss
-    dapo                group_std           token         clipped*  k3 in the loss
-    ppo                 value, whiten  .95  token         clipped   k1 in the reward
-
-* ε is .28 above 1. The papers of Dr. GRPO and DAPO set β to 0, as --beta 0 does. DAPO's dynamic sampling and
-its shaping of overlong answers are not here. An algorithm is data: `advantages_of` and `surrogate` read its
-choices, and every mixture runs through the loop of ppo.py. tests/rl/test_algorithms.py computes exactly which
-algorithms are unbiased, and how far off the others are, for the first optimizer step of a round.
-By the eighth the policy has moved seven steps, and only a ratio corrects for that.
+`advantages_of` and `surrogate` read the choices, and every mixture of them runs through the loop of ppo.py. The table
+of algorithms is in `config.py`. tests/rl/test_algorithms.py computes exactly which algorithms are unbiased, and how
+far off the others are, for the first optimizer step of a round. By the eighth the policy has moved seven steps, and
+only a ratio corrects for that.
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from minirlhf.rl.config import Algorithm
 from minirlhf.rl.losses import (
     gae, group_relative, kl_estimate, kl_loss, leave_one_out, masked_sum, policy_loss, reinforce_loss, token_rewards,
     value_loss, whiten,
 )
 from minirlhf.rl.rollout import Rollout
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """The choices of one algorithm: how a reward becomes a gradient."""
-
-    baseline: str  # what a reward is compared with
-    aggregate: str  # how the loss sums tokens: `losses.token_weights`
-    ratio: str = "none"  # none: ∇ log π;  clipped: PPO's surrogate
-    kl_in: str = "reward"  # where the KL penalty stands
-    kl: str = "k1"  # its estimator
-    lam: float = 1.0  # GAE's λ, where the baseline is none or value
-    whiten: bool = False  # of the advantages, over the round
-    clip: float = 0.2  # ε
-    clip_high: float = 0.2  # ε above 1
-    value_clip: float = 0.2  # ε of the value function, where the baseline is value
-    value_coefficient: float = 0.5  # c_v, the weight of its loss
-    group: int = 1  # responses to each prompt
-
-
-GROUP = {"ratio": "clipped", "kl_in": "loss", "kl": "k3", "group": 8}
-ALGORITHMS = {
-    "ppo": Algorithm("value", "token", ratio="clipped", lam=0.95, whiten=True),
-    "reinforce": Algorithm("none", "sum"),
-    "reinforce-baseline": Algorithm("value", "sum"),
-    "a2c": Algorithm("value", "token", lam=0.95),
-    "rloo": Algorithm("leave_one_out", "sum", group=8),
-    "grpo": Algorithm("group_std", "sequence", **GROUP),
-    "dr-grpo": Algorithm("group", "constant", **GROUP),
-    "dapo": Algorithm("group_std", "token", clip_high=0.28, **GROUP),
-}
 
 
 def rewards_and_kl(rollout: Rollout, algorithm: Algorithm, beta: float) -> tuple[Tensor, Tensor, float]:

@@ -1,6 +1,18 @@
-"""The options of reinforcement learning: one of `algorithms.py`, and what replaces its choices.
+"""The policy-gradient algorithms as one table of choices, a line each; and the options of reinforcement learning.
 
-Proved by tests/rl/test_config.py.
+    algorithm           baseline       λ    loss sums by  ratio     KL to the reference
+    reinforce           none           1    sum           none      k1 in the reward
+    reinforce-baseline  value          1    sum           none      k1 in the reward
+    a2c                 value          .95  token         none      k1 in the reward
+    rloo                leave_one_out       sum           none      k1 in the reward
+    grpo                group_std           sequence      clipped   k3 in the loss
+    dr-grpo             group               constant      clipped   k3 in the loss
+    dapo                group_std           token         clipped*  k3 in the loss
+    ppo                 value, whiten  .95  token         clipped   k1 in the reward
+
+* ε is .28 above 1. The papers of Dr. GRPO and DAPO set β to 0, as --beta 0 does. DAPO's dynamic sampling and
+its shaping of overlong answers are not here. An algorithm is data: `algorithms.py` says what the choices do, and
+`PPOConfig` what replaces them. Proved by tests/rl/test_config.py.
 """
 
 import dataclasses
@@ -8,11 +20,55 @@ from dataclasses import dataclass
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import check_options, option
-from minirlhf.rl.algorithms import ALGORITHMS, Algorithm
-from minirlhf.rl.losses import adapt_beta
 
+WAYS = "FILE.py:FUNCTION or model:DIR, of a classifier model:DIR:CLASS, each perhaps with :WEIGHT"
 BASELINES = "none", "value", "leave_one_out", "group", "group_std"
 CRITIC, GAE = "algorithm.baseline=value", "algorithm.baseline=none|algorithm.baseline=value"  # what options need
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """The choices of one algorithm: how a reward becomes a gradient."""
+
+    baseline: str  # what a reward is compared with
+    aggregate: str  # how the loss sums tokens: `losses.token_weights`
+    ratio: str = "none"  # none: ∇ log π;  clipped: PPO's surrogate
+    kl_in: str = "reward"  # where the KL penalty stands
+    kl: str = "k1"  # its estimator
+    lam: float = 1.0  # GAE's λ, where the baseline is none or value
+    whiten: bool = False  # of the advantages, over the round
+    clip: float = 0.2  # ε
+    clip_high: float = 0.2  # ε above 1
+    value_clip: float = 0.2  # ε of the value function, where the baseline is value
+    value_coefficient: float = 0.5  # c_v, the weight of its loss
+    group: int = 1  # responses to each prompt
+
+
+GROUP = {"ratio": "clipped", "kl_in": "loss", "kl": "k3", "group": 8}
+ALGORITHMS = {
+    "ppo": Algorithm("value", "token", ratio="clipped", lam=0.95, whiten=True),
+    "reinforce": Algorithm("none", "sum"),
+    "reinforce-baseline": Algorithm("value", "sum"),
+    "a2c": Algorithm("value", "token", lam=0.95),
+    "rloo": Algorithm("leave_one_out", "sum", group=8),
+    "grpo": Algorithm("group_std", "sequence", **GROUP),
+    "dr-grpo": Algorithm("group", "constant", **GROUP),
+    "dapo": Algorithm("group_std", "token", clip_high=0.28, **GROUP),
+}
+
+
+def adapt_beta(beta: float, kl: float, target: float, horizon: float, n: int) -> float:
+    """The KL coefficient after a batch of n responses with mean KL `kl` (nats per response).
+
+        e = clip(kl / target − 1, −0.2, 0.2)        β ← β (1 + e n / horizon)
+
+    n must be below 5 horizons, or β may turn negative and reward the KL: raises ValueError.
+    Source: Ziegler et al. 2019, section 2.2, whose K_β = 0.1 is n / horizon in their code.
+    """
+    if n >= 5 * horizon:
+        raise ValueError(f"{n} responses in a horizon of {horizon:g}: beta could turn negative")
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * n / horizon)
 
 
 @dataclass(frozen=True)
@@ -78,3 +134,13 @@ class PPOConfig:
         if chosen.get("kl_in") in ("reward", "loss") and chosen["kl_in"] != ALGORITHMS[self.algo].kl_in:
             chosen = {"kl": {"reward": "k1", "loss": "k3"}[chosen["kl_in"]]} | chosen
         return dataclasses.replace(ALGORITHMS[self.algo], **chosen)
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """Reward."""
+
+    reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
+    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, most=1000, needs="reward")
+    reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
+    reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from minirlhf.harness.loop import Run
-from minirlhf.harness.machine import autocast
+from minirlhf.harness.device import autocast
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.rl.algorithms import advantages_of
 from minirlhf.rl.config import PPOConfig

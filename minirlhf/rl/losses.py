@@ -54,20 +54,6 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     raise ValueError(f"KL estimator {kind!r} is none of k1, k2, k3")
 
 
-def adapt_beta(beta: float, kl: float, target: float, horizon: float, n: int) -> float:
-    """The KL coefficient after a batch of n responses with mean KL `kl` (nats per response).
-
-        e = clip(kl / target − 1, −0.2, 0.2)        β ← β (1 + e n / horizon)
-
-    n must be below 5 horizons, or β may turn negative and reward the KL: raises ValueError.
-    Source: Ziegler et al. 2019, section 2.2, whose K_β = 0.1 is n / horizon in their code.
-    """
-    if n >= 5 * horizon:
-        raise ValueError(f"{n} responses in a horizon of {horizon:g}: beta could turn negative")
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return beta * (1 + error * n / horizon)
-
-
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
     """r_t = −β kl_t, plus the score on the last real token (the EOS, where there is one).
 

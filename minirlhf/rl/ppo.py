@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from minirlhf.harness import ranks
+from minirlhf.harness.device import autocast, hold_frozen
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Loop, Run
-from minirlhf.harness.machine import autocast, hold_frozen
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import GPT, ScalarHead
 from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.algorithms import Algorithm, advantages_of, surrogate
-from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.algorithms import advantages_of, surrogate
+from minirlhf.rl.config import Algorithm, PPOConfig
 from minirlhf.rl.losses import token_weights
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, collect, parts_of, score_tokens

@@ -21,23 +21,13 @@ import torch
 
 from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError
-from minirlhf.harness.options import option
 from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, shown, undisturbed
+from minirlhf.rl.config import WAYS, RewardOptions
 from minirlhf.rl.reward_model import load_reward_model
 from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
 
 ONE = ["prompt", "response", "record"]  # the parameters of a reward of one response
-WAYS = "FILE.py:FUNCTION or model:DIR, of a classifier model:DIR:CLASS, each perhaps with :WEIGHT"
 
-
-@dataclass(frozen=True)
-class RewardOptions:
-    """Reward."""
-
-    reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
-    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, most=1000, needs="reward")
-    reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
-    reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")
 
 
 @dataclass

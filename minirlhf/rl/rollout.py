@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.harness import ranks
-from minirlhf.harness.machine import autocast
+from minirlhf.harness.device import autocast
 from minirlhf.lm.batches import gather_true, micro_batches, room, round_up, spread
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.generation import Generation, Sampling, generate, responses_of

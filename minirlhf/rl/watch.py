@@ -17,13 +17,12 @@ from minirlhf.harness.folders import Run
 from minirlhf.lm.generation import Sampling, responses_of
 from minirlhf.lm.records import task_named
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.algorithms import Algorithm
-from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.config import Algorithm, PPOConfig
 from minirlhf.rl.losses import masked_mean, masked_sum
 from minirlhf.rl.optimum import Achieved
 from minirlhf.rl.rewards import RewardOf, prompt_text
 from minirlhf.rl.rollout import Models, Rollout, collect, score_responses
-from minirlhf.rl.watch_options import Watching
+from minirlhf.rl.watch_options import Watch
 
 SHOWN = 4  # answers at a showing
 
@@ -102,7 +101,7 @@ class Progress:
     Of several processes all score, and the first prints and writes. It stands before what counts: a reward may fail.
     """
 
-    options: Watching
+    options: Watch
     models: Models
     config: PPOConfig
     run: Run

@@ -6,7 +6,7 @@ from minirlhf.harness.options import option
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watch:
     """Watching. It does not change what is trained."""
 
     show_every: int = option(20, "rounds from showing some sampled answers to the next; 0: never", least=0)

@@ -101,7 +101,7 @@ def close_study(options: Annotation) -> None:
 
 def main() -> None:
     """Make, judge or close."""
-    options, making = parse(__doc__.splitlines()[0], Annotation, Making)
+    options, making = parse(__doc__, Annotation, Making)
     if options.action == "make":
         write_study(options, making)
     elif options.action == "judge":

@@ -21,8 +21,7 @@ from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.html.svg import strip_plot
 from minirlhf.lm import checkpoint
-from minirlhf.rl.algorithms import ALGORITHMS
-from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.config import ALGORITHMS, PPOConfig
 from minirlhf.rl.optimum import LEAST
 from minirlhf.tasks import reward_of_task
 from minirlhf.tasks.sources import parse_tasks
@@ -110,7 +109,7 @@ def algorithm_table(found: dict[str, list[dict]]) -> str:
 
 def main() -> None:
     """Run what is not yet run, then print the tables and draw the figures."""
-    options, machine = parse(__doc__.splitlines()[0], Comparison, Machine, without=("seed",))
+    options, machine = parse(__doc__, Comparison, Machine, without=("seed",))
     device, dtype = machine.set_up()
     if not options.algos or not set(options.algos) <= set(VARIANTS):
         raise UserError(f"--algos {' '.join(options.algos)}: there are {', '.join(VARIANTS)}")

@@ -11,9 +11,6 @@ from pathlib import Path
 
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.lm import checkpoint
-from minirlhf.lm.families import config_to_json
-from minirlhf.lm.gguf_models import write_gguf
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,11 @@ class Options:
 
 def main() -> None:
     """Read and write."""
-    (options,) = parse(__doc__.splitlines()[0], Options)
+    (options,) = parse(__doc__, Options)
+    from minirlhf.lm import checkpoint  # here: --help does not wait for torch
+    from minirlhf.lm.families import config_to_json
+    from minirlhf.lm.gguf_models import write_gguf
+
     if Path(options.out).exists():
         raise UserError(f"{options.out or 'OUT'}: it exists, or is not given; choose another name")
     if (gguf := options.out.endswith(".gguf")) < (options.kind != "F32"):

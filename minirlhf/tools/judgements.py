@@ -18,8 +18,7 @@ from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.records import task_named
-from minirlhf.rl.reward_files import RewardOptions, load_rewards
-from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
+from minirlhf.rl.config import RewardOptions
 from minirlhf.tasks import TASKS
 
 
@@ -38,7 +37,10 @@ class Judged:
 
 def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) -> dict[str, Scores]:
     """The scores of every answer by --reward and --gold, if they are given. Raises UserError."""
-    judges: dict[str, RewardOf] = {}
+    from minirlhf.rl.reward_files import load_rewards  # here: --help does not wait for torch
+    from minirlhf.rl.rewards import call_rewards, prompt_text
+
+    judges = {}
     if options.reward:
         reward = load_rewards(RewardOptions((options.reward,)))
         judges["reward"] = lambda record: reward
@@ -124,7 +126,7 @@ def report_lines(report: dict) -> list[str]:
 
 def main() -> None:
     """Read, analyse, print, export."""
-    (options,) = parse(__doc__.splitlines()[0], Judged)
+    (options,) = parse(__doc__, Judged)
     rows, studies = read_studies([options.study, *options.more])
     rewards = answer_scores(options, rows, [study["source"] for study in studies])
     report = analyse(rows, studies, rewards, options.seed)

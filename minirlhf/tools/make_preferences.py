@@ -12,8 +12,7 @@ import numpy as np
 from minirlhf.harness.files import write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.lm import checkpoint
-from minirlhf.preferences.simulated import Labeller, make_pairs
+from minirlhf.preferences.config import Labeller
 from minirlhf.tasks import TASKS
 
 
@@ -30,11 +29,14 @@ class Options:
 
 def main() -> None:
     """From the command line."""
-    write_preferences(*parse(__doc__.splitlines()[0], Options, Labeller, Machine, without=("dtype",)))
+    write_preferences(*parse(__doc__, Options, Labeller, Machine, without=("dtype",)))
 
 
 def write_preferences(options: Options, labeller: Labeller, machine: Machine) -> None:
     """Sample, judge and write. Raises UserError."""
+    from minirlhf.lm import checkpoint  # here: --help does not wait for torch
+    from minirlhf.preferences.simulated import make_pairs
+
     device, _ = machine.set_up()
     (model, tokenizer), task = checkpoint.load_chat(options.init), TASKS[options.task]
     model.to(device)

@@ -23,8 +23,8 @@ from minirlhf.harness.files import write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm import checkpoint
-from minirlhf.preferences.simulated import Labeller, respond
-from minirlhf.preferences.train_reward import RewardConfig
+from minirlhf.preferences.config import Labeller, RewardConfig
+from minirlhf.preferences.simulated import respond
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.reward_model import LearnedReward, load_reward_model
 from minirlhf.rl.rewards import call_rewards, prompt_text
@@ -114,7 +114,7 @@ def policy_line(
 
 def main() -> None:
     """Make what is not yet made, then print the table and draw the figure."""
-    options, machine = parse(__doc__.splitlines()[0], Overoptimisation, Machine)
+    options, machine = parse(__doc__, Overoptimisation, Machine)
     device, dtype = machine.set_up()
     sizes, betas = numbers(options.pairs, "pairs", int, 1), numbers(options.betas, "betas", float, 0)
     reference, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)

@@ -17,8 +17,7 @@ from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.records import task_named
-from minirlhf.preferences.simulated import Labeller
-from minirlhf.rl.rewards import ask, prompt_text
+from minirlhf.preferences.config import Labeller
 from minirlhf.tasks import TASKS, reward_of_task
 
 BESIDE = -1.0  # for an answer beside the point; rewards lie in [0, 1]
@@ -51,6 +50,8 @@ def gold_of(items: str) -> GoldReward:
 
     An answer that no model gave to this prompt, as in an attention item, is worth BESIDE: a person would see it.
     """
+    from minirlhf.rl.rewards import ask, prompt_text  # here: --help does not wait for torch
+
     sets = read_sets(items)
     records = records_by_prompt(sets)
     said = {
@@ -70,7 +71,7 @@ def gold_of(items: str) -> GoldReward:
 
 def main() -> None:
     """Wire study, reward and simulated person together."""
-    options, labeller = parse(__doc__.splitlines()[0], Simulation, Labeller)
+    options, labeller = parse(__doc__, Simulation, Labeller)
     with log.Session(options.study, options.annotator) as session:
         done = judge_session(session, gold_of(options.items), labeller, options.seed)
     print(f"{options.annotator}: {done} items judged in {options.study}")

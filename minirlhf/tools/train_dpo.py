@@ -8,21 +8,12 @@ Proved by tests/tools/test_train_dpo.py.
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.html.curves import draw_log
-from minirlhf.lm import checkpoint
-from minirlhf.lm.chat import encode_format
 from minirlhf.lm.chat_formats import CHAT, FORMATS
-from minirlhf.lm.lora import LoRAOptions
+from minirlhf.lm.config import LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
-from minirlhf.lm.records import split_by_prompt
-from minirlhf.preferences.comparisons import load_comparisons, read_preferences
-from minirlhf.preferences.dpo import ImplicitReward
-from minirlhf.preferences.train_reward import RewardConfig, learn
-from minirlhf.tasks.check import check_data
-from minirlhf.tasks.sources import data_hash
+from minirlhf.preferences.config import RewardConfig
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,18 @@ class Options:
 
 def main() -> None:
     """Wire comparisons, checkpoint and the loop of the reward model together."""
-    options, config, lora, machine = parse(__doc__.splitlines()[0], Options, RewardConfig, LoRAOptions, Machine)
+    options, config, lora, machine = parse(__doc__, Options, RewardConfig, LoRAOptions, Machine)
+    from minirlhf.harness.loop import Run  # here: --help does not wait for torch
+    from minirlhf.html.curves import draw_log
+    from minirlhf.lm import checkpoint
+    from minirlhf.lm.chat import encode_format
+    from minirlhf.lm.records import split_by_prompt
+    from minirlhf.preferences.comparisons import load_comparisons, read_preferences
+    from minirlhf.preferences.dpo import ImplicitReward
+    from minirlhf.preferences.train_reward import learn
+    from minirlhf.tasks.check import check_data
+    from minirlhf.tasks.sources import data_hash
+
     device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(options.init, options.chat)
     context = policy.config.context

@@ -13,22 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.lm import checkpoint
 from minirlhf.lm.chat_formats import CHAT, FORMATS
-from minirlhf.lm.lora import LoRAOptions, merge
+from minirlhf.lm.config import LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
-from minirlhf.lm.records import split_by_prompt
-from minirlhf.lm.tokenizer import PAD
-from minirlhf.preferences.comparisons import load_comparisons, load_labelled, read_preferences
-from minirlhf.preferences.train_reward import REFERENCE, RewardConfig, learn, reference_texts
-from minirlhf.rl.reward_model import (
-    RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model,
-)
-from minirlhf.tasks.check import check_data
-from minirlhf.tasks.sources import data_hash
+from minirlhf.preferences.config import RewardConfig
 
 
 @dataclass(frozen=True)
@@ -48,13 +38,24 @@ class Options:
 def main() -> None:
     """Wire comparisons, checkpoint and loop together."""
     kinds = Options, RewardConfig, Machine, LoRAOptions
-    make_reward_model(*parse(__doc__.splitlines()[0], *kinds, without=["merge"]))
+    make_reward_model(*parse(__doc__, *kinds, without=["merge"]))
 
 
 def make_reward_model(
     options: Options, config: RewardConfig, machine: Machine, lora: LoRAOptions = LoRAOptions()
 ) -> None:  # fmt: skip
     """Train, measure and save; rewards of comparisons are normalised over responses of --init. Raises UserError."""
+    from minirlhf.harness.loop import Run  # here: --help does not wait for torch
+    from minirlhf.lm import checkpoint
+    from minirlhf.lm.lora import merge
+    from minirlhf.lm.records import split_by_prompt
+    from minirlhf.lm.tokenizer import PAD
+    from minirlhf.preferences.comparisons import load_comparisons, load_labelled, read_preferences
+    from minirlhf.preferences.train_reward import REFERENCE, learn, reference_texts
+    from minirlhf.rl.reward_model import RewardModel, load_reward_model, normalise, predict_rewards, save_reward_model
+    from minirlhf.tasks.check import check_data
+    from minirlhf.tasks.sources import data_hash
+
     device, dtype = machine.set_up()
     records, classes = read_preferences(options.data, options.map, labels=True), []
     labelled = "chosen" not in records[0]

@@ -10,9 +10,10 @@ import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.collect import (
-    Evaluation, collect_items, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit,
-    temperatures, training_records, turn_records,
+    collect_items, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit, temperatures,
+    training_records, turn_records,
 )
+from minirlhf.evaluation.config import Evaluation
 from minirlhf.evaluation.items import read_items, write_items
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
@@ -23,7 +24,7 @@ from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import prompt_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics import ngram
-from minirlhf.rl.reward_files import RewardOptions
+from minirlhf.rl.config import RewardOptions
 from minirlhf.tasks import TASKS, reward_of_task
 from minirlhf.tasks.sources import OWN
 

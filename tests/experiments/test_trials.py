@@ -9,8 +9,7 @@ import torch
 from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments import trials
 from minirlhf.experiments.trials import begun_with, kept, markdown_table, numbers, optimise, task_items
-from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Interrupted
+from minirlhf.harness.files import Interrupted, UserError
 from minirlhf.rl.config import PPOConfig
 from minirlhf.tasks import TASKS
 

@@ -21,16 +21,19 @@ from minirlhf.evaluation import items, panels, reports
 from minirlhf.evaluation.collect import training_records
 from minirlhf.evaluation.report import build
 from minirlhf.harness import folders
-from minirlhf.harness.files import TEMPORARY, UserError, load_state, read_json, save_state, write_atomic
-from minirlhf.harness.loop import Interrupted, Loop, Run
-from minirlhf.harness.machine import Machine, choose_dtype
+from minirlhf.harness.device import choose_dtype
+from minirlhf.harness.files import TEMPORARY, Interrupted, UserError, read_json, write_atomic
+from minirlhf.harness.folders import load_state, save_state
+from minirlhf.harness.loop import Loop, Run
+from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import options_of_run
 from minirlhf.html.page import page
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render
+from minirlhf.lm.config import FitConfig
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.sft import FitConfig, fit
+from minirlhf.lm.sft import fit
 from minirlhf.lm.tokenizer import SPECIALS, Tokenizer
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import models_of, train

@@ -15,7 +15,8 @@ import torch
 import evaluate
 from minirlhf.evaluation.alarms import alarms
 from minirlhf.evaluation.ask import Policy
-from minirlhf.evaluation.collect import Evaluation, collect_items, kl_references, load_models, rl_runs
+from minirlhf.evaluation.collect import collect_items, kl_references, load_models, rl_runs
+from minirlhf.evaluation.config import Evaluation
 from minirlhf.evaluation.metric import Metric, ratio
 from minirlhf.evaluation.optimum import regret_metrics, worth
 from minirlhf.evaluation.report import build
@@ -33,8 +34,8 @@ from minirlhf.metrics.overlap import bleu_from_statistics
 from minirlhf.metrics.paired_tests import paired_corpus
 from minirlhf.metrics.scores import macro_f1, precision_recall_f1
 from minirlhf.metrics.training_runs import crossed_t, independent_t
+from minirlhf.rl.config import RewardOptions
 from minirlhf.rl.optimum import LEAST, Achieved, share_of
-from minirlhf.rl.reward_files import RewardOptions
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from minirlhf.harness.files import load_state
+from minirlhf.harness.folders import load_state
 from minirlhf.harness.user_code import STATES
 from minirlhf.lm import checkpoint
-from minirlhf.rl.reward_files import RewardOptions, load_rewards
+from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rewards import call_rewards
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from memory import MB, peak_of
 
-from minirlhf.harness.files import UserError, load_state, read_json, save_state, write_atomic, write_json
+from minirlhf.harness.files import UserError, read_json, write_atomic, write_json
+from minirlhf.harness.folders import load_state, save_state
 
 ROOT = Path(__file__).parents[2]
 

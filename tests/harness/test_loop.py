@@ -9,17 +9,20 @@ from math import nan
 import pytest
 import torch
 
-from minirlhf.harness.files import UserError, load_state, save_state
-from minirlhf.harness.loop import Diverged, Interrupted, Loop, Run
+from minirlhf.harness.files import Diverged, Interrupted, UserError
+from minirlhf.harness.folders import load_state, save_state
+from minirlhf.harness.loop import Loop, Run
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render
+from minirlhf.lm.config import FitConfig
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.optim import Stepper, make_adamw
-from minirlhf.lm.sft import FitConfig, fit as fit_sft
+from minirlhf.lm.sft import fit as fit_sft
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.preferences.comparisons import Judged
+from minirlhf.preferences.config import RewardConfig
 from minirlhf.preferences.dpo import ImplicitReward
-from minirlhf.preferences.train_reward import RewardConfig, fit_rewards
+from minirlhf.preferences.train_reward import fit_rewards
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.critic import start_critic
 from minirlhf.rl.ppo import models_of, train

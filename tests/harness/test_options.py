@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
-from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Diverged, Interrupted
+from minirlhf.harness.files import Diverged, Interrupted, UserError
 from minirlhf.harness.machine import Machine
-from minirlhf.harness.options import check_options, option, parse, run_script, unknown_option
+from minirlhf.harness.options import RENAMED, check_options, option, parse, run_script, unknown_option
+
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -188,10 +192,35 @@ def test_an_option_that_was_renamed_is_answered_with_its_new_name_where_there_is
 
 
 @pytest.mark.parametrize(
-    "theirs, ours", [("--learning-rate", "--lr"), ("--kl-coef", "--beta"), ("--num-generations", "--group")]
-)
+    "theirs, ours",
+    [
+        ("--learning-rate=1", "--lr"), ("--learning_rate", "--lr"), ("learning_rate", "lr"), ("--kl-coef", "--beta"),
+        ("--num-generations", "--group"), ("--max-steps", "--steps"), ("--lora_r", "--lora"),
+        ("--per-device-train-batch-size", "--batch"), ("--output_dir", "--out"), ("--model-name-or-path", "--init"),
+    ],
+)  # fmt: skip
 def test_names_of_other_projects_lead_to_ours(theirs, ours):
-    assert unknown_option(f"{theirs}=1", ["--lr", "--beta", "--group"]) == f"no option {theirs}: it is {ours} here"
+    """With dashes or underscores, on the command line or in a file; to the one that the command has."""
+    known = ["lr", "beta", "group", "steps", "lora", "batch", "out", "init"]
+    known = [f"--{x}" for x in known] if theirs.startswith("--") else known
+    assert unknown_option(theirs, known) == f"no option {theirs.split('=')[0]}: it is {ours} here"
+
+
+def test_a_name_of_other_projects_leads_to_an_option_of_ours_alone():
+    """No name is promised twice to one command, and ours is an option of some command."""
+    every = [name for others in RENAMED.values() for name in others.split()]
+    assert len(every) == len(set(every))
+    ours = {x for own in RENAMED for x in own.split()}
+    words = "".join(subprocess.run([sys.executable, f"{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+                    for name in ("train_sft", "train_ppo", "evaluate"))  # fmt: skip
+    assert {x for x in ours if not re.search(f"--{x}[ ,]", words)} <= {"show-every"}
+
+
+def test_help_shows_the_docstring_but_for_the_tests_that_prove_it(capsys):
+    with pytest.raises(SystemExit):
+        parse("Eat.\n\npython eat.py    100 % ripe\n\nIt is food. Proved by\ntests/test_eat.py.", Fruit, argv=["--help"])
+    out = capsys.readouterr().out
+    assert "Eat.\n\npython eat.py    100 % ripe\n\nIt is food.\n\n" in out and out.startswith("usage: ")
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,18 @@ import torch
 import torch.distributed as dist
 
 from minirlhf.harness import ranks
-from minirlhf.harness.files import UserError, load_state
-from minirlhf.harness.loop import Interrupted, Loop, Run
+from minirlhf.harness.files import Interrupted, UserError
+from minirlhf.harness.folders import load_state
+from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import run_script
 from minirlhf.lm import generation, sft
 from minirlhf.lm.chat import Example
 from minirlhf.lm.generation import Generation, row_uniforms
 from minirlhf.rl import ppo
-from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.config import PPOConfig, RewardOptions
 from minirlhf.rl.critic import start_critic
-from minirlhf.rl.reward_files import RewardOptions, Rewards
+from minirlhf.rl.reward_files import Rewards
 from minirlhf.rl.rollout import parts_of
 from minirlhf.rl.watch import Description, Optimum
 

@@ -4,7 +4,8 @@ import pytest
 from llamas import CASES, by_formula
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.families import Base, config_from_json, config_to_json, new_model
+from minirlhf.lm.config import Base
+from minirlhf.lm.families import config_from_json, config_to_json, new_model
 from minirlhf.lm.llama import Llama
 from minirlhf.lm.model import GPT
 

@@ -8,15 +8,17 @@ import pytest
 import torch
 from llamas import CASES, by_formula, some_ids
 
-from minirlhf.harness.files import UserError, load_state, save_state
-from minirlhf.harness.loop import Interrupted, Run
+from minirlhf.harness.files import Interrupted, UserError
+from minirlhf.harness.folders import load_state, save_state
+from minirlhf.harness.loop import Run
 from minirlhf.harness.options import option, parse
 from minirlhf.lm.chat import Example
+from minirlhf.lm.config import FitConfig, LoRAOptions
 from minirlhf.lm.generation import Sampling, generate, responses_of
-from minirlhf.lm.lora import LoRAOptions, WithoutAdapters, adapt, adapters_off, layers_of, merge
+from minirlhf.lm.lora import WithoutAdapters, adapt, adapters_off, layers_of, merge
 from minirlhf.lm.model import GPT, GPTConfig, KVCache, ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
-from minirlhf.lm.sft import FitConfig, accumulate, evaluate_loss, fit
+from minirlhf.lm.sft import accumulate, evaluate_loss, fit
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rollout import collect, score_tokens

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from minirlhf.harness.loop import Diverged
+from minirlhf.harness.files import Diverged
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import MAX_BAD_STEPS, Stepper, learning_rate, make_adamw
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.harness.files import UserError, load_state
-from minirlhf.harness.loop import Diverged, Interrupted, Run
+from minirlhf.harness.files import Diverged, Interrupted, UserError
+from minirlhf.harness.folders import load_state
+from minirlhf.harness.loop import Run
 from minirlhf.lm.batches import Mixture, collate, micro_batches
 from minirlhf.lm.chat import Example, render, render_prompt
+from minirlhf.lm.config import FitConfig
 from minirlhf.lm.examples import document_examples
 from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.sft import FitConfig, accumulate, evaluate_loss, fit, negative_log_likelihood
+from minirlhf.lm.sft import accumulate, evaluate_loss, fit, negative_log_likelihood
 
 CONFIG = FitConfig(steps=10, lr=1e-2, warmup=3, eval_every=4, save_every=3, micro_rows=3)
 

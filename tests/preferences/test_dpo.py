@@ -9,8 +9,9 @@ from minirlhf.harness.loop import Run
 from minirlhf.lm.lora import WithoutAdapters, adapt, layers_of
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences.comparisons import Judged
+from minirlhf.preferences.config import RewardConfig
 from minirlhf.preferences.dpo import ImplicitReward, implicit_reward
-from minirlhf.preferences.train_reward import RewardConfig, accumulate_pairs, fit_rewards, preference_loss
+from minirlhf.preferences.train_reward import accumulate_pairs, fit_rewards, preference_loss
 from minirlhf.rl.reward_model import predict_rewards
 
 CUE = 7

@@ -8,7 +8,8 @@ import pytest
 
 from minirlhf.harness.files import UserError
 from minirlhf.preferences import simulated
-from minirlhf.preferences.simulated import Labeller, comparison_line, make_pairs, respond
+from minirlhf.preferences.config import Labeller
+from minirlhf.preferences.simulated import comparison_line, make_pairs, respond
 
 RECORD = {"task": "x", "prompt": "p", "response": "model answer", "subject": "s"}
 PROMPTS = [{"prompt": prompt} for prompt in ("a", "more words", "bc", "d")]

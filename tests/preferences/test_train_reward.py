@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.harness.files import UserError, load_state
-from minirlhf.harness.loop import Diverged, Interrupted, Run
+from minirlhf.harness.files import Diverged, Interrupted, UserError
+from minirlhf.harness.folders import load_state
+from minirlhf.harness.loop import Run
 from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.preferences import train_reward
 from minirlhf.preferences.comparisons import Judged
+from minirlhf.preferences.config import RewardConfig
 from minirlhf.preferences.train_reward import (
-    RewardConfig, accumulate_pairs, fit_rewards, learn, measure, measure_labels, preference_loss, sign_agreement,
-    summary,
+    accumulate_pairs, fit_rewards, learn, measure, measure_labels, preference_loss, sign_agreement, summary,
 )
 from minirlhf.rl.reward_model import RewardModel, predict_rewards
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from minirlhf.rl.algorithms import ALGORITHMS, Algorithm, advantages_of, surrogate
+from minirlhf.rl.algorithms import advantages_of, surrogate
+from minirlhf.rl.config import ALGORITHMS, Algorithm
 from minirlhf.rl.losses import token_weights
 from minirlhf.rl.rollout import Rollout
 from minirlhf.theory.oracle import (

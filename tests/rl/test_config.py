@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from minirlhf.harness.files import UserError
-from minirlhf.rl.algorithms import ALGORITHMS
-from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.config import ALGORITHMS, PPOConfig
 
 
 def test_a_rows_choices_are_replaced_one_by_one():

@@ -8,9 +8,10 @@ import torch
 from minirlhf.lm.logits import token_logprobs
 from minirlhf.preferences.dpo import implicit_reward
 from minirlhf.preferences.train_reward import preference_loss
+from minirlhf.rl.config import adapt_beta
 from minirlhf.rl.losses import (
-    adapt_beta, gae, group_relative, kl_estimate, kl_loss, leave_one_out, masked_mean, masked_sum,
-    policy_loss, reinforce_loss, token_rewards, token_weights, value_loss, whiten,
+    gae, group_relative, kl_estimate, kl_loss, leave_one_out, masked_mean, masked_sum, policy_loss, reinforce_loss,
+    token_rewards, token_weights, value_loss, whiten,
 )
 
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0]]).bool()

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from minirlhf.harness.files import UserError, load_state
-from minirlhf.harness.loop import Diverged, Interrupted, Run
+from minirlhf.harness.files import Diverged, Interrupted, UserError
+from minirlhf.harness.folders import load_state
+from minirlhf.harness.loop import Run
 from minirlhf.lm.batches import Mixture, micro_batches
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.rl import ppo
-from minirlhf.rl.algorithms import ALGORITHMS, advantages_of, surrogate
-from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.algorithms import advantages_of, surrogate
+from minirlhf.rl.config import ALGORITHMS, PPOConfig, adapt_beta
 from minirlhf.rl.critic import start_critic
-from minirlhf.rl.losses import adapt_beta, gae, policy_loss, token_rewards, token_weights, value_loss, whiten
+from minirlhf.rl.losses import gae, policy_loss, token_rewards, token_weights, value_loss, whiten
 from minirlhf.rl.ppo import models_of, train, update
 from minirlhf.rl.rollout import Models, collect, score_tokens
 from minirlhf.rl.watch import Description, Optimum

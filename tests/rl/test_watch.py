@@ -11,7 +11,7 @@ import torch
 from minirlhf.harness.files import UserError
 from minirlhf.harness.loop import Interrupted, Run
 from minirlhf.lm import checkpoint
-from minirlhf.lm.lora import LoRAOptions
+from minirlhf.lm.config import LoRAOptions
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.rl import optimum
@@ -19,7 +19,7 @@ from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rollout import Models, collect
 from minirlhf.rl.watch import SHOWN, Description, Gold, Optimum, Progress, explained_variance
-from minirlhf.rl.watch_options import Watching
+from minirlhf.rl.watch_options import Watch
 
 ALGORITHM = PPOConfig().algorithm
 RECORDS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2
@@ -141,7 +141,7 @@ def test_watching_changes_nothing(make_policy, tokenizer, tmp_path):
 # What a run shows, measures and keeps on its way
 
 HELD_OUT = [{"prompt": "ab", "task": "x"}, {"prompt": "b", "task": "y"}, {"prompt": "a longer", "task": "y"}]
-ALL = Watching(show_every=2, eval_every=2, eval_prompts=("p",), keep_every=2, keep_best=True)
+ALL = Watch(show_every=2, eval_every=2, eval_prompts=("p",), keep_every=2, keep_best=True)
 
 
 def ascii_share(prompt: str, response: str, record: dict) -> float:
@@ -206,7 +206,7 @@ def test_a_kept_round_is_the_policy_after_so_many_rounds(make_policy, tokenizer,
 
 def test_held_out_prompts_are_scored_before_the_first_round_and_every_so_many(make_policy, tokenizer, tmp_path):
     """By task and in all, each time by the same random numbers: at a learning rate of almost 0 nothing moves."""
-    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watching(eval_every=2, eval_prompts=("p",)))
+    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(eval_every=2, eval_prompts=("p",)))
     assert [x["step"] for x in log if "held_out" in x] == [1, 3, 5]
     for x in log[::2]:
         assert x["held_out"] == pytest.approx((x["held_out/x"] + 2 * x["held_out/y"]) / 3)
@@ -216,16 +216,16 @@ def test_held_out_prompts_are_scored_before_the_first_round_and_every_so_many(ma
 
 
 def test_the_best_on_held_out_prompts_is_kept_and_the_start_is_none(make_policy, tokenizer, tmp_path):
-    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watching(eval_every=1, keep_best=True), rounds=6)
+    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(eval_every=1, keep_best=True), rounds=6)
     scores = [x["held_out"] for x in log]
     best = scores.index(max(scores))
     assert best and checkpoint.read_run(tmp_path / "run" / "best")["rounds"] == best
-    learn(make_policy(0), tokenizer, tmp_path / "flat", Watching(eval_every=1, keep_best=True), reward=lambda *case: 1.0)
+    learn(make_policy(0), tokenizer, tmp_path / "flat", Watch(eval_every=1, keep_best=True), reward=lambda *case: 1.0)
     assert not (tmp_path / "flat" / "best").exists()  # never above the start
 
 
 def test_some_answers_are_shown_a_line_each_and_logged(make_policy, tokenizer, tmp_path, capsys):
-    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watching(show_every=2))
+    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(show_every=2))
     shown = [x["samples"] for x in log if "samples" in x]
     assert [x["step"] for x in log if "samples" in x] == [1, 3, 5] and all(len(x) == SHOWN for x in shown)
     assert {x["task"] for x in shown[0]} == {"x", "y"} and {x["prompt"] for x in shown[0]} <= {x["prompt"] for x in TASKS}
@@ -267,7 +267,7 @@ def test_a_held_out_reward_that_fails_ends_the_run_with_what_was_before(make_pol
     config = PPOConfig(iterations=3, batch=8, minibatches=1, beta=0.1, max_new=6)
     models, told, counts = models_of(make_policy(0), tokenizer, config.algorithm), Run(tmp_path / "run"), Optimum(0.1)
     held_out = [{"prompt": letter} for letter in "abcdefgh"]  # some answers end
-    progress = Progress(Watching(eval_every=1), models, config, told, held_out, lambda record: fails_in_the_second_round)
+    progress = Progress(Watch(eval_every=1), models, config, told, held_out, lambda record: fails_in_the_second_round)
     with pytest.raises(UserError, match="all before step 2 is saved"):
         train(models, lambda step: TASKS, lambda record: ascii_share, config, told, [progress, counts])
     assert progress.rounds == 1 and counts.state_dict()["x"]["n"] == 4

@@ -9,13 +9,13 @@ import sys
 import pytest
 import torch
 
-from minirlhf.harness.loop import Diverged
-from minirlhf.lm import checkpoint
+from minirlhf.harness.files import Diverged
+from minirlhf.lm import checkpoint, conversation
 from minirlhf.lm.chat import render_prompt
+from minirlhf.lm.conversation import Speaker
 from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.llama import Llama, LlamaConfig
 from minirlhf.tools import chat
-from minirlhf.tools.chat import Speaker
 
 SAMPLING = {
     "sampled": Sampling(12), "cold": Sampling(12, 0.5), "nucleus": Sampling(12, 1.0, top_p=0.6),
@@ -29,7 +29,7 @@ def speaker(monkeypatch, make_policy, tokenizer):
     """A function that makes a Speaker of a model, or of a policy whose answers end soon."""
     def make(model=None, name="", **shape) -> Speaker:
         model = model or make_policy(0, **{"context": 256, **shape})
-        monkeypatch.setattr(chat, "load_chat", lambda folder: (model, tokenizer))
+        monkeypatch.setattr(conversation, "load_chat", lambda folder: (model, tokenizer))
         return Speaker("a folder", torch.device("cpu"), name)
 
     return make
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_one_answer_and_keeps_what_was_said(where, speaker, monkeyp
     s, whole = speaker(), speaker()
     whole.answer("hello", "", Sampling(12), 3)
     all_of_it = capsys.readouterr().out
-    owner, name, times = (s.model, "forward", 3) if where == "sampling" else (chat, "show", 4)  # show: the name first
+    owner, name, times = (s.model, "forward", 3) if where == "sampling" else (conversation, "show", 4)  # show: the name first
     usual, calls = getattr(owner, name), []
 
     def interrupted(*arguments):
@@ -257,7 +257,7 @@ def alone(folder: str, messages: list[dict], sampling: Sampling, seed: int) -> t
     model, tokenizer = checkpoint.load_chat(folder)
     g = generate(model, [render_prompt({"messages": messages}, tokenizer)], sampling, tokenizer.eos_id, [seed])
     said = tokenizer.decode(responses_of(g)[0])
-    return said.translate(chat.CONTROLS) + ("" if g.ended[0] else " …"), said
+    return said.translate(conversation.CONTROLS) + ("" if g.ended[0] else " …"), said
 
 
 def test_a_pipe_gets_answers_and_nothing_else(say):

@@ -17,8 +17,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.options import run_script
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import Mixture
-from minirlhf.rl.algorithms import ALGORITHMS
-from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.config import ALGORITHMS, PPOConfig
 from minirlhf.tools import compare_algorithms
 from minirlhf.tools.compare_algorithms import (
     TUNING_SEED, VARIANTS, Comparison, algorithm_table, one_run, runs_of, yardstick,

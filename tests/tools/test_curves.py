@@ -20,7 +20,7 @@ def make_run(folder, seed: int, beta: float = 0.1, stage: str = "grpo", figure: 
 
 
 def labels(*folders: str) -> dict[str, int]:
-    return {label: len(runs) for label, runs in curves.grouped(folders).items()}
+    return {label: len(runs) for label, runs in curves.alike(folders).items()}
 
 
 def test_runs_that_differ_in_the_seed_and_the_folder_are_one_line(tmp_path):
@@ -67,11 +67,13 @@ def test_a_page_a_picture_and_lines_of_blocks_are_made(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("content", [None, "", '{"loss": 1}\n', "\x00"])
-def test_what_is_no_run_is_refused_by_name(content, tmp_path):
+def test_what_is_no_run_is_refused_by_name(content, tmp_path, monkeypatch):
     if content is not None:
         (tmp_path / "log.jsonl").write_text(content)
+    monkeypatch.setattr("sys.argv", ["curves", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(UserError, match="log.jsonl"):
-        curves.grouped((str(tmp_path),))
+        curves.main()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("about", ['{"data": 3}', "{"])
@@ -79,4 +81,4 @@ def test_a_damaged_run_json_is_refused(about, tmp_path):
     folder = make_run(tmp_path / "a", 0)
     (tmp_path / "a" / "run.json").write_text(about)
     with pytest.raises(UserError, match="run.json"):
-        curves.grouped((folder,))
+        curves.alike((folder,))

@@ -19,11 +19,11 @@ from minirlhf.lm.gguf_models import write_gguf
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.algorithms import ALGORITHMS, advantages_of
-from minirlhf.rl.reward_files import RewardOptions
+from minirlhf.rl.algorithms import advantages_of
+from minirlhf.rl.config import ALGORITHMS, RewardOptions
 from minirlhf.rl.losses import gae, kl_estimate, masked_mean, masked_sum, token_rewards
 from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
-from minirlhf.tools import checks, doctor
+from minirlhf.tools import checks, doctor, examination
 
 T, BETA, MAX_NEW = 0.7, 0.1, 10
 FLOAT = torch.float32
@@ -325,7 +325,7 @@ def test_the_rewards_of_the_table_add_up(algo, rollout, tokenizer):
     """On the tokens of one response, of the last two of the prompt, and of a column of padding."""
     algorithm, b = ALGORITHMS[algo], int(rollout.ended.long().argmax())
     r = checks.pad_columns(rollout, 0, 1, tokenizer.eos_id, 0.0)
-    table = doctor.token_table(r, b, tokenizer, algorithm, BETA, 0.9)
+    table = examination.token_table(r, b, tokenizer, algorithm, BETA, 0.9)
     column, n, P = columns_of(table), int(r.mask[b].sum()), int(r.prompt_mask[b].sum())
     assert column["mask"] == [1] * n + [0]
     assert [line["position"] for line in table] == list(range(P - 2, P + n + 1))
@@ -340,7 +340,7 @@ def test_the_advantages_of_the_table_are_gae(algo, rollout, tokenizer):
     """Not whitened, with a discount; without a critic V is 0. δ from its definition, the rest from `algos`."""
     algorithm, gamma = dataclasses.replace(ALGORITHMS[algo], lam=0.8), 0.9
     for b, n in enumerate(rollout.mask.sum(1).tolist()):
-        column = columns_of(doctor.token_table(rollout, b, tokenizer, algorithm, BETA, gamma))
+        column = columns_of(examination.token_table(rollout, b, tokenizer, algorithm, BETA, gamma))
         column = {name: x[:n] for name, x in column.items()}  # the longest response has no padding
         V = column["value"] if algorithm.baseline == "value" else [0.0] * n
         args = torch.tensor([column["reward"]]), torch.tensor([V]), torch.ones(1, n, dtype=torch.bool)
@@ -357,7 +357,7 @@ def test_the_advantage_of_the_table_is_relative_to_the_other_response(algo, roll
     """In groups of two, whose R are d apart: d for RLOO, else d / 2, and with σ that over σ = |d| / √2."""
     algorithm = dataclasses.replace(ALGORITHMS[algo], group=2)
     for b, n in enumerate(rollout.mask.sum(1).tolist()):
-        own, other = (columns_of(doctor.token_table(rollout, i, tokenizer, algorithm, BETA, 1.0)) for i in (b, b ^ 1))
+        own, other = (columns_of(examination.token_table(rollout, i, tokenizer, algorithm, BETA, 1.0)) for i in (b, b ^ 1))
         d = sum(own["reward"]) - sum(other["reward"])
         wanted = {"rloo": d, "dr-grpo": d / 2}.get(algo, d / 2 / (abs(d) / 2**0.5 + 1e-4))
         assert own["advantage"][:n] == pytest.approx([wanted] * n, abs=1e-5) and "value" not in own
@@ -366,7 +366,7 @@ def test_the_advantage_of_the_table_is_relative_to_the_other_response(algo, roll
 def test_tokens_of_the_table_cannot_rearrange_a_terminal(rollout, tokenizer):
     b = int(rollout.mask.sum(1).argmax())
     rollout.ids[b, :3] = torch.tensor([tokenizer.encode(c)[0] for c in "\n\x1b "])
-    table = doctor.token_table(rollout, b, tokenizer, PPO, BETA, 1.0)
+    table = examination.token_table(rollout, b, tokenizer, PPO, BETA, 1.0)
     assert [line["token"] for line in table[2:5]] == [r"'\n'", r"'\x1b'", "' '"]
 
 
@@ -424,28 +424,28 @@ def test_what_is_broken_is_named_and_the_exit_status_is_1(reward, name, call, fo
 
 
 def test_bfloat16_is_examined_beside_float32(folders):
-    patient = doctor.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
-    findings = list(doctor.examine(patient, torch.bfloat16, 0))
+    patient = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
+    findings = list(examination.examine(patient, torch.bfloat16, 0))
     assert [finding.name for finding in findings] == NAMES
     assert all(finding.ok is not False for finding in findings)
     assert [finding.figure.split(", ")[-1] for finding in findings[:4]] == ["float32"] * 2 + ["bfloat16"] * 2
 
 
 def test_examining_leaves_the_checkpoint_as_it_was(folders):
-    patient = doctor.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
+    patient = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
     models = patient.models
     before = [checkpoint.fingerprint(model) for model in (models.policy, models.reference)]
     head = models.value_head.weight.clone()
-    assert len(list(doctor.examine(patient, FLOAT, 0))) == len(NAMES) - 2
+    assert len(list(examination.examine(patient, FLOAT, 0))) == len(NAMES) - 2
     assert [checkpoint.fingerprint(model) for model in (models.policy, models.reference)] == before
     assert torch.equal(models.value_head.weight, head)
 
 
 def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
     """Twice, the same responses to the same prompts, without EOS; and never for bfloat16's sake."""
-    patient, calls = doctor.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0), []
+    patient, calls = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0), []
     reward = lambda *case: calls.append(case) or float(len(case[1]))  # noqa: E731
-    list(doctor.examine(dataclasses.replace(patient, reward_of=lambda record: reward), torch.bfloat16, 0))
+    list(examination.examine(dataclasses.replace(patient, reward_of=lambda record: reward), torch.bfloat16, 0))
     n = len(calls) // 3
     assert n > 8 and calls[:n] == calls[n : 2 * n] == calls[2 * n :]
 

@@ -11,6 +11,7 @@ from minirlhf.annotation.rows import Row
 from minirlhf.evaluation import items
 from minirlhf.harness.files import UserError
 from minirlhf.lm.reading import read_records
+from minirlhf.rl import reward_files
 from minirlhf.tools import judgements as judged
 
 WORDS = {"sft": "plain", "ppo": "lovely indeed"}
@@ -172,7 +173,7 @@ def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_eval
     rows = [Row("s", "ann", "pair", "i", shown_prompt(r), r["messages"], **about) for r in records]
     items.write_items(tmp_path / "items.jsonl", *make_evaluation(records, lambda m, i, k: "1"))
     heard = []
-    monkeypatch.setattr(judged, "load_rewards", lambda options: lambda *case: heard.append(case) or 1.0)
+    monkeypatch.setattr(reward_files, "load_rewards", lambda options: lambda *case: heard.append(case) or 1.0)
     for source, known in ((str(tmp_path / "items.jsonl"), {"task": "reviews"}), ("gone", {})):
         judged.answer_scores(judged.Judged(reward="r"), rows, [source])
         assert heard == [("and?", said, known | {"messages": talk(k)}) for k in "pq" for said in "12"]

@@ -10,12 +10,10 @@ import torch
 
 from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments.goodhart import with_interval
-from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Interrupted
+from minirlhf.harness.files import Interrupted, UserError
 from minirlhf.harness.machine import Machine
 from minirlhf.lm import checkpoint
-from minirlhf.preferences.simulated import Labeller
-from minirlhf.preferences.train_reward import RewardConfig
+from minirlhf.preferences.config import Labeller, RewardConfig
 from minirlhf.rl.config import PPOConfig
 from minirlhf.tasks import TASKS
 from minirlhf.tools import make_preferences, overoptimise, train_reward

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, sample_items, text_items
-from minirlhf.experiments import arms as experiment, questions, trials
-from minirlhf.experiments.arms import BEST_OF_SAMPLES, Arm, StudyOptions, arms, longest_reward, random_reward
+from minirlhf.experiments import arms as experiment, questions, study as runner, trials
+from minirlhf.experiments.arms import BEST_OF_SAMPLES, Arm, arms, longest_reward, random_reward
 from minirlhf.experiments.claims import BEST_OF, drift_measures
+from minirlhf.experiments.config import StudyOptions
 from minirlhf.experiments.questions import held_out_words
-from minirlhf.harness.files import UserError
-from minirlhf.harness.loop import Diverged, Interrupted, Run
+from minirlhf.harness.files import Diverged, Interrupted, UserError
+from minirlhf.harness.loop import Run
 from minirlhf.lm.chat import render
 from minirlhf.metrics.scores import expectation_adjusted_distinct
 from minirlhf.tasks import TASKS, reviews, reward_of_task
@@ -259,7 +260,7 @@ def finished(tmp_path_factory):
     """A whole study of a tiny model, its folder and what it printed."""
     folder, said = tmp_path_factory.mktemp("study"), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
-        patch.setattr(sft_against_rl, "ProcessPoolExecutor", Inline)
+        patch.setattr(runner, "ProcessPoolExecutor", Inline)
         patch.setattr(sys, "argv", [*COMMAND.split(), str(folder)])
         sft_against_rl.main()
     return folder, said.getvalue()
@@ -278,8 +279,8 @@ def again(finished, tmp_path, monkeypatch):
         cell = f"{task}/{seed}/{name}"
         shutil.copytree(finished[0] / cell, folder / cell, dirs_exist_ok=True)
 
-    monkeypatch.setattr(sft_against_rl, "run_cell", run_cell)
-    monkeypatch.setattr(sft_against_rl, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", Inline)
     return folder, ran
 
 
@@ -325,7 +326,7 @@ def test_arms_without_a_result_are_run(again):
     folder, ran = again
     (folder / "arithmetic/0/ppo40/result.json").unlink()
     shutil.rmtree(folder / f"arithmetic/0/{NAMES[-1]}")
-    done = sft_against_rl.run_cells(options(folder))
+    done = runner.run_cells(options(folder))
     assert ran == ["ppo40", NAMES[-1]] and list(done) == [("arithmetic", 0, name) for name in NAMES]
 
 
@@ -333,9 +334,9 @@ def test_more_seeds_and_tasks_are_added(again, monkeypatch):
     """What another seed wants is run; the settings are those that the folder was begun with."""
     folder, _ = again
     asked = []
-    monkeypatch.setattr(sft_against_rl, "run_cell", lambda *cell: asked.append(cell[:3]) or 1 / 0)
+    monkeypatch.setattr(runner, "run_cell", lambda *cell: asked.append(cell[:3]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sft_against_rl.run_cells(options(folder, seeds=2, task="arithmetic,reviews", workers=1))
+        runner.run_cells(options(folder, seeds=2, task="arithmetic,reviews", workers=1))
     assert asked == [("reviews", 0, "base")]
 
 
@@ -343,7 +344,7 @@ def test_other_settings_want_another_folder(again):
     folder, ran = again
     for changed, message in (({"steps": 3}, "steps 2, not 3"), ({"labels": ("10", "50")}, r"labels \[10, 40\], not")):
         with pytest.raises(UserError, match=f"begun with {message}.*; choose another --out"):
-            sft_against_rl.run_cells(options(folder, **changed))
+            runner.run_cells(options(folder, **changed))
     assert not ran
 
 
@@ -351,26 +352,26 @@ def test_in_two_processes_each_waits_for_those_it_needs(again, monkeypatch):
     """Here they are threads; `again` checks that what each needs is there."""
     folder, ran = again
     shutil.rmtree(folder / "arithmetic")
-    monkeypatch.setattr(sft_against_rl, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
-    assert len(sft_against_rl.run_cells(options(folder, workers=2))) == len(NAMES) and sorted(ran) == sorted(NAMES)
+    monkeypatch.setattr(runner, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
+    assert len(runner.run_cells(options(folder, workers=2))) == len(NAMES) and sorted(ran) == sorted(NAMES)
 
 
 def test_ctrl_c_leaves_what_is_finished(again, monkeypatch, capsys):
     folder, ran = again
     shutil.rmtree(folder / "arithmetic")
-    whole_cell = sft_against_rl.run_cell
+    whole_cell = runner.run_cell
 
     def interrupted(task, seed, name, options):
         if name == NAMES[3]:
             raise KeyboardInterrupt
         whole_cell(task, seed, name, options)
 
-    monkeypatch.setattr(sft_against_rl, "run_cell", interrupted)
+    monkeypatch.setattr(runner, "run_cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sft_against_rl.run_cells(options(folder))
+        runner.run_cells(options(folder))
     assert ran == NAMES[:3] and "call the tool again to go on" in capsys.readouterr().out
-    monkeypatch.setattr(sft_against_rl, "run_cell", whole_cell)
-    assert len(sft_against_rl.run_cells(options(folder))) == len(NAMES) and ran == NAMES
+    monkeypatch.setattr(runner, "run_cell", whole_cell)
+    assert len(runner.run_cells(options(folder))) == len(NAMES) and ran == NAMES
 
 
 def test_a_run_that_diverges_is_judged_as_it_ended(finished, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from minirlhf.annotation.log import Session, close
 from minirlhf.annotation.rows import read_rows
 from minirlhf.evaluation import items as items_file
 from minirlhf.harness.files import UserError
-from minirlhf.preferences.simulated import Labeller
+from minirlhf.preferences.config import Labeller
 from minirlhf.tasks import TASKS
 from minirlhf.tools import simulate_judge
 from minirlhf.tools.simulate_judge import gold_of, judge_session

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from minirlhf.harness.options import run_script
+from minirlhf.theory import demonstration
 from minirlhf.tools import theory
 
-MDP = theory.MDP
+MDP = demonstration.MDP
 TINY = ("--steps", "160", "--answers", "48", "--runs", "1")
 
 
@@ -33,7 +34,7 @@ def table(seed: int) -> torch.Tensor:
 
 def test_four_ways_to_the_gradient_are_one():
     """The theorem, autograd and the exact mean of REINFORCE to rounding; differences to their own error."""
-    ways = theory.gradients(table(0), table(1))
+    ways = demonstration.gradients(table(0), table(1))
     exact = ways.pop("policy-gradient theorem")
     bounds = {"autograd": 1e-14, "finite differences": 1e-9, "REINFORCE, in the mean": 1e-14}
     assert ways.keys() == bounds.keys() and exact.norm() > 0.01
@@ -43,7 +44,7 @@ def test_four_ways_to_the_gradient_are_one():
 
 def test_both_rewards_pay_an_answer_its_score():
     """The sparse one on its last token alone; the dense one in sum, before the end too, and nothing behind it."""
-    sparse, dense = (theory.token_pay(kind) for kind in (False, True))
+    sparse, dense = (demonstration.token_pay(kind) for kind in (False, True))
     last = MDP.mask.sum(1) - 1  # (N,)
     for n, y in enumerate(MDP.responses):
         assert torch.equal(sparse[:, n, last[n]], MDP.scores[:, n]) and sparse[:, n].count_nonzero(-1).max() <= 1
@@ -54,7 +55,7 @@ def test_both_rewards_pay_an_answer_its_score():
 
 def test_tables_reach_the_oracle_each_its_own_value():
     """Planning is exact; Q-learning ends at Q*, and SARSA at the Q of the policy that it follows, far from Q*."""
-    rows = {(name, n): errors for name, n, *errors in theory.tabular_errors(32_000, seed=0)}
+    rows = {(name, n): errors for name, n, *errors in demonstration.tabular_errors(32_000, seed=0)}
     assert rows["value iteration, V*", 0][0] == 0.0
     assert rows["Q-learning, replay", 32_000][0] < 1e-9 < rows["Q-learning, replay", 2_000][0]
     star, own = rows["SARSA", 32_000]
@@ -62,15 +63,15 @@ def test_tables_reach_the_oracle_each_its_own_value():
 
 
 def test_replay_needs_fewer_steps():
-    rows = {(name, n): errors[0] for name, n, *errors in theory.tabular_errors(8_000, seed=0)}
+    rows = {(name, n): errors[0] for name, n, *errors in demonstration.tabular_errors(8_000, seed=0)}
     assert rows["Q-learning, replay", 8_000] < 1e-9 < 0.1 < rows["Q-learning, no replay", 8_000]
 
 
 def test_a_dense_reward_needs_fewer_samples_where_the_critic_is_trusted_and_lambda_makes_up_for_a_sparse_one():
     """γ = 1, the median of 5: λ = 0 against λ = 1, sparse and dense."""
     def needed(dense: bool, lam: float) -> float:
-        pay = theory.token_pay(dense)
-        return median(theory.answers_needed(pay, 1.0, lam, 4_000, seed) for seed in range(5))
+        pay = demonstration.token_pay(dense)
+        return median(demonstration.answers_needed(pay, 1.0, lam, 4_000, seed) for seed in range(5))
 
     assert needed(True, 0.0) < 0.8 * needed(False, 0.0)
     assert needed(False, 1.0) < 0.8 * needed(False, 0.0)
@@ -78,7 +79,7 @@ def test_a_dense_reward_needs_fewer_samples_where_the_critic_is_trusted_and_lamb
 
 def test_without_a_future_a_score_at_the_end_is_not_learnt():
     """γ = 0: a word is never paid when only the last token is, and at once where each one is."""
-    sparse, dense = (theory.answers_needed(theory.token_pay(d), 0.0, 0.0, 3_000, 0) for d in (False, True))
+    sparse, dense = (demonstration.answers_needed(demonstration.token_pay(d), 0.0, 0.0, 3_000, 0) for d in (False, True))
     assert dense < sparse == inf
 
 
@@ -88,10 +89,10 @@ def test_what_is_printed_is_what_is_computed(run):
     gap, price = re.search(r"= (\S+), and beta x KL\(policy \|\| pi\*\) = (\S+)", out).groups()
     assert gap == price and float(gap) > 0.1
     assert all(float(x) < 1e-9 for x in re.findall(r"largest deviation of .* (\S+)\n", out))
-    again = theory.answers_needed(theory.token_pay(True), 1.0, 0.9, 1_200, 0)
+    again = demonstration.answers_needed(demonstration.token_pay(True), 1.0, 0.9, 1_200, 0)
     assert re.search(r"\n +1 +0.9 +\S+ +(\d+)\n", out)[1] == str(again)
     assert re.search(r"\n +0 +any +> 1,200 ", out)
-    assert len(re.findall(r"\n +[\d.]+ +(?:any|[\d.]+) +(?:> )?[\d,]+ +(?:> )?[\d,]+", out)) == len(theory.GRID)
+    assert len(re.findall(r"\n +[\d.]+ +(?:any|[\d.]+) +(?:> )?[\d,]+ +(?:> )?[\d,]+", out)) == len(demonstration.GRID)
 
 
 def test_the_seed_decides_the_output(run):

@@ -65,7 +65,7 @@ GOOD = "--data prefs.jsonl --init sft --out rm --lr 0.01 --batch 8".split()
 def test_the_command_trains_measures_normalises_and_saves(call, tmp_path, monkeypatch):
     scaled = []
     original = train_reward.reference_texts
-    monkeypatch.setattr(tools_train_reward, "reference_texts", lambda *a: scaled.append(original(*a)) or scaled[0])
+    monkeypatch.setattr(train_reward, "reference_texts", lambda *a: scaled.append(original(*a)) or scaled[0])
     status, out, err = call(*GOOD)
     assert status == 0, err
     reward = load_reward_model("rm")
