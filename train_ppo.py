@@ -41,7 +41,7 @@ def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
     data, judged, config, lora, watch, machine = parse(__doc__, Data, RewardOptions, PPOConfig, LoRAOptions, Watch, Machine)
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
-    from minirlhf.html.curves import draw_log, log_lines
+    from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.batches import Mixture
     from minirlhf.lm.chat import render_prompt
@@ -84,7 +84,7 @@ def main() -> None:
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)
-    print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s", *log_lines(out), sep="\n")
+    print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
     """Wire data, tokenizer, model and loop together."""
     data, base, config, lora, machine = parse(__doc__, Data, Base, FitConfig, LoRAOptions, Machine)
     from minirlhf.harness.folders import Run, can_resume  # here: --help does not wait for torch
-    from minirlhf.html.curves import draw_log, log_lines
+    from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.batches import Mixture
     from minirlhf.lm.families import new_model
@@ -60,7 +60,7 @@ def main() -> None:
             about=run | {"stage": name}, draw=draw_log, **checkpoint.keeping(folder, model, tokenizer, lora, data.init),
         )  # fmt: skip
         cost = fit(lora.adapt(model.to(device), dtype), Mixture(sets, machine.seed).step, validation, config, told)
-        print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s", *log_lines(folder), sep="\n")
+        print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")
 
     if data.init:
         model, tokenizer = checkpoint.load_with_roles(data.init, data.chat)

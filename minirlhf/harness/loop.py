@@ -67,8 +67,8 @@ class Loop:
     def __exit__(self, kind: type | None, error: BaseException | None, trace) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._draw(goes_on=False)
         self._bar.close()
+        self._draw(goes_on=False)
         if saved := isinstance(error, Unharmed) and self.done > self.start:
             if not ranks.rank():
                 save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})

@@ -3,7 +3,7 @@
     curves_svg(groups, title="Training", columns=3) -> str      all panels in one SVG, a picture of its own
     curves_html(groups) -> str                                  the same as part of a page
     block_lines(groups) -> list[str]                            reward and KL as ▁▂▃▄▅▆▇█, for a terminal
-    draw_log(out, goes_on)                                      out/log.html, of a run that goes on, or has ended
+    draw_log(out, goes_on)                                      out/log.html, of a run that goes on or has ended
 
 groups: label -> runs, each a list of records such as {"step": 1, "reward": 0.5}. One run is a line. Several are their
 mean, over the steps that all have, in a band from the lowest to the highest. Proved by tests/html/test_curves.py.
@@ -72,13 +72,6 @@ def axis_of(kind: str, low: float, high: float, start: float, end: float) -> Axi
     return Axis.over([low, high], start, end, "log" if kind == "loss" and high >= 4 * low > 0 else "even")
 
 
-def pieces(rows: Rows) -> list[Rows]:
-    """The rows, cut where steps are missing: a line across would say what nobody measured."""
-    gaps = [b[0] - a[0] for a, b in zip(rows, rows[1:])]
-    cuts = [0, *(i for i, gap in enumerate(gaps, 1) if gap > 4 * median(gaps)), len(rows)]
-    return [rows[i:j] for i, j in zip(cuts, cuts[1:])]
-
-
 def panels(groups: Groups) -> dict[str, list[str]]:
     """Log name -> the shapes of its panel, WIDTH by HIGH, all over the same steps; with the ends of a single line."""
     found, plots = drawable(groups), {}
@@ -95,11 +88,12 @@ def panels(groups: Groups) -> dict[str, list[str]]:
         outside = sum(edge(row[1]) != row[1] for row in every)
         shapes += axes(x, y, f"step (points beyond the axis, on its edge: {outside})" if outside else "step", "")
         for key, rows in lines.items():
-            style = LINES[list(groups).index(key) % len(LINES)]
-            for piece in pieces(rows):
-                mean, low, high = ([(x.place(row[0]), y.place(edge(row[i]))) for row in piece] for i in (1, 2, 3))
-                shapes += [path([*low, *high[::-1]], style[0], 0, inside=0.18)] if low != high else []
-                shapes.append(path(mean, *style))
+            style, gaps = LINES[list(groups).index(key) % len(LINES)], [b[0] - a[0] for a, b in zip(rows, rows[1:])]
+            cuts = [0, *(i for i, gap in enumerate(gaps, 1) if gap > 4 * median(gaps)), len(rows)]
+            for i, j in zip(cuts, cuts[1:]):  # no line stands where steps are missing
+                low, mean, high = ([(x.place(row[0]), y.place(edge(row[k]))) for row in rows[i:j]] for k in (2, 1, 3))
+                area = path([*low, *high[::-1]], style[0], 0).replace('"none"', f'"{style[0]}" fill-opacity="0.18"')
+                shapes += [area, path(mean, *style)] if low != high else [path(mean, *style)]
         plots[name] = shapes
     return plots
 
@@ -146,13 +140,8 @@ def log_of(out: str | Path) -> list[dict]:
     return records
 
 
-def log_lines(out: Path) -> list[str]:
-    """`block_lines` of one run."""
-    return block_lines({out.name: [log_of(out)]})
-
-
 def draw_log(out: Path, goes_on: bool) -> None:
-    """Write log.html: a run's curves, and answers of the first and the last rounds. It reloads while the run goes on."""
+    """Write log.html: curves and some answers. It reloads while the run goes on; behind it `block_lines` are printed."""
     log = log_of(out)
     title = f"{out}: {'training' if goes_on else 'stopped or done'} after step {log[-1]['step']}"
     body = f"<h1>{show(title)}</h1>{curves_html({out.name: [log]})}"
@@ -163,3 +152,5 @@ def draw_log(out: Path, goes_on: bool) -> None:
         body += f'<h2>Answers in round {x["step"]}</h2><div class="answers">{"".join(answers)}</div>'
     head = '\n<meta http-equiv="refresh" content="20">' if goes_on else ""
     write_atomic(out / "log.html", document(title, body, head).encode())
+    for line in [] if goes_on else block_lines({out.name: [log]}):
+        print(line)

@@ -81,15 +81,12 @@ def box(x: float, y: float, width: float, height: float, colour: str = FAINT, op
     return f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{colour}" fill-opacity="{opacity:g}"/>'
 
 
-def path(
-    points: Sequence[tuple[float, float]], colour: str = INK, width: float = 1.5, dash: str = "", inside: float = 0.0
-) -> str:  # fmt: skip
-    """Straight lines from point to point; dash: lengths of ink and gap, such as "4 3"; inside: opacity of the area."""
+def path(points: Sequence[tuple[float, float]], colour: str = INK, width: float = 1.5, dash: str = "") -> str:
+    """Straight lines from point to point; dash: lengths of ink and gap, such as "4 3"."""
     style = f'stroke="{colour}" stroke-width="{width:g}" stroke-linejoin="round"'
     style += f' stroke-dasharray="{dash}"' if dash else ""
     spots = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    fill = f'"{colour}" fill-opacity="{inside:g}"' if inside else '"none"'
-    return f'<polyline points="{spots}" fill={fill} {style}/>'
+    return f'<polyline points="{spots}" fill="none" {style}/>'
 
 
 def marker(x: float, y: float, series: int) -> str:
@@ -117,8 +114,8 @@ def legend(names: Sequence[str], right: float, lines: Sequence[tuple] = ()) -> t
         name = shorten(name, right - left - 18)
         if x > left and x + 18 + breadth(name) > right:
             x, y = left, y + 18
-        drawn = path([(x, y + 8), (x + 12, y + 8)], *lines[i % len(lines)]) if lines else marker(x + 6, y + 8, i)
-        shapes.append(drawn)
+        at = [(x, y + 8), (x + 12, y + 8)]
+        shapes.append(path(at, *lines[i % len(lines)]) if lines else marker(x + 6, y + 8, i))
         shapes.append(text(x + 17, y + 12, name))
         x += 17 + breadth(name) + 14
     return shapes, y + 18

@@ -22,7 +22,6 @@ from minirlhf.lm.records import messages_of, split_by_prompt
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
 
-HELD_OUT = 128  # prompts of a task on which RL is measured while it goes on
 OWN = "data"  # the name under which a user's own records appear beside the tasks
 
 
@@ -136,11 +135,9 @@ def prompts_of(
     return records, weights, max(TASKS[name].MAX_NEW for name in weights)
 
 
-def held_out_of(
-    folder: str, task: str, files: Sequence[str], seed: int, names: str, fit: Callable[..., list[dict]]
-) -> list[dict]:  # fmt: skip
-    """Prompts to measure RL on: all in files, or HELD_OUT of each task; those that `fit` keeps of a set of that name."""
-    sets, _, _ = prompts_of(folder, task, files, HELD_OUT, seed, names, "validation")
+def held_out_of(folder: str, task: str, files: Sequence[str], seed: int, names: str, fit: Callable) -> list[dict]:
+    """Prompts to measure RL on: all in files, or 128 of each task; those that fit(records, name=...) keeps."""
+    sets, _, _ = prompts_of(folder, task, files, 128, seed, names, "validation")
     return [record for name, records in sets.items() for record in fit(records, name=name)]
 
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from minirlhf.evaluation.panels import CURVES, POINTS
-from minirlhf.html.curves import QUANTITIES, axis_of, block_lines, curves_html, curves_svg, draw_log, panels, pieces, series
+from minirlhf.html.curves import QUANTITIES, axis_of, block_lines, curves_html, curves_svg, draw_log, panels, series
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -110,8 +110,10 @@ def test_panels_have_one_axis_of_steps():
 
 
 def test_a_line_ends_where_steps_are_missing():
-    rows = [[i, 0, 0, 0] for i in (1, 2, 3, 20, 21, 22)]
-    assert pieces(rows) == [rows[:3], rows[3:]] and pieces(rows[:3]) == [rows[:3]] and pieces(rows[:1]) == [rows[:1]]
+    """And goes from measure to measure where these are rare."""
+    at = lambda steps: {"a": [[{"step": i, "kl": 1.0 * i} for i in steps]]}
+    drawn = lambda steps: [len(spots(e)) for e in panel(at(steps), "kl").iter("polyline")]
+    assert drawn([1, 2, 3, 20, 21, 22, 23]) == [3, 4] and drawn([1, 200, 400, 500]) == [4] and drawn([1, 2]) == [2]
 
 
 def test_a_line_keeps_its_colour_in_every_panel():
