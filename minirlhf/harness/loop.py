@@ -59,7 +59,7 @@ class Loop:
         # On a terminal the bar redraws; in a log file a line every few seconds is enough.
         more = {"mininterval": 0.1 if sys.stderr.isatty() else 10.0, "dynamic_ncols": True, "disable": ranks.rank() > 0}
         self._bar = tqdm(total=self.total, initial=self.start, desc=self.run.out.name, **more)
-        self._asked = False  # to stop, by a signal
+        self._asked, self._drawn = False, 0.0  # to stop, by a signal; when to draw again
         self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._began = time.perf_counter()
         return self
@@ -120,12 +120,14 @@ class Loop:
         self._bar.update(1)
 
     def _draw(self, goes_on: bool) -> None:
-        """Have the log drawn, where the script says how. Whatever is wrong with a picture, the training goes on."""
+        """Have the log drawn, where the script says how: seldom if it takes long. A failure ends no training."""
+        began = time.perf_counter()
         try:
-            if self.run.draw and self.folder.log and not ranks.rank():
+            if self.run.draw and self.folder.log and not ranks.rank() and began >= self._drawn * goes_on:
                 self.run.draw(self.run.out, goes_on)
         except Exception as error:
             self._bar.write(f"{self.run.out}: its log cannot be drawn: {type(error).__name__}: {error}")
+        self._drawn = max(self._drawn, began + 50 * (time.perf_counter() - began - 0.1))
 
     def seconds(self) -> float:
         """Wall time so far, with that before a resume."""
