@@ -117,11 +117,11 @@ def read_curves(folder: str | Path) -> list[dict]:
     return [{"name": name, "x": "step", "points": points} for name, points in found.items() if len(points) > 1]
 
 
-def thinned(rows: list[list[float]]) -> list[list[float]]:
-    """The rows; of more than POINTS, means of so many runs of neighbours."""
-    if len(rows) <= POINTS:
+def thinned(rows: list[list[float]], most: int = POINTS) -> list[list[float]]:
+    """The rows; of more than `most`, means of so many runs of neighbours."""
+    if len(rows) <= most:
         return rows
-    return [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(rows, dtype=float), POINTS)]
+    return [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(rows, dtype=float), most)]
 
 
 def all_finite(*values: object) -> bool:

@@ -198,8 +198,7 @@ def training_section(models: dict[str, dict]) -> str:
     html = ""
     for name, m in models.items():
         log = [{"step": x, c["name"]: y} for c in m.get("curves") or [] for x, y in c["points"]]
-        if plots := curves_html({name: [log]}):
-            html += f"<h3>{show(name)}</h3>{plots}"
+        html += f"<h3>{show(name)}</h3>{plots}" if (plots := curves_html({name: [log]})) else ""
     note = f'<p class="quiet">Where more than {POINTS} steps were logged, {POINTS} means of neighbours are drawn.</p>'
     return note + html if html else ""
 

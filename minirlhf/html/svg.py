@@ -89,12 +89,6 @@ def path(points: Sequence[tuple[float, float]], colour: str = INK, width: float 
     return f'<polyline points="{spots}" fill="none" {style}/>'
 
 
-def band(points: Sequence[tuple[float, float]], colour: str = INK) -> str:
-    """A translucent area: the points are its corners."""
-    spots = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polygon points="{spots}" fill="{colour}" fill-opacity="0.18"/>'
-
-
 def marker(x: float, y: float, series: int) -> str:
     """The mark of model number `series`. Its colour alone, or its shape alone, tells it from the others."""
     colour, shape, radius = SERIES[series % len(SERIES)], SHAPES[series % len(SHAPES)], 4.5
@@ -112,18 +106,16 @@ def marker(x: float, y: float, series: int) -> str:
     return f'<polygon points="{points}" fill="{colour}"/>'
 
 
-def legend(
-    names: Sequence[str], right: float, lines: Sequence[tuple[str, str]] = ()
-) -> tuple[list[str], float]:  # fmt: skip
-    """Marks, or lines of these colours and dashes, with their names, as many per row as fit; the y below the last row."""
+def legend(names: Sequence[str], right: float, lines: Sequence[tuple] = ()) -> tuple[list[str], float]:
+    """Marks, or lines as `path` draws them, with their names, as many per row as fit, and the y below the last row."""
     shapes, left, y = [], 8, 0
     x = left
     for i, name in enumerate(names):
         name = shorten(name, right - left - 18)
         if x > left and x + 18 + breadth(name) > right:
             x, y = left, y + 18
-        shapes.append(path([(x, y + 8), (x + 12, y + 8)], lines[i % len(lines)][0], 2.5, lines[i % len(lines)][1]) if lines
-                      else marker(x + 6, y + 8, i))
+        at = [(x, y + 8), (x + 12, y + 8)]
+        shapes.append(path(at, *lines[i % len(lines)]) if lines else marker(x + 6, y + 8, i))
         shapes.append(text(x + 17, y + 12, name))
         x += 17 + breadth(name) + 14
     return shapes, y + 18
@@ -187,15 +179,12 @@ class Axis:
         return self.start + (self.end - self.start) * share
 
     def ticks(self, wanted: int = 5) -> list[float]:
-        """Round numbers on the axis: powers of ten on a long "log" axis, else 1, 2 and 5 times them; squares on "root"."""
+        """Round numbers on the axis: powers of ten on a long "log" axis, squares of round numbers on "root"."""
         if self.kind == "root":
             return [float(f"{x * x:.6g}") for x in ticks(0.0, self.high**0.5, wanted)]
         if self.kind == "log" and self.high / self.low >= 100:
             powers = range(ceil(log10(self.low)), floor(log10(self.high)) + 1)
             return [10.0**k for k in powers][:: ceil(len(powers) / wanted)]
-        if self.kind == "log" and self.high / self.low >= 4:
-            marks = [float(f"{m}e{k}") for k in range(floor(log10(self.low)), ceil(log10(self.high))) for m in (1, 2, 5)]
-            return [x for x in marks if self.low <= x <= self.high]
         return ticks(self.low, self.high, wanted)
 
 
