@@ -16,7 +16,7 @@ class Evaluation:
     """Evaluation."""
 
     models: tuple[str, ...] = option((), "name=PATH of each; none: out/base, out/sft and the RL in out/ from there")
-    against: str = option("", "the model that the others are compared with; none: sft, or the first; with --reports a last model")
+    against: str = option("", "the model that the others are compared with; none: sft or the first; a last model of --reports")
     reference: str = option("", "the model that all KL and J are to; none: that which each was trained against")
     task: str = option("", f"a,b of {', '.join(TASKS)}; none: those trained on", needs="-data")
     data: tuple[str, ...] = option((), "your own files instead: prompts with response, label or reference")

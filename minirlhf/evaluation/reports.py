@@ -4,11 +4,11 @@
     training runs      d_s = mean over prompts of last − reference, in run s              d̄ ± t · se
     --against NAME     d_s = mean over prompts of another last model − NAME's, both of seed s
 
-Without --against, `are_training_runs` tells by the reports what is meant. In two evaluations a model is compared with the one of its
-name, sample by sample: equal seeds draw the k-th sample of both with the same random numbers. Training runs that were
-put to prompts of their own are independent draws; if all were put to the same prompts, these are a sample, too:
-`training_runs.crossed_t`. The rewards of all sets and models are one family, and their verdicts go by Holm's adjusted
-p. Proved by tests/evaluation/test_reports.py.
+Without --against, `are_training_runs` tells by the reports what is meant. In two evaluations a model is compared with
+the one of its name, sample by sample: equal seeds draw the k-th sample of both with the same random numbers. Training
+runs that were put to prompts of their own are independent draws; if all were put to the same prompts, these are a
+sample, too: `training_runs.crossed_t`. The rewards of all sets and models are one family, and their verdicts go by
+Holm's adjusted p. Proved by tests/evaluation/test_reports.py.
 """
 
 from collections import Counter
@@ -202,7 +202,7 @@ def paired_by_seed(
             raise UserError(f"{paths[i]}: {name} of seed {m.get('seed')}: each seed must be known, and there once")
         runs[name][m["seed"]] = i
     if len(runs) < 2 or against not in runs:
-        raise UserError(f"--against {against}: the last models of these reports are {', '.join(runs)}; give two or more")
+        raise UserError(f"--against {against}: the last models of these reports are {', '.join(runs)}; give two")
     for name in [name for name in runs if name != against]:
         pairs = [(runs[name][seed], runs[against][seed]) for seed in sorted(runs[name].keys() & runs[against])]
         if len(pairs) < 2:

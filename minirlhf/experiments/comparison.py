@@ -9,7 +9,6 @@ achievable objective, (J − J_ref) / (J* − J_ref). Proved by tests/experiment
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
-from math import isfinite, nan
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,6 @@ CHOICES = [f.name for f in fields(PPOConfig) if f.name not in SHARED]
 TUNING_SEED, START = 1000, "SFT"
 CALIBRATION = 5  # rounds whose CPU time says how many fit --cpu-seconds
 Means = dict[str, np.ndarray]  # reward, kl, J -> (P,): what a run reached on each held-out prompt
-Found = Mapping[str, Sequence[dict]]  # row -> its runs
 
 
 @dataclass(frozen=True)
@@ -120,13 +118,18 @@ def runs_of(row: str, rates: Sequence[float], contest: Contest, bar: tqdm) -> li
 
 
 def start_of(contest: Contest) -> dict:
-    """What the start reached on each prompt, and J* as far as its samples tell."""
+    """What the start reached on each prompt; room: J* − J(start), None where no share of it can be told; and why."""
     samples, beta = contest.options.reference_samples, contest.options.beta
 
     def measure() -> dict:
         items, means = contest.judge(contest.start, samples)
-        known = reference_optimum(items, beta, np.arange(len(means["kl"]))) if beta else {"value": None}
-        return {"means": means, "optimum": known}
+        found = reference_optimum(items, beta, np.arange(len(means["kl"]))) if beta else {"value": None}
+        best, J, n = found["value"], float(np.mean(means["reward"])), found.get("effective_size", 0)
+        few = f"it rests on {n:.0f} effective samples, fewer than {LEAST}: more --reference-samples, or a larger --beta"
+        known = f"J* is not known: {few if beta else 'there is none without a beta'}"
+        if best is not None:
+            known = f"J* = {best:.3f} on {n:.0f} effective samples{', no more than the start has' * (best <= J)}"
+        return {"means": means, "room": best - J if best is not None and best > J else None, "known": known}
 
     return contest.kept(f"{START}, {samples} samples", measure)
 
@@ -137,24 +140,13 @@ def means_of(run: dict, beta: float) -> Means:
     return {"reward": reward, "kl": kl, "J": reward - beta * kl}
 
 
-def room_of(optimum: dict, J_start: float, beta: float) -> tuple[float, str]:
-    """(J* − J(start), nan where no share of it can be told; what is known of J*, in words)."""
-    best, n = optimum["value"], optimum.get("effective_size", nan)
-    if not beta or best is None:
-        why = f"rests on {n:.0f} effective samples, fewer than {LEAST}: more --reference-samples, or a larger --beta"
-        return nan, f"J* is not known, it {why if beta else 'needs a beta'}"
-    known = f"J* = {best:.3f} on {n:.0f} effective samples"
-    return (best - J_start, known) if best > J_start else (nan, f"{known}, no more than the start has: no share of it")
-
-
-def tables(found: Found, start: dict, contest: Contest, against: str) -> tuple[str, dict[str, list[float]]]:
+def tables(found: Mapping[str, list[dict]], start: dict, contest: Contest, against: str) -> tuple[str, dict]:
     """(The tables in Markdown, the best J first; row -> share of the optimum of each run, {} where J* is not known)."""
     options, origin = contest.options, means_of(start, contest.options.beta)
     means = {row: [means_of(run, options.beta) for run in runs] for row, runs in found.items()}
     means = dict(sorted(means.items(), key=lambda row: -np.mean([x["J"] for x in row[1]])))
-    room, known = room_of(start["optimum"], float(origin["J"].mean()), options.beta)
-    shares = {row: [float((x["J"] - origin["J"]).mean() / room) for x in runs]
-              for row, runs in means.items() if isfinite(room)}  # fmt: skip
+    shares = {row: [float((x["J"] - origin["J"]).mean() / start["room"]) for x in runs]
+              for row, runs in means.items() if start["room"]}  # fmt: skip
 
     def cell(values: Sequence[float], digits: int = 3) -> str:
         spread = f" ±{np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -169,7 +161,7 @@ def tables(found: Found, start: dict, contest: Contest, against: str) -> tuple[s
                              else [""] * 3))  # fmt: skip
     head = ["row", *["share of the optimum"] * bool(shares), "reward", "KL, nats", "J", "lr", "rounds", "CPU s"]
     top = (f"{contest.task.NAME}: {options.batch} responses per round, beta {options.beta:g}, seeds: {options.seeds}, "
-           f"{len(origin['J'])} held-out prompts; {known}")  # fmt: skip
+           f"{len(origin['J'])} held-out prompts; {start['known']}")  # fmt: skip
     paired = paired_table(means, [origin] * options.seeds, against)
     notes = ("±: standard deviation over seeds. [ ]: 95 %, for new training runs on new prompts, of two seeds or more. "
              "Verdicts: Holm's p over the rows of one comparison.")  # fmt: skip

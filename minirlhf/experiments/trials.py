@@ -20,7 +20,7 @@ from minirlhf.evaluation.ask import Policy, Protocol, sample_items
 from minirlhf.experiments.config import HELD_OUT, OwnPrompts
 from minirlhf.harness.files import Interrupted, UserError, read_json, write_atomic
 from minirlhf.harness.folders import read_log
-from minirlhf.harness.loop import Run
+from minirlhf.harness.loop import Run, Unharmed
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.records import prompt_key, split_by_prompt
@@ -67,11 +67,13 @@ def begun_with(out: Path, settings: dict) -> None:
 
 @contextmanager
 def begun_anew() -> Iterator[None]:
-    """A run that is stopped in here begins anew, though the loop names --resume. Raises Interrupted, which says so."""
+    """A run that is stopped in here, or fails, begins anew, though the loop names --resume: it is not spoken of."""
     try:
         yield
     except Interrupted:
         raise Interrupted("stopped; call the tool again: it keeps the runs done and begins this one anew") from None
+    except Unharmed as error:
+        raise UserError(str(error.__context__ or error)) from None
 
 
 @dataclass(frozen=True)

@@ -592,7 +592,7 @@ def test_j_is_compared_where_the_evaluation_knew_beta(tmp_path):
 
 
 @pytest.mark.parametrize("runs, against, message", [
-    ([("ppo", 0), ("ppo", 1)], "grpo", "--against grpo: the last models of these reports are ppo; give two or more"),
+    ([("ppo", 0), ("ppo", 1)], "grpo", "--against grpo: the last models of these reports are ppo; give two"),
     ([("ppo", 0), ("grpo", 0)], "dpo", "--against dpo: the last models of these reports are ppo, grpo"),
     ([("ppo", 0), ("grpo", 0)], "grpo", "ppo and grpo: fewer than two seeds"),
     ([("ppo", 0), ("ppo", 1), ("grpo", 2), ("grpo", 3)], "grpo", "ppo and grpo: fewer than two seeds"),

@@ -135,7 +135,7 @@ def prompts_in(task: Questions, split: str, n: int = 10_000) -> list[str]:
 
 
 def test_a_fifth_of_own_prompts_is_held_out_by_their_hash_and_no_prompt_is_on_both_sides(asked):
-    """Whatever else is in the file and in whatever order; held-out prompts are distinct, and at most as many as asked."""
+    """Whatever else is in the file, in whatever order; held-out prompts are distinct, and at most as many as asked."""
     words = [{"prompt": f"word {i % 300}"} for i in range(600)]
     task, again = asked(words), asked(words[::-1] + [{"prompt": f"more {i}"} for i in range(50)])
     test, train = prompts_in(task, "test"), set(prompts_in(task, "train"))
@@ -162,7 +162,8 @@ def test_what_decides_a_result_of_own_prompts_is_told_from_what_does_not(asked):
 
 
 @pytest.mark.parametrize("words, reward, message", [
-    (20, (), "--prompts without --reward: say what is good"), (1, ("r.py:one",), "--prompts: . of 1 records to train on"),
+    (20, (), "--prompts without --reward: say what is good"),
+    (1, ("r.py:one",), "--prompts: . of 1 records to train on"),
 ])
 def test_own_prompts_that_make_no_comparison_are_refused(words, reward, message, asked):
     with pytest.raises(UserError, match=message):
