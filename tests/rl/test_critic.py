@@ -11,7 +11,7 @@ from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.rl import critic
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.critic import fit_value_head, start_critic
+from minirlhf.rl.critic import FOLDS, RIDGES, best_fit, fit_value_head, start_critic
 from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rollout import Models, collect, response_hidden, score_tokens
 
@@ -42,12 +42,12 @@ def test_the_fitted_value_head_is_the_least_squares_fit(made):
     policy, r = made
     r.returns = torch.where(r.mask, torch.randn(r.mask.shape, generator=torch.Generator().manual_seed(0)), nan)
     head = ScalarHead(16)
-    fit_value_head(policy, head, r, ridge=0.1)
+    fit_value_head(policy, head, r, ridges=(0.1,))
     with torch.no_grad():
         hidden, n = response_hidden(policy, r)  # (N', C)
         X = hidden[:n].double()  # (N, C)
+    penalty = 0.1 * float(X.var(0, correction=0).mean()) * len(X) * torch.diag(torch.tensor([1.0] * 16 + [0.0])).double()
     X = torch.cat([X, torch.ones(len(X), 1)], 1)  # (N, C + 1)
-    penalty = 0.1 * len(X) * torch.diag(torch.tensor([1.0] * 16 + [0.0])).double()
     best = torch.linalg.solve(X.T @ X + penalty, X.T @ r.returns[r.mask].double())  # (C + 1,)
     fitted = torch.cat([head.weight[0], head.bias]).detach().double()
     torch.testing.assert_close(fitted, best, atol=1e-4, rtol=1e-4)
@@ -59,9 +59,39 @@ def test_the_fit_finds_a_linear_value_function(made):
     with torch.no_grad():
         _, r.returns, _ = score_tokens(policy, random_head(), r)
         head = ScalarHead(16)
-        fit_value_head(policy, head, r, micro_rows=1, ridge=1e-9)
+        fit_value_head(policy, head, r, micro_rows=1, ridges=(1e-9,))
         _, values, _ = score_tokens(policy, head, r)
     torch.testing.assert_close(values, r.returns, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_answers_are_not_learnt_by_heart(seed):
+    """States of 5 tokens that hardly differ within an answer, returns by luck, and about as many numbers as answers.
+
+    On fresh answers the fit errs about as much as a constant. A small ridge, or tokens left out one by one, errs more.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    X, y = (torch.randn(2, 40, 1, n, generator=draw, dtype=torch.float64) for n in (36, 1))
+    X = (X + 0.1 * torch.randn(2, 40, 5, 36, generator=draw, dtype=torch.float64)).flatten(1, 2)  # (2, 200, C)
+    y = y.expand(2, 40, 5, 1).flatten(1)  # (2, 200)
+    answers, tokens = torch.arange(200) // 5 % FOLDS, torch.arange(200) % FOLDS
+
+    def error(*how) -> float:
+        w, b = best_fit(X[0], y[0], *how)
+        return float(((X[1] @ w + b - y[1]) ** 2).mean() / ((y[0].mean() - y[1]) ** 2).mean())
+
+    assert error(answers, RIDGES) < 1.2
+    assert error(answers, (1e-3,)) > 1.5 and error(tokens, RIDGES) > 1.5
+
+
+def test_many_answers_choose_a_ridge_that_lets_them_speak(made):
+    """Returns that are linear in the hidden state are found by the default, too."""
+    policy, r = made
+    with torch.no_grad():
+        _, r.returns, _ = score_tokens(policy, random_head(), r)
+        fit_value_head(policy, head := ScalarHead(16), r)
+        _, values, _ = score_tokens(policy, head, r)
+    assert float(((values - r.returns)[r.mask] ** 2).mean()) < 0.01 * float(r.returns[r.mask].var())
 
 
 def test_the_critic_is_fitted_to_the_monte_carlo_returns_of_a_round_of_its_own(
@@ -73,11 +103,11 @@ def test_the_critic_is_fitted_to_the_monte_carlo_returns_of_a_round_of_its_own(
     models, records_of = models_of(make_policy(0), tokenizer, CONFIG.algorithm), lambda n: asked.append(n) or RECORDS
     config = dataclasses.replace(CONFIG, micro_rows=3)
     start_critic(models, records_of, lambda record: LENGTH, config, Run(tmp_path))
-    ((rollout, micro_rows),) = fits
+    ((rollout, micro_rows, group),) = fits
     for b, n in enumerate(rollout.mask.sum(1).tolist()):  # without a KL: the policy still is the reference
         discounted = [0.9 ** (n - 1 - t) * float(rollout.scores[b]) for t in range(n)]
         assert rollout.returns[b, rollout.mask[b]].tolist() == pytest.approx(discounted)
-    assert float(rollout.scores.abs().sum()) > 0 and float(rollout.values.abs().sum()) == 0 and micro_rows == 3
+    assert float(rollout.scores.abs().sum()) > 0 and float(rollout.values.abs().sum()) == 0 and (micro_rows, group) == (3, 1)
     keep = lambda rollout, records, beta: trained.append(rollout) or {}
     train(models, records_of, lambda record: LENGTH, config, Run(tmp_path), [keep])
     assert asked == [4, 0, 1, 2, 3] and all(rollout.ids.tolist() != r.ids.tolist() for r in trained)
