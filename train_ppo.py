@@ -17,6 +17,7 @@ from minirlhf.lm.chat_formats import CHAT, FORMATS
 from minirlhf.lm.config import MOST_EXAMPLES, LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
 from minirlhf.rl.config import PPOConfig, RewardOptions
+from minirlhf.rl.watch_options import Watch
 from minirlhf.tasks import TASKS
 
 
@@ -38,8 +39,9 @@ class Data:
 
 def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
-    data, judged, config, lora, machine = parse(__doc__, Data, RewardOptions, PPOConfig, LoRAOptions, Machine)
+    data, judged, config, lora, watch, machine = parse(__doc__, Data, RewardOptions, PPOConfig, LoRAOptions, Watch, Machine)
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
+    from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.batches import Mixture
     from minirlhf.lm.chat import render_prompt
@@ -47,40 +49,39 @@ def main() -> None:
     from minirlhf.rl.critic import start_critic
     from minirlhf.rl.ppo import models_of, train
     from minirlhf.rl.reward_files import load_rewards, reward_hash
-    from minirlhf.rl.watch import Description, Gold, Optimum
+    from minirlhf.rl.watch import Description, Gold, Optimum, Progress
     from minirlhf.tasks import reward_of_task
     from minirlhf.tasks.check import check_data
-    from minirlhf.tasks.sources import data_hash, prompts_of, with_room
+    from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
 
     device, dtype = machine.set_up(several=True)
     policy, tokenizer = checkpoint.load_chat(data.init, data.chat)
     if data.prompts and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
     records, weights, longest = prompts_of(data.init, data.task, data.prompts, data.examples, machine.seed, data.map)
-    asked_as, rows = [partial(render_prompt, tokenizer=tokenizer)], config.batch / config.algorithm.group
-    sets = {name: (with_room(some, asked_as, policy.config.context, name), rows * weights.get(name, 1.0))
+    fit = partial(with_room, asked_as=[partial(render_prompt, tokenizer=tokenizer)], context=policy.config.context)
+    sets = {name: (fit(some, name=name), config.batch / config.algorithm.group * weights.get(name, 1.0))
             for name, some in records.items()}
+    held_out = watch.eval_every and held_out_of(data.init, data.task, watch.eval_prompts, machine.seed, data.map, fit)
     if data.check_data:
         asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
         return check_data(asked, tokenizer, policy.config.context)
     reward, out = load_rewards(judged, device, config.missing_eos), Path(data.out)
-    policy.to(device)
     reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, judged.reward))])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
-    run = machine.record(data, config, config.algorithm, judged, lora)
+    run = machine.record(data, config, config.algorithm, judged, lora, watch)
     run["data"] |= asdict(judged)
     run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
     told = Run(
-        out, machine.seed, dtype, data.resume, source, lora.mark(checkpoint.fingerprint(policy, tokenizer)), data.init,
-        data.overwrite, about=run,
+        out, machine.seed, dtype, data.resume, source, overwrite=data.overwrite, about=run, draw=draw_log,
         **checkpoint.keeping(out, policy, tokenizer, lora, data.init, lambda: {"optimum": optimum.best()}),
     )  # fmt: skip
-    watchers = [Description(config.algorithm)]
-    watchers += [reward.watch] if reward else []
-    watchers += [Gold(reward_of_task, tokenizer)] if reward and weights else []
-    watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
-    models = models_of(lora.adapt(policy, dtype), tokenizer, config.algorithm, dtype, lora.reference(policy))
+    models = models_of(lora.adapt(policy.to(device), dtype), tokenizer, config.algorithm, dtype, lora.reference(policy))
     records_of, reward_of = Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task
+    judge_of = lambda record, own=reward and replace(reward): own or reward_of_task(record)  # it notes what it said
+    watchers = [Progress(watch, models, config, told, held_out, judge_of), Description(config.algorithm)]
+    watchers += [reward.watch] + [Gold(reward_of_task, tokenizer)] * bool(weights) if reward else []
+    watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")

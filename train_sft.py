@@ -38,6 +38,7 @@ def main() -> None:
     """Wire data, tokenizer, model and loop together."""
     data, base, config, lora, machine = parse(__doc__, Data, Base, FitConfig, LoRAOptions, Machine)
     from minirlhf.harness.folders import Run, can_resume  # here: --help does not wait for torch
+    from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.batches import Mixture
     from minirlhf.lm.families import new_model
@@ -55,9 +56,8 @@ def main() -> None:
         folder, first = Path(data.out, name), bool(after or data.init)
         told = Run(
             folder, machine.seed, dtype, data.resume and (first or can_resume(folder)),
-            f"{data.batch} rows of {run['data_hash']}", lora.mark(checkpoint.fingerprint(model, tokenizer)), data.init,
-            data.overwrite, after, run | {"stage": name},
-            **checkpoint.keeping(folder, model, tokenizer, lora, data.init),
+            f"{data.batch} rows of {run['data_hash']}", overwrite=data.overwrite, also=after,
+            about=run | {"stage": name}, draw=draw_log, **checkpoint.keeping(folder, model, tokenizer, lora, data.init),
         )  # fmt: skip
         cost = fit(lora.adapt(model.to(device), dtype), Mixture(sets, machine.seed).step, validation, config, told)
         print(f"{folder}: {cost['tokens']:,} tokens in {cost['seconds']:.0f} s")

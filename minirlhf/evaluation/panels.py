@@ -15,7 +15,7 @@ from minirlhf.metrics.paired_tests import win_rate
 from minirlhf.metrics.scores import best_of_n_kl_bound
 from minirlhf.rl.optimum import best_of_table
 
-CURVES = ("loss", "validation_loss", "reward", "kl", "entropy", "explained_variance", "ended")
+CURVES = "loss validation_loss reward held_out gold kl share entropy explained_variance ended length".split()
 POINTS = 150  # of a curve
 DOTS = 300  # of a scatter plot
 
@@ -106,21 +106,22 @@ def sample_panel(view: View, chosen: dict[str, int], policy: str) -> list[dict]:
 
 
 def read_curves(folder: str | Path) -> list[dict]:
-    """What training logged, thinned to at most POINTS points a curve; [] without a log."""
+    """What training logged of CURVES, in all and by task, thinned to at most POINTS points each; [] without a log."""
     try:
         log = [record for _, record in read_log(Path(folder) / "log.jsonl")]
     except UserError:
         return []  # a model from elsewhere
-    names = [n for n in CURVES if any(n in x for x in log)]
-    names += sorted({n for x in log for n in x if n.startswith("share/")})
-    found = []
-    for name in names:
-        points = [[x["step"], x[name]] for x in log if all_finite(x.get(name))]
-        if len(points) > POINTS:  # means of runs of neighbours
-            points = [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(points, dtype=float), POINTS)]
-        if len(points) > 1:
-            found.append({"name": name, "x": "step", "points": points})
-    return found
+    logged = sorted({name for x in log for name in x})
+    names = [name for curve in CURVES for name in logged if name.partition("/")[0] == curve]
+    found = {name: thinned([[x["step"], x[name]] for x in log if all_finite(x.get(name))]) for name in names}
+    return [{"name": name, "x": "step", "points": points} for name, points in found.items() if len(points) > 1]
+
+
+def thinned(rows: list[list[float]], most: int = POINTS) -> list[list[float]]:
+    """The rows; of more than `most`, means of so many runs of neighbours."""
+    if len(rows) <= most:
+        return rows
+    return [np.mean(part, axis=0).tolist() for part in np.array_split(np.array(rows, dtype=float), most)]
 
 
 def all_finite(*values: object) -> bool:

@@ -41,8 +41,9 @@ class Run:
     overwrite: bool = False  # what stands in `out`, instead of moving it aside
     also: tuple[Path, ...] = ()  # folders that are moved aside with it: what was made from it
     about: dict = field(default_factory=dict)  # run.json, from the first step on
-    save: Callable[[dict, dict], None] | None = None  # (run.json, parts): make the folder a checkpoint
+    save: Callable[..., None] | None = None  # (run.json, parts, folder=out): make the folder a checkpoint
     load: Callable[[dict], None] | None = None  # (parts): give them the weights of the checkpoint
+    draw: Callable[[Path, bool], None] | None = None  # (out, whether it goes on): a picture of the log
 
     def __post_init__(self) -> None:
         """Raises UserError for a folder that could not be written later, or whose checkpoint must not be replaced."""
@@ -153,7 +154,7 @@ def make_room(folders: Sequence[Path], overwrite: bool) -> str:
     """
     found = [folder for folder in folders if stands_in(folder)]
     if overwrite:
-        for folder in found:
+        for folder in (inner for folder in found for inner in (folder, folder / "best", *folder.glob("round-*"))):
             for name in ("config.json", "adapter_config.json", "train_state.pt", "run.json"):
                 (folder / name).unlink(missing_ok=True)
     n = next(n for n in count(1) if not any(os.path.lexists(f"{folder}.{n}") for folder in found))

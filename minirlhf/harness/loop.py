@@ -59,7 +59,7 @@ class Loop:
         # On a terminal the bar redraws; in a log file a line every few seconds is enough.
         more = {"mininterval": 0.1 if sys.stderr.isatty() else 10.0, "dynamic_ncols": True, "disable": ranks.rank() > 0}
         self._bar = tqdm(total=self.total, initial=self.start, desc=self.run.out.name, **more)
-        self._asked = False  # to stop, by a signal
+        self._asked, self._drawn = False, 0.0  # to stop, by a signal; when to draw again
         self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._began = time.perf_counter()
         return self
@@ -68,6 +68,7 @@ class Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._bar.close()
+        self._draw(goes_on=False)
         if saved := isinstance(error, Unharmed) and self.done > self.start:
             if not ranks.rank():
                 save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
@@ -96,6 +97,7 @@ class Loop:
             if self.done == self.total or self.done % self.save_every == 0 or asked:
                 if not ranks.rank():
                     save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
+                    self._draw(goes_on=True)
                 asked = any(ranks.gather(lambda: self._asked))
             if asked:
                 break
@@ -116,6 +118,16 @@ class Loop:
         on_bar = {k: figures[k] for k in shown if k in figures} | {"tok_s": speed}
         self._bar.set_postfix({k: f"{x:.4g}" for k, x in on_bar.items()}, refresh=False)
         self._bar.update(1)
+
+    def _draw(self, goes_on: bool) -> None:
+        """Have the log drawn, where the script says how: seldom if it takes long. A failure ends no training."""
+        began = time.perf_counter()
+        try:
+            if self.run.draw and self.folder.log and not ranks.rank() and began >= self._drawn * goes_on:
+                self.run.draw(self.run.out, goes_on)
+        except Exception as error:
+            self._bar.write(f"{self.run.out}: its log cannot be drawn: {type(error).__name__}: {error}")
+        self._drawn = max(self._drawn, began + 50 * (time.perf_counter() - began - 0.1))
 
     def seconds(self) -> float:
         """Wall time so far, with that before a resume."""

@@ -141,20 +141,6 @@ def reliability(title: str, calibration: dict) -> str:
     return figure(WIDTH, 304, title, shapes)
 
 
-def curves(title: str, lines: Sequence[tuple[str, Sequence[Sequence[float]]]], across: str) -> str:
-    """Values over training, one line per name."""
-    series = [(name, [p for p in points if all_finite(*p)]) for name, points in lines]
-    values = [y for _, points in series for _, y in points]
-    shapes, top = legend([name for name, _ in series], WIDTH, lines=True) if len(series) > 1 else ([], 0)
-    top += 8
-    x = Axis.over([p[0] for _, points in series for p in points], LEFT, RIGHT)
-    y = Axis.over(values, top + 120, top)
-    shapes += axes(x, y, shorten(across, RIGHT - LEFT, 11), "")
-    for i, (_, points) in enumerate(series):
-        shapes.append(path([(x.place(a), y.place(b)) for a, b in points], SERIES[i % len(SERIES)], 1.8))
-    return figure(WIDTH, ceil(top) + 160, title, shapes)
-
-
 def heat_map(title: str, pieces: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
     """Attention of each token (a row) to itself and to earlier tokens (the columns). Opacity is √weight.
 

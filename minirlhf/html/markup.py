@@ -197,12 +197,12 @@ def kl_strip(strip: dict) -> str:
             f'<p class="quiet">KL of the policy to the reference at each token: {note}</p>')
 
 
-def document(title: str, body: str) -> str:
-    """The whole file. Its content policy forbids scripts and requests of any kind."""
+def document(title: str, body: str, head: str = "") -> str:
+    """The whole file. Its content policy forbids scripts and requests of any kind. head: HTML that goes there."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1">{head}
 <title>{show(title)}</title>
 <style>{STYLE.replace("DARK_RULES", dark_rules())}</style></head>
 <body><main>

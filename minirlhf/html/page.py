@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from minirlhf.evaluation.panels import POINTS, all_finite
 from minirlhf.evaluation.table import optimum_line
 from minirlhf.html import figures
+from minirlhf.html.curves import curves_html
 from minirlhf.html.markup import (
     captioned, document, facts, grid, html_table, in_cells, in_words, interval, kl_strip, num, passage, show, value,
 )
@@ -193,19 +194,13 @@ def attention_maps(a: dict) -> str:
 
 
 def training_section(models: dict[str, dict]) -> str:
-    """Learning curves of every stage. Curves of one quantity, or of its parts (after a slash), share a figure."""
-    plots = []
+    """Learning curves of every stage."""
+    html = ""
     for name, m in models.items():
-        shared: dict[tuple[str, str], list] = {}
-        for c in m.get("curves") or []:
-            words = c["name"].replace("_", " ")
-            quantity = words.split("/")[0].split(" ")[-1]
-            shared.setdefault((quantity, c["x"]), []).append((words, c["points"]))
-        for (quantity, across), lines in shared.items():
-            head = f"{name}: {lines[0][0] if len(lines) == 1 else quantity}"
-            plots.append(captioned(head, "", figures.curves, lines, across))
+        log = [{"step": x, c["name"]: y} for c in m.get("curves") or [] for x, y in c["points"]]
+        html += f"<h3>{show(name)}</h3>{plots}" if (plots := curves_html({name: [log]})) else ""
     note = f'<p class="quiet">Where more than {POINTS} steps were logged, {POINTS} means of neighbours are drawn.</p>'
-    return note + grid(plots) if plots else ""
+    return note + html if html else ""
 
 
 def cost_section(models: dict[str, dict]) -> str:

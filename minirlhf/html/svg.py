@@ -106,15 +106,16 @@ def marker(x: float, y: float, series: int) -> str:
     return f'<polygon points="{points}" fill="{colour}"/>'
 
 
-def legend(names: Sequence[str], right: float, lines: bool = False) -> tuple[list[str], float]:
-    """Marks (or lines) with their names, as many per row as fit, and the y below the last row."""
+def legend(names: Sequence[str], right: float, lines: Sequence[tuple] = ()) -> tuple[list[str], float]:
+    """Marks, or lines as `path` draws them, with their names, as many per row as fit, and the y below the last row."""
     shapes, left, y = [], 8, 0
     x = left
     for i, name in enumerate(names):
         name = shorten(name, right - left - 18)
         if x > left and x + 18 + breadth(name) > right:
             x, y = left, y + 18
-        shapes.append(line(x, y + 8, x + 12, y + 8, SERIES[i % len(SERIES)], 2.5) if lines else marker(x + 6, y + 8, i))
+        at = [(x, y + 8), (x + 12, y + 8)]
+        shapes.append(path(at, *lines[i % len(lines)]) if lines else marker(x + 6, y + 8, i))
         shapes.append(text(x + 17, y + 12, name))
         x += 17 + breadth(name) + 14
     return shapes, y + 18

@@ -11,6 +11,7 @@ Nothing is ever pickled code. Proved by tests/lm/test_checkpoint.py.
 
 import hashlib
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,21 +121,23 @@ def save_adapter(
 def keeping(
     out: str | Path, model: Model, tokenizer: Tokenizer, lora: LoRAOptions, base: str,
     more: Callable[[], dict] = dict,
-) -> dict[str, Callable]:  # fmt: skip
-    """`save` and `load` of a Run that trains the model, and a value head if there is one.
+) -> dict:  # fmt: skip
+    """`init`, `start`, `save` and `load` of a Run that trains the model, and a value head if there is one.
 
     base: what the model was loaded from; it has no adapters yet.  more: what is then added to run.json.
     """
     start = {"base": fingerprint(model)} if lora.lora and not lora.merge else {}
 
-    def keep(run: dict, parts: dict) -> None:
+    def keep(run: dict, parts: dict, folder: str | Path = out) -> None:
         run, head = run | start | more(), parts.get("value_head")
         if lora.lora and not lora.merge:
-            save_adapter(out, model, tokenizer, run, base, head)
+            save_adapter(folder, model, tokenizer, run, base, head)
         else:
-            save(out, merge(model) if lora.lora else model, tokenizer, run, value_head=head)
+            whole = deepcopy(model) if lora.lora and folder != out else model  # which is to go on with its adapters
+            save(folder, merge(whole) if lora.lora else model, tokenizer, run, value_head=head)
 
-    return {"save": keep, "load": lambda parts: restore(out, model, parts.get("value_head"))}
+    told = {"init": lora.mark(fingerprint(model, tokenizer)), "start": base}
+    return told | {"save": keep, "load": lambda parts: restore(out, model, parts.get("value_head"))}
 
 
 def restore(folder: str | Path, model: Model, value_head: nn.Module | None = None) -> None:

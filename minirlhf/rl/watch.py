@@ -6,17 +6,25 @@ from the round. None of them has an influence on the training. Proved by tests/r
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from minirlhf.harness import ranks
 from minirlhf.harness.files import misfit
+from minirlhf.harness.folders import Run
+from minirlhf.lm.generation import Sampling, responses_of
 from minirlhf.lm.records import task_named
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.config import Algorithm
+from minirlhf.rl.config import Algorithm, PPOConfig
 from minirlhf.rl.losses import masked_mean, masked_sum
 from minirlhf.rl.optimum import Achieved
-from minirlhf.rl.rewards import RewardOf
-from minirlhf.rl.rollout import Rollout, score_responses
+from minirlhf.rl.rewards import RewardOf, prompt_text
+from minirlhf.rl.rollout import Models, Rollout, collect, score_responses
+from minirlhf.rl.watch_options import Watch
+
+SHOWN = 4  # answers at a showing
 
 
 @dataclass
@@ -84,6 +92,67 @@ class Optimum:
         if misfit(state, {"*": {"reward": 0.0, "n": range(1, 2**53), "first": 0.0, "second": 0.0}}):
             raise ValueError("not the state of an Optimum")
         self.achieved = {task: Achieved(self.beta, kept) for task, kept in state.items()}
+
+
+@dataclass
+class Progress:
+    """Scores held-out prompts, shows some answers and keeps checkpoints, as often as the options say.
+
+    Of several processes all score, and the first prints and writes. It stands before what counts: a reward may fail.
+    """
+
+    options: Watch
+    models: Models
+    config: PPOConfig
+    run: Run
+    held_out: list[dict]  # prompts on which nothing is trained
+    reward_of: RewardOf
+    rounds: int = 0  # that the policy has learnt from
+    best: float = -1e38  # held-out reward
+
+    def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict:
+        o, figures, due = self.options, {}, lambda every: every and self.rounds % every == 0
+        if due(o.eval_every):
+            figures |= self.score()
+        if due(o.show_every):
+            figures["samples"] = self.show(rollout, records)
+        kept = [f"round-{self.rounds}"] if due(o.keep_every) else []
+        if o.keep_best and figures.get("held_out", self.best) > self.best:
+            self.best = figures["held_out"]
+            kept.append("best")
+        for name in kept if self.rounds and not ranks.rank() else ():  # the start is no result; no folder is there yet
+            about, parts = self.run.about | {"rounds": self.rounds}, {"value_head": self.models.value_head}
+            self.run.save(about, parts, self.run.out / name)
+        self.rounds += 1
+        return figures
+
+    def score(self) -> dict[str, float]:
+        """held_out, held_out/TASK: the mean reward of an answer to each held-out prompt, of the same seeds each time."""
+        c, seeds = self.config, np.random.default_rng([self.run.seed, 0, 1]).integers(2**63, size=len(self.held_out))
+        how = Sampling(c.max_new, c.temperature), c.missing_eos, c.micro_rows
+        scores = collect(self.models, self.held_out, self.reward_of, seeds.tolist(), *how).scores  # (n,)
+        return {"held_out": float(scores.mean())} | by_task("held_out", scores, self.held_out)
+
+    def show(self, rollout: Rollout, records: list[dict]) -> list[dict]:
+        """Print SHOWN answers or one of each task, a line each, and return them."""
+        tasks, answers, samples = rows_of(records) or {"": list(range(len(records)))}, responses_of(rollout), []
+        for task, rows in tasks.items():
+            for row in rows[:: max(1, len(rows) * len(tasks) // SHOWN)]:
+                prompt, answer = prompt_text(records[row]), self.models.tokenizer.decode(answers[row])
+                reward = float(rollout.scores[row])
+                samples.append({"task": task, "prompt": prompt, "response": answer, "reward": reward})
+                tqdm.write(f"round {self.rounds + 1}: {reward:6.3f}  {prompt[-60:]!r} -> {answer[:100]!r}")
+        return samples
+
+    def state_dict(self) -> dict:
+        """What a resume needs."""
+        return {"rounds": self.rounds, "best": self.best}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave. Raises ValueError for anything else."""
+        if misfit(state, {"rounds": range(2**53), "best": 0.0}):
+            raise ValueError("not the state of a Progress")
+        self.rounds, self.best = state["rounds"], state["best"]
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ def sft_sets(
 
 
 def prompts_of(
-    folder: str, task: str, files: Sequence[str], n: int, seed: int, names: str = ""
+    folder: str, task: str, files: Sequence[str], n: int, seed: int, names: str = "", split: str = "train"
 ) -> tuple[dict[str, list[dict]], dict[str, float], int]:
     """What RL asks: (name -> records, weights of generated tasks, the longest answer that these want, in tokens).
 
@@ -131,8 +131,14 @@ def prompts_of(
     weights = parse_tasks(task) if task else known if len(known) > 1 else dict.fromkeys(known, 1.0)
     if not weights:
         raise UserError(f"{folder} was not trained on a generated task: give --task, or --prompts and --reward")
-    records = {name: TASKS[name].records("train", n, seed) for name in weights}
+    records = {name: TASKS[name].records(split, n, seed) for name in weights}
     return records, weights, max(TASKS[name].MAX_NEW for name in weights)
+
+
+def held_out_of(folder: str, task: str, files: Sequence[str], seed: int, names: str, fit: Callable) -> list[dict]:
+    """Prompts to measure RL on: all in files, or 128 of each task; those that fit(records, name=...) keeps."""
+    sets, _, _ = prompts_of(folder, task, files, 128, seed, names, "validation")
+    return [record for name, records in sets.items() for record in fit(records, name=name)]
 
 
 def with_room(records: list[dict], asked_as: Sequence[Callable], context: int, name: str) -> list[dict]:

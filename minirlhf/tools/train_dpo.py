@@ -35,6 +35,7 @@ def main() -> None:
     """Wire comparisons, checkpoint and the loop of the reward model together."""
     options, config, lora, machine = parse(__doc__, Options, RewardConfig, LoRAOptions, Machine)
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
+    from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.chat import encode_format
     from minirlhf.lm.records import split_by_prompt
@@ -53,13 +54,12 @@ def main() -> None:
     groups, held_out, lost = load_comparisons(records, tokenizer, context, config.held_out, whole=True)
     cue = encode_format(tokenizer.chat.cue.format(role="assistant"), tokenizer)
     reference, parent = checkpoint.fingerprint(policy), checkpoint.read_run(options.init)
-    start = lora.mark(checkpoint.fingerprint(policy, tokenizer))
     kept = checkpoint.keeping(options.out, policy, tokenizer, lora, options.init)
     model = ImplicitReward(lora.adapt(policy.to(device)), cue, options.beta, lora.reference(policy))
     run = machine.record(options, config, lora) | {"stage": "dpo", "reference": reference, "tasks": parent.get("tasks", {})}
     told = Run(
-        Path(options.out), machine.seed, dtype, options.resume, data_hash(records),
-        start, options.init, options.overwrite, about=run | lost, **kept,
+        Path(options.out), machine.seed, dtype, options.resume, data_hash(records), overwrite=options.overwrite,
+        about=run | lost, draw=draw_log, **kept,
     )  # fmt: skip
     learn(model, groups, held_out, config, told, beta=options.beta)
 

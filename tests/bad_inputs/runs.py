@@ -193,4 +193,13 @@ OUTPUTS = [
     bad("too few samples to know the optimum", "compare_algorithms --task sentiment --prompts 2 --reference-samples 2 "
         "--out new", "--reference-samples"),
 ]  # fmt: skip
-RUNS: list[Bad] = [*STATES, *LOGS, *OUTPUTS]
+CURVES = [
+    bad("curves of a folder that is not there", "curves nowhere --out new", "nowhere"),
+    bad("curves of a log without a step", "curves out/ppo stopped-ppo --out new", "stopped-ppo", "log.jsonl",
+        files={"stopped-ppo/log.jsonl": ""}),
+    bad("curves of a log that is not JSON", "curves out/ppo --out new", "log.jsonl", "line 1",
+        files={"out/ppo/log.jsonl": line(1, "no JSON }")}),
+    bad("curves of a run.json of another kind", "curves out/ppo --out new", "run.json", files={"out/ppo/run.json": '{"data": 3}'}),
+    bad("curves written below a file", "curves out/ppo --out corpus.txt/x", "corpus.txt"),
+]  # fmt: skip
+RUNS: list[Bad] = [*STATES, *LOGS, *OUTPUTS, *CURVES]

@@ -58,6 +58,56 @@ def logged(out) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+def test_the_log_is_drawn_at_every_save_and_at_the_end(tmp_path):
+    drawn = []
+    count(tmp_path / "run", 5, 2, draw=lambda out, goes_on: drawn.append((len(logged(out)), goes_on)))
+    assert drawn == [(2, True), (4, True), (5, True), (5, False)]
+
+
+def test_a_run_that_is_overwritten_leaves_no_whole_checkpoint_of_its_rounds(tmp_path):
+    """They would be taken for the new run's. What else stands in the folder is left alone."""
+    count(tmp_path / "run")
+    for name in ("best", "round-20", "mine"):
+        (tmp_path / "run" / name).mkdir()
+        (tmp_path / "run" / name / "config.json").write_text("{}")
+    count(tmp_path / "run", overwrite=True)
+    assert [path.parent.name for path in (tmp_path / "run").glob("*/config.json")] == ["mine"]
+
+
+def test_what_takes_long_to_draw_is_drawn_seldom(tmp_path, monkeypatch):
+    """In about a fiftieth of the time, by a clock on which a step takes 20 s and a picture 2."""
+    now, drawn = [0.0], []
+    monkeypatch.setattr("minirlhf.harness.loop.time.perf_counter", lambda: now[0])
+
+    def draw(out, goes_on):
+        now[0] += 2
+        drawn.append(goes_on)
+
+    def step(_):
+        now[0] += 20
+
+    count(tmp_path / "run", 12, 1, at=step, draw=draw)
+    assert drawn == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("stop", [
+    lambda step: step == 2 and signal.raise_signal(signal.SIGINT), lambda step: 1 / (step - 3),
+], ids=["Ctrl-C", "an error"])  # fmt: skip
+def test_the_log_of_a_run_that_ends_early_is_drawn_as_ended(stop, tmp_path):
+    drawn = []
+    with pytest.raises((Interrupted, ZeroDivisionError)):
+        count(tmp_path / "run", 6, 6, at=stop, draw=lambda out, goes_on: drawn.append((len(logged(out)), goes_on)))
+    assert drawn[-1] == (3, False)
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_training(tmp_path, capsys):
+    def fails(out, goes_on):
+        raise OSError("the pencil is broken")
+
+    assert count(tmp_path / "run", 4, 2, draw=fails)[1]["steps"] == 4
+    assert "cannot be drawn: OSError: the pencil is broken" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("steps", [6, 8], ids=["finished", "extended"])
 def test_a_setting_of_several_numbers_is_compared_by_a_resume(steps, tmp_path):
     """As the scaling of Llama 3's positions is; run.json, in which a finished run's stand, has no tuples."""

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from minirlhf.html import figures
+from minirlhf.html.curves import curves_svg
 from minirlhf.html.svg import BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -216,28 +217,6 @@ def test_the_diagonal_goes_from_0_to_1():
     assert at(dot, "cx", "cy") == pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2), abs=0.1)
 
 
-# curves
-
-
-def test_a_curve_goes_through_its_points():
-    points = [[0, 1.0], [10, 3.0], [40, 2.0]]
-    root = parse(figures.curves("t", [("loss", points)], "step"))
-    step, loss = reader(root, "middle", "x"), reader(root, "end", "y")
-    drawn = [tuple(map(float, p.split(","))) for p in all_of(root, "polyline")[0].get("points").split()]
-    assert [(step(x), loss(y)) for x, y in drawn] == [pytest.approx(p, abs=0.1) for p in points]
-
-
-def test_several_curves_have_a_legend_and_a_colour_each():
-    root = parse(figures.curves("t", [("loss", [[0, 1], [1, 2]]), ("validation loss", [[0, 2], [1, 1]])], "step"))
-    assert {"loss", "validation loss"} <= set(words(root))
-    assert [e.get("stroke") for e in all_of(root, "polyline")] == list(SERIES[:2])
-
-
-def test_a_step_without_a_number_is_left_out():
-    root = parse(figures.curves("t", [("loss", [[0, 1.0], [1, None], [2, math.nan], [3, 2.0]])], "step"))
-    assert len(all_of(root, "polyline")[0].get("points").split()) == 2
-
-
 # heat maps
 
 
@@ -295,7 +274,7 @@ def drawings(words: str, x: float | None) -> list[str]:
         figures.frontier(words, {words: estimate}, {words: estimate}, [estimate | {"n": 4}], order),
         figures.lengths(words, {words: {"points": [[x, x], [3, 1]], "correlation": x}}, order),
         figures.reliability(words, {"bins": [estimate | {"count": 3}]}),
-        figures.curves(words, [(words, [[1, x], [2, 0.5]]), ("b", [])], words),
+        curves_svg({words: [[{"step": i, "loss": x, f"share/{words}": 0.1 * i} for i in (1, 2)]], "b": []}, words),
         figures.heat_map(words, [words, words], [[1, x], [x, 0.5]]),
     ]
 

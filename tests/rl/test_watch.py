@@ -1,20 +1,25 @@
 """What is logged of a round: that it is right, by loops over responses, and that watching changes nothing."""
 
 import json
+import signal
 from math import nan
 
 import numpy as np
 import pytest
 import torch
 
-from minirlhf.harness.loop import Run
+from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Interrupted, Run
+from minirlhf.lm import checkpoint
+from minirlhf.lm.config import LoRAOptions
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.model import ScalarHead
 from minirlhf.rl import optimum
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rollout import Models, collect
-from minirlhf.rl.watch import Description, Gold, Optimum, explained_variance
+from minirlhf.rl.watch import SHOWN, Description, Gold, Optimum, Progress, explained_variance
+from minirlhf.rl.watch_options import Watch
 
 ALGORITHM = PPOConfig().algorithm
 RECORDS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2
@@ -131,3 +136,152 @@ def test_watching_changes_nothing(make_policy, tokenizer, tmp_path):
     for plain, watched in zip(*logs, strict=True):
         assert {"gold/x", "gold/y", "objective/x", "share/y"} <= set(watched) - set(plain)
         assert {k: v for k, v in plain.items() if k != "seconds"}.items() <= watched.items()
+
+
+# What a run shows, measures and keeps on its way
+
+HELD_OUT = [{"prompt": "ab", "task": "x"}, {"prompt": "b", "task": "y"}, {"prompt": "a longer", "task": "y"}]
+ALL = Watch(show_every=2, eval_every=2, eval_prompts=("p",), keep_every=2, keep_best=True)
+
+
+def ascii_share(prompt: str, response: str, record: dict) -> float:
+    """A reward that varies from answer to answer."""
+    return sum(map(str.isascii, response)) / max(len(response), 1)
+
+
+def learn(policy, tokenizer, out, options=ALL, lora=LoRAOptions(), reward=ascii_share, rounds=4, save_every=3, **more):
+    """Train with a Progress. Returns what was logged."""
+    config = PPOConfig(iterations=rounds, batch=8, minibatches=2, lr=2e-2, warmup=0, beta=0.01, max_new=6, save_every=save_every)
+    told = Run(out, about={"stage": "ppo"}, **checkpoint.keeping(out, policy, tokenizer, lora, str(out.parent / "base")), **more)
+    models = models_of(lora.adapt(policy), tokenizer, config.algorithm, ref=lora.reference(policy))
+    watchers = [Description(config.algorithm)]
+    if options:
+        watchers.insert(0, Progress(options, models, config, told, HELD_OUT, lambda record: reward))
+    train(models, lambda step: TASKS, lambda record: reward, config, told, watchers)
+    return logged(out)
+
+
+def logged(out) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def weights_in(folder) -> list[torch.Tensor]:
+    return list(checkpoint.load(folder)[0].state_dict().values())
+
+
+def same(a: list, b: list) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("lora", [LoRAOptions(), LoRAOptions(lora=2), LoRAOptions(lora=2, merge=True)], ids=["whole", "lora", "merged"])
+def test_what_is_watched_changes_no_bit_and_what_is_kept_loads(lora, make_policy, tokenizer, tmp_path):
+    """The folder of a round holds what the run is when it ends after that round."""
+    checkpoint.save(tmp_path / "base", make_policy(0), tokenizer, {})
+    plain = learn(make_policy(0), tokenizer, tmp_path / "plain", None, lora)
+    watched = learn(make_policy(0), tokenizer, tmp_path / "watched", ALL, lora)
+    assert same(weights_in(tmp_path / "plain"), weights_in(tmp_path / "watched"))
+    for a, b in zip(plain, watched, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"}.items() <= b.items()
+    found = {path.name: weights_in(path) for path in (tmp_path / "watched").glob("round-*")}
+    assert set(found) == {"round-2"} and not same(found["round-2"], weights_in(tmp_path / "watched"))
+    assert checkpoint.read_run(tmp_path / "watched" / "round-2") | {"rounds": 2, "stage": "ppo"} == checkpoint.read_run(
+        tmp_path / "watched" / "round-2")  # fmt: skip
+
+
+def test_a_kept_round_is_the_policy_after_so_many_rounds(make_policy, tokenizer, tmp_path):
+    learn(make_policy(0), tokenizer, tmp_path / "run")
+    signalled = lambda prompt, response, record: ascii_share(prompt, response, record)
+    policy, rounds = make_policy(0), []
+
+    def stop(rollout, records, beta):
+        rounds.append(1)
+        return signal.raise_signal(signal.SIGINT) or {} if len(rounds) == 2 else {}
+
+    config = PPOConfig(iterations=4, batch=8, minibatches=2, lr=2e-2, warmup=0, beta=0.01, max_new=6)
+    with pytest.raises(Interrupted):
+        train(models_of(policy, tokenizer, config.algorithm), lambda step: TASKS, lambda record: signalled, config,
+              Run(tmp_path / "stopped"), [stop])  # fmt: skip
+    assert same(weights_in(tmp_path / "run" / "round-2"), list(policy.state_dict().values()))
+
+
+def test_held_out_prompts_are_scored_before_the_first_round_and_every_so_many(make_policy, tokenizer, tmp_path):
+    """By task and in all, each time by the same random numbers: at a learning rate of almost 0 nothing moves."""
+    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(eval_every=2, eval_prompts=("p",)))
+    assert [x["step"] for x in log if "held_out" in x] == [1, 3]
+    for x in log[::2]:
+        assert x["held_out"] == pytest.approx((x["held_out/x"] + 2 * x["held_out/y"]) / 3)
+    first = Progress(ALL, models_of(make_policy(0), tokenizer, ALGORITHM), PPOConfig(max_new=6), Run(tmp_path / "x"), HELD_OUT,
+                     lambda record: ascii_share)  # fmt: skip
+    assert first.score() == first.score() == {k: v for k, v in log[0].items() if k.startswith("held_out")}
+
+
+def test_the_best_on_held_out_prompts_is_kept_and_the_start_is_none(make_policy, tokenizer, tmp_path):
+    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(eval_every=1, keep_best=True), rounds=6)
+    scores = [x["held_out"] for x in log]
+    best = scores.index(max(scores))
+    assert best and checkpoint.read_run(tmp_path / "run" / "best")["rounds"] == best
+    learn(make_policy(0), tokenizer, tmp_path / "flat", Watch(eval_every=1, keep_best=True), reward=lambda *case: 1.0, rounds=2)
+    assert not (tmp_path / "flat" / "best").exists()  # never above the start
+
+
+def test_some_answers_are_shown_a_line_each_and_logged(make_policy, tokenizer, tmp_path, capsys):
+    log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(show_every=2))
+    shown = [x["samples"] for x in log if "samples" in x]
+    assert [x["step"] for x in log if "samples" in x] == [1, 3] and all(len(x) == SHOWN for x in shown)
+    assert {x["task"] for x in shown[0]} == {"x", "y"} and {x["prompt"] for x in shown[0]} <= {x["prompt"] for x in TASKS}
+    for x in shown[0]:
+        assert x["reward"] in (0, pytest.approx(ascii_share("", x["response"], {})))  # 0: no end
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("round ")]
+    assert len(lines) == 2 * SHOWN and all(line.isprintable() for line in lines)
+    assert lines[0] == f"round 1: {shown[0][0]['reward']:6.3f}  {shown[0][0]['prompt']!r} -> {shown[0][0]['response']!r}"
+
+
+def test_a_run_resumed_is_a_run_in_one_go_with_the_best_and_the_rounds_kept(make_policy, tokenizer, tmp_path):
+    """Stopped behind a round that is the best so far, and killed, so that rounds are done again."""
+    whole = learn(make_policy(0), tokenizer, tmp_path / "whole", save_every=1)
+    calls = []
+
+    def reward(prompt, response, record):
+        calls.append(1)
+        if len(calls) == stop:
+            signal.raise_signal(signal.SIGINT)
+        return ascii_share(prompt, response, record)
+
+    stop = 20
+    with pytest.raises(Interrupted):
+        learn(make_policy(0), tokenizer, tmp_path / "parts", reward=reward, save_every=1)
+    assert 1 < len(logged(tmp_path / "parts")) < 4
+    parts = learn(make_policy(0), tokenizer, tmp_path / "parts", save_every=1, resume=True)
+    strip = lambda log: [{k: v for k, v in x.items() if k != "seconds"} for x in log]
+    assert strip(parts) == strip(whole)
+    for name in ("best", "round-2", "."):
+        assert same(weights_in(tmp_path / "whole" / name), weights_in(tmp_path / "parts" / name))
+        assert checkpoint.read_run(tmp_path / "whole" / name).get("rounds") == checkpoint.read_run(tmp_path / "parts" / name).get("rounds")
+
+
+def test_a_held_out_reward_that_fails_ends_the_run_with_what_was_before(make_policy, tokenizer, tmp_path):
+    """No watcher has counted its round, so that a resume counts it once."""
+    def fails_in_the_second_round(prompt, response, record):
+        return 1 / (not (tmp_path / "run" / "log.jsonl").exists())
+
+    config = PPOConfig(iterations=3, batch=8, minibatches=1, beta=0.1, max_new=6)
+    models, told, counts = models_of(make_policy(0), tokenizer, config.algorithm), Run(tmp_path / "run"), Optimum(0.1)
+    held_out = [{"prompt": letter} for letter in "abcdefgh"]  # some answers end
+    progress = Progress(Watch(eval_every=1), models, config, told, held_out, lambda record: fails_in_the_second_round)
+    with pytest.raises(UserError, match="all before step 2 is saved"):
+        train(models, lambda step: TASKS, lambda record: ascii_share, config, told, [progress, counts])
+    assert progress.rounds == 1 and counts.state_dict()["x"]["n"] == 4
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(make_policy, tokenizer, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "round-2").write_text("in the way")
+    with pytest.raises(OSError):
+        learn(make_policy(0), tokenizer, tmp_path / "run")
+
+
+@pytest.mark.parametrize("state", [{}, {"rounds": -1, "best": 0.0}, {"rounds": 1, "best": "x"}, {"rounds": 1}])
+def test_a_state_of_something_else_is_refused(state, make_policy, tokenizer, tmp_path):
+    progress = Progress(ALL, None, PPOConfig(), Run(tmp_path / "x"), [], None)
+    with pytest.raises(ValueError):
+        progress.load_state_dict(state)

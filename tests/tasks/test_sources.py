@@ -9,7 +9,7 @@ from minirlhf.lm.chat import render
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.tasks import TASKS
 from minirlhf.tasks.sources import (
-    Source, data_hash, file_source, parse_tasks, task_sources, text_sets, texts_of, with_room,
+    Source, data_hash, file_source, held_out_of, parse_tasks, prompts_of, task_sources, text_sets, texts_of, with_room,
 )  # fmt: skip
 
 
@@ -131,3 +131,15 @@ def test_a_prompt_that_is_too_long_for_one_of_the_models_is_asked_of_none(capsys
     assert with_room(records, [brief, wordy], 5, "x") == records[:1]
     assert with_room(records, [wordy, brief], 5, "x") == records[:1]
     assert "x: 2 of 3 prompts left out, longer than the context of 5 tokens" in capsys.readouterr().out
+
+
+def test_rl_is_measured_on_prompts_that_it_does_not_ask(tmp_path):
+    """Of tasks, of which none is asked in training; or all of a file. What does not fit is left out."""
+    fit = lambda records, name: [record for record in records if name != "arithmetic"]
+    held_out = held_out_of("", "reviews,arithmetic", (), 0, "", fit)
+    asked = {record["prompt"] for record in prompts_of("", "reviews", (), 5000, 0)[0]["reviews"]}
+    assert len(held_out) == 128 and {record["task"] for record in held_out} == {"reviews"}
+    assert asked.isdisjoint(record["prompt"] for record in held_out)
+    (tmp_path / "own.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    own = held_out_of("", "", (str(tmp_path / "own.jsonl"),), 0, "", fit)
+    assert [record["prompt"] for record in own] == ["a", "b"]
