@@ -194,6 +194,34 @@ def test_the_three_scripts_leave_whole_checkpoints(trained):
     assert len({weights_of(trained / "out" / name) for name in ("base", "sft", "ppo")}) == 3
 
 
+def test_a_training_shows_how_it_went(trained):
+    """A page in each folder, which no longer reloads itself; blocks on the terminal; answers of the first round."""
+    for name, words in (("base", "loss"), ("sft", "validation"), ("ppo", "KL")):
+        html = (trained / "out" / name / "log.html").read_text()
+        assert "<svg" in html and "http-equiv=\"refresh\"" not in html
+        said = (trained / ("train_ppo.py.txt" if name == "ppo" else "train_sft.py.txt")).read_text().splitlines()
+        assert any(line.startswith(f"{name}  {words} ") and "▁" in line and " -> " in line for line in said)
+    first, *later = (strict(line) for line in (trained / "out" / "ppo" / "log.jsonl").read_text().splitlines())
+    assert {x["task"] for x in first["samples"]} == {"sentiment", "arithmetic"}
+    assert not any("samples" in x for x in later) and first["samples"][0]["response"] in html
+
+
+def test_what_is_shown_measured_and_kept_changes_neither_weights_nor_other_figures(call, files, folders):
+    """With several rewards, each of which tells its mean."""
+    (files / "two.py").write_text("def f(prompt, response, record):\n    return len(response) / 10\n"
+                                  "def g(prompts, responses, records):\n    return [len(r) % 2 for r in responses]\n")
+    (files / "unseen.jsonl").write_text('{"prompt": "say it\\u202e\\u0007"}\n' * 3)
+    argv = "--init good --prompts prompts.jsonl --reward two.py:f two.py:g:0.5 --max-new 6".split() + [*PPO, "--iterations", "2"]
+    more = "--show-every 1 --eval-every 1 --eval-prompts unseen.jsonl --keep-every 1 --keep-best".split()
+    assert call("train_ppo.py", *argv, "--out", "plain", "--show-every", "0")[0] == 0
+    status, said, _ = call("train_ppo.py", *argv, "--out", "watched", *more)
+    assert status == 0 and said.count("round 2: ") > 3 and all(line.isprintable() for line in said.splitlines())
+    assert weights_of("plain") == weights_of("watched") != weights_of("watched/round-1")
+    assert checkpoint.load("watched/round-1")[0].config == checkpoint.load("good")[0].config
+    for a, b in zip(*((strict(x) for x in (files / out / "log.jsonl").read_text().splitlines()) for out in ("plain", "watched"))):
+        assert {k: v for k, v in a.items() if k != "seconds"}.items() <= b.items() and "held_out" in b and "score/two.py:f" in a
+
+
 def test_training_lowers_the_loss(trained):
     for name in ("base", "sft"):
         lines = (trained / "out" / name / "log.jsonl").read_text().splitlines()
@@ -601,6 +629,8 @@ WRONG = [
     ("train_ppo.py --init other", "give --task, or --prompts and --reward"),
     ("train_ppo.py --init good --prompts prompts.jsonl", "--prompts without --reward"),
     ("train_ppo.py --init good --prompts prompts.jsonl --task reviews", "--task can do nothing beside --prompts"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:length --eval-every 2", "without --eval-prompts"),
+    ("train_ppo.py --init good --keep-best", "--keep-best can do nothing without --eval-every"),
     ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:none", "missing.jsonl: No such file"),
     ("train_ppo.py --init good --prompts long.jsonl --reward mine.py:length", "context of 128"),
     ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),

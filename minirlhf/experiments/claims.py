@@ -14,6 +14,7 @@ is "not run". A diverged run counts as it ended. Proved by tests/experiments/tes
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isnan, nan
 
 import numpy as np
@@ -109,16 +110,27 @@ def nested_bootstrap(
     Each resample draws S seeds with replacement. Each time that a seed is drawn, its prompts are drawn anew.
     Source: Davison and Hinkley 1997, section 3.8.
     """
-    rng = np.random.default_rng(0)
     S, total = len(runs), np.zeros(n)
-    for drawn in rng.integers(0, S, (S, n)):  # (n,)
-        for s, sets in enumerate(runs):
-            rows, sums = drawn == s, []
-            for tables in sets:  # the tables of one set share the draw of prompts
-                weights = list(resample_counts(len(tables[0]), int(rows.sum()), rng))
-                sums += [np.concatenate([w @ table for w in weights]) for table in tables]  # (B, d) each
-            total[rows] += value(sums) / S
+    for s, rows, draws in draws_of(tuple(tuple(len(tables[0]) for tables in sets) for sets in runs), n):
+        # The tables of one set share the draw of prompts.
+        pairs = [(weights, table) for weights, tables in zip(draws, runs[s]) for table in tables]
+        sums = [np.concatenate([w @ table for w in weights]) for weights, table in pairs]  # (B, d) each
+        total[rows] += value(sums) / S
     return total
+
+
+@lru_cache(maxsize=1)
+def draws_of(sizes: tuple[tuple[int, ...], ...], n: int) -> list[tuple[int, np.ndarray, list[list[np.ndarray]]]]:
+    """(seed, the resamples that draw it (n,), how often each of its prompts, per set and chunk), over S draws.
+
+    All effects on runs of the same sizes[seed][set] share the draws: they are half the time of a report.
+    """
+    rng, S, found = np.random.default_rng(0), len(sizes), []
+    for drawn in rng.integers(0, S, (S, n)):  # (n,)
+        for s, prompts in enumerate(sizes):
+            rows = drawn == s
+            found.append((s, rows, [list(resample_counts(P, int(rows.sum()), rng)) for P in prompts]))
+    return found
 
 
 def estimate(cells: Cells, task: str, terms: Sequence[Term]) -> Estimate:

@@ -7,7 +7,7 @@ from minirlhf.harness.options import option
 
 @dataclass(frozen=True)
 class Watch:
-    """Watching. It does not change what is trained."""
+    """What is shown, measured and kept on the way; nothing of what is trained depends on it."""
 
     show_every: int = option(20, "rounds from showing some sampled answers to the next; 0: never", least=0)
     eval_every: int = option(0, "rounds from a score of held-out prompts to the next; 0: never. The tasks' own, or "

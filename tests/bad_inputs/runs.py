@@ -191,4 +191,13 @@ OUTPUTS = [
     bad("settings nested 100,000 deep", "sft_against_rl --out o", "settings.json",
         files={"o/settings.json": nested(100_000)}),
 ]  # fmt: skip
-RUNS: list[Bad] = [*STATES, *LOGS, *OUTPUTS]
+CURVES = [
+    bad("curves of a folder that is not there", "curves nowhere --out new", "nowhere"),
+    bad("curves of a log without a step", "curves out/ppo stopped-ppo --out new", "stopped-ppo", "log.jsonl",
+        files={"stopped-ppo/log.jsonl": ""}),
+    bad("curves of a log that is not JSON", "curves out/ppo --out new", "log.jsonl", "line 1",
+        files={"out/ppo/log.jsonl": line(1, "no JSON }")}),
+    bad("curves of a run.json of another kind", "curves out/ppo --out new", "run.json", files={"out/ppo/run.json": '{"data": 3}'}),
+    bad("curves written below a file", "curves out/ppo --out corpus.txt/x", "corpus.txt"),
+]  # fmt: skip
+RUNS: list[Bad] = [*STATES, *LOGS, *OUTPUTS, *CURVES]

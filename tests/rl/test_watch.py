@@ -145,11 +145,11 @@ ALL = Watch(show_every=2, eval_every=2, eval_prompts=("p",), keep_every=2, keep_
 
 
 def ascii_share(prompt: str, response: str, record: dict) -> float:
-    """A reward that draws from everybody's random numbers, too."""
+    """A reward that varies from answer to answer."""
     return sum(map(str.isascii, response)) / max(len(response), 1)
 
 
-def learn(policy, tokenizer, out, options=ALL, lora=LoRAOptions(), reward=ascii_share, rounds=5, save_every=3, **more):
+def learn(policy, tokenizer, out, options=ALL, lora=LoRAOptions(), reward=ascii_share, rounds=4, save_every=3, **more):
     """Train with a Progress. Returns what was logged."""
     config = PPOConfig(iterations=rounds, batch=8, minibatches=2, lr=2e-2, warmup=0, beta=0.01, max_new=6, save_every=save_every)
     told = Run(out, about={"stage": "ppo"}, **checkpoint.keeping(out, policy, tokenizer, lora, str(out.parent / "base")), **more)
@@ -183,7 +183,7 @@ def test_what_is_watched_changes_no_bit_and_what_is_kept_loads(lora, make_policy
     for a, b in zip(plain, watched, strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"}.items() <= b.items()
     found = {path.name: weights_in(path) for path in (tmp_path / "watched").glob("round-*")}
-    assert set(found) == {"round-2", "round-4"} and not same(*found.values())
+    assert set(found) == {"round-2"} and not same(found["round-2"], weights_in(tmp_path / "watched"))
     assert checkpoint.read_run(tmp_path / "watched" / "round-2") | {"rounds": 2, "stage": "ppo"} == checkpoint.read_run(
         tmp_path / "watched" / "round-2")  # fmt: skip
 
@@ -197,7 +197,7 @@ def test_a_kept_round_is_the_policy_after_so_many_rounds(make_policy, tokenizer,
         rounds.append(1)
         return signal.raise_signal(signal.SIGINT) or {} if len(rounds) == 2 else {}
 
-    config = PPOConfig(iterations=5, batch=8, minibatches=2, lr=2e-2, warmup=0, beta=0.01, max_new=6)
+    config = PPOConfig(iterations=4, batch=8, minibatches=2, lr=2e-2, warmup=0, beta=0.01, max_new=6)
     with pytest.raises(Interrupted):
         train(models_of(policy, tokenizer, config.algorithm), lambda step: TASKS, lambda record: signalled, config,
               Run(tmp_path / "stopped"), [stop])  # fmt: skip
@@ -207,7 +207,7 @@ def test_a_kept_round_is_the_policy_after_so_many_rounds(make_policy, tokenizer,
 def test_held_out_prompts_are_scored_before_the_first_round_and_every_so_many(make_policy, tokenizer, tmp_path):
     """By task and in all, each time by the same random numbers: at a learning rate of almost 0 nothing moves."""
     log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(eval_every=2, eval_prompts=("p",)))
-    assert [x["step"] for x in log if "held_out" in x] == [1, 3, 5]
+    assert [x["step"] for x in log if "held_out" in x] == [1, 3]
     for x in log[::2]:
         assert x["held_out"] == pytest.approx((x["held_out/x"] + 2 * x["held_out/y"]) / 3)
     first = Progress(ALL, models_of(make_policy(0), tokenizer, ALGORITHM), PPOConfig(max_new=6), Run(tmp_path / "x"), HELD_OUT,
@@ -220,19 +220,19 @@ def test_the_best_on_held_out_prompts_is_kept_and_the_start_is_none(make_policy,
     scores = [x["held_out"] for x in log]
     best = scores.index(max(scores))
     assert best and checkpoint.read_run(tmp_path / "run" / "best")["rounds"] == best
-    learn(make_policy(0), tokenizer, tmp_path / "flat", Watch(eval_every=1, keep_best=True), reward=lambda *case: 1.0)
+    learn(make_policy(0), tokenizer, tmp_path / "flat", Watch(eval_every=1, keep_best=True), reward=lambda *case: 1.0, rounds=2)
     assert not (tmp_path / "flat" / "best").exists()  # never above the start
 
 
 def test_some_answers_are_shown_a_line_each_and_logged(make_policy, tokenizer, tmp_path, capsys):
     log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(show_every=2))
     shown = [x["samples"] for x in log if "samples" in x]
-    assert [x["step"] for x in log if "samples" in x] == [1, 3, 5] and all(len(x) == SHOWN for x in shown)
+    assert [x["step"] for x in log if "samples" in x] == [1, 3] and all(len(x) == SHOWN for x in shown)
     assert {x["task"] for x in shown[0]} == {"x", "y"} and {x["prompt"] for x in shown[0]} <= {x["prompt"] for x in TASKS}
     for x in shown[0]:
         assert x["reward"] in (0, pytest.approx(ascii_share("", x["response"], {})))  # 0: no end
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("round ")]
-    assert len(lines) == 3 * SHOWN and all(line.isprintable() for line in lines)
+    assert len(lines) == 2 * SHOWN and all(line.isprintable() for line in lines)
     assert lines[0] == f"round 1: {shown[0][0]['reward']:6.3f}  {shown[0][0]['prompt']!r} -> {shown[0][0]['response']!r}"
 
 
@@ -250,11 +250,11 @@ def test_a_run_resumed_is_a_run_in_one_go_with_the_best_and_the_rounds_kept(make
     stop = 20
     with pytest.raises(Interrupted):
         learn(make_policy(0), tokenizer, tmp_path / "parts", reward=reward, save_every=1)
-    assert len(logged(tmp_path / "parts")) < 5
+    assert 1 < len(logged(tmp_path / "parts")) < 4
     parts = learn(make_policy(0), tokenizer, tmp_path / "parts", save_every=1, resume=True)
     strip = lambda log: [{k: v for k, v in x.items() if k != "seconds"} for x in log]
     assert strip(parts) == strip(whole)
-    for name in ("best", "round-2", "round-4", "."):
+    for name in ("best", "round-2", "."):
         assert same(weights_in(tmp_path / "whole" / name), weights_in(tmp_path / "parts" / name))
         assert checkpoint.read_run(tmp_path / "whole" / name).get("rounds") == checkpoint.read_run(tmp_path / "parts" / name).get("rounds")
 
