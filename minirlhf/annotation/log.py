@@ -1,6 +1,6 @@
 """People's judgements, of which none is lost: a study's folder, each judge's log, and the judgements that hold.
 
-    study.json   all that a judge sees: the question, and at each place a prompt, a left and a right answer
+    study.json   all that a judge sees: the question, a rubric, and at each place a prompt, a left and a right answer
     key.json     which model stands on which side, and which places are checks; secret until the study is closed
     NAME.log     what annotator NAME did, one line of JSON per event, synced before the next item is shown
     closed       exists when the study takes no more judgements
@@ -27,7 +27,7 @@ from minirlhf.harness.files import UserError, lock, misfit, parse_object, read_b
 VERSION = 2  # of study.json and key.json
 # What each file or line must have, by an example.
 TURN = {"role": "", "content": ""}
-STUDY = {"question": "", "places": [{"prompt": "", "left": "", "right": "", "messages?": [TURN]}]}
+STUDY = {"question": "", "rubric?": "", "places": [{"prompt": "", "left": "", "right": "", "messages?": [TURN]}]}
 PLACE = {"item": "", "kind": "", "left": "", "good?": ("", None)}
 KEY = {"study": "", "models": [""], "identical": [""], "source?": "", "places": [PLACE]}
 FIRST = {"study": "", "token": ""}
@@ -47,7 +47,7 @@ class Closed(UserError):
 def create(folder: str | Path, study: dict, key: dict) -> None:
     """Write a new study. study.json comes last: a folder without it and without judgements can be written again.
 
-    study: {"question", "places": [{"prompt", "left", "right", perhaps "messages"}]}.
+    study: {"question", perhaps "rubric", "places": [{"prompt", "left", "right", perhaps "messages"}]}.
     key: {"models": [name of a, name of b], "places": [{"item", "kind", "left": "a" or "b", "good"}],
     "identical": [item]}. Raises UserError if the folder holds a study or judgements already.
     """
@@ -171,10 +171,10 @@ class Session:
         return len(self.judged)
 
     def item(self) -> dict:
-        """Annotator, place, total and question, with prompt, left and right unless all is done. Raises Closed."""
+        """Annotator, place, total, question, perhaps rubric; prompt, left, right unless all is done. Raises Closed."""
         check_open(self.path.parent)
         head = {"annotator": self.annotator, "place": self.place, "total": self.total}
-        head["question"] = self.study["question"]
+        head |= {key: self.study[key] for key in ("question", "rubric") if key == "question" or self.study.get(key)}
         return head | (self.study["places"][self.place] if self.place < self.total else {})
 
     def act(self, do: str, place: int, seconds: float = 0.0, event: str = "") -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from minirlhf.annotation import log, pairs
 from minirlhf.evaluation.items import TestSet, read_sets
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_text
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.tools.annotate_page import Page
 
@@ -42,6 +42,7 @@ class Making:
     set: str = option("", "the test set; empty: the only one in --items", needs=MAKE)
     pairs: int = option(100, "pairs of answers to compare", least=1, needs=MAKE)
     question: str = option("Which answer is better?", "what the judges decide, in one sentence", needs=MAKE)
+    rubric: str = option("", "a file with what to go by, which the page shows above the answers", needs=MAKE)
     seed: int = option(0, "decides the pairs, their order and their sides", least=0, needs=MAKE)
 
 
@@ -64,7 +65,8 @@ def write_study(options: Annotation, making: Making) -> None:
     answers = list(zip(*(s.items[name] for name in making.models)))
     places, key = pairs.make_places(s.records, answers, making.pairs, making.seed)
     key |= {"models": making.models, "set": s.title, "seed": making.seed, "source": making.items}
-    log.create(options.study, {"question": making.question, "places": places}, key)
+    about = {"question": making.question, "rubric": making.rubric and read_text(making.rubric).strip()}
+    log.create(options.study, about | {"places": places}, key)
     n, ties = Counter(place["kind"] for place in key["places"]), len(key["identical"])
     print(f"{options.study}: {n['pair'] + ties} pairs of {' and '.join(making.models)}; "
           f"identical and counted as ties: {ties}")

@@ -139,6 +139,19 @@ def test_what_make_is_told_decides_what_is_made(call):
     assert key.items() >= (secret | about).items()
 
 
+def test_a_rubric_is_part_of_the_study_and_shown_as_it_stands(call):
+    """Its hash is that of the study: judgements by another rubric do not mix with it. Without one it is empty."""
+    Path("rubric.txt").write_text("1. <b>polite</b> 好\n 2. short\n", encoding="utf-8")
+    assert call(f"{MAKE} --rubric rubric.txt")[0] == call(NEW)[0] == 0
+    studies = [json.loads(Path(name, "study.json").read_text()) for name in ("study", "new")]
+    assert [study["rubric"] for study in studies] == ["1. <b>polite</b> 好\n 2. short", ""]
+    for name, study in zip(("study", "new"), studies):
+        with Session(name, "ada") as session:
+            assert session.item().get("rubric", "") == study["rubric"]
+    keys = [json.loads(Path(name, "key.json").read_text())["study"] for name in ("study", "new")]
+    assert keys[0] != keys[1]
+
+
 def test_who_goes_on_is_told_whose_list_it_is(call, serve):
     """Who forgets --annotator would go on with another's judgements unseen."""
     call(MAKE)
@@ -181,6 +194,8 @@ def test_the_set_that_is_named_is_taken():
     (f"{NEW} --pairs 0", "--pairs 0: must be at least 1"),
     (f"{NEW} --pair 5", "no option --pair; did you mean --pairs?"),
     ("make --items study --study new", "study: Is a directory"),
+    (f"{NEW} --rubric nothing.txt", "nothing.txt: No such file or directory"),
+    ("judge --study study --rubric rubric.txt", "--rubric can do nothing where --action is judge: leave it out"),
     ("make --items items.jsonl --study items.jsonl", "items.jsonl: File exists"),
     ("judge --study study --annotator a/b", "--annotator a/b: at most 40 letters"),
     ("judge --study study --port 70000", "--port 70000: bind(): port must be 0-65535.; --port 0 takes any"),

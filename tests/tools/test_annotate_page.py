@@ -423,8 +423,16 @@ def test_each_text_stands_under_its_title():
     assert found == [("Prompt", "prompt"), ("Answer A", "left"), ("Answer B", "right")]
 
 
+def test_the_rubric_stands_above_the_texts_and_the_buttons_follow_them_with_no_space_between():
+    """The footer sticks to the bottom only where the answers go beyond the window."""
+    assert HTML.index('id="rubric"') < HTML.index('id="prompt"') < HTML.index("<footer>")
+    style = HTML.partition("</style>")[0]
+    assert "position: sticky; bottom: 0" in style and not re.search(r"flex: 1|min-height: 100|100dvh", style)
+
+
 @pytest.mark.parametrize("line", [
     'for (const id of ["prompt", "left", "right"]) put(id, item[id]);',
+    'at("rubric").hidden = !item.rubric;', 'at("rubric").textContent = item.rubric;',
     'const place = item.place - (word === "undo" ? 1 : 0);',
     "keep({event, do: word, place, seconds: (performance.now() - shown) / 1000});",
     "if (event) sessionStorage.setItem(STORE, JSON.stringify(event));",
