@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 from minirlhf.evaluation import items, reports
+from minirlhf.evaluation.answer import answer_lines, chief_rows
 from minirlhf.evaluation.catalogue import metric_names
+from minirlhf.evaluation.cite import ENDING, cite
 from minirlhf.evaluation.config import Evaluation
 from minirlhf.evaluation.table import ngram_line, optimum_line, side_by_side, text_table
 from minirlhf.harness.files import write_atomic, write_json
@@ -52,25 +54,27 @@ def main() -> None:
     report["seconds"] = time.perf_counter() - start
     write_json(out / "report.json", report)
     write_atomic(out / "report.html", page(report).encode("utf-8", "replace"))
-    for alarm in report["alarms"]:
-        print(f"ALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
-    names = list(report["models"])
+    if options.format:
+        path = out / f"table.{ENDING[options.format]}"
+        write_atomic(path, cite(report, options.format, list if options.all else chief_rows).encode("utf-8", "replace"))
     for s in sets:
         task = report["tasks"][s.title]
-        print(f"\n{text_table(s.title, task['metrics'], names, report['against'])}")
-        if task.get("optimum"):
+        rows = task["metrics"] if options.all else chief_rows(task["metrics"])
+        print("\n" + text_table(s.title, rows, list(report["models"]), report["against"]))
+        if options.all and task.get("optimum"):
             print(optimum_line(task["optimum"], report["reference"], report["last"]))
-        if task.get("ngram"):
+        if options.all and task.get("ngram"):
             print(ngram_line(task["ngram"]))
         if options.show:
             print(f"\n{side_by_side(s.items, options.show, run['seed'])}")
-    print("\ntraining cost")
-    for name, model in report["models"].items():
-        if cost := model["cost"]:
-            print(f"  {name:<8} {cost['seconds']:7.0f} s {cost['tokens']:12,} tokens {cost['steps']:6} steps")
-    print("\n±: the longer side of a 95 % interval over prompts; n: prompts that would show a difference as seen."
-          "\nBy p: a test beside the interval, which may differ at its edge; by H: Holm's p over all rewards."
-          f"\nWritten: {out}/report.html, report.json, items.jsonl")
+    trained = [f"{name} {m['cost']['seconds']:.0f} s" for name, m in report["models"].items() if m["cost"]]
+    print("\n±: the longer side of a 95 % interval over prompts. By p, or H: Holm's p over the rewards of all sets. n: "
+          f"prompts\nthat would show the difference. Training took {', '.join(trained) or 'unknown time'}."
+          f"{'' if options.all else ' All rows, and J*: --all'}\n\nWritten: {out}/report.html, report.json, items.jsonl"
+          f"{f', {path.name}' if options.format else ''}")
+    for alarm in report["alarms"]:
+        print(f"\nALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
+    print("\n" + "\n".join(answer_lines(report)))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,23 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
 from minirlhf.evaluation import collect
+from minirlhf.evaluation.answer import answer_lines, chief_rows
+from minirlhf.evaluation.cite import cite
+from minirlhf.evaluation.items import write_items
+from minirlhf.evaluation.report import build
 from minirlhf.harness.folders import load_state
 from minirlhf.harness.loop import Loop
 from minirlhf.lm import checkpoint
@@ -84,6 +90,7 @@ def trained(tmp_path_factory):
         out, err = process.communicate()
         assert process.returncode == 0 and "Traceback" not in err, err
         (folder / f"{name}.txt").write_text(out)
+        (folder / f"{name}.err").write_text(err)
     return folder
 
 
@@ -320,10 +327,93 @@ def test_evidence_that_lacks_what_a_metric_needs_or_was_cut_off_is_refused(train
         assert not list(tmp_path.glob("out/eval/report.*"))
 
 
-def test_what_is_printed_names_all_models_and_where_the_report_is(trained):
+def test_the_answer_is_the_last_thing_that_is_printed_and_at_most_eight_rows_a_set_stand_above_it(trained):
+    """Then one line per set, with gain and price. What was written, and the alarms, stand between."""
     text = (trained / "evaluate.py.txt").read_text()
-    assert "out/eval/report.html, report.json, items.jsonl" in text
-    assert all(name in text for name in ("base", "sft", "ppo"))
+    report = strict((trained / "out" / "eval" / "report.json").read_text())
+    assert text.endswith("\n\n" + "\n".join(answer_lines(report)) + "\n")
+    assert text.index("out/eval/report.html, report.json, items.jsonl\n") < text.index("ALARM") < text.index("price:")
+    for title, task in report["tasks"].items():
+        rows = text.partition(f"\n{title} ")[2].partition("\n\n")[0].splitlines()[2:]
+        names = [row["metric"] for row in task["metrics"] if any(line.startswith(row["metric"]) for line in rows)]
+        assert names == [row["metric"] for row in chief_rows(task["metrics"])] and len(names) == 8 < len(task["metrics"])
+
+
+def test_a_bar_counts_the_answers_on_stderr_while_an_evaluation_works(trained):
+    """Four sets of four prompts, three answers to each, of three models. In a log file it keeps quiet, and it goes."""
+    err = (trained / "evaluate.py.err").read_text()
+    assert "asking:   0%" in err and "/144 [" in err and "verdicts:   0%" in err and "100%" not in err
+    assert "asking" not in (trained / "evaluate.py.txt").read_text()
+
+
+def test_all_prints_every_row_and_what_it_rests_on(trained, call, tmp_path):
+    status, out, err = call("evaluate.py", "--from", trained / "out" / "eval" / "items.jsonl", "--all", "--show", "0")
+    assert status == 0, err
+    for task in strict((tmp_path / "out" / "eval" / "report.json").read_text())["tasks"].values():
+        assert all(row["metric"] in out for row in task["metrics"])
+    assert out.count("\nJ* ") == 4 and "(Kneser-Ney)" in out and "--all" not in out
+
+
+@pytest.mark.parametrize("kind, name", [("markdown", "table.md"), ("latex", "table.tex"), ("csv", "table.csv")])
+def test_a_table_to_cite_is_written_also_without_the_models(kind, name, trained, call, tmp_path):
+    items = trained / "out" / "eval" / "items.jsonl"
+    status, out, err = call("evaluate.py", "--from", items, "--format", kind, "--metrics", "reward,kl", "--show", "0")
+    report = strict((tmp_path / "out" / "eval" / "report.json").read_text())
+    assert status == 0 and f"items.jsonl, {name}\n" in out, err
+    assert (tmp_path / "out" / "eval" / name).read_text("utf-8") == cite(report, kind, chief_rows)
+
+
+def kinds_of(x, path="", found=None) -> dict[str, set[str]]:
+    """path -> the types of what stands there: names of models, sets and scores are *, members of a list []."""
+    found = {} if found is None else found
+    key = path.rpartition(".")[2]
+    if isinstance(x, dict) and key not in ("settings", "environment", "record"):
+        for name, value in x.items():
+            word = "*" if key in NAMES and "*" not in path.rpartition(".")[2] else name
+            kinds_of(value, f"{path}.{word}" if path else name, found)
+    elif isinstance(x, list):
+        for value in x:
+            kinds_of(value, path + "[]", found)
+        found.setdefault(path + "[]", set()) if not x else None
+    else:
+        kind = {type(None): "none", bool: "yes or no", str: "text", int: "whole", float: "number", dict: "object"}[type(x)]
+        found.setdefault(path, set()).add(kind)
+    return found
+
+
+NAMES = "models tasks differences scores temperatures answers lengths calibration best_of tokens".split()
+
+
+def fields_of_the_chapter() -> dict[tuple[str, str], set[str]]:
+    """(kind of line or "report", path) -> types, of the table in the evaluation chapter."""
+    text = (ROOT / "minirlhf" / "evaluation" / "README.md").read_text("utf-8")
+    fields = {}
+    for places, names, types, _ in re.findall(r"^\| ([^|]+) \| (`[^|]+`) \| ([^|]+) \| ([^|]+) \|$", text, re.M):
+        for place in places.split("; "):
+            kinds, _, path = place.partition(": ")
+            for kind, name in product(kinds.split(", "), re.findall("`([^`]+)`", names)):
+                assert (kind, full := f"{path}.{name}".lstrip(".")) not in fields
+                fields[kind, full] = {*types.split(", ")}
+    return fields
+
+
+def test_the_chapter_has_each_field_that_an_evaluation_writes_and_no_other(trained, make_evaluation):
+    """Of a real one, and of one with an optimum; each with its type."""
+    folder, fields, seen = trained / "out" / "eval", fields_of_the_chapter(), {}
+    many = make_evaluation([{"prompt": f"p{i}", "response": "x y"} for i in range(90)], lambda m, i, k: "some words", beta=5.0)
+    many[1][0].about["optimum"] = {"value": 9.0, "low": 8.5, "high": None, "effective_size": 300.0}  # of training
+    write_items(folder / "more.jsonl", *many)
+    parts = [("report", strict((folder / "report.json").read_text("utf-8"))), ("report", build(*many, ["bleu", "reward"]))]
+    for name in ("items.jsonl", "more.jsonl"):
+        parts += [(x["kind"], x) for x in map(strict, (folder / name).read_text("utf-8").split("\n")[:-1])]
+    for kind, x in parts:
+        for path, types in kinds_of(x).items():
+            seen.setdefault((kind, path), set()).update(types)
+    unknown = {place: types for place, types in seen.items() if place not in fields}
+    assert all(types <= {"none"} and any(f[1].startswith(f"{path}.") for f in fields) for (_, path), types in unknown.items()), unknown
+    assert fields.keys() <= seen.keys(), fields.keys() - seen.keys()
+    for place, types in fields.items():
+        assert seen[place] <= types | ({"whole"} if "number" in types else set()), (place, seen[place])
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_others(trained, call):
@@ -666,7 +756,7 @@ WRONG = [
     ("evaluate.py --models a=good --prompts 0", "--prompts 0"),
     ("evaluate.py --models a=good --data pairs.jsonl --max-new 0", "--max-new 0"),
     ("evaluate.py --models a=good --data pairs.jsonl --reward mine.py:nan", "the reward is nan, no finite"),
-    ("evaluate.py --models a=good --data pairs.jsonl --metrics belu", "--metrics belu: there are all, scores,"),
+    ("evaluate.py --models a=good --data pairs.jsonl --metrics belu", "--metrics belu: there are all, reward,"),
     ("evaluate.py --models a=good --data pairs.jsonl --metrics f1", "--metrics f1 needs a label"),
     ("evaluate.py --from missing.jsonl", "missing.jsonl: No such file"),
     ("evaluate.py --from broken.jsonl", "broken.jsonl, line 17: not JSON"),

@@ -6,7 +6,7 @@
 """
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +62,7 @@ class Protocol:
     samples: int  # to each record, at temperature 1, beside the greedy one
     seed: int
     gold: bool = False  # the task's own reward, too, where reward_of is another
+    told: Callable[[int], object] = int  # is told how many answers more there are
 
 
 def exact_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -151,6 +152,7 @@ def sample_items(
             fits = said.mask.cumsum(1) <= torch.tensor([room[row] for row in some], device=device)[:, None]  # (b, R)
             g.ids[some, : fits.shape[1]], g.mask[some, : fits.shape[1]] = said.ids, said.mask & fits
             g.ended[some] = said.ended & fits.all(1)
+            protocol.told(len(some))
     of_reference = replace(g, prompt_ids=behind[1][0], prompt_mask=behind[1][1]) if asked != prompts else None
     tokens = token_statistics(model, reference.model, g, of_reference, compared)  # (B, R) each
     statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}

@@ -220,7 +220,7 @@ def length_metrics(view: View) -> list[Metric]:
 
 # name -> what makes it, and what it needs of the data. Those of DEFAULT are taken where the data allow.
 METRICS: dict[str, tuple[Made, str]] = {
-    "scores": (score_metrics, "a reward or a generated task"),
+    "reward": (score_metrics, "a reward or a generated task"),  # and what else the task scores
     "best": (best_of_metrics, "a reward"),
     "accuracy": (given(labels_of, accuracy), "a label in some records"),
     "f1": (given(labels_of, f1_metrics), "a label in some records"),
@@ -244,12 +244,13 @@ METRICS: dict[str, tuple[Made, str]] = {
     "repetition": (repetition, "answers of four tokens or more"),
     "length": (length_metrics, "prompts"),
 }
-DEFAULT = ("scores", "f1", "perplexity", "calibration", "kl", "entropy", "distinct", "self-bleu", "length")
+DEFAULT = ("reward", "f1", "perplexity", "calibration", "kl", "entropy", "distinct", "self-bleu", "length")
+ALSO = {"scores": "reward", "ppl": "perplexity", "ece": "calibration", "exact-match": "exact", "distinct-2": "distinct"}
 
 
 def metric_names(words: str) -> list[str]:
-    """"bleu, chrf" -> ["bleu", "chrf"]. Raises UserError for an unknown name."""
-    names = [name.strip() for name in words.split(",") if name.strip()]
+    """"BLEU, scores" -> ["bleu", "reward"]. Raises UserError for an unknown name."""
+    names = [ALSO.get(word, word) for x in words.split(",") if (word := x.strip().lower().replace("_", "-"))]
     if unknown := [name for name in names if name not in (*METRICS, "all")]:
         raise UserError(f"--metrics {unknown[0]}: there are all, {', '.join(METRICS)}")
     return names

@@ -21,6 +21,7 @@ from minirlhf.evaluation.panels import choose_examples, read_curves
 from minirlhf.evaluation.table import one_line
 from minirlhf.harness.device import autocast, environment
 from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import bar
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.chat_formats import missing_specials
@@ -190,38 +191,43 @@ def collect_items(
     seen = training_records(runs)
     trained = {prompt_of(r) for records in seen.values() for r in records}
     sets, fitted = [], {}  # fitted: task -> model -> temperature
-    for title, records, reward_of, reward_name, max_new in test_sets(options, load_rewards(judged, device), runs, seed):
-        s = TestSet(title, prompts_that_fit(records, models, title), about={"reward": reward_name})
-        generated = "" if options.data else task_of(s.records[0]).NAME
-        if generated not in fitted:
-            fitted[generated] = temperatures(generated, models, seed)
-        s.about["temperatures"] = fitted[generated]
-        protocol = Protocol(reward_of, max_new, options.samples, seed, gold=bool(judged.reward))
-        for name, asked in models.items():
-            compared = policy.model if name in (reference, last) else None
-            s.items[name] = sample_items(asked, models[references[name]], s.records, protocol, compared)
-            s.texts[name] = text_items(asked, s.records, s.about["temperatures"].get(name))
-        # Asked in other ids, as a base model is, their answers are no mixture of answers to one prompt.
-        alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records)
-        if beta > 0 and reward_of is not None and last != reference and alike:
-            known = optimum_of_training(runs[last], weights[reference], beta, judged.reward, title)
-            if known is None and options.reference_samples:
-                more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))
-                known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
-            s.about |= {"beta": beta, "optimum": known}
-        view = view_of(s)
-        chosen = choose_examples(view, against, last, seed)["median"]
-        said = next(x for x in view.sampled[last] if x["index"] == chosen)
-        shown = shown_attention(policy.model, policy.tokenizer, policy.prompt(s.records[chosen]) + said["ids"])
-        s.about["attention"] = {"model": last, "index": chosen} | shown
-        scored = [r for i, r in enumerate(s.records) if all(t[i]["nll"] is not None for t in s.texts.values())]
-        for line in left_out(s.records, len(scored)):
-            print(f"{title}: {line}")
-        if policy.chat:
-            task = task_of(s.records[0])
-            s.about["ngram"] = ngram_baseline(seen.get(task.NAME if task else OWN, []), scored, policy.tokenizer)
-        s.about["trained_on"] = [prompt_text(r) for r in s.records if prompt_of(r) in trained]
-        sets.append(s)
+    reward = load_rewards(judged, device)
+    wanted = [(TestSet(title, prompts_that_fit(records, models, title), about={"reward": name}), reward_of, max_new)
+              for title, records, reward_of, name, max_new in test_sets(options, reward, runs, seed)]
+    answers = sum(len(s.records) for s, *_ in wanted) * len(models) * (1 + options.samples)
+    with bar(answers, "asking", unit=" answers", leave=False) as progress:
+        for s, reward_of, max_new in wanted:
+            generated = "" if options.data else task_of(s.records[0]).NAME
+            if generated not in fitted:
+                fitted[generated] = temperatures(generated, models, seed)
+            s.about["temperatures"] = fitted[generated]
+            protocol = Protocol(reward_of, max_new, options.samples, seed, bool(judged.reward), progress.update)
+            for name, asked in models.items():
+                compared = policy.model if name in (reference, last) else None
+                s.items[name] = sample_items(asked, models[references[name]], s.records, protocol, compared)
+                s.texts[name] = text_items(asked, s.records, s.about["temperatures"].get(name))
+            # Asked in other ids, as a base model is, their answers are no mixture of answers to one prompt.
+            alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records)
+            if beta > 0 and reward_of is not None and last != reference and alike:
+                known = optimum_of_training(runs[last], weights[reference], beta, judged.reward, s.title)
+                if known is None and options.reference_samples:
+                    progress.total += len(s.records) * (1 + options.reference_samples)
+                    more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))
+                    known = reference_optimum([x for x in more if x["sample"] >= 0], beta, units(s.records))
+                s.about |= {"beta": beta, "optimum": known}
+            view = view_of(s)
+            chosen = choose_examples(view, against, last, seed)["median"]
+            said = next(x for x in view.sampled[last] if x["index"] == chosen)
+            shown = shown_attention(policy.model, policy.tokenizer, policy.prompt(s.records[chosen]) + said["ids"])
+            s.about["attention"] = {"model": last, "index": chosen} | shown
+            scored = [r for i, r in enumerate(s.records) if all(t[i]["nll"] is not None for t in s.texts.values())]
+            for line in left_out(s.records, len(scored)):
+                progress.write(f"{s.title}: {line}")
+            if policy.chat:
+                task = task_of(s.records[0])
+                s.about["ngram"] = ngram_baseline(seen.get(task.NAME if task else OWN, []), scored, policy.tokenizer)
+            s.about["trained_on"] = [prompt_text(r) for r in s.records if prompt_of(r) in trained]
+            sets.append(s)
     return run, sets
 
 

@@ -29,11 +29,14 @@ class Evaluation:
     reference_samples: int = option(0, "more of the reference, where J* is not known", least=0, needs=SCORED)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1, needs="data|prompt")
     show: int = option(2, "samples to print of each test set, side by side", least=0)
+    all: bool = option(False, "print every row of each test set and what they rest on, not the eight that say most")
+    format: str = option("", "also write a table to cite", choices=("markdown", "latex", "csv"))
     prompt: str = option("", "only print what each model answers to this", only="models max_new device dtype threads")
     text: tuple[str, ...] = option(
         (), "only perplexity and bits per byte of these .txt or .jsonl files", only="models stride device threads")
     stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0, needs="text")
-    from_: str = option("", "items.jsonl: make its report again, without the models", only="metrics show out threads")
+    from_: str = option("", "items.jsonl: make its report again, without the models",
+                        only="metrics show all format out threads")
     reports: tuple[str, ...] = option(
         (), "only compare these report.json: as training runs, if they are more than two, or two whose last model was "
         "trained with different seeds; else as old and new, item by item; with --against paired by seed",

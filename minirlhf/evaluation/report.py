@@ -16,6 +16,7 @@ from minirlhf.evaluation.panels import (
     best_of_curve, best_of_reference, calibration_panel, choose_examples, length_panel, sample_panel, win_panel,
 )
 from minirlhf.evaluation.verdicts import adjust, compare_models
+from minirlhf.harness.loop import bar
 from minirlhf.metrics.scores import perplexity
 
 
@@ -27,7 +28,7 @@ def build(run: dict, sets: Sequence[TestSet], names: Sequence[str] = ()) -> dict
     report = {"version": VERSION} | run | {"last": last, "tasks": {}}
     trained_on = {prompt for s in sets for prompt in (s.about.get("trained_on") or ())}
     report["alarms"] = alarms(models, {s.title: s.items for s in sets}, trained_on, against)
-    for s in sets:
+    for s in bar(len(sets), "verdicts", iterable=sets, unit=" sets", leave=False):
         view = view_of(s, run.get("vocabulary", 0), reference)
         metrics, optimum = metric_table(view, names), None
         if beta := s.about.get("beta"):

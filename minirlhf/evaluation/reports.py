@@ -29,7 +29,7 @@ from minirlhf.metrics.paired_tests import Difference, verdict
 from minirlhf.metrics.training_runs import crossed_t, independent_t
 
 # Settings that change no answer, or are compared elsewhere.
-ELSEWHERE = ("models", "metrics", "show", "from_", "out", "reward_threads", "reward_timeout")
+ELSEWHERE = ("models", "metrics", "show", "all", "format", "from_", "out", "reward_threads", "reward_timeout")
 Sets = dict[str, TestSet]  # by title
 
 

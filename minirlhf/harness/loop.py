@@ -33,6 +33,12 @@ class Unharmed(UserError):
     """A step failed before it changed anything: the steps before it can be saved."""
 
 
+def bar(total: int, name: str, **more) -> tqdm:
+    """A bar that redraws on a terminal; in a log file a line every few seconds is enough. more: options of tqdm."""
+    often = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, desc=name, mininterval=often, dynamic_ncols=True, **more)
+
+
 class Loop:
     """The steps of one training, each of which ends in a record."""
 
@@ -56,9 +62,7 @@ class Loop:
 
     def __enter__(self) -> "Loop":
         self.folder.hold()
-        # On a terminal the bar redraws; in a log file a line every few seconds is enough.
-        more = {"mininterval": 0.1 if sys.stderr.isatty() else 10.0, "dynamic_ncols": True, "disable": ranks.rank() > 0}
-        self._bar = tqdm(total=self.total, initial=self.start, desc=self.run.out.name, **more)
+        self._bar = bar(self.total, self.run.out.name, initial=self.start, disable=ranks.rank() > 0)
         self._asked, self._drawn = False, 0.0  # to stop, by a signal; when to draw again
         self._handlers = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._began = time.perf_counter()

@@ -21,32 +21,27 @@ DARK_RULES}
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%}
 body{margin:0 auto;padding:1rem 12px 4rem;max-width:76rem;background:var(--ground);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","PingFang SC","Microsoft YaHei",
-"Noto Sans CJK SC",sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0 1rem}
+"Noto Sans CJK SC",sans-serif;overflow-wrap:anywhere}h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0 1rem}
 h2{font-size:1.3rem;margin:2.6rem 0 .6rem;padding-top:.6rem;border-top:1px solid var(--faint)}
-h3{font-size:1.05rem;margin:1.8rem 0 .5rem}
-p,li,dd{max-width:46rem}a{color:var(--link)}
+h3{font-size:1.05rem;margin:1.8rem 0 .5rem}p,li,dd{max-width:46rem}a{color:var(--link)}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;list-style:none}
-small,figcaption,.quiet{color:var(--muted);font-size:.85rem;line-height:1.4}
-table small{font-size:.95em}
-.alarm{border:2px solid var(--bad);border-radius:6px;padding:.3rem 1rem;margin:1rem 0}.alarm p{margin:.4rem 0}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;line-height:1.35}
+small,figcaption,.quiet{color:var(--muted);font-size:.85rem;line-height:1.4}table small{font-size:.95em}
+.alarm{border:2px solid var(--bad);border-radius:6px;padding:.3rem 1rem;margin:1rem 0}
+.alarm p{margin:.4rem 0;max-width:none}.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.88rem;line-height:1.35;width:100%}
+.beside{display:grid;grid-template-columns:minmax(0,1fr) 20rem;gap:1.6rem;align-items:start}
 caption{text-align:left;color:var(--muted);padding-bottom:.4rem}
 th,td{padding:.35rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);
-overflow-wrap:break-word}
-th:first-child{padding-left:0}
-th[scope=row]{font-weight:500;min-width:7.5rem;max-width:15rem;position:sticky;left:0;background:var(--ground)}
+overflow-wrap:break-word}th:first-child{padding-left:0}th[scope=row]{font-weight:500;width:30%}
 th[scope=rowgroup]{color:var(--muted);padding:1rem 0 .2rem;border-bottom-color:var(--muted)}
 td{white-space:nowrap;font-variant-numeric:tabular-nums}td small,th small{display:block;font-weight:400}
-td.words{white-space:normal;min-width:12rem;max-width:20rem}
-.verdict{border-left:.5rem solid var(--faint);padding-left:.4rem;font-weight:600}
-.better{border-color:var(--good)}.worse{border-color:var(--bad)}
+td:has(.verdict){white-space:normal;min-width:10.8rem}.beside td{padding-inline:.45rem}
+.verdict{border-left:.5rem solid var(--faint);padding-left:.4rem;font-weight:600}.better{border-color:var(--good)}
+.worse{border-color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1.4rem 1.6rem;
-margin:1.2rem 0}
-.flow{columns:20.5rem 3;column-gap:1.6rem;margin:1.2rem 0}.flow figure{padding-bottom:1.4rem}
+margin:1.2rem 0}.flow{columns:20.5rem 3;column-gap:1.6rem;margin:1.2rem 0}.flow figure{padding-bottom:1.4rem}
 figure{margin:0;min-width:0;break-inside:avoid}figcaption{margin-bottom:.5rem}
-figcaption b{display:block;color:var(--ink);font-size:.95rem}
-svg{display:block;width:100%;max-width:27rem;height:auto}
+figcaption b{display:block;color:var(--ink);font-size:.95rem}svg{display:block;width:100%;max-width:27rem;height:auto}
 .maps figure{overflow-x:auto}.maps svg{width:auto;max-width:none}
 details{margin:.7rem 0;border:1px solid var(--faint);border-radius:6px;padding:0 .8rem}
 details[open]{padding-bottom:.8rem}summary{cursor:pointer;padding:.55rem 0;font-weight:600}
@@ -56,23 +51,34 @@ margin:.2rem 0 .6rem;padding:.5rem .7rem;max-height:22rem;overflow:auto;font-siz
 .strip{white-space:pre-wrap;line-height:2.2;margin:.4rem 0}
 .token{background:rgb(var(--heat)/calc(var(--k)*.55));border:1px solid var(--faint);border-radius:3px;
 border-bottom:calc(1px + var(--k)*4px) solid rgb(var(--heat));padding:1px;margin:0 1px;color:var(--ink);
--webkit-box-decoration-break:clone;box-decoration-break:clone}.less{border-bottom-style:dashed}
-.facts{margin:0}
+-webkit-box-decoration-break:clone;box-decoration-break:clone}.less{border-bottom-style:dashed}.facts{margin:0}
 .facts div{break-inside:avoid;display:flex;gap:.6rem;border-bottom:1px solid var(--faint);font-size:.88rem;
-padding:.2rem 0}
-.facts dt{color:var(--muted);flex:0 0 40%}.facts dd{margin:0;flex:1;min-width:0}
-@media (min-width:48rem){.facts{columns:2;column-gap:2rem}}
-@media print{html{font-size:10.5pt}body{max-width:none;padding:0;font-size:1rem}nav{display:none}
-.text{max-height:none;overflow:visible}.scroll{overflow:visible}h2,h3,summary,b{break-after:avoid}
-table{font-size:.75rem}th,td{padding:.2rem .3rem}th[scope=row]{min-width:5rem}td.words{min-width:9rem}
-tr,.answers>div{break-inside:avoid}.grid{grid-template-columns:1fr 1fr}
-.flow{columns:2}.flow svg{max-height:23cm}
-.strip,.token{print-color-adjust:exact;-webkit-print-color-adjust:exact}details{border:0;padding:0}
-details:not([open],.folded)::details-content{content-visibility:visible;block-size:auto}}
+padding:.2rem 0}.facts dt{color:var(--muted);flex:0 0 40%}.facts dd{margin:0;flex:1;min-width:0}
+@media (min-width:48rem){.facts,.limits{columns:2;column-gap:2rem}.limits li{break-inside:avoid}}
+@media (max-width:66rem){.beside{display:block}}
+@media screen and (max-width:59.99rem){thead{display:none}table,caption,tbody,th,td{display:block}
+tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:.2rem .6rem;padding:.5rem 0;
+border-bottom:1px solid var(--faint)}
+th[scope],td,td:has(.verdict){border:0;padding:0;width:auto;min-width:0;white-space:normal}th{grid-column:1/-1}
+td:last-child{grid-column:span 2}td::before{content:attr(data-of);display:block;color:var(--muted);font-size:.8rem}
+.verdict{white-space:nowrap}}
+@page{margin:12mm}
+@media print{html{font-size:8pt}body{max-width:none;padding:0;font-size:1rem;line-height:1.35}nav{display:none}
+.text{max-height:none;overflow:visible;padding:.15rem .5rem;margin:.1rem 0 .3rem}.scroll{overflow:visible}
+h2,h3,summary,summary+*,section>.quiet,figcaption,caption,thead,tr:has([scope=rowgroup]){break-after:avoid}
+.strip,.strip+p{break-before:avoid}h2{margin:1rem 0 .2rem;padding-top:.3rem}h3{margin:.9rem 0 .2rem}
+table{font-size:.8rem;line-height:1.25}th,td{padding:.1rem .3rem}th[scope=rowgroup]{padding-top:.4rem}
+section:nth-of-type(n+2) td small{display:inline;margin-left:.5em}th[scope=row]{width:24%}
+tr,.answers>div{break-inside:avoid}.beside{display:grid;grid-template-columns:minmax(0,1fr) 20rem}
+section:nth-of-type(n+3) th{&[scope=row]{width:17%}small{display:none}}details .scroll{columns:2}
+details th[scope=row][scope]{width:30%!important}
+.grid,.flow{display:grid;columns:auto;grid-template-columns:repeat(5,1fr);gap:.8rem;margin:.6rem 0}
+.flow figure{padding:0}figcaption{line-height:1.2;font-size:.75rem}.maps svg{width:100%}
+.maps{grid-template-columns:repeat(8,1fr);gap:.4rem}p,li,dd{max-width:none}.facts{columns:3}
+.strip,.token{print-color-adjust:exact;-webkit-print-color-adjust:exact}details{border:0;padding:0;margin:.1rem 0}
+.strip{line-height:1.6;margin:.1rem 0}summary{padding:.1rem 0}p,.strip+p{margin:.3rem 0}details[open]{padding:0}
+details:not([open])::details-content{content-visibility:visible;block-size:auto}}
 """
-
-
-RULES = {"p": " by p", "p_holm": " by Holm’s p"}  # decided_by -> what the reader is told
 
 
 def show(value: object) -> str:
@@ -91,23 +97,17 @@ def interval(estimate: dict) -> str:
     return f"[{num(low)}, {num(high)}]" if all_finite(low, high) else ""
 
 
-def value(estimate: dict) -> str:
-    """A model's value with its interval."""
-    return f"{num(estimate.get('value'))} {interval(estimate)}".strip()
-
-
-def chances(d: dict) -> list[str]:
-    """The p-value and, where there is one, the p-value after Holm's correction."""
-    def p(name: str, x: float) -> str:
-        return f"{name}&nbsp;&lt;&nbsp;0.001" if x < 0.001 else f"{name}&nbsp;=&nbsp;{x:.3f}"
-
-    return [p(name, d[key]) for name, key in (("p", "p"), ("Holm", "p_holm")) if all_finite(d.get(key))]
+def chances(d: dict) -> str:
+    """By which p the verdict goes: the one after Holm's correction, where there is one, with the other behind it."""
+    words = [f"{name}&nbsp;{'&lt;&nbsp;0.001' if x < 0.001 else f'=&nbsp;{x:.3f}'}"
+             for key, name in (("p_holm", "Holm’s p"), ("p", "p")) if all_finite(x := d.get(key))]
+    return f"by {', '.join(words)}" if words else ""
 
 
 def power(d: dict) -> str:
-    """How large a difference a comparison without a result could have shown."""
+    """How large a difference a comparison without a result could have shown; "" where all prompts say the same."""
     if not all_finite(d.get("minimum_detectable")):
-        return "the difference that could have been shown is undefined"
+        return ""
     words = f"{d['n']} prompts could have shown a difference of {num(d['minimum_detectable'])}, 4 times in 5"
     if all_finite(d.get("prompts_needed"), d.get("value")):
         needed = float(f"{d['prompts_needed']:.2g}")  # two figures of an estimate are enough
@@ -115,33 +115,17 @@ def power(d: dict) -> str:
     return words
 
 
-def reason(d: dict) -> str:
-    """Why a difference is undefined."""
-    return show(d.get("undefined") or "no number to compare")
-
-
-def in_words(d: dict) -> str:
-    """A verdict with the numbers behind it, in a sentence."""
-    if d["verdict"] == "undefined" or not all_finite(d.get("value")):
-        return f"<b>undefined</b> ({reason(d)})"
-    numbers = ", ".join([f"difference {num(d['value'], True)} {interval(d)}".strip(), *chances(d)])
-    words = f"<b>{show(d['verdict'])}</b>{RULES.get(d.get('decided_by'), '')} ({numbers})"
-    return words + (f"; {power(d)}" if d["verdict"] == "no difference shown" else "")
-
-
-def in_cells(d: dict) -> str:
-    """Three cells of a table: the difference, p, and the verdict with the difference that could have been shown."""
+def in_cells(d: dict) -> list[str]:
+    """Two cells of a table: the difference, and the verdict with p and the difference that could have been shown."""
     verdict, note = d["verdict"], ""
     if verdict == "undefined" or not all_finite(d.get("value")):
-        verdict, note = "undefined", reason(d)
+        verdict, note = "undefined", show(d.get("undefined") or "no number to compare")
     elif verdict == "no difference shown":
         verdict, note = "not shown", power(d)
     kind = verdict if verdict in ("better", "worse") else "neither"
-    chance = "<br>".join(chances(d)) or "–"
-    rule = "" if verdict == "undefined" else RULES.get(d.get("decided_by"), "")
-    words = f'<span class="verdict {kind}">{show(verdict)}</span>{rule}<small>{note}</small>'
-    return (f"<td>{num(d.get('value'), True)}<small>{interval(d)}</small></td><td>{chance}</td>"
-            f'<td class="words">{words}</td>')
+    notes = "".join(f"<small>{x}</small>" for x in (chances(d), note) if x)
+    return [f"{num(d.get('value'), True)}<small>{interval(d)}</small>",
+            f'<span class="verdict {kind}">{show(verdict)}</span>{notes}']
 
 
 def captioned(title: str, note: str, draw: Callable[..., str], *data: object) -> str:
@@ -156,9 +140,18 @@ def grid(plots: Iterable[str], kind: str = "grid") -> str:
     return f'<div class="{kind}">{inside}</div>' if inside else ""
 
 
-def html_table(caption: str, head: Sequence[str], body: str) -> str:
-    """A table in its own box, which scrolls on a narrow screen. body: rows as HTML."""
-    columns = "".join(f'<th scope="col">{show(name)}</th>' for name in head)
+def html_table(caption: str, head: Sequence[str], rows: Iterable[str | Sequence[str]]) -> str:
+    """A table, of which each row is a block of its own on a narrow screen: there a cell says what its column is.
+
+    rows: the heading of those that follow, or the HTML of a row's cells; the first of these names the row.
+    """
+    columns, body = "".join(f'<th scope="col">{show(name)}</th>' for name in head), ""
+    for row in rows:
+        if isinstance(row, str):
+            body += f'<tr><th scope="rowgroup" colspan="{len(head)}">{show(row)}</th></tr>\n'
+        else:
+            cells = "".join(f'<td data-of="{show(name)}">{cell}</td>' for name, cell in zip(head[1:], row[1:]))
+            body += f'<tr><th scope="row">{row[0]}</th>{cells}</tr>\n'
     inside = f"<caption>{show(caption)}</caption><thead><tr>{columns}</tr></thead>\n<tbody>{body}</tbody>"
     box = f'<div class="scroll" tabindex="0" role="region" aria-label="{show(caption)}">'
     return f"{box}<table>{inside}</table></div>"

@@ -10,12 +10,13 @@ Proved by tests/html/test_page.py.
 from collections import Counter
 from collections.abc import Sequence
 
+from minirlhf.evaluation.answer import MEANING, headline, price
 from minirlhf.evaluation.panels import POINTS, all_finite
 from minirlhf.evaluation.table import optimum_line
 from minirlhf.html import figures
 from minirlhf.html.curves import curves_html
 from minirlhf.html.markup import (
-    captioned, document, facts, grid, html_table, in_cells, in_words, interval, kl_strip, num, passage, show, value,
+    captioned, document, facts, grid, html_table, in_cells, interval, kl_strip, num, passage, show,
 )
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
@@ -26,7 +27,9 @@ FOREST = ("Each row has its own scale, printed below it in the units of its metr
 BEST = ("Bars are 95 % intervals. The dashed curve is the best of n answers of the reference. It stands at "
         "ln n − (n−1)/n nats, an upper bound of its KL, so the true curve lies further left. It pools the answers to "
         "all prompts: where some prompts are harder than others, the true curve also lies lower.")
+VALUES = "Brackets hold 95 % intervals over prompts. A verdict is at 5 %; Holm’s p is adjusted for the number of sets."
 COST = ("seconds", "tokens", "steps")
+PRICE = "the KL to the reference, and what got worse of the task’s scores, perplexity, diversity, answers that end."
 RULE = ("The first sample of each model for four prompts. Three go by the mean reward of {}{}: the highest (best), the "
         "lowest (worst) and the middle (median). Where there is no reward, KL takes its place. The fourth is drawn by "
         "the seed (random). They show what answers look like, and prove nothing.")
@@ -52,10 +55,9 @@ def page(report: dict) -> str:
     for i, (name, task) in enumerate(report["tasks"].items(), 1):
         parts[f"set-{i}", name] = one_set(task, names, last, against if compared else "", report["reference"])
     parts["training", "Training"] = training_section(report["models"])
-    parts["cost", "What training cost"] = cost_section(report["models"])
     parts["made", "How this was made"] = settings_section(report)
     limits = "".join(f"<li>{show(x)}</li>" for x in CANNOT)
-    parts["limits", "What this cannot tell you"] = f"<ul>{limits}</ul>"
+    parts["limits", "What this cannot tell you"] = f'<ul class="limits">{limits}</ul>'
     contents, body = "", ""
     for (anchor, heading), html in parts.items():
         if html:
@@ -74,28 +76,25 @@ def alarm_boxes(found: Sequence[dict]) -> str:
 
 
 def answer_section(report: dict, compared: bool) -> str:
-    """The result on the primary metric of each set, in words, and a figure of all sets."""
-    last, against = report["last"], report["against"]
-    lines, rows = [], []
-    for title, task in report["tasks"].items():
-        for m in (m for m in task["metrics"] if m["primary"]):
-            words = f"<b>{show(title)}</b>: {show(m['metric'])} of {show(last)} {value(m['models'][last])}"
-            if compared:
-                rows.append((title, m["differences"][last]))
-                words += f", of {show(against)} {value(m['models'][against])}: {in_words(m['differences'][last])}"
-                if w := task.get("wins"):
-                    words += f"; more on {w['wins']} prompts, as much on {w['ties']}, less on {w['losses']}: "
-                    words += f"a win rate of {num(w['rate'])} {interval(w)}, with a tie as half a win"
-            lines.append(f"<li>{words}.</li>")
-    if not lines:
-        return "<p>No metric is marked as primary: see the tables.</p>"
-    if not rows:
-        return f"<ul>{''.join(lines)}</ul>"
-    counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for _, d in rows).items())
-    lead = f"<p>Is {show(last)} better than {show(against)}? By the primary metric of each set "
-    lead += f"({len(rows)} in all): {counts}. Brackets hold 95 % intervals.</p>"
-    forest = captioned(f"Primary metrics, {last} − {against}", FOREST, figures.forest, rows)
-    return f"{lead}<ul>{''.join(lines)}</ul>{grid([forest])}"
+    """What each set says by its primary metric, a row each: what is gained, what is paid; and a figure of all sets."""
+    last, against, rows = report["last"], report["against"], []
+    for i, (title, task) in enumerate(report["tasks"].items(), 1):
+        m = headline(task["metrics"])
+        rows.append([f'<a href="#set-{i}">{show(title)}</a><small>{show(m["metric"])}</small>'])
+        for name in (against, last)[not compared:]:
+            rows[-1].append(f"{num(m['models'][name].get('value'))}<small>{interval(m['models'][name])}</small>")
+        if compared:
+            paid = show(price(task["metrics"], last, against)).replace("-&gt;", "→").replace(" -", " −")
+            rows[-1] += [*in_cells(m["differences"][last]), paid.replace(", ", "<br>")]
+    if not compared or not rows:
+        return html_table(VALUES, ["set", last], rows)
+    found = [headline(task["metrics"])["differences"][last] for task in report["tasks"].values()]
+    counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for d in found).items())
+    lead = f"<p>Is {show(last)} better than {show(against)}? By the primary metric of each set ({len(rows)} in all): "
+    lead += f"{counts}. What it paid stands beside it: {PRICE}</p>"
+    head = ["set", against, last, f"{last} − {against}", "verdict", "price"]
+    forest = captioned(f"Primary metrics, {last} − {against}", FOREST, figures.forest, list(zip(report["tasks"], found)))
+    return f'{lead}<div class="beside">{html_table(VALUES, head, rows)}{forest}</div>'
 
 
 def one_set(task: dict, names: Sequence[str], last: str, against: str, reference: str) -> str:
@@ -103,10 +102,13 @@ def one_set(task: dict, names: Sequence[str], last: str, against: str, reference
     count = f"{task['prompts']} prompts, {task['samples']} sampled answers to each"
     if (task.get("units") or task["prompts"]) < task["prompts"]:
         count += f"; {task['units']} are independent: turns of a conversation count as one, and so do equal prompts"
+    if against and (w := task.get("wins")):
+        count += f". {last} has the higher reward on {w['wins']}, the same on {w['ties']}, a lower on {w['losses']}: a "
+        count += f"win rate of {num(w['rate'])} {interval(w)}, where a tie is half a win"
     metrics = sorted(task["metrics"], key=lambda m: [*GROUPS, m["group"]].index(m["group"]))
     head = f"{last} − {against}" if against else ""
-    values = metrics_table("Values with 95 % intervals over prompts", metrics, names, last, head)
-    parts = [f'<p class="quiet">{count}.</p>', values]
+    values = metrics_table(VALUES, metrics, names, last, head)
+    parts = [f'<p class="quiet">{show(count)}.</p>', values]
     others = [name for name in names if name not in (last, against)] if against else []
     for name in others:
         inside = metrics_table(f"{name} − {against}", metrics, [], name, "difference")
@@ -127,23 +129,22 @@ def one_set(task: dict, names: Sequence[str], last: str, against: str, reference
 def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], model: str, difference: str) -> str:
     """One row per metric, sorted by group, under the groups' headings; ↑ and ↓ say which way is better.
 
-    `names` get values with intervals. If `difference` (a heading) is given, `model`'s difference, p and verdict follow.
+    `names` get values with intervals, and each metric what it means. If `difference` (a heading) is given, `model`'s
+    difference and verdict follow.
     """
-    head = ["metric", *names] + ([difference, "p", "verdict"] if difference else [])
-    body, above = "", None
+    rows, above = [], None
     for m in metrics:
         if (group := m["group"]) != above:
-            heading = show(GROUPS.get(group, group))
-            body += f'<tr><th scope="rowgroup" colspan="{len(head)}">{heading}</th></tr>\n'
+            rows.append(GROUPS.get(group, group))
             above = group
         name = show(m["metric"]) + {1: " ↑", -1: " ↓"}.get(m["direction"], "")
-        if m.get("primary"):
-            name = f"<b>{name}</b><small>primary</small>"
+        name = f"<b>{name}</b> (primary)" if m.get("primary") else name
         models = [m["models"][x] for x in names]
-        cells = "".join(f"<td>{num(x.get('value'))}<small>{interval(x)}</small></td>" for x in models)
-        cells += in_cells(m["differences"][model]) if difference else ""
-        body += f'<tr><th scope="row">{name}</th>{cells}</tr>\n'
-    return html_table(caption, head, body)
+        words = next((x for start, x in MEANING.items() if m["metric"].startswith(start) and names), "")
+        rows.append([f"{name}<small>{show(words)}</small>" if words else name])
+        rows[-1] += [f"{num(x.get('value'))}<small>{interval(x)}</small>" for x in models]
+        rows[-1] += in_cells(m["differences"][model]) if difference else []
+    return html_table(caption, ["metric", *names] + ([difference, "verdict"] if difference else []), rows)
 
 
 def plots_of(task: dict, names: Sequence[str]) -> list[str]:
@@ -172,9 +173,9 @@ def sample_box(x: dict, opened: bool) -> str:
         notes = [f"reward {num(a['reward'])}"] if all_finite(a.get("reward")) else []
         notes += [] if a.get("stop") == "eos" else [f"did not end: {show(a.get('stop'))}"]
         answers += f"<div><b>{show(name)}</b> <small>{', '.join(notes)}</small>{passage(a['response'])}</div>"
-    expected = f"<b>Expected</b>{passage(x['reference'])}" if x.get("reference") else ""
+    expected = f"<div><b>Expected</b>{passage(x['reference'])}</div>" if x.get("reference") else ""
     strip = kl_strip(x["strip"]) if x.get("strip") else ""
-    asked = f"<b>Prompt</b>{passage(x['prompt'])}{expected}"
+    asked = f'<div class="answers"><div><b>Prompt</b>{passage(x["prompt"])}</div>{expected}</div>'
     head = f"<summary>{show(x['rule'])}: prompt {x['index']}</summary>"
     return (f"<details{' open' if opened else ''}>{head}{asked}"
             f'<div class="answers">{answers}</div>{strip}</details>')
@@ -190,7 +191,7 @@ def attention_maps(a: dict) -> str:
             "A row is the token that looks, a column the token it looks at. Stronger colour: larger weight. A row "
             "sums to 1, except for weight on tokens before those shown. <b>Attention weights are not explanations by "
             "themselves</b>: a token that is looked at may not be used.</p>"
-            f'<details class="folded"><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
+            f'<details><summary>{len(maps)} maps</summary>{grid(maps, "grid maps")}</details>')
 
 
 def training_section(models: dict[str, dict]) -> str:
@@ -203,19 +204,12 @@ def training_section(models: dict[str, dict]) -> str:
     return note + html if html else ""
 
 
-def cost_section(models: dict[str, dict]) -> str:
-    """Seconds, tokens and steps of each model's training."""
-    rows = ""
-    for name, m in models.items():
-        cost = m.get("cost") or {}
-        cells = "".join(f"<td>{cost[k]:,.0f}</td>" if all_finite(cost.get(k)) else "<td>–</td>" for k in COST)
-        rows += f'<tr><th scope="row">{show(name)}</th><td>{show(m.get("stage") or "–")}</td>{cells}</tr>'
-    return html_table("Training of each model, from what it started with", ["model", "stage", *COST], rows)
-
-
 def settings_section(report: dict) -> str:
-    """Settings, seeds, fingerprints and versions."""
-    prints = {name: f"{m['folder']}, sha256 {m['sha256']}" for name, m in report["models"].items()}
+    """What training cost, settings, seeds, fingerprints and versions."""
+    prints = {}
+    for name, m in report["models"].items():
+        cost = [f"{x:,.0f} {k}" for k in COST if all_finite(x := (m.get("cost") or {}).get(k))]
+        prints[name] = f"{', '.join([m['folder'], m.get('stage') or '–', *cost])}, sha256 {m['sha256']}"
     first = {"compared with": report["against"], "seed": report["seed"]}
     kl_to = {name: m["reference"] for name, m in report["models"].items() if m["reference"]}
     first["KL and J"] = "; ".join(f"{name}: to {reference}" for name, reference in kl_to.items())

@@ -166,7 +166,7 @@ def test_the_reward_and_the_tasks_own_quantities_are_means_over_samples_and_over
     """Unparsable answers are better fewer, and shown of samples alone; the sampled reward is the primary one."""
     rows = [{"index": 0, "sample": k, "scores": {"reward": r, "parsed": r > 1, "unparsable": r < 1}}
             for k, r in ((-1, 5.0), (0, 1.0), (1, 0.0))]  # fmt: skip
-    metrics = metric_table(view_of(TestSet("", PAIRS[:1], {"m": rows}, {"m": [NO_TEXT]}, {"reward": "merit"})), ["scores"])
+    metrics = metric_table(view_of(TestSet("", PAIRS[:1], {"m": rows}, {"m": [NO_TEXT]}, {"reward": "merit"})), ["reward"])
     expected = {"reward = merit": 0.5, "reward, greedy": 5, "parsed": 0, "parsed, greedy": 1}
     expected["unparsable"] = 0.5
     assert values(metrics) == {name: {"m": x} for name, x in expected.items()}
@@ -343,7 +343,7 @@ def test_all_is_whatever_the_data_allow(make_evaluation):
     _, (s,) = make_evaluation(PAIRS, lambda m, i, k: "some text", None)
     v = seen(s)
     got = [m.name for m in metric_table(v, ["all"])]
-    lacking = {"scores", "best", "accuracy", "f1"}
+    lacking = {"reward", "best", "accuracy", "f1"}
     assert got == [m.name for name in METRICS if name not in lacking for m in metric_table(v, [name])]
     assert set(DEFAULT) < set(METRICS) and len(set(got)) == len(got)
 
@@ -356,6 +356,14 @@ def test_names_are_words_between_commas():
     assert metric_names(" chrf, kl,,") == ["chrf", "kl"] and metric_names("") == []
 
 
+@pytest.mark.parametrize("word, name", [
+    ("reward", "reward"), ("scores", "reward"), ("BLEU", "bleu"), ("KL", "kl"), ("ROUGE", "rouge"), ("ppl", "perplexity"),
+    ("Accuracy", "accuracy"), ("exact_match", "exact"), ("self_bleu", "self-bleu"), ("ECE", "calibration"),
+])  # fmt: skip
+def test_names_that_people_guess_are_understood(word, name):
+    assert metric_names(word) == [name] and name in METRICS
+
+
 @pytest.mark.parametrize("words", ["chrf,belu", "all, belu"])
 def test_an_unknown_name_is_answered_with_those_there_are(words):
     with pytest.raises(UserError) as error:
@@ -364,7 +372,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(words):
 
 
 @pytest.mark.parametrize("name, needed", [
-    ("scores", "a reward or a generated task"), ("best", "a reward"), ("accuracy", "a label in some records"),
+    ("reward", "a reward or a generated task"), ("best", "a reward"), ("accuracy", "a label in some records"),
     ("f1", "a label in some records"), ("exact", "a response or reference in each record"),
     ("bleu", "a response or reference in each record"), ("chrf", "a response or reference in each record"),
     ("chrf++", "a response or reference in each record"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from minirlhf.evaluation import collect
 from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.collect import (
     collect_items, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit, temperatures,
@@ -64,6 +65,15 @@ def ask(make_policy, tokenizer, files):
 
 
 MINE = {"data": ("own.jsonl",), "reward": ("mine.py:length",)}
+
+def test_the_bar_counts_every_answer_that_is_sampled_also_those_that_only_the_optimum_needs(ask, monkeypatch):
+    """Four prompts, two samples and a greedy answer each, of three models; and 5 + 1 of the reference."""
+    bars, made = [], collect.bar
+    monkeypatch.setattr(collect, "bar", lambda *given, **more: bars.append(made(*given, **more)) or bars[-1])
+    ask(**MINE)
+    ask(**MINE, beta=0.1, reference_samples=5)
+    assert [(bar.n, bar.total) for bar in bars] == [(4 * 3 * 3, 4 * 3 * 3), (4 * 3 * 3 + 4 * 6, 4 * 3 * 3 + 4 * 6)]
+
 
 # What is asked
 

@@ -156,7 +156,7 @@ def test_an_interval_is_wider_where_prompts_belong_together(make_evaluation):
     """Twelve prompts, or four that are asked three times: the same answers, a third of the evidence."""
     def half(records: list[dict]) -> float:
         run, sets = make_evaluation(records, lambda m, i, k: m[0] * (1 + i % 4))
-        task = build(run, sets, ["scores"])["tasks"]["made"]
+        task = build(run, sets, ["reward"])["tasks"]["made"]
         assert (task["prompts"], task["units"]) == (12, len({r["prompt"] for r in records}))
         x = task["metrics"][0]["models"]["sft"]
         return x["high"] - x["low"]

@@ -202,7 +202,7 @@ def test_fault_04_a_row_says_which_rule_decided_and_goes_by_it(seed, make_evalua
         rule = {"p": " p  ", "p_holm": " H  "}[row["differences"]["ppo"]["decided_by"]]
         assert rule + row["differences"]["ppo"]["verdict"].replace("no difference", "not") in line
     html = page(report)
-    assert "</b> by Holm’s p (difference" in html and "</span> by p<small>" in html
+    assert "</span><small>by Holm’s p&nbsp;" in html and "</span><small>by p&nbsp;" in html
 
 
 def test_a_quantity_of_a_figure_has_no_interval_beside_that_of_the_table(make_evaluation):

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from minirlhf.evaluation.answer import MEANING
 from minirlhf.html.figures import WIDTH
-from minirlhf.html.markup import STYLE, document, facts, in_cells, in_words, kl_strip, num, power, show
+from minirlhf.html.markup import STYLE, document, facts, in_cells, kl_strip, num, power, show
 from minirlhf.html.page import page
 from minirlhf.html.svg import visible
 
@@ -24,7 +25,7 @@ ATTRIBUTES = {
     *"lang charset http-equiv content name id href class dir style title role aria-label tabindex scope".split(),
     *"colspan open viewbox width height font-family x y x1 y1 x2 y2 cx cy r d points fill fill-opacity".split(),
     *"stroke stroke-width stroke-linejoin stroke-dasharray text-anchor font-size transform".split(),
-    "shape-rendering",
+    "shape-rendering", "data-of",
 }
 
 
@@ -207,11 +208,10 @@ def test_alarms_come_before_everything_but_the_title():
 def test_every_set_metric_model_and_sample_is_there():
     seen = read(report())
     body = seen.texts("body")[0]
-    assert seen.texts("h2") == ["The answer", "arithmetic", "reviews", "Training", "What training cost",
-                                "How this was made", "What this cannot tell you"]
+    assert seen.texts("h2") == ["The answer", "arithmetic", "reviews", "Training", "How this was made", "What this cannot tell you"]
     rows = [text for (tag, a, text) in seen.elements if a.get("scope") == "row"]
-    for name in ("reward ↑primary", "F1 ↑", "KL to reference", "length ↑"):
-        assert rows.count(name) == 2 * 2  # against the reference: the last model, and the other
+    for name in ("reward ↑ (primary)", "F1 ↑", "KL to reference", "length ↑"):
+        assert sum(row.startswith(name) for row in rows) == 2 * 2  # the last model, and the other
     for rule in ("best", "median", "worst", "random"):
         assert body.count(f"prompt {rule}") == 2
         assert all(body.count(f"answer of {m}, {rule}") == 2 for m in ("base", "sft", "ppo"))
@@ -224,15 +224,32 @@ def test_metrics_stand_in_their_groups_in_one_order():
     assert groups == ["Quality", "Drift from the reference", "Cost"] * 4
 
 
-def test_the_answer_says_for_each_set_what_is_shown_of_the_primary_metric():
+def test_the_answer_says_for_each_set_what_is_gained_and_what_is_paid():
+    """Both values, the difference with its p, the verdict and the price, in a row for each set."""
     seen = read(report())
-    lines = [text for text in seen.texts("li") if text.startswith(("arithmetic:", "reviews:"))]
-    assert lines[0].replace("\u00a0", " ") == (
-        "arithmetic: reward of ppo 0.625 [0.605, 0.645], of sft 0.500 [0.480, 0.520]: "
-        "better by p (difference +0.100 [0.050, 0.150], p = 0.012); "
-        "more on 25 prompts, as much on 10, less on 5: a win rate of 0.750 [0.600, 0.850], with a tie as half a win."
-    )
-    assert len(lines) == 2 and "better on 2" in seen.texts("p")[3]
+    head = [text for tag, a, text in seen.elements if a.get("scope") == "col"][:6]
+    assert head == ["set", "sft", "ppo", "ppo − sft", "verdict", "price"]
+    first = next(i for i, (tag, _, _) in enumerate(seen.elements) if tag == "tbody")
+    row = [text.replace("\u00a0", " ") for tag, _, text in seen.elements[first:] if tag in ("th", "td")][:6]
+    assert row == [
+        "arithmeticreward", "0.500[0.480, 0.520]", "0.625[0.605, 0.645]", "+0.100[0.050, 0.150]",
+        "betterby p = 0.012", "KL 0.625reference perplexity"[:8],
+    ]  # fmt: skip
+    assert "better on 2" in seen.texts("p")[3]
+    assert "ppo has the higher reward on 25, the same on 10, a lower on 5: a win rate of 0.750 [0.600, 0.850]" in seen.texts("p")[4]
+
+
+def test_each_metric_says_what_it_is_where_it_stands():
+    """Beside the values; the other comparison, of the same rows, need not repeat it."""
+    words = [text for tag, _, text in read(report()).elements if tag == "small"]
+    assert [words.count(MEANING[name]) for name in ("reward", "KL to reference")] == [2, 2]
+
+
+def test_a_cell_says_what_its_column_is_for_a_screen_without_room_for_the_heading():
+    cells = read(report())["td"]
+    assert {a["data-of"] for a in cells} == {"base", "sft", "ppo", "ppo − sft", "difference", "verdict", "price"}
+    narrow = STYLE.partition("@media screen and (max-width:59.99rem){")[2].partition("@page")[0]
+    assert "thead{display:none}" in narrow and "content:attr(data-of)" in narrow
 
 
 def test_every_figure_has_its_words_and_a_title():
@@ -256,7 +273,7 @@ def test_every_stage_has_its_curves():
 def test_headings_can_be_reached_and_headers_say_what_they_head():
     seen = read(report())
     ids = [a["id"] for _, a, _ in seen.elements if "id" in a]
-    assert [a["href"] for a in seen["a"]] == [f"#{x}" for x in ids] and len(set(ids)) == len(ids) == 7
+    assert {a["href"] for a in seen["a"]} == {f"#{x}" for x in ids} and len(set(ids)) == len(ids) == 6
     assert all(a.get("scope") in ("row", "col", "rowgroup") for a in seen["th"])
 
 
@@ -264,27 +281,25 @@ def test_headings_can_be_reached_and_headers_say_what_they_head():
 
 
 def test_an_undefined_difference_says_why():
-    cells, words = (f(difference("undefined", None, undefined="one prompt <1>")) for f in (in_cells, in_words))
-    assert "undefined" in cells and "one prompt &lt;1&gt;" in cells and "–" in cells
-    assert words == "<b>undefined</b> (one prompt &lt;1&gt;)"
+    gain, verdict = in_cells(difference("undefined", None, undefined="one prompt <1>"))
+    assert gain.startswith("–") and "undefined" in verdict and "one prompt &lt;1&gt;" in verdict
     assert read(report()).texts("body")[0].count("no label among the answers") == 2
 
 
 def test_what_is_not_shown_says_what_could_have_been_seen_and_how_many_prompts_it_takes():
     d = difference("no difference shown", 0.01)
     words = "40 prompts could have shown a difference of 0.070, 4 times in 5; the one seen would take about 1,200"
-    assert power(d) == words
-    assert power(d) in in_cells(d) and power(d) in in_words(d)
+    assert power(d) == words and power(d) in in_cells(d)[1]
     assert power(d | {"prompts_needed": None}).endswith("4 times in 5")
-    assert "undefined" in power(d | {"minimum_detectable": None})
-    assert power(d) not in in_cells(difference("better"))
+    assert power(d | {"minimum_detectable": None}) == ""
+    assert power(d) not in in_cells(difference("better"))[1]
 
 
-def test_both_p_values_are_given_where_there_are_two():
-    cells = in_cells(difference(p=0.0004, p_holm=0.0312)).replace("&nbsp;", " ")
-    assert "p &lt; 0.001<br>Holm = 0.031" in cells and "Holm" not in in_cells(difference())
-    assert "p&nbsp;=&nbsp;0.001<" in in_cells(difference(p=0.00101))
-    assert "<td>–</td>" in in_cells(difference(p=None))
+def test_the_p_that_decides_stands_first_and_both_are_given_where_there_are_two():
+    verdict = in_cells(difference(p=0.0004, p_holm=0.0312))[1].replace("&nbsp;", " ")
+    assert "<small>by Holm’s p = 0.031, p &lt; 0.001</small>" in verdict and "Holm" not in in_cells(difference())[1]
+    assert "p&nbsp;=&nbsp;0.001<" in in_cells(difference(p=0.00101))[1]
+    assert "by" not in in_cells(difference(p=None))[1]
 
 
 @pytest.mark.parametrize("x, signed, words", [
@@ -347,7 +362,7 @@ def test_one_model_is_compared_with_nothing():
             x["answers"] = {"sft": x["answers"]["sft"]}
     seen = read(alone)
     assert seen.texts("title")[0] == "Evaluation of sft" and "verdict" not in seen.texts("th")
-    assert "reward of sft 0.500" in seen.texts("body")[0]
+    assert "arithmeticreward0.500[0.480, 0.520]" in seen.texts("body")[0].replace("\n", "")
 
 
 def test_without_the_reference_among_the_models_nothing_is_compared():
@@ -360,7 +375,11 @@ def test_without_the_reference_among_the_models_nothing_is_compared():
 def test_no_alarms_no_sets_and_no_primary_metric_are_no_trouble():
     empty = report(tasks=()) | {"alarms": [], "settings": {}, "environment": {}}
     assert "Alarm" not in read(empty).texts("body")[0]
-    assert "No metric is marked as primary" in read(empty).texts("body")[0]
+    others = report()
+    for t in others["tasks"].values():
+        for m in t["metrics"]:
+            m["primary"] = False
+    assert read(others).texts("td")[:2] == ["0.500[0.480, 0.520]", "0.625[0.605, 0.645]"]  # the first of quality
 
 
 # looks
@@ -425,7 +444,7 @@ def test_words_can_be_read_on_every_ground_they_stand_on_in_both_themes():
 def test_dark_is_for_screens_alone_and_folded_parts_are_printed():
     html = document("t", "")
     assert "@media screen and (prefers-color-scheme:dark)" in html and "DARK_RULES" not in html
-    assert re.search(r"@media print\{.*details-content\{content-visibility:visible", html, re.S)
+    assert re.search(r"@media print\{.*details:not\(\[open\]\)::details-content\{content-visibility:visible", html, re.S)
 
 
 def test_facts_show_what_is_no_text_as_json():
