@@ -7,59 +7,15 @@ Proved by tests/html/test_figures.py, which reads the numbers back from the pixe
 """
 
 from collections.abc import Sequence
-from math import ceil, floor, log10
+from math import ceil
 
 from minirlhf.evaluation.panels import all_finite
 from minirlhf.html.svg import (
-    BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION, Axis, axes, box, breadth, dot, figure, label, legend, line,
-    marker, path, shorten, text,
+    BLUE, FAINT, INK, MUTED, SERIES, Axis, axes, box, dot, figure, legend, line, marker, path, shorten, text,
 )
 
 WIDTH = 340
 LEFT, RIGHT = 46, WIDTH - 12  # edges of a plot with numbers on its left
-VERDICTS = {"better": GREEN, "worse": VERMILLION, "higher": INK, "lower": INK}  # any other verdict is MUTED
-
-
-def forest(title: str, rows: Sequence[tuple[str, dict]]) -> str:
-    """Differences with their intervals, each on its own axis about 0, and a band of those too small to be seen."""
-    shapes, top, left, right = [], 4.0, 14, WIDTH - 14
-    for name, d in rows:
-        words, numbers = "undefined", (d.get("value"), d.get("low"), d.get("high"))
-        if defined := d["verdict"] != "undefined" and all_finite(*numbers):
-            value = f"{d['value']:{'+' if d['value'] else ''}.3g}".replace("-", "−")
-            words = f"{value} {d['verdict'].replace('no difference shown', 'not shown')}"
-        shapes.append(text(left, top + 13, shorten(name, right - left)))
-        top += 16 if breadth(name) + breadth(words) + 12 <= right - left else 32  # one line, or one each
-        shapes.append(text(right, top - 3, words, "end"))
-        if not defined:
-            why = shorten(d.get("undefined") or "no number", right - left, 11)
-            shapes.append(text(left, top + 14, why, colour=MUTED, size=11))
-            top += 26
-            continue
-        colour = VERDICTS.get(d["verdict"], MUTED)
-        least = abs(d["minimum_detectable"]) if all_finite(d.get("minimum_detectable")) else 0.0
-        reach = round_reach(max(abs(x) for x in (d["value"], d["low"], d["high"], least)))
-        axis, y = Axis(-reach, reach, left, right), top + 11
-        unseen = axis.place(-least), axis.place(least)
-        shapes.append(box(unseen[0], y - 7, unseen[1] - unseen[0], 14, FAINT, 0.6))
-        shapes.append(line(left, y + 7, right, y + 7, FAINT))
-        shapes.append(line(axis.place(0), y - 9, axis.place(0), y + 10, MUTED))
-        ends = axis.place(d["low"]), axis.place(d["high"])
-        shapes.append(line(ends[0], y, ends[1], y, colour, 3))
-        shapes += [line(x, y - 5, x, y + 5, colour, 2) for x in ends]
-        shapes.append(dot(axis.place(d["value"]), y, colour, 5, 1))
-        for x, anchor in ((-reach, "start"), (0.0, "middle"), (reach, "end")):
-            shapes.append(text(axis.place(x), y + 19, label(x), anchor, MUTED, 10))
-        top += 40
-    return figure(WIDTH, ceil(top), title, shapes)
-
-
-def round_reach(x: float) -> float:
-    """The least of 1, 2 or 5 times a power of ten that is not below x; 1 for 0."""
-    if x == 0:
-        return 1.0
-    power = floor(log10(x))
-    return next(float(f"{m}e{power}") for m in (1, 2, 5, 10) if float(f"{m}e{power}") >= x * (1 - 1e-9))
 
 
 def frontier(title: str, reward: dict, kl: dict, best_of_n: Sequence[dict], order: Sequence[str]) -> str:

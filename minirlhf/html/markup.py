@@ -29,13 +29,12 @@ small,figcaption,.quiet{color:var(--muted);font-size:.85rem;line-height:1.4}tabl
 .alarm{border:2px solid var(--bad);border-radius:6px;padding:.3rem 1rem;margin:1rem 0}
 .alarm p{margin:.4rem 0;max-width:none}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;line-height:1.35;width:100%}
-.beside{display:grid;grid-template-columns:minmax(0,1fr) 20rem;gap:1.6rem;align-items:start}
 caption{text-align:left;color:var(--muted);padding-bottom:.4rem}
 th,td{padding:.35rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);
 overflow-wrap:break-word}th:first-child{padding-left:0}th[scope=row]{font-weight:500;width:30%}
 th[scope=rowgroup]{color:var(--muted);padding:1rem 0 .2rem;border-bottom-color:var(--muted)}
 td{white-space:nowrap;font-variant-numeric:tabular-nums}td small,th small{display:block;font-weight:400}
-td:has(.verdict){white-space:normal;min-width:10.8rem}.beside td{padding-inline:.45rem}
+td:has(.verdict){white-space:normal;min-width:10.8rem}
 .verdict{border-left:.5rem solid var(--faint);padding-left:.4rem;font-weight:600}.better{border-color:var(--good)}
 .worse{border-color:var(--bad)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20.5rem),1fr));gap:1.4rem 1.6rem;
@@ -55,7 +54,6 @@ border-bottom:calc(1px + var(--k)*4px) solid rgb(var(--heat));padding:1px;margin
 .facts div{break-inside:avoid;display:flex;gap:.6rem;border-bottom:1px solid var(--faint);font-size:.88rem;
 padding:.2rem 0}.facts dt{color:var(--muted);flex:0 0 40%}.facts dd{margin:0;flex:1;min-width:0}
 @media (min-width:48rem){.facts,.limits{columns:2;column-gap:2rem}.limits li{break-inside:avoid}}
-@media (max-width:66rem){.beside{display:block}}
 @media screen and (max-width:59.99rem){thead{display:none}table,caption,tbody,th,td{display:block}
 tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:.2rem .6rem;padding:.5rem 0;
 border-bottom:1px solid var(--faint)}
@@ -69,7 +67,7 @@ h2,h3,summary,summary+*,section>.quiet,figcaption,caption,thead,tr:has([scope=ro
 .strip,.strip+p{break-before:avoid}h2{margin:1rem 0 .2rem;padding-top:.3rem}h3{margin:.9rem 0 .2rem}
 table{font-size:.8rem;line-height:1.25}th,td{padding:.1rem .3rem}th[scope=rowgroup]{padding-top:.4rem}
 section:nth-of-type(n+2) td small{display:inline;margin-left:.5em}th[scope=row]{width:24%}
-tr,.answers>div{break-inside:avoid}.beside{display:grid;grid-template-columns:minmax(0,1fr) 20rem}
+tr,.answers>div{break-inside:avoid}
 section:nth-of-type(n+3) th{&[scope=row]{width:17%}small{display:none}}details .scroll{columns:2}
 details th[scope=row][scope]{width:30%!important}
 .grid,.flow{display:grid;columns:auto;grid-template-columns:repeat(5,1fr);gap:.8rem;margin:.6rem 0}

@@ -21,9 +21,6 @@ from minirlhf.html.markup import (
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
           "calibration": "Calibration", "cost": "Cost"}
-FOREST = ("Each row has its own scale, printed below it in the units of its metric. So lengths cannot be compared "
-          "between rows. 0 is in the middle. Bars are 95 % intervals. The grey band holds the differences that are "
-          "too small to be seen reliably with these prompts.")
 BEST = ("Bars are 95 % intervals. The dashed curve is the best of n answers of the reference. It stands at "
         "ln n − (n−1)/n nats, an upper bound of its KL, so the true curve lies further left. It pools the answers to "
         "all prompts: where some prompts are harder than others, the true curve also lies lower.")
@@ -76,7 +73,7 @@ def alarm_boxes(found: Sequence[dict]) -> str:
 
 
 def answer_section(report: dict, compared: bool) -> str:
-    """What each set says by its primary metric, a row each: what is gained, what is paid; and a figure of all sets."""
+    """What each set says by its primary metric, a row each: what is gained, and what is paid."""
     last, against, rows = report["last"], report["against"], []
     for i, (title, task) in enumerate(report["tasks"].items(), 1):
         m = headline(task["metrics"])
@@ -92,9 +89,7 @@ def answer_section(report: dict, compared: bool) -> str:
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for d in found).items())
     lead = f"<p>Is {show(last)} better than {show(against)}? By the primary metric of each set ({len(rows)} in all): "
     lead += f"{counts}. What it paid stands beside it: {PRICE}</p>"
-    head = ["set", against, last, f"{last} − {against}", "verdict", "price"]
-    forest = captioned(f"Primary metrics, {last} − {against}", FOREST, figures.forest, list(zip(report["tasks"], found)))
-    return f'{lead}<div class="beside">{html_table(VALUES, head, rows)}{forest}</div>'
+    return lead + html_table(VALUES, ["set", against, last, f"{last} − {against}", "verdict", "price"], rows)
 
 
 def one_set(task: dict, names: Sequence[str], last: str, against: str, reference: str) -> str:

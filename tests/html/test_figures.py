@@ -8,7 +8,7 @@ import pytest
 
 from minirlhf.html import figures
 from minirlhf.html.curves import curves_svg
-from minirlhf.html.svg import BLUE, FAINT, GREEN, INK, MUTED, SERIES, VERMILLION
+from minirlhf.html.svg import BLUE, MUTED, SERIES
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = 'a<b & "c" </text><script>\u202e\x00\n' * 3
@@ -57,74 +57,6 @@ def reader(root: ElementTree.Element, anchor: str, where: str, bend=float, size:
     assert (pa < pb) == (where == "x")  # to the right, and upwards
     shift = 4 if where == "y" else 0  # a label's baseline is below the middle of its digits
     return lambda pixel: a + (b - a) * (pixel + shift - pa) / (pb - pa)
-
-
-def difference(value=0.1, low=0.03, high=0.2, least=0.08, verdict="better", **other) -> dict:
-    return {"value": value, "low": low, "high": high, "p": 0.01, "n": 50, "minimum_detectable": least,
-            "verdict": verdict} | other
-
-
-# forest
-
-
-def test_a_forest_shows_value_interval_and_the_band_of_what_would_not_be_seen():
-    """In the units that the two ends of the row name."""
-    root = parse(figures.forest("t", [("reward", difference())]))
-    low, zero, high = (e for e in all_of(root, "text", font_size="10"))
-    assert [number(e.text) for e in (low, zero, high)] == [-0.2, 0, 0.2]
-    (left,), (right,) = at(low, "x"), at(high, "x")
-    assert left < right
-
-    def value(pixel: float) -> float:
-        return -0.2 + 0.4 * (pixel - left) / (right - left)
-
-    (dot,) = all_of(root, "circle")
-    assert value(float(dot.get("cx"))) == pytest.approx(0.1, abs=1e-3)
-    (bar,) = all_of(root, "line", stroke_width="3")
-    assert [value(x) for x in at(bar, "x1", "x2")] == pytest.approx([0.03, 0.2], abs=1e-3)
-    (band,) = all_of(root, "rect", fill=FAINT)
-    x, width = at(band, "x", "width")
-    assert [value(x), value(x + width)] == pytest.approx([-0.08, 0.08], abs=1e-3)
-
-
-def test_each_row_of_a_forest_has_a_round_scale_of_its_own_with_0_in_the_middle():
-    rows = [("a", difference(0.003, 0.001, 0.0049, 0.002)), ("b", difference(-70, -90, -50, 30, "worse"))]
-    root = parse(figures.forest("t", rows))
-    ends = [number(e.text) for e in all_of(root, "text", font_size="10")]
-    assert ends == [-0.005, 0, 0.005, -100, 0, 100]
-    zeros = {e.get("x") for e in all_of(root, "text", font_size="10") if e.text == "0"}
-    assert len(zeros) == 1 and float(zeros.pop()) == figures.WIDTH / 2
-
-
-@pytest.mark.parametrize("verdict, colour, said", [
-    ("better", GREEN, "+0.1 better"), ("worse", VERMILLION, "+0.1 worse"), ("higher", INK, "+0.1 higher"),
-    ("no difference shown", MUTED, "+0.1 not shown"),
-])  # fmt: skip
-def test_a_verdict_is_said_in_words_and_not_by_colour_alone(verdict, colour, said):
-    root = parse(figures.forest("t", [("reward", difference(verdict=verdict))]))
-    assert all_of(root, "circle")[0].get("fill") == colour and said in words(root)
-
-
-def test_an_undefined_difference_says_why():
-    d = difference(None, None, None, None, "undefined", undefined="one prompt")
-    root = parse(figures.forest("t", [("F1", d)]))
-    assert {"F1", "undefined", "one prompt"} <= set(words(root)) and not all_of(root, "circle")
-
-
-def test_a_long_name_has_a_line_of_its_own_and_every_row_its_place():
-    """No two words of a forest lie on each other."""
-    names = ("the share of what could be achieved at all, %", "x", "翻译" * 40)
-    root = parse(figures.forest("t", [(name, difference()) for name in names]))
-    spots = [at(e, "x", "y") for e in root.iter(SVG + "text")]
-    assert len(set(spots)) == len(spots)
-    heads = [e for e in root.iter(SVG + "text") if e.get("font-size") == "12"]
-    assert [e.get("y") == f.get("y") for e, f in zip(heads[::2], heads[1::2])] == [False, True, False]
-    assert words(root)[-5].endswith("…")
-
-
-@pytest.mark.parametrize("x, up", [(0, 1), (1, 1), (1.01, 2), (0.2, 0.2), (0.0021, 0.005), (7e11, 1e12), (51, 100)])
-def test_a_scale_ends_at_1_2_or_5_times_a_power_of_ten(x, up):
-    assert figures.round_reach(x) == up
 
 
 # frontier
@@ -270,7 +202,6 @@ def drawings(words: str, x: float | None) -> list[str]:
     estimate: dict = dict.fromkeys(names.split(), x) | {"undefined": words}
     order = [words, "other"]
     return [
-        figures.forest(words, [(words, estimate | {"verdict": v}) for v in ("better", "undefined")]),
         figures.frontier(words, {words: estimate}, {words: estimate}, [estimate | {"n": 4}], order),
         figures.lengths(words, {words: {"points": [[x, x], [3, 1]], "correlation": x}}, order),
         figures.reliability(words, {"bins": [estimate | {"count": 3}]}),
