@@ -25,11 +25,10 @@ echo "The engineer: a table and conversations, an own reward, stop and resume, c
 walk minirlhf/tasks/README.md "A table and conversations, to the end"
 status=0
 timeout -s INT 12 python train_ppo.py --init out/larger/sft --prompts table.csv --map prompt=question,response=answer \
-    --reward mine.py:right --iterations 300 --max-new 8 --out out/larger/stopped 2> "$work/said" || status=$?
+    --reward mine.py:right --iterations 300 --max-new 8 --out out/larger/stopped > "$work/said" 2>&1 || status=$?
 grep "go on with --resume" "$work/said" # timeout's own status is 124
-start=$SECONDS
-python train_ppo.py --resume --out out/larger/stopped
-echo "ok     stopped (status $status) and resumed in $((SECONDS - start)) s"
+python train_ppo.py --resume --out out/larger/stopped > "$work/said" 2>&1 || { cat "$work/said"; exit 1; }
+echo "ok               stopped by Ctrl-C (status $status), and resumed to its end"
 
 echo "The researcher: two algorithms, an ablation, three seeds on a task of their own; a table and curves"
 walk minirlhf/rl/README.md "Compare algorithms on a task of your own"
