@@ -23,6 +23,7 @@ def main() -> None:
     every = commands()
     width = max(map(len, every))
     print("\n".join(f"{command:<{width}}  {what}" for command, what in every.items()))
+    print("\nEach tells its options and examples: --help")
 
 
 if __name__ == "__main__":

@@ -650,7 +650,7 @@ MUTANTS = [
     ),
     Mutant(
         "idle-options-taken", "An option that can do nothing is refused", "ours, earlier",
-        "harness/options.py", 'raise UserError(f"{flags[name]} can do nothing {why}: leave it out")', "continue",
+        "harness/options.py", """raise UserError(f"{flags[name]} can do nothing {why}: {'give both, or ' * ('without' in why)}leave it out")""", "continue",
         "tests/faults/test_numbers.py::test_fault_06_an_option_that_cannot_act_is_refused_in_every_script",
     ),
     Mutant(

@@ -299,7 +299,7 @@ def test_a_new_llama_goes_the_whole_way(monkeypatch, tmp_path):
 
 def test_a_new_model_has_nothing_that_adapters_could_stand_beside(here):
     line = "train_sft.py --lora 2 --examples 20 --vocab 300 --base-steps 1"
-    refused(line, "--lora can do nothing without --init: leave it out")
+    refused(line, "--lora can do nothing without --init: give both, or leave it out")
 
 
 def test_the_doctor_reads_the_head_of_a_llama_that_has_one(here):

@@ -720,7 +720,7 @@ WRONG = [
     ("train_ppo.py --init good --prompts prompts.jsonl", "--prompts without --reward"),
     ("train_ppo.py --init good --prompts prompts.jsonl --task reviews", "--task can do nothing beside --prompts"),
     ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:length --eval-every 2", "without --eval-prompts"),
-    ("train_ppo.py --init good --keep-best", "--keep-best can do nothing without --eval-every"),
+    ("train_ppo.py --init good --keep-best", "--keep-best can do nothing without --eval-every: give both, or leave it out"),
     ("train_ppo.py --init good --prompts missing.jsonl --reward mine.py:none", "missing.jsonl: No such file"),
     ("train_ppo.py --init good --prompts long.jsonl --reward mine.py:length", "context of 128"),
     ("train_ppo.py --init good --prompts nobody.jsonl --reward mine.py:length", "nobody.jsonl, line 1"),

@@ -92,7 +92,7 @@ def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequ
         for f in (f for f in dataclasses.fields(cls) if f.name in fields):
             shown = f.default if f.default not in ((), "") else "none"
             text = ": ".join(x for x in (f.metadata["help"], ", ".join(f.metadata["choices"])) if x)
-            if f.default is not None:  # else the help says what it stands for
+            if f.default is not None and not f.metadata.get("bare"):  # else the help says what it stands for
                 text += f" (default: {' '.join(shown) if isinstance(shown, tuple) else shown})"
             keywords: dict = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
             if f.type is bool:
@@ -122,7 +122,7 @@ def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequ
     made = [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
     for name in values:
         if why := idle(name, values, fields, made):
-            raise UserError(f"{flags[name]} can do nothing {why}: leave it out")
+            raise UserError(f"{flags[name]} can do nothing {why}: {'give both, or ' * ('without' in why)}leave it out")
     return made
 
 
@@ -184,8 +184,8 @@ def unknown_option(word: str, known: list[str]) -> str:
     theirs = name.lstrip("-").replace("_", "-")
     if here := [x for own, others in RENAMED.items() if theirs in others.split() for x in own.split() if x in plain]:
         return f"no option {name}: it is {plain[here[0]]} here"
-    near = difflib.get_close_matches(name, known, 1)
-    return f"no option {word}" + (f"; did you mean {near[0]}?" if near else "; --help lists the options")
+    near = difflib.get_close_matches(theirs, plain, 1)
+    return f"no option {word}" + (f"; did you mean {plain[near[0]]}?" if near else "; --help lists the options")
 
 
 def read_config(path: Path, fields: dict) -> dict:

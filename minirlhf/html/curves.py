@@ -11,6 +11,7 @@ mean, over the steps that all have, in a band from the lowest to the highest. Pr
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from os.path import relpath
 from pathlib import Path
 from statistics import median
 
@@ -123,27 +124,31 @@ def curves_html(groups: Groups) -> str:
 
 def block_lines(groups: Groups) -> list[str]:
     """Of each group its reward and KL, or else losses: blocks from the lowest to the highest; first and last value."""
-    found = []
+    found, wide = [], max(map(len, groups))
     for name, runs in groups.items():
-        for key, words in (("reward", "reward"), ("kl", "KL"), ("loss", "loss"), ("validation_loss", "validation")):
+        for key, words in (("reward", "reward"), ("kl", "KL"), ("held_out", "held out"),
+                           ("loss", "loss"), ("validation_loss", "validation")):
             if means := [row[1:2] for row in series(runs, key)]:
                 (low,), (high,) = min(means), max(means)
                 blocks = ["▁▂▃▄▅▆▇█"[int(7.99 * (y - low) / (high - low or 1.0))] for (y,) in thinned(means, 40)]
-                found.append(f"{name:<{max(map(len, groups))}}  {words:<6}  {''.join(blocks)}  {means[0][0]:.3g} -> {means[-1][0]:.3g}")
-    return found
+                found.append((f"{name:<{wide}}", words, f"{''.join(blocks)}  {means[0][0]:.3g} -> {means[-1][0]:.3g}"))
+    wide = max((len(words) for _, words, _ in found), default=0)
+    return [f"{name}  {words:<{wide}}  {rest}" for name, words, rest in found]
 
 
 def log_of(out: str | Path) -> list[dict]:
     """The records of a run. Raises UserError where there are none."""
-    if not (records := [x for _, x in read_log(Path(out) / "log.jsonl")]):
-        raise UserError(f"{out}/log.jsonl: no step in it; name a folder in which a training has begun")
+    path = Path(out) / "log.jsonl"
+    if not path.exists() or not (records := [x for _, x in read_log(path)]):
+        raise UserError(f"{relpath(out)}: no log.jsonl with a step in it; name a folder in which a training has begun")
     return records
 
 
 def draw_log(out: Path, goes_on: bool) -> None:
     """Write log.html: curves and some answers. It reloads while the run goes on; behind it `block_lines` are printed."""
     log = log_of(out)
-    title = f"{out}: {'training' if goes_on else 'stopped or done'} after step {log[-1]['step']}"
+    unit = "rounds" if "reward" in log[-1] else "steps"
+    title = f"{out}: {log[-1]['step']} {unit}{' so far' if goes_on else ''}"
     body = f"<h1>{show(title)}</h1>{curves_html({out.name: [log]})}"
     shown = [x for x in log if x.get("samples")]
     for x in (shown[:1] + shown[1:][-3:])[::-1]:

@@ -202,15 +202,18 @@ def axes(x: Axis, y: Axis, across: str, up: str) -> list[str]:
 
 
 def strip_plot(title: str, across: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """One row per name, with a dot per value and a bar at the mean, from 0 to 1. Values outside stand at the edge."""
-    axis, bottom = Axis(0.0, 1.0, 190, 616), 40 + 24 * len(rows)
+    """One row per name, with a dot per value and a bar at the mean, from 0, or −.5, to 1. What is outside is counted."""
+    every, bottom = [v for _, values in rows for v in values], 40 + 24 * len(rows)
+    axis = Axis(-0.5 if min(every) < 0 else 0.0, 1.0, 190, 616)
+    outside = sum(not axis.low <= v <= axis.high for v in every)
+    across += f" (beyond the axis, on its edge: {outside})" if outside else ""
     shapes = [text(12, 22, title, size=14), text(415, bottom + 34, across, "middle")]
     for v in axis.ticks():
         shapes.append(line(axis.place(v), 34, axis.place(v), bottom, FAINT))
         shapes.append(text(axis.place(v), bottom + 16, label(v), "middle"))
     for i, (name, values) in enumerate(rows):
         y = 46 + 24 * i
-        *spots, mean = (axis.place(min(max(v, 0.0), 1.0)) for v in (*values, sum(values) / len(values)))
+        *spots, mean = (axis.place(min(max(v, axis.low), axis.high)) for v in (*values, sum(values) / len(values)))
         shapes += [text(180, y + 4, name, "end"), *(dot(x, y) for x in spots)]
         shapes.append(line(mean, y - 8, mean, y + 8, INK, 2))
     return figure(640, bottom + 46, title, shapes)

@@ -87,8 +87,9 @@ def rows_of(path: str, names: Mapping[str, str]) -> Iterator[tuple[str, dict]]:
         yield from json_rows(text, path)
     elif comma := comma_of(text, {*KNOWN, *SHAPES, *names.values()}):
         yield from table_rows(text, path, comma, {names.get(key, key) for key in NUMBERS})
-    elif re.search(r"\.jsonl?(\.gz)?$", path) and text.strip():
-        raise UserError(f"{path}: no JSON objects in it; if it is a text, call it .txt")
+    elif (kind := re.search(r"\.(jsonl?|[ct]sv)(\.gz)?$", path)) and text.strip():
+        what = "JSON objects" if kind[1].startswith("json") else "rows under a header"
+        raise UserError(f"{path}: no {what} in it; if it is a text, call it .txt")
     elif text.strip():
         yield path, {"text": text}
 

@@ -123,6 +123,8 @@ class Progress:
         for name in kept if self.rounds and not ranks.rank() else ():  # the start is no result; no folder is there yet
             about, parts = self.run.about | {"rounds": self.rounds}, {"value_head": self.models.value_head}
             self.run.save(about, parts, self.run.out / name)
+            score = f", held-out reward {self.best:.3f}" if name == "best" else ""
+            tqdm.write(f"{self.run.out / name}: kept after {self.rounds} rounds{score}")
         self.rounds += 1
         return figures
 
@@ -135,13 +137,16 @@ class Progress:
 
     def show(self, rollout: Rollout, records: list[dict]) -> list[dict]:
         """Print SHOWN answers or one of each task, a line each, and return them."""
-        tasks, answers, samples = rows_of(records) or {"": list(range(len(records)))}, responses_of(rollout), []
+        tasks, answers = rows_of(records) or {"": list(range(len(records)))}, responses_of(rollout)
+        samples, lines = [], []
         for task, rows in tasks.items():
             for row in rows[:: max(1, len(rows) * len(tasks) // SHOWN)]:
                 prompt, answer = prompt_text(records[row]), self.models.tokenizer.decode(answers[row])
                 reward = float(rollout.scores[row])
                 samples.append({"task": task, "prompt": prompt, "response": answer, "reward": reward})
-                tqdm.write(f"round {self.rounds + 1}: {reward:6.3f}  {prompt[-60:]!r} -> {answer[:100]!r}")
+                ends = "…" * (len(prompt) > 60) + repr(prompt[-60:]), repr(answer[:100]) + "…" * (len(answer) > 100)
+                lines.append(f"round {self.rounds + 1}: {reward:6.3f}  {ends[0]} -> {ends[1]}")
+        tqdm.write("\n".join(lines))  # at once: each writing draws the bar again
         return samples
 
     def state_dict(self) -> dict:

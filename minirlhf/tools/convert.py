@@ -29,8 +29,10 @@ def main() -> None:
     from minirlhf.lm.families import config_to_json
     from minirlhf.lm.gguf_models import write_gguf
 
+    if not options.out:
+        raise UserError("give MODEL and OUT: what to convert, and what to write")
     if Path(options.out).exists():
-        raise UserError(f"{options.out or 'OUT'}: it exists, or is not given; choose another name")
+        raise UserError(f"{options.out}: exists already; choose another name")
     if (gguf := options.out.endswith(".gguf")) < (options.kind != "F32"):
         raise UserError(f"--kind {options.kind}: is of a GGUF file, and {options.out} is a folder; leave it out")
     model, tokenizer = checkpoint.load(options.model)

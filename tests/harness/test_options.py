@@ -166,6 +166,7 @@ def test_help_shows_every_option_its_group_and_its_default(capsys):
         (["--weigth=1"], "no option --weigth=1; did you mean --weight?"),
         (["--n-app", "4"], "no option --n-app; did you mean --n-apples?"),
         (["--zzz"], "no option --zzz; --help lists the options"),
+        (["--fork"], "no option --fork; --help lists the options"),  # the dashes alone make nothing near
         (["--n-apples", "4.5"], "--n-apples: invalid int value: '4.5'"),
         (["--weight", "heavy"], "--weight: invalid float value: 'heavy'"),
         (["--weight", "nan"], "--weight nan: must be a finite number"),

@@ -141,9 +141,17 @@ def test_block_lines_are_from_the_lowest_to_the_highest_of_reward_and_kl():
     assert block_lines({"a": [runs]}) == ["a  reward  ▁▂▃▄▅▆▇█  0.1 -> 0.8", "a  KL      █▇▆▅▄▃▂▁  8 -> 1"]
 
 
+def test_held_out_scores_have_a_line_of_their_own_and_the_lines_stand_below_one_another():
+    rl, sft = log(2, reward=lambda i: i / 2), log(2, validation_loss=float)
+    rl[0]["held_out"] = 0.25
+    assert block_lines({"a": [rl], "bc": [sft]}) == [
+        "a   reward      ▁█  0.5 -> 1", "a   held out    ▁  0.25 -> 0.25", "bc  validation  ▁█  1 -> 2",
+    ]  # fmt: skip
+
+
 def test_block_lines_of_sft_are_its_losses_and_a_constant_is_flat():
     lines = block_lines({"a": [log(100, loss=lambda i: 2.0)], "b": [[]]})
-    assert lines == [f"a  loss    {40 * '▁'}  2 -> 2"]
+    assert lines == [f"a  loss  {40 * '▁'}  2 -> 2"]
 
 
 WORDS = '</div><script>alert(1)</script><img src=//x.y/z>\u202e\x00\n'
@@ -178,3 +186,4 @@ def test_the_page_of_a_log_runs_nothing_asks_for_nothing_and_reloads_while_the_r
     assert [a["content"] for _, a in seen if a.get("http-equiv") == "refresh"] == ["20"] * goes_on
     assert html.count("<svg ") == 1 and all(f"p{step}" in html for step in (1, 3, 5)) and "reward 0.250" in html
     assert html.index("p5") < html.index("p1")  # the last first
+    assert f"run: 5 rounds{' so far' * goes_on}</h1>" in html

@@ -29,9 +29,10 @@ def test_values_stand_to_scale_and_the_bar_at_their_mean():
 
 
 def test_what_lies_outside_the_axis_stands_at_its_edge():
-    plot = strip_plot("t", "x", [("a", [-3.0, 0.0])])
-    first, second = re.findall(r'<circle cx="([\d.]+)"', plot)
-    assert first == second
+    plot = strip_plot("t", "x", [("a", [-3.0, -0.5, -0.25, 1.0])])
+    first, second, third, last = (float(x) for x in re.findall(r'<circle cx="([\d.]+)"', plot))
+    assert first == second and third == pytest.approx(first + (last - first) / 6, abs=0.1)
+    assert "x (beyond the axis, on its edge: 1)" in plot
 
 
 @pytest.mark.parametrize("low, high, wanted", [

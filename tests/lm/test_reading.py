@@ -202,6 +202,13 @@ def test_comparisons_of_answers_to_different_questions_are_left_out_and_counted(
     assert capsys.readouterr().out == f"{tmp_path}/x: {said}"
 
 
+@pytest.mark.parametrize("name, what", [("x.csv", "rows under a header"), ("x.tsv.gz", "rows under a header"), ("x.jsonl", "JSON objects")])
+def test_a_file_that_is_no_table_or_no_json_is_no_text_under_that_name(name, what, tmp_path):
+    (tmp_path / name).write_text("question,answer\n")
+    with pytest.raises(UserError, match=f"no {what} in it; if it is a text, call it .txt"):
+        read_records([f"{tmp_path}/{name}"])
+
+
 def test_one_line_says_what_was_taken_and_what_was_not(tmp_path, capsys):
     rows = [{"id": i, "prompt": f"p {i}"} | ({"label": "good"} if i else {}) for i in range(4)]
     (tmp_path / "reviews.csv").write_text(table([{"label": "", **row} for row in rows], ","))

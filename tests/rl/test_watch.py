@@ -3,6 +3,7 @@
 import json
 import signal
 from math import nan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,6 +235,14 @@ def test_some_answers_are_shown_a_line_each_and_logged(make_policy, tokenizer, t
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("round ")]
     assert len(lines) == 2 * SHOWN and all(line.isprintable() for line in lines)
     assert lines[0] == f"round 1: {shown[0][0]['reward']:6.3f}  {shown[0][0]['prompt']!r} -> {shown[0][0]['response']!r}"
+
+
+def test_what_is_shown_of_a_long_prompt_and_answer_is_marked_as_cut(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("minirlhf.rl.watch.responses_of", lambda rollout: [[]])
+    models = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids: "b" * 101))
+    progress = Progress(ALL, models, PPOConfig(), Run(tmp_path / "x"), [], None)
+    progress.show(SimpleNamespace(scores=torch.ones(1)), [{"prompt": "a" * 61}])
+    assert f"  …'{'a' * 60}' -> '{'b' * 100}'…\n" in capsys.readouterr().out
 
 
 def test_a_run_resumed_is_a_run_in_one_go_with_the_best_and_the_rounds_kept(make_policy, tokenizer, tmp_path):

@@ -96,9 +96,9 @@ def test_8_bits_make_a_quarter_of_the_file_and_are_near(convert):
 
 
 @pytest.mark.parametrize("argv, said", [
-    ("a a", "a: it exists, or is not given; choose another name"),
+    ("a a", "a: exists already; choose another name"),
     ("a b --kind Q8_0", "--kind Q8_0: is of a GGUF file, and b is a folder; leave it out"),
-    ("a b.gguf --kind Q4_0", "--kind Q4_0: not one of F32, Q8_0"), ("nowhere b", "nowhere: no such checkpoint folder or GGUF file"), ("a", "OUT: it exists, or is not given"),
+    ("a b.gguf --kind Q4_0", "--kind Q4_0: not one of F32, Q8_0"), ("nowhere b", "nowhere: no such checkpoint folder or GGUF file"), ("a", "give MODEL and OUT"),
 ])  # fmt: skip
 def test_wrong_use_ends_in_one_line(argv, said, convert, model, tokenizer):
     checkpoint.save("a", model, tokenizer, {})
