@@ -76,7 +76,7 @@ def optimum_line(optimum: dict, reference: str, policy: str) -> str:
     top = "or more" if own["high"] is None else f"{own['high']:.3g}"
     ends = "" if own["low"] is None else f" [{own['low']:.3g}, {top}]"
     line += f"; {policy}'s reward is worth best-of-{n:.3g}{ends} of {reference}, on {size:.0f}"
-    return line + f", {n * tokens[reference]:.0f} tokens an answer against {tokens[policy]:.0f}"
+    return line + f", {n * tokens[reference]:.0f} tokens per answer against {tokens[policy]:.0f}"
 
 
 def ngram_line(ngram: dict) -> str:

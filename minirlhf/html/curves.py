@@ -2,7 +2,7 @@
 
     curves_svg(groups, title="Training", columns=3) -> str      all panels in one SVG, a picture of its own
     curves_html(groups) -> str                                  the same as part of a page
-    block_lines(groups) -> list[str]                            reward and KL as ▁▂▃▄▅▆▇█, for a terminal
+    block_lines(groups) -> list[str]                            reward, KL, ... as ▁▂▃▄▅▆▇█, for a terminal
     draw_log(out, goes_on)                                      out/log.html, of a run that goes on or has ended
 
 groups: label -> runs, each a list of records such as {"step": 1, "reward": 0.5}. One run is a line. Several are their
@@ -123,7 +123,7 @@ def curves_html(groups: Groups) -> str:
 
 
 def block_lines(groups: Groups) -> list[str]:
-    """Of each group its reward and KL, or else losses: blocks from the lowest to the highest; first and last value."""
+    """Of each group its rewards and KL, or losses: blocks from the lowest to the highest; first and last value."""
     found, wide = [], max(map(len, groups))
     for name, runs in groups.items():
         for key, words in (("reward", "reward"), ("kl", "KL"), ("held_out", "held out"),

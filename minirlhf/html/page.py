@@ -26,7 +26,7 @@ BEST = ("Bars are 95 % intervals. The dashed curve is the best of n answers of 
         "all prompts: where some prompts are harder than others, the true curve also lies lower.")
 VALUES = "Brackets hold 95 % intervals over prompts. A verdict is at 5 %; Holm’s p is adjusted for the number of sets."
 COST = ("seconds", "tokens", "steps")
-PRICE = "the KL to the reference, and what got worse of the task’s scores, perplexity, diversity, answers that end."
+PRICE = "KL to the reference, and whatever got worse: the task’s scores, perplexity, diversity, answers that end."
 RULE = ("The first sample of each model for four prompts. Three go by the mean reward of {}{}: the highest (best), the "
         "lowest (worst) and the middle (median). Where there is no reward, KL takes its place. The fourth is drawn by "
         "the seed (random). They show what answers look like, and prove nothing.")
@@ -87,8 +87,8 @@ def answer_section(report: dict, compared: bool) -> str:
         return html_table(VALUES, ["set", last], rows)
     found = [headline(task["metrics"])["differences"][last] for task in report["tasks"].values()]
     counts = ", ".join(f"{show(v)} on {n}" for v, n in Counter(d["verdict"] for d in found).items())
-    lead = f"<p>Is {show(last)} better than {show(against)}? By the primary metric of each set ({len(rows)} in all): "
-    lead += f"{counts}. What it paid stands beside it: {PRICE}</p>"
+    lead = f"<p>Is {show(last)} better than {show(against)}? By the primary metric of each set: {counts}, "
+    lead += f"of {len(rows)}. The price stands beside it: {PRICE}</p>"
     return lead + html_table(VALUES, ["set", against, last, f"{last} − {against}", "verdict", "price"], rows)
 
 

@@ -94,7 +94,7 @@ KNOWN = {"value": 0.9, "low": 0.88, "high": 0.92, "effective_size": 312.4,
 def test_the_optimum_is_told_with_its_interval_its_samples_and_the_cost_of_best_of_n():
     assert optimum_line(KNOWN, "sft", "ppo") == (
         "J* = 0.900 ±0.020, on 312 effective samples; ppo's reward is worth best-of-31.7 [28.1, or more] of "
-        "sft, on 240, 317 tokens an answer against 12"
+        "sft, on 240, 317 tokens per answer against 12"
     )
 
 
