@@ -714,6 +714,7 @@ WRONG = [
     ("train_sft.py --init cut --data pairs.jsonl", "cut/model.safetensors"),
     ("train_sft.py --out corpus.txt --data pairs.jsonl --init good", "corpus.txt"),
     ("train_ppo.py --init nowhere", "nowhere: no such checkpoint folder"),
+    ("train_ppo.py --init .", ".: no checkpoint itself, it holds"),
     ("train_ppo.py --init cut", "cut/model.safetensors"),
     ("train_ppo.py --init shape", "config.json and weights are of two models"),
     ("train_ppo.py --init other", "give --task, or --prompts and --reward"),

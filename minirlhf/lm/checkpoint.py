@@ -190,6 +190,8 @@ def load_with(path: str | Path, head: str, above: tuple[Path, ...] = ()) -> tupl
             raise UserError(f"{path}: no such checkpoint folder or GGUF file; train one first, or name another")
         if not (path / "config.json").exists() and stands_in(path):
             raise UserError(f"{path}: no config.json, not whole: a run goes on or was killed; resume it, or train again")
+        if not (path / "config.json").exists() and (inside := sorted(str(x.parent) for x in path.glob("*/config.json"))):
+            raise UserError(f"{path}: no checkpoint itself, it holds {', '.join(inside)}; name one of them")
         config = config_from_json(read_json(path / "config.json"), str(path / "config.json"))
         (tensors, weights), tokenizer = read_weights(path), None
     found = to_float(tensors[head], head, str(weights)) if head in set(tensors) else None
