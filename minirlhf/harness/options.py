@@ -92,7 +92,7 @@ def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequ
         for f in (f for f in dataclasses.fields(cls) if f.name in fields):
             shown = f.default if f.default not in ((), "") else "none"
             text = ": ".join(x for x in (f.metadata["help"], ", ".join(f.metadata["choices"])) if x)
-            if f.default is not None and not f.metadata.get("bare"):  # else the help says what it stands for
+            if f.default is not None and not (f.metadata.get("bare") and shown == "none"):  # else the help says enough
                 text += f" (default: {' '.join(shown) if isinstance(shown, tuple) else shown})"
             keywords: dict = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
             if f.type is bool:

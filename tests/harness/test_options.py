@@ -122,7 +122,8 @@ def test_a_bare_tuple_is_one_or_more_words(capsys):
             plate(*wrong)
     with pytest.raises(SystemExit):
         plate("--help")
-    assert "DISH [DISH ...]" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "DISH [DISH ...]" in out and out.count("(default: ") == 1  # of --size: DISH has none
 
 
 @dataclass(frozen=True)
