@@ -204,7 +204,7 @@ def axes(x: Axis, y: Axis, across: str, up: str) -> list[str]:
 def strip_plot(title: str, across: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
     """One row per name, with a dot per value and a bar at the mean, from 0, or −.5, to 1. What is outside is counted."""
     every, bottom = [v for _, values in rows for v in values], 40 + 24 * len(rows)
-    axis = Axis(-0.5 if min(every) < 0 else 0.0, 1.0, 190, 616)
+    axis = Axis(-0.5 if min(every, default=0.0) < 0 else 0.0, 1.0, 190, 616)
     outside = sum(not axis.low <= v <= axis.high for v in every)
     across += f" (beyond the axis, on its edge: {outside})" if outside else ""
     shapes = [text(12, 22, title, size=14), text(415, bottom + 34, across, "middle")]
