@@ -124,7 +124,7 @@ def curves_html(groups: Groups) -> str:
 
 def block_lines(groups: Groups) -> list[str]:
     """Of each group its rewards and KL, or losses: blocks from the lowest to the highest; first and last value."""
-    found, wide = [], max(map(len, groups))
+    found, wide = [], max(map(len, groups), default=0)
     for name, runs in groups.items():
         for key, words in (("reward", "reward"), ("kl", "KL"), ("held_out", "held out"),
                            ("loss", "loss"), ("validation_loss", "validation")):
