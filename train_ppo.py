@@ -84,6 +84,7 @@ def main() -> None:
     watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)
+    watchers[0].last()
     print(f"{out}: {cost['tokens']:,} tokens sampled, {cost['seconds']:.0f} s")
 
 

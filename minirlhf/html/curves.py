@@ -15,7 +15,7 @@ from os.path import relpath
 from pathlib import Path
 from statistics import median
 
-from minirlhf.evaluation.panels import all_finite, thinned
+from minirlhf.evaluation.panels import POINTS, all_finite, thinned
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.folders import read_log
 from minirlhf.html.figures import LEFT, RIGHT, WIDTH
@@ -37,11 +37,11 @@ LINES = [(hue, 1.8, dash) for dash in ("", "5 3", "2 2") for hue in (BLUE, VERMI
 HIGH = 166  # of a panel
 
 
-def series(runs: Sequence[Sequence[dict]], name: str) -> Rows:
-    """Mean and range at the steps at which all runs logged a finite number, thinned."""
+def series(runs: Sequence[Sequence[dict]], name: str, most: int = POINTS) -> Rows:
+    """Mean and range at the steps at which all runs logged a finite number, thinned to `most`."""
     each = [{x["step"]: x[name] for x in run if all_finite(x.get("step"), x.get(name))} for run in runs]
     at = {step: [run[step] for run in each] for step in sorted(set.intersection(*map(set, each)) if each else ())}
-    return thinned([[step, sum(ys) / len(ys), min(ys), max(ys)] for step, ys in at.items()])
+    return thinned([[step, sum(ys) / len(ys), min(ys), max(ys)] for step, ys in at.items()], most)
 
 
 def drawable(groups: Groups) -> dict[str, dict[str, Rows]]:
@@ -128,7 +128,7 @@ def block_lines(groups: Groups) -> list[str]:
     for name, runs in groups.items():
         for key, words in (("reward", "reward"), ("kl", "KL"), ("held_out", "held out"),
                            ("loss", "loss"), ("validation_loss", "validation")):
-            if means := [row[1:2] for row in series(runs, key)]:
+            if means := [row[1:2] for row in series(runs, key, 10**9)]:
                 (low,), (high,) = min(means), max(means)
                 blocks = ["▁▂▃▄▅▆▇█"[int(7.99 * (y - low) / (high - low or 1.0))] for (y,) in thinned(means, 40)]
                 found.append((f"{name:<{wide}}", words, f"{''.join(blocks)}  {means[0][0]:.3g} -> {means[-1][0]:.3g}"))

@@ -116,17 +116,31 @@ class Progress:
             figures |= self.score()
         if due(o.show_every):
             figures["samples"] = self.show(rollout, records)
-        kept = [f"round-{self.rounds}"] if due(o.keep_every) else []
-        if o.keep_best and figures.get("held_out", self.best) > self.best:
-            self.best = figures["held_out"]
-            kept.append("best")
-        for name in kept if self.rounds and not ranks.rank() else ():  # the start is no result; no folder is there yet
-            about, parts = self.run.about | {"rounds": self.rounds}, {"value_head": self.models.value_head}
-            self.run.save(about, parts, self.run.out / name)
-            score = f", held-out reward {self.best:.3f}" if name == "best" else ""
-            tqdm.write(f"{self.run.out / name}: kept after {self.rounds} rounds{score}")
+        if due(o.keep_every):
+            self.keep(f"round-{self.rounds}")
+        self.keep_best(figures.get("held_out", self.best))
         self.rounds += 1
         return figures
+
+    def last(self) -> None:
+        """Score the policy that the training has ended with, too, where held-out prompts are scored at all."""
+        if self.options.eval_every:
+            score = self.score()["held_out"]
+            tqdm.write(f"{self.run.out}: held-out reward {score:.3f} after the last round")
+            self.keep_best(score)
+
+    def keep_best(self, score: float) -> None:
+        """Keep the policy if that is asked for and its held-out reward is above all before."""
+        if self.options.keep_best and score > self.best:
+            self.best = score
+            self.keep("best", f", held-out reward {score:.3f}")
+
+    def keep(self, name: str, words: str = "") -> None:
+        """Save the policy beside the run's own checkpoint; the start is no result, and has no folder yet."""
+        if self.rounds and not ranks.rank():
+            about, parts = self.run.about | {"rounds": self.rounds}, {"value_head": self.models.value_head}
+            self.run.save(about, parts, self.run.out / name)
+            tqdm.write(f"{self.run.out / name}: kept after {self.rounds} rounds{words}")
 
     def score(self) -> dict[str, float]:
         """held_out, held_out/TASK: the mean reward of an answer to each held-out prompt, of the same seeds each time."""
