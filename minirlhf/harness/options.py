@@ -114,13 +114,14 @@ def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequ
         values = read_config(Path(config), fields) | values
     if "algo" in fields and "out" in fields and "out" not in values:
         values["out"] = fields["out"].default.replace("ALGO", values.get("algo", fields["algo"].default))
+    given = list(values)  # what a run is resumed with may silence what it was begun with
     if values.get("resume"):
         values = options_of_run(Path(values.get("out", fields["out"].default)), fields) | values
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
         check(flags[name], value, fields[name].metadata)
     made = [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
-    for name in values:
+    for name in given:
         if why := idle(name, values, fields, made):
             raise UserError(f"{flags[name]} can do nothing {why}: leave it out")
     return made

@@ -185,6 +185,25 @@ def test_wrong_options_are_answered_with_the_name(argv, message):
     assert message in str(error.value)
 
 
+@dataclass(frozen=True)
+class Walk:
+    """A walk that can be gone on with."""
+
+    out: str = option("", "where to")
+    resume: bool = option(False, "go on")
+    miles: int = option(0, "a day")
+    rests: int = option(0, "on the way", needs="miles")
+
+
+def test_what_a_resume_silences_of_a_run_s_options_is_no_error(tmp_path):
+    """Nobody has given it here, so nobody could leave it out."""
+    (tmp_path / "run.json").write_text('{"options": {"miles": 9, "rests": 2}}')
+    (walk,) = parse("Go.", Walk, argv=["--resume", "--miles", "0", "--out", str(tmp_path)])
+    assert (walk.miles, walk.rests) == (0, 2)
+    with pytest.raises(UserError, match="--rests can do nothing without --miles"):
+        parse("Go.", Walk, argv=["--resume", "--miles", "0", "--rests", "1", "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize("word", ["--compare", "--runs", "--runs=a"])
 def test_an_option_that_was_renamed_is_answered_with_its_new_name_where_there_is_one(word):
     assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports here"
