@@ -27,11 +27,11 @@ from minirlhf.harness.files import Diverged, Interrupted, UserError, read_json, 
 
 RENAMED = {  # our option, or several of which a command has one: its names in other projects, and its earlier ones
     "lr": "learning-rate", "beta": "kl-coef init-kl-coef kl-loss-coef kl-penalty kl-weight", "kl-target": "target-kl",
-    "iterations steps": "max-steps num-steps max-iters num-iterations total-episodes train-steps iterations steps",
+    "iterations steps": "max-steps num-steps max-iters train-steps iterations steps",
     "group": "num-generations num-samples-per-prompt rloo-k group-size n-samples-per-prompt",
     "epochs": "num-train-epochs num-ppo-epochs ppo-epochs update-epochs", "minibatches": "num-mini-batches",
     "batch": "per-device-train-batch-size train-batch-size batch-size rollout-batch-size",
-    "micro-rows": "gradient-accumulation-steps micro-batch-size mini-batch-size per-device-eval-batch-size",
+    "micro-rows": "gradient-accumulation-steps micro-batch-size per-device-eval-batch-size",
     "lora": "lora-r lora-rank use-peft use-lora", "lora-on": "lora-target-modules target-modules",
     "max-new": "max-new-tokens max-completion-length response-length max-tokens generate-max-len",
     "context": "max-length max-seq-length block-size context-length", "warmup": "warmup-steps warmup-iters warmup-ratio",
