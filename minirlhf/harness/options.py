@@ -26,8 +26,8 @@ from pathlib import Path
 from minirlhf.harness.files import Diverged, Interrupted, UserError, read_json, read_run
 
 RENAMED = {  # our option, or several of which a command has one: its names in other projects, and its earlier ones
-    "lr": "learning-rate", "beta": "kl-coef init-kl-coef kl-loss-coef kl-penalty kl-weight", "kl-target": "target-kl",
-    "iterations steps": "max-steps num-steps max-iters train-steps iterations steps",
+    "lr lrs": "learning-rate", "beta": "kl-coef init-kl-coef kl-loss-coef kl-penalty kl-weight",
+    "kl-target": "target-kl", "iterations steps": "max-steps num-steps max-iters train-steps iterations steps",
     "group": "num-generations num-samples-per-prompt rloo-k group-size n-samples-per-prompt",
     "epochs": "num-train-epochs num-ppo-epochs ppo-epochs update-epochs", "minibatches": "num-mini-batches",
     "batch": "per-device-train-batch-size train-batch-size batch-size rollout-batch-size",

@@ -232,7 +232,7 @@ def test_a_name_of_other_projects_leads_to_an_option_of_ours_alone():
     ours = {x for own in RENAMED for x in own.split()}
     words = "".join(subprocess.run([sys.executable, f"{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
                     for name in ("train_sft", "train_ppo", "evaluate"))  # fmt: skip
-    assert {x for x in ours if not re.search(f"--{x}[ ,]", words)} <= {"show-every"}
+    assert {x for x in ours if not re.search(f"--{x}[ ,]", words)} <= {"show-every", "lrs"}
 
 
 def test_help_shows_the_docstring_but_for_the_tests_that_prove_it(capsys):
