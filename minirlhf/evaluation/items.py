@@ -32,7 +32,7 @@ LINES = {  # kind of line -> an example of it
     },
     "set": {
         "reward?": "", "temperatures?": {"*": X}, "beta?": X, "trained_on?": [""],
-        "optimum?": (None, {"value": X, "effective_size": X, "low?": MAYBE, "high?": MAYBE}),
+        "optimum?": (None, {"value": MAYBE, "effective_size": X, "low?": MAYBE, "high?": MAYBE}),
         "ngram?": (None, {"order": N, "answers": N, "nll": X, "tokens": range(1, 2**53)}),
         "attention?": {"model": "", "index": N, "pieces": [""], "maps": [
             {"layer": N, "head": (N, None), "weights": [[X]]}]},

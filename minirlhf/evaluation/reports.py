@@ -38,11 +38,14 @@ def print_comparison(paths: Sequence[str], against: str = "") -> None:
     if len(paths) < 2:
         raise UserError(f"--reports {' '.join(paths)}: give the report.json of two evaluations or more")
     abouts, sets = zip(*(read_report(path) for path in paths))
+    are_runs, why = (True, "") if against else are_training_runs(abouts)
+    rewards = [about["settings"].get("reward") or [] for about in abouts]
+    if are_runs and (other := [path for path, reward in zip(paths, rewards) if reward != rewards[0]]):
+        raise UserError(f"{other[0]}: not scored by the --reward of {paths[0]}: evaluate all by the same")
     if against:
         found = [compare_training_runs(*runs) for runs in paired_by_seed(paths, abouts, sets, against)]
         adjust([row for one in found for part in one["parts"] for row in part["metrics"] if row["primary"]])
         return print("\n\n".join(map(lines_of_runs, found)))
-    are_runs, why = are_training_runs(abouts)
     print(why)
     if are_runs:
         print(lines_of_runs(compare_training_runs(paths, abouts, sets)))

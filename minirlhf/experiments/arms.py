@@ -48,9 +48,6 @@ HOT = 5.0
 STUDIED = ("reviews", "arithmetic")
 
 
-
-
-
 @dataclass(frozen=True)
 class Arm:
     """How a cell's model is made."""

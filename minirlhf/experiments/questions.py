@@ -67,7 +67,7 @@ def measure_model(
         texts = text_items(policy, records) if inside else []
         view = view_of(TestSet(name, records, {"": items}, {"": texts}), policy.tokenizer.vocab_size)
         view = replace(view, unit=np.arange(len(records)))
-        metrics = metric_table(view, ["scores", "best"] if best_of and inside else ["scores"])
+        metrics = metric_table(view, ["reward", "best"] if best_of and inside else ["reward"])
         if inside:  # with equally many samples for every model, or diversity is not comparable
             few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < samples]})
             metrics += drift_metrics(few, task in PROSE)

@@ -18,7 +18,7 @@ import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, sample_items
 from minirlhf.experiments.config import HELD_OUT, OwnPrompts
-from minirlhf.harness.files import Interrupted, UserError, read_json, write_atomic
+from minirlhf.harness.files import Diverged, Interrupted, UserError, read_json, write_atomic
 from minirlhf.harness.folders import read_log
 from minirlhf.harness.loop import Run, Unharmed
 from minirlhf.lm.batches import Mixture
@@ -60,8 +60,8 @@ def kept(path: Path, make: Callable[[], dict]) -> dict:
 def begun_with(out: Path, settings: dict) -> None:
     """Compare the settings with those that the folder was begun with. Raises UserError where one has changed."""
     before = kept(out / "settings.json", lambda: settings)
-    if changed := [k for k in settings if before.get(k) != settings[k]]:
-        what = f"{changed[0]} {before.get(changed[0])}, not {settings[changed[0]]}"
+    if changed := [k for k in settings | before if before.get(k) != settings.get(k)]:
+        what = f"{changed[0]} {before.get(changed[0])}, not {settings.get(changed[0])}"
         raise UserError(f"{out}: was begun with {what}; choose another --out")
 
 
@@ -70,10 +70,10 @@ def begun_anew() -> Iterator[None]:
     """A run that is stopped in here, or fails, begins anew, though the loop names --resume: it is not spoken of."""
     try:
         yield
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         raise Interrupted("stopped; call the tool again: it keeps the runs done and begins this one anew") from None
-    except Unharmed as error:
-        raise UserError(str(error.__context__ or error)) from None
+    except (Unharmed, Diverged) as error:
+        raise type(error)(error.__context__ or error) from None
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,11 @@ class Loop:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._bar.close()
-        self._draw(goes_on=False)
         if saved := isinstance(error, Unharmed) and self.done > self.start:
             if not ranks.rank():
                 save_state(self.folder.state_path, self._state() | {"rng": torch.get_rng_state()})
             self._write()
+        self._draw(goes_on=False)
         self.folder.close()
         if saved:
             raise Unharmed(f"{error}; all before step {self.done + 1} is saved, for --resume") from None

@@ -26,12 +26,12 @@ from pathlib import Path
 from minirlhf.harness.files import Diverged, Interrupted, UserError, read_json, read_run
 
 RENAMED = {  # our option, or several of which a command has one: its names in other projects, and its earlier ones
-    "lr": "learning-rate", "beta": "kl-coef init-kl-coef kl-loss-coef kl-penalty kl-weight", "kl-target": "target-kl",
-    "iterations steps": "max-steps num-steps max-iters num-iterations total-episodes train-steps iterations steps",
+    "lr lrs": "learning-rate", "beta": "kl-coef init-kl-coef kl-loss-coef kl-penalty kl-weight",
+    "kl-target": "target-kl", "iterations steps": "max-steps num-steps max-iters train-steps iterations steps",
     "group": "num-generations num-samples-per-prompt rloo-k group-size n-samples-per-prompt",
     "epochs": "num-train-epochs num-ppo-epochs ppo-epochs update-epochs", "minibatches": "num-mini-batches",
     "batch": "per-device-train-batch-size train-batch-size batch-size rollout-batch-size",
-    "micro-rows": "gradient-accumulation-steps micro-batch-size mini-batch-size per-device-eval-batch-size",
+    "micro-rows": "gradient-accumulation-steps micro-batch-size per-device-eval-batch-size",
     "lora": "lora-r lora-rank use-peft use-lora", "lora-on": "lora-target-modules target-modules",
     "max-new": "max-new-tokens max-completion-length response-length max-tokens generate-max-len",
     "context": "max-length max-seq-length block-size context-length", "warmup": "warmup-steps warmup-iters warmup-ratio",
@@ -114,13 +114,14 @@ def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequ
         values = read_config(Path(config), fields) | values
     if "algo" in fields and "out" in fields and "out" not in values:
         values["out"] = fields["out"].default.replace("ALGO", values.get("algo", fields["algo"].default))
+    given = list(values)  # what a run is resumed with may silence what it was begun with
     if values.get("resume"):
         values = options_of_run(Path(values.get("out", fields["out"].default)), fields) | values
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in values.items():
         check(flags[name], value, fields[name].metadata)
     made = [cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}) for cls in classes]
-    for name in values:
+    for name in given:
         if why := idle(name, values, fields, made):
             raise UserError(f"{flags[name]} can do nothing {why}: {'give both, or ' * ('without' in why)}leave it out")
     return made

@@ -29,7 +29,6 @@ from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
 ONE = ["prompt", "response", "record"]  # the parameters of a reward of one response
 
 
-
 @dataclass
 class Rewards:
     """Rewards by name, each with its weight: as one reward of lists, their sum."""

@@ -43,7 +43,7 @@ def main() -> None:
     start, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)
     start.model.to(device).eval()
     same = "iterations", "cpu_seconds", "batch", "beta", "held_out", "samples"
-    settings = {k: getattr(options, k) for k in same} | {"init": checkpoint.fingerprint(start.model)}
+    settings = {k: getattr(options, k) for k in same} | {"init": checkpoint.fingerprint(start.model), "dtype": str(dtype)}
     asked = questions(options.task, own, judged, start)
     begun_with(out, settings | asked[0].about)
     for task in asked:

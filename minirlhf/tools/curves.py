@@ -37,7 +37,7 @@ def alike(folders: tuple[str, ...]) -> dict[str, list[Path]]:
         found.setdefault(json.dumps([run.get("stage"), told] if run else folder), []).append(folder)
     for names in found.values():
         short = commonprefix(names) + "*" * (len(names) > 1)
-        named[", ".join(names) if short in named else short] = [Path(above, name) for name in names]
+        named[", ".join(names) if short in (*named, "*") else short] = [Path(above, name) for name in names]
     return named
 
 

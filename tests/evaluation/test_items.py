@@ -38,6 +38,14 @@ def test_what_is_read_is_what_was_written(made):
     assert again.read_bytes() == path.read_bytes()
 
 
+def test_an_optimum_that_rests_on_too_few_samples_is_read(made):
+    """It has no value, and then neither --from nor --reports could go on."""
+    path, run, sets = made
+    sets[0].about["optimum"] = {"effective_size": 7.0, "value": None}
+    write_items(path, run, sets)
+    assert read_items(path)[1][0].about["optimum"]["value"] is None
+
+
 def test_the_file_is_json_in_utf_8_one_object_a_line(made):
     """In the order of the sets: what each is, its prompts, its texts, its responses, model by model."""
     path, run, sets = made

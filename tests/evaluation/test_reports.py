@@ -611,3 +611,11 @@ def test_runs_of_one_seed_on_other_prompts_are_refused(tmp_path):
     with pytest.raises(UserError, match="other prompts in task: evaluate with one --seed"):
         print_comparison(paths, "grpo")
 
+
+@pytest.mark.parametrize("against", ["grpo", ""])
+def test_runs_that_were_scored_by_other_rewards_are_refused(against, tmp_path):
+    """Their difference would be that of the rewards, which have the same name."""
+    paths = [method(tmp_path, name, s, settings={"reward": ["a.py:f"] * s})
+             for name in ("ppo", "grpo")[: 1 + bool(against)] for s in (0, 1)]  # fmt: skip
+    with pytest.raises(UserError, match="ppo1/report.json: not scored by the --reward of .*ppo0/report.json"):
+        print_comparison(paths, against)

@@ -10,9 +10,10 @@ from minirlhf.evaluation.ask import Policy
 from minirlhf.experiments import trials
 from minirlhf.experiments.config import OwnPrompts
 from minirlhf.experiments.trials import (
-    Questions, begun_with, kept, numbers, optimise, questions, task_items,
+    Questions, begun_anew, begun_with, kept, numbers, optimise, questions, task_items,
 )
-from minirlhf.harness.files import Interrupted, UserError
+from minirlhf.harness.files import Diverged, Interrupted, UserError
+from minirlhf.harness.loop import Unharmed
 from minirlhf.rl.config import PPOConfig, RewardOptions
 from minirlhf.tasks import TASKS
 
@@ -60,6 +61,8 @@ def test_settings_are_those_that_the_folder_was_begun_with(tmp_path):
     begun_with(tmp_path, {"epochs": 1, "lr": 0.1})
     with pytest.raises(UserError, match="begun with epochs 1, not 2; choose another --out"):
         begun_with(tmp_path, {"epochs": 2, "lr": 0.1})
+    with pytest.raises(UserError, match="begun with lr 0.1, not None"):
+        begun_with(tmp_path, {"epochs": 1})  # another kind of run: of a task and not of own prompts, say
     assert json.loads((tmp_path / "settings.json").read_text()) == {"epochs": 1, "lr": 0.1}
 
 
@@ -92,16 +95,26 @@ def test_a_policy_is_trained_as_asked_on_as_many_responses(algo, monkeypatch):
     assert seen["whole"] and not seen["out"].parent.exists() and seen["out"].name == algo
 
 
-def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(monkeypatch):
+@pytest.mark.parametrize("kind", [Interrupted, KeyboardInterrupt])
+def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(kind, monkeypatch):
     """The tools have no --resume, of which the loop speaks: the state was in a folder that is gone."""
     def train(*arguments):
-        raise Interrupted("stopped after round 1; go on with --resume")
+        raise kind("stopped after round 1; go on with --resume")
 
     monkeypatch.setattr(trials, "train", train)
     monkeypatch.setattr(trials, "models_of", lambda *_: None)
     monkeypatch.setattr(trials, "start_critic", lambda *_: None)
     with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         optimise(Policy(None, None), TASKS["arithmetic"], lambda record: None, PPOConfig(), 3, torch.float32)
+
+
+@pytest.mark.parametrize("kind", [Diverged, Unharmed])
+def test_a_run_that_fails_says_why_and_nothing_of_its_folder_which_is_gone(kind):
+    with pytest.raises(kind, match="^the reason$"), begun_anew():
+        try:
+            raise kind("the reason")
+        except kind:
+            raise kind("/tmp/x/ppo: the reason; /tmp/x/ppo/train_state.pt is good") from None
 
 
 def test_answers_are_sampled_on_prompts_that_no_training_has(make_policy, tokenizer):

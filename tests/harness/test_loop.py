@@ -11,7 +11,7 @@ import torch
 
 from minirlhf.harness.files import Diverged, Interrupted, UserError
 from minirlhf.harness.folders import load_state, save_state
-from minirlhf.harness.loop import Loop, Run
+from minirlhf.harness.loop import Loop, Run, Unharmed
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render
 from minirlhf.lm.config import FitConfig
@@ -98,6 +98,20 @@ def test_the_log_of_a_run_that_ends_early_is_drawn_as_ended(stop, tmp_path):
     with pytest.raises((Interrupted, ZeroDivisionError)):
         count(tmp_path / "run", 6, 6, at=stop, draw=lambda out, goes_on: drawn.append((len(logged(out)), goes_on)))
     assert drawn[-1] == (3, False)
+
+
+def test_what_was_done_is_saved_before_the_log_is_drawn(tmp_path):
+    """Who presses Ctrl-C while it is drawn loses the picture alone."""
+    def fails(step):
+        if step == 3:
+            raise Unharmed("no reward")
+
+    def stopped(out, goes_on):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        count(tmp_path / "run", 6, 6, at=fails, draw=stopped)
+    assert count(tmp_path / "run", 6, 6, resume=True)[1]["steps"] == 6 and len(logged(tmp_path / "run")) == 6
 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_training(tmp_path, capsys):

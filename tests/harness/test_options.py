@@ -187,6 +187,25 @@ def test_wrong_options_are_answered_with_the_name(argv, message):
     assert message in str(error.value)
 
 
+@dataclass(frozen=True)
+class Walk:
+    """A walk that can be gone on with."""
+
+    out: str = option("", "where to")
+    resume: bool = option(False, "go on")
+    miles: int = option(0, "a day")
+    rests: int = option(0, "on the way", needs="miles")
+
+
+def test_what_a_resume_silences_of_a_run_s_options_is_no_error(tmp_path):
+    """Nobody has given it here, so nobody could leave it out."""
+    (tmp_path / "run.json").write_text('{"options": {"miles": 9, "rests": 2}}')
+    (walk,) = parse("Go.", Walk, argv=["--resume", "--miles", "0", "--out", str(tmp_path)])
+    assert (walk.miles, walk.rests) == (0, 2)
+    with pytest.raises(UserError, match="--rests can do nothing without --miles"):
+        parse("Go.", Walk, argv=["--resume", "--miles", "0", "--rests", "1", "--out", str(tmp_path)])
+
+
 @pytest.mark.parametrize("word", ["--compare", "--runs", "--runs=a"])
 def test_an_option_that_was_renamed_is_answered_with_its_new_name_where_there_is_one(word):
     assert unknown_option(word, ["--reports", "--out"]) == f"no option {word.split('=')[0]}: it is --reports here"
@@ -215,7 +234,7 @@ def test_a_name_of_other_projects_leads_to_an_option_of_ours_alone():
     ours = {x for own in RENAMED for x in own.split()}
     words = "".join(subprocess.run([sys.executable, f"{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
                     for name in ("train_sft", "train_ppo", "evaluate"))  # fmt: skip
-    assert {x for x in ours if not re.search(f"--{x}[ ,]", words)} <= {"show-every"}
+    assert {x for x in ours if not re.search(f"--{x}[ ,]", words)} <= {"show-every", "lrs"}
 
 
 def test_help_shows_the_docstring_but_for_the_tests_that_prove_it(capsys):

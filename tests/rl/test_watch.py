@@ -1,6 +1,7 @@
 """What is logged of a round: that it is right, by loops over responses, and that watching changes nothing."""
 
 import json
+import re
 import signal
 from math import nan
 from types import SimpleNamespace
@@ -159,6 +160,8 @@ def learn(policy, tokenizer, out, options=ALL, lora=LoRAOptions(), reward=ascii_
     if options:
         watchers.insert(0, Progress(options, models, config, told, HELD_OUT, lambda record: reward))
     train(models, lambda step: TASKS, lambda record: reward, config, told, watchers)
+    if options:
+        watchers[0].last()
     return logged(out)
 
 
@@ -216,9 +219,10 @@ def test_held_out_prompts_are_scored_before_the_first_round_and_every_so_many(ma
     assert first.score() == first.score() == {k: v for k, v in log[0].items() if k.startswith("held_out")}
 
 
-def test_the_best_on_held_out_prompts_is_kept_and_the_start_is_none(make_policy, tokenizer, tmp_path):
+def test_the_best_on_held_out_prompts_is_kept_and_the_start_is_none(make_policy, tokenizer, tmp_path, capsys):
     log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(eval_every=1, keep_best=True), rounds=6)
-    scores = [x["held_out"] for x in log]
+    last = float(re.search(r"run: held-out reward ([\d.]+) after the last round", capsys.readouterr().out)[1])
+    scores = [x["held_out"] for x in log] + [last]
     best = scores.index(max(scores))
     assert best and checkpoint.read_run(tmp_path / "run" / "best")["rounds"] == best
     learn(make_policy(0), tokenizer, tmp_path / "flat", Watch(eval_every=1, keep_best=True), reward=lambda *case: 1.0, rounds=2)

@@ -107,14 +107,14 @@ def test_a_reward_that_fails_in_a_run_ends_it_in_one_line_and_the_runs_done_stay
 @pytest.mark.parametrize("words, changed", [
     ("--iterations 2", "iterations"), ("--batch 16", "batch"), ("--samples 3", "samples"), ("--beta 6", "beta"),
     ("--held-out 9", "held_out"), ("--cpu-seconds 3", "cpu_seconds"), ("--max-new 9", "max_new"),
-    ("--reward mine.py:long:2", "reward"), ("--eval-prompts q.jsonl", "prompts"),
+    ("--reward mine.py:long:2", "reward"), ("--eval-prompts q.jsonl", "prompts"), ("--dtype bfloat16", "dtype"),
 ])  # fmt: skip
 def test_other_settings_want_another_folder(command, words, changed, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("minirlhf.experiments.trials.begun_with", lambda out, settings: seen.append(settings) or 1 / 0)
     for more in ("--seeds 2 --algos ppo --lrs 1 --reference-samples 90", words):
         with pytest.raises(ZeroDivisionError):
-            command(more, own=True)
+            command(f"--dtype float32 {more}", own=True)
     plain, other = seen
     assert plain["init"] == checkpoint.fingerprint(checkpoint.load(tmp_path / "sft")[0])
     assert [k for k in plain if plain[k] != other[k]] == [changed]

@@ -48,6 +48,11 @@ def test_two_groups_never_share_a_name(tmp_path):
     assert sorted(labels(*made).values()) == [2, 2]
 
 
+def test_runs_whose_names_begin_otherwise_are_all_named(tmp_path):
+    """A star alone says nothing."""
+    assert labels(make_run(tmp_path / "a", 0), make_run(tmp_path / "b", 1)) == {"a, b": 2}
+
+
 def test_a_run_without_run_json_is_itself(tmp_path):
     made = [make_run(tmp_path / f"r{i}", i) for i in range(2)]
     for folder in made:
