@@ -82,7 +82,9 @@ def check(command: str, text: str, monkeypatch) -> None:
 def parses(module, words: list[str], monkeypatch) -> None:
     """The options are read by the parser of the module's own main."""
     def parse(description: str, *classes: type, **more) -> None:
-        for found in options.parse(description, *classes, argv=words, **more):
+        assert "--resume" not in words or any(hasattr(cls, "resume") for cls in classes)
+        asked = [word for word in words if word != "--resume"]  # of a run of the reader's
+        for found in options.parse(description, *classes, argv=asked, **more):
             if task := getattr(found, "task", ""):
                 parse_tasks(task)
             for row in getattr(found, "algos", ()):

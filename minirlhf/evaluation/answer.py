@@ -6,7 +6,7 @@ The price is the KL to the reference, and what of COSTS is worse. Proved by test
 import re
 from collections.abc import Sequence
 
-from minirlhf.evaluation.table import number
+from minirlhf.evaluation.table import SHORT, number
 
 MOST = 8  # rows of a set that are shown, unless all are asked for
 CHIEF = ("reward, greedy", "gold$", "grammatical$", "accuracy", "F1, macro", "exact match$", "reference perplexity",
@@ -84,7 +84,7 @@ def answer_lines(report: dict) -> list[str]:
         if compared:
             d, paid = row["differences"][last], price(task["metrics"], last, against)
             lines[-1] += [f"{number(old['value'])} -> {number(new['value'])}", f"{number(d['value'], True)} {ends(d)}"]
-            lines[-1] += [d["verdict"], f" price: {paid}"]
+            lines[-1] += [SHORT.get(d["verdict"], d["verdict"]), f" price: {paid}"]
         else:
             lines[-1] += [f"{number(new['value'])} {ends(new)}"]
     widths = [max(map(len, column)) for column in zip(*lines)]

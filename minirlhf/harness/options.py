@@ -124,6 +124,8 @@ def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequ
     for name in given:
         if why := idle(name, values, fields, made):
             raise UserError(f"{flags[name]} can do nothing {why}: {'give both, or ' * ('without' in why)}leave it out")
+    if values.get("resume") and not (out := Path(values.get("out", fields["out"].default))).exists():
+        raise UserError(f"--out {out}: no such folder, there is nothing to resume; name that of the run")
     return made
 
 
@@ -198,7 +200,7 @@ def read_config(path: Path, fields: dict) -> dict:
 
 
 def options_of_run(out: Path, fields: dict) -> dict:
-    """The options of the run that is resumed in a folder, or in its sft/ or base/; {} where there is none yet."""
+    """The options of the run that is resumed in a folder, or in its sft/ or base/; {} where they are not known."""
     folder = next((x for x in (out, out / "sft", out / "base") if (x / "run.json").exists()), out)
     found = read_run(folder, {"options?": {}}).get("options", {})
     if other := [name for name in found if name not in fields]:

@@ -108,7 +108,7 @@ class Tokenizer:
         merges = learn_merges(words, vocab_size - smallest)
         if 2 * len(merges) < vocab_size - smallest:  # a few fewer need no remedy
             warnings.warn(f"the vocabulary has {smallest + len(merges)} tokens, not {vocab_size}: no further "
-                          "pair occurs 2 times in the texts; train on more text", stacklevel=2)
+                          "pair occurs 2 times in the texts; ask for fewer, or train on more text", stacklevel=2)
         return cls(merges, pattern, specials)
 
     @property

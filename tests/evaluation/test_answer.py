@@ -93,8 +93,8 @@ def test_a_line_for_each_set_says_gain_verdict_and_price_in_columns():
     lines = answer_lines(report(reviews=[REWARD, KL], sums=[row("BLEU", 99.0, 99.0, "no difference shown")]))
     assert lines == [
         "            sft -> ppo      difference [95 %]       verdict",
-        "reviews     0.500 -> 0.750  +0.250 [0.125, 0.375]   better                price: KL 4.000",
-        "sums, BLEU  99.00 -> 99.00  +0.000 [-0.125, 0.125]  no difference shown   price: nothing shown",
+        "reviews     0.500 -> 0.750  +0.250 [0.125, 0.375]   better      price: KL 4.000",
+        "sums, BLEU  99.00 -> 99.00  +0.000 [-0.125, 0.125]  not shown   price: nothing shown",
     ]
 
 

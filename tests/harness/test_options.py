@@ -237,6 +237,19 @@ def test_a_name_of_other_projects_leads_to_an_option_of_ours_alone():
     assert {x for x in ours if not re.search(f"--{x}[ ,]", words)} <= {"show-every", "lrs"}
 
 
+def test_a_resume_of_a_folder_that_is_not_there_names_it_before_anything_is_loaded(tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Training:
+        resume: bool = option(False, "go on")
+        out: str = option("here", "folder")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--out here: no such folder, there is nothing to resume"):
+        parse("Go.", Training, argv=["--resume"])
+    (tmp_path / "there").mkdir()
+    assert parse("Go.", Training, argv=["--resume", "--out", "there"]) == [Training(True, "there")]
+
+
 def test_help_shows_the_docstring_but_for_the_tests_that_prove_it(capsys):
     with pytest.raises(SystemExit):
         parse("Eat.\n\npython eat.py    100 % ripe\n\nIt is food. Proved by\ntests/test_eat.py.", Fruit, argv=["--help"])
