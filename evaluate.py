@@ -27,12 +27,12 @@ from minirlhf.rl.config import RewardOptions
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
     options, judged, machine = parse(__doc__, Evaluation, RewardOptions, Machine)
+    device, dtype = machine.set_up()
     from minirlhf.evaluation.collect import check_sets, collect_items, load_models, print_answers  # here: --help does not wait for torch
     from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
     from minirlhf.evaluation.report import build
     from minirlhf.html.page import page
 
-    device, dtype = machine.set_up()
     if options.reports:
         return reports.print_comparison(options.reports, options.against)
     start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work

@@ -40,6 +40,7 @@ class Data:
 def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
     data, judged, config, lora, watch, machine = parse(__doc__, Data, RewardOptions, PPOConfig, LoRAOptions, Watch, Machine)
+    device, dtype = machine.set_up(several=True)
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
     from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
@@ -54,7 +55,6 @@ def main() -> None:
     from minirlhf.tasks.check import check_data
     from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
 
-    device, dtype = machine.set_up(several=True)
     policy, tokenizer = checkpoint.load_chat(data.init, data.chat)
     if data.prompts and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")

@@ -37,6 +37,7 @@ class Data:
 def main() -> None:
     """Wire data, tokenizer, model and loop together."""
     data, base, config, lora, machine = parse(__doc__, Data, Base, FitConfig, LoRAOptions, Machine)
+    device, dtype = machine.set_up(several=True)
     from minirlhf.harness.folders import Run, can_resume  # here: --help does not wait for torch
     from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
@@ -47,7 +48,6 @@ def main() -> None:
     from minirlhf.tasks.check import check_sources
     from minirlhf.tasks.sources import data_hash, file_source, parse_tasks, sft_sets, task_sources, text_sets, texts_of
 
-    device, dtype = machine.set_up(several=True)
     tasks = {} if data.data else parse_tasks(data.task)
     sources = task_sources(tasks, data.examples, machine.seed) if tasks else [file_source(data.data, data.map)]
     run = machine.record(data, base, config, lora) | {"tasks": tasks, "data_hash": data_hash(list(map(asdict, sources)))}

@@ -3,13 +3,25 @@
 Proved by tests/harness/test_machine.py.
 """
 
+import os
+import signal
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from minirlhf.harness.options import option
+from minirlhf.harness.options import fail, option
 
 if TYPE_CHECKING:
     import torch
+
+
+def load_torch() -> None:
+    """Import torch, so that Ctrl-C meanwhile is a line: an exception in its C++ would abort with many."""
+    if (before := signal.getsignal(signal.SIGINT)) is not signal.default_int_handler or "torch" in sys.modules:
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130)))
+    import torch  # noqa: F401
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class Machine:
 
     def set_up(self, several: bool = False) -> "tuple[torch.device, torch.dtype]":
         """Join `several` processes, seed torch, set the threads, resolve device and dtype. Raises UserError."""
+        load_torch()
         import torch  # here and below, not above: --help does not wait for it
 
         from minirlhf.harness import ranks

@@ -39,12 +39,12 @@ class Bench:
 def main() -> None:
     """Measure and print."""
     options, lora, machine = parse(__doc__, Bench, LoRAOptions, Machine, without=["merge"])
+    device, dtype = machine.set_up()
     import torch  # here: --help does not wait for it
 
     from minirlhf.harness.device import environment
     from minirlhf.tools.measure import ROWS, SIZES, SQUARE, measure, rows_of
 
-    device, dtype = machine.set_up()
     for flag, words, known in (("sizes", options.sizes, SIZES), ("rows", options.rows, (*ROWS, "tokenizer"))):
         if unknown := [word for word in words if word not in known and not (known is SIZES and Path(word).exists())]:
             raise UserError(f"--{flag} {unknown[0]}: there are {', '.join(known)}")

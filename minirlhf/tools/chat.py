@@ -28,10 +28,10 @@ class Chat:
 def main() -> None:
     """Answer line by line, until /quit or the end; at a terminal behind a prompt."""
     options, machine = parse(__doc__, Chat, Machine, without=("dtype",))
+    device, _ = machine.set_up()
     from minirlhf.lm.conversation import Speaker  # here: --help does not wait for torch
     from minirlhf.lm.generation import Sampling
 
-    device, _ = machine.set_up()
     speakers = [Speaker(x, device, f"{x}: " * (len(options.model) > 1)) for x in options.model]
     sampling, system = Sampling(options.max_new, options.temperature, top_p=options.top_p), options.system
     if hasattr(sys.stdin, "reconfigure"):

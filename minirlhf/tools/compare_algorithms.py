@@ -25,6 +25,7 @@ def main() -> None:
     """Run what is not yet run, then print the tables and draw the figures."""
     kinds = Comparison, OwnPrompts, RewardOptions, Machine
     options, own, judged, machine = parse(__doc__, *kinds, without=("seed",))
+    device, dtype = machine.set_up()
     from tqdm import tqdm  # here: --help does not wait for torch
 
     from minirlhf.evaluation.ask import Policy
@@ -34,7 +35,6 @@ def main() -> None:
     from minirlhf.html.svg import strip_plot
     from minirlhf.lm import checkpoint
 
-    device, dtype = machine.set_up()
     rates = numbers(options.lrs, "lrs", float, 1e-9, 1)
     rows = list(dict.fromkeys(options.algos))
     if (against := options.against or rows[0]) not in rows:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
+from minirlhf.harness.machine import load_torch
 from minirlhf.harness.options import option, parse, run_script
 
 
@@ -25,6 +26,7 @@ class Options:
 def main() -> None:
     """Read and write."""
     (options,) = parse(__doc__, Options)
+    load_torch()
     from minirlhf.lm import checkpoint  # here: --help does not wait for torch
     from minirlhf.lm.families import config_to_json
     from minirlhf.lm.gguf_models import write_gguf

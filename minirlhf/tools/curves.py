@@ -13,6 +13,7 @@ from os.path import commonpath, commonprefix, relpath
 from pathlib import Path
 
 from minirlhf.harness.files import read_run, write_atomic
+from minirlhf.harness.machine import load_torch
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.rl.watch_options import Watch
 
@@ -44,6 +45,7 @@ def alike(folders: tuple[str, ...]) -> dict[str, list[Path]]:
 def main() -> None:
     """Read, print, draw."""
     (options,) = parse(__doc__, Options)
+    load_torch()
     from minirlhf.html.curves import block_lines, curves_html, curves_svg, log_of  # here: --help does not wait for torch
     from minirlhf.html.markup import document
 

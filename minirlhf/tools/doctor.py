@@ -36,10 +36,10 @@ class Doctor:
 def main() -> None:
     """Admit, then examine or explain."""
     options, judged, machine = parse(__doc__, Doctor, RewardOptions, Machine)
+    device, dtype = machine.set_up()
     from minirlhf.evaluation.collect import rl_runs  # here: --help does not wait for torch
     from minirlhf.tools.examination import GROUP, admit, examine, explain
 
-    device, dtype = machine.set_up()
     if not options.checkpoint and not Path(START).is_dir():
         raise UserError(f"no checkpoint in {START}: run train_sft.py first, or name a folder")
     broken = 0

@@ -16,6 +16,7 @@ from minirlhf.annotation.results import ATTENTION, Scores, analyse
 from minirlhf.annotation.rows import Row, read_studies
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError, write_atomic
+from minirlhf.harness.machine import load_torch
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.records import task_named
 from minirlhf.rl.config import RewardOptions
@@ -37,6 +38,7 @@ class Judged:
 
 def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) -> dict[str, Scores]:
     """The scores of every answer by --reward and --gold, if they are given. Raises UserError."""
+    load_torch()
     from minirlhf.rl.reward_files import load_rewards  # here: --help does not wait for torch
     from minirlhf.rl.rewards import call_rewards, prompt_text
 

@@ -34,10 +34,10 @@ def main() -> None:
 
 def write_preferences(options: Options, labeller: Labeller, machine: Machine, task: object = None) -> None:
     """Sample, judge and write. task: with the names of a task's module, for that of the options. Raises UserError."""
+    device, _ = machine.set_up()
     from minirlhf.lm import checkpoint  # here: --help does not wait for torch
     from minirlhf.preferences.simulated import make_pairs
 
-    device, _ = machine.set_up()
     (model, tokenizer), task = checkpoint.load_chat(options.init), task or TASKS[options.task]
     model.to(device)
     lines, left_out = make_pairs(model, tokenizer, task, options.pairs, options.responses, labeller, machine.seed)

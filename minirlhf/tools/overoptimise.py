@@ -47,6 +47,7 @@ def proxy_of(n: int, options: Overoptimisation, task: "Questions", machine: Mach
 def main() -> None:
     """Make what is not yet made, then print the table and draw the figure."""
     options, own, judged, machine = parse(__doc__, Overoptimisation, OwnPrompts, RewardOptions, Machine)
+    device, _ = machine.set_up()
     import numpy as np
 
     from minirlhf.evaluation.ask import Policy
@@ -57,7 +58,6 @@ def main() -> None:
     from minirlhf.experiments.trials import begun_with, kept, numbers, questions
     from minirlhf.lm import checkpoint
 
-    device, _ = machine.set_up()
     sizes, betas = numbers(options.pairs, "pairs", int, 1), numbers(options.betas, "betas", float, 0)
     reference, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)
     reference.model.to(device).eval()

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from minirlhf.experiments.config import StudyOptions
 from minirlhf.harness.files import UserError
+from minirlhf.harness.machine import load_torch
 from minirlhf.harness.options import parse, run_script
 
 
 def main() -> None:
     """Run what is not yet run, then print the verdicts and the tables and draw the figures."""
     (options,) = parse(__doc__, StudyOptions)
+    load_torch()
     from minirlhf.experiments.arms import STUDIED, label_counts  # here: --help does not wait for torch
     from minirlhf.experiments.claims import with_divergence
     from minirlhf.experiments.questions import PROSE, question_sets

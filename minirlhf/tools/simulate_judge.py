@@ -15,6 +15,7 @@ from minirlhf.annotation import log
 from minirlhf.annotation.pairs import records_by_prompt, shown_prompt
 from minirlhf.evaluation.items import read_sets
 from minirlhf.harness.files import UserError
+from minirlhf.harness.machine import load_torch
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.records import task_named
 from minirlhf.preferences.config import Labeller
@@ -50,6 +51,7 @@ def gold_of(items: str) -> GoldReward:
 
     An answer that no model gave to this prompt, as in an attention item, is worth BESIDE: a person would see it.
     """
+    load_torch()
     from minirlhf.rl.rewards import ask, prompt_text  # here: --help does not wait for torch
 
     sets = read_sets(items)

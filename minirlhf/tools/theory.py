@@ -25,9 +25,9 @@ class Theory:
 def main() -> None:
     """Print the blocks as they are computed."""
     (options,) = parse(__doc__, Theory)
+    Machine(options.seed, device="cpu", threads=1).set_up()  # the tables are too small for more
     from minirlhf.theory.demonstration import blocks  # here: --help does not wait for torch
 
-    Machine(options.seed, device="cpu", threads=1).set_up()  # the tables are too small for more
     for block in blocks(options.steps, options.answers, options.runs, options.seed):
         print(block, flush=True)
 

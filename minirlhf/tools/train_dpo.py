@@ -34,6 +34,7 @@ class Options:
 def main() -> None:
     """Wire comparisons, checkpoint and the loop of the reward model together."""
     options, config, lora, machine = parse(__doc__, Options, RewardConfig, LoRAOptions, Machine)
+    device, dtype = machine.set_up()
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
     from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
@@ -45,7 +46,6 @@ def main() -> None:
     from minirlhf.tasks.check import check_data
     from minirlhf.tasks.sources import data_hash
 
-    device, dtype = machine.set_up()
     policy, tokenizer = checkpoint.load_chat(options.init, options.chat)
     context = policy.config.context
     records = read_preferences(options.data, options.map)

@@ -45,6 +45,7 @@ def make_reward_model(
     options: Options, config: RewardConfig, machine: Machine, lora: LoRAOptions = LoRAOptions()
 ) -> None:  # fmt: skip
     """Train, measure and save; rewards of comparisons are normalised over responses of --init. Raises UserError."""
+    device, dtype = machine.set_up()
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
     from minirlhf.lm import checkpoint
     from minirlhf.lm.lora import merge
@@ -56,7 +57,6 @@ def make_reward_model(
     from minirlhf.tasks.check import check_data
     from minirlhf.tasks.sources import data_hash
 
-    device, dtype = machine.set_up()
     records, classes = read_preferences(options.data, options.map, labels=True), []
     labelled = "chosen" not in records[0]
     trunk, tokenizer = (checkpoint.load_with_roles if labelled else checkpoint.load_chat)(options.init, options.chat)
