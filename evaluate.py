@@ -28,7 +28,8 @@ def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
     options, judged, machine = parse(__doc__, Evaluation, RewardOptions, Machine)
     device, dtype = machine.set_up()
-    from minirlhf.evaluation.collect import check_sets, collect_items, load_models, print_answers  # here: --help does not wait for torch
+    # Imported here: --help does not wait for torch.
+    from minirlhf.evaluation.collect import check_sets, collect_items, load_models, print_answers
     from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
     from minirlhf.evaluation.report import build
     from minirlhf.html.page import page

@@ -186,6 +186,12 @@ def test_a_wing_names_each_of_its_files(wing):
     assert {path.stem for path in wing.glob("*.py") if path.stem != "__init__"} - words == set()
 
 
+def test_the_tests_that_a_file_names_are_there():
+    files = [*ROOT.glob("*.py"), *ROOT.glob("minirlhf/**/*.py")]
+    named = {(path.name, test) for path in files for test in re.findall(r"tests/[\w/]+\.py", path.read_text("utf-8"))}
+    assert len(named) > 80 and {x for x in named if not (ROOT / x[1]).exists()} == set()
+
+
 def test_the_map_says_which_wing_may_import_which():
     text = (ROOT / "minirlhf" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(\w+)\]\(\w+/README.md\) \| .* \|(.*)\|$", text, re.MULTILINE)

@@ -4,7 +4,7 @@
     log.jsonl                a line per step; who writes it holds a lock on it, until the end or a kill
     train_state.pt           what a stopped run goes on from; a finished one leaves `resume` in run.json instead
 
-Proved by tests/harness/test_folders.py.
+Proved by tests/faults/test_folders.py.
 """
 
 import os

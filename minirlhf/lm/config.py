@@ -1,6 +1,6 @@
 """The options of this wing: a new model, its training, LoRA. A module of options loads no torch: --help is quick.
 
-Proved by tests/lm/test_config.py.
+Proved by tests/lm/test_lora.py and tests/lm/test_families.py.
 """
 
 from dataclasses import dataclass

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from minirlhf.harness import ranks
-from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.device import autocast
+from minirlhf.harness.loop import Loop, Run
 from minirlhf.lm.batches import Batch, collate, gather_true, micro_batches
 from minirlhf.lm.chat import Example
 from minirlhf.lm.config import FitConfig

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minirlhf.harness.files import UserError, read_json
 from minirlhf.harness.device import autocast
+from minirlhf.harness.files import UserError, read_json
 from minirlhf.lm import checkpoint
 from minirlhf.lm.batches import collate, gather_true, micro_batches
 from minirlhf.lm.chat import Example, render_prompt

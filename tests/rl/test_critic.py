@@ -84,6 +84,19 @@ def test_few_answers_are_not_learnt_by_heart(seed):
     assert error(answers, (1e-3,)) > 1.5 and error(tokens, RIDGES) > 1.5
 
 
+def test_the_answers_to_a_prompt_are_left_out_together(made, monkeypatch):
+    """Every token of a row, and every row of a prompt, is in one fold, whatever the micro-batches."""
+    policy, r = made
+    r.returns, seen = torch.zeros_like(r.returns), []
+    monkeypatch.setattr(critic, "FOLDS", 3)
+    monkeypatch.setattr(critic, "best_fit", lambda X, y, fold, ridges: seen.append(fold) or best_fit(X, y, fold, ridges))
+    for micro_rows in (1, 64):
+        fit_value_head(policy, ScalarHead(16), r, micro_rows, group=2)
+        lengths = r.mask.sum(1).tolist()
+        wanted = sorted(row // 2 % 3 for row, n in enumerate(lengths) for _ in range(n))
+        assert sorted(seen.pop().tolist()) == wanted
+
+
 def test_many_answers_choose_a_ridge_that_lets_them_speak(made):
     """Returns that are linear in the hidden state are found by the default, too."""
     policy, r = made

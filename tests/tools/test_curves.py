@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from minirlhf.tools import curves
 from minirlhf.harness.files import UserError
+from minirlhf.tools import curves
 
 
 def make_run(folder, seed: int, beta: float = 0.1, stage: str = "grpo", figure: str = "reward", **data) -> str:
