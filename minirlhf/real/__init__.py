@@ -1,0 +1,1 @@
+"""Runs on a real pretrained model, each one command."""

@@ -1,0 +1,59 @@
+"""Sums for a chat model: what it is asked, what it must not have seen, and the reward.
+
+A pair of numbers stands on one side of the split, in both orders: who has learnt 3 + 9 knows 9 + 3. Proved by
+tests/real/test_sums.py.
+"""
+
+import json
+import re
+from hashlib import blake2b
+from itertools import combinations_with_replacement
+from pathlib import Path
+from random import Random
+
+from minirlhf.harness.files import write_atomic
+
+ASK = "Calculate {} + {}. Reply with just the number."
+APPLES = "If I have {} apples and get {} more, how many do I have? Answer with a number only."
+TWO, THREE = range(10, 100), range(100, 1000)
+SETS = {  # of held-out pairs: how many, how they are asked, the numbers, and the answer
+    "test": (300, ASK, TWO, int.__add__),
+    "reworded": (100, APPLES, TWO, int.__add__),
+    "three": (100, ASK, THREE, int.__add__),
+    "minus": (100, "Calculate {} - {}. Reply with just the number.", TWO, int.__sub__),
+}
+LABELS = 1000  # pairs to learn from
+OTHERS = (  # what has nothing to do with sums: is it still answered?
+    "What is the capital of France?", "Name three animals that live in the sea.", "Write a sentence about rain.",
+    "What is the opposite of hot?", "How many days has a week?", "Which colour is the sky on a clear day?",
+    "Give me a word that rhymes with cat.", "What do bees make?", "Who wrote Hamlet?", "Is ice warmer than steam?",
+    "Translate 'good morning' into French.", "What is a noun?", "Why do we sleep?", "Name a fruit that is yellow.",
+    "What is the largest planet of our solar system?", "Say hello to my friend Anna.", "What does a baker do?",
+    "Write the first three letters of the alphabet.", "What comes after Monday?", "Tell me a fact about the moon.",
+)  # fmt: skip
+
+
+def held_out(a: int, b: int) -> bool:
+    """Whether a pair, in whatever order, is for tests alone: a fifth of all."""
+    return blake2b(f"{min(a, b)} {max(a, b)}".encode(), digest_size=1).digest()[0] < 51
+
+
+def write_files(out: Path) -> None:
+    """labels.jsonl, its first 100 as few.jsonl, others.jsonl, and the test sets; the same for every seed."""
+    rng, files = Random(0), {}
+    for name, (n, ask, numbers, answer) in SETS.items():
+        pairs = {tuple(sorted((rng.choice(numbers), rng.choice(numbers)), reverse=True)) for _ in range(20 * n)}
+        pairs = sorted(pair for pair in pairs if held_out(*pair))
+        files[name] = [(ask, pair, answer) for pair in rng.sample(pairs, n)]
+    pairs = [pair for pair in combinations_with_replacement(TWO, 2) if not held_out(*pair)]
+    files["labels"] = [(ASK, pair, int.__add__) for pair in rng.sample(pairs, LABELS)]
+    files["few"] = files["labels"][:100]
+    records = {name: [{"prompt": ask.format(*pair), "response": str(answer(*pair))} for ask, pair, answer in rows]
+               for name, rows in files.items()} | {"others": [{"prompt": question} for question in OTHERS]}  # fmt: skip
+    for name, some in records.items():
+        write_atomic(out / f"{name}.jsonl", "".join(f"{json.dumps(record)}\n" for record in some).encode())
+
+
+def right(prompt: str, response: str, record: dict) -> float:
+    """Whether the last number of the answer is that of the record."""
+    return float(re.findall(r"-?\d+", response)[-1:] == [record["response"]])

@@ -1,0 +1,50 @@
+"""The sums: held-out pairs are unseen in either order, answers are right, the reward is the last number."""
+
+import json
+import re
+
+import pytest
+
+from minirlhf.real.sums import SETS, held_out, right, write_files
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """name -> the records of its file."""
+    folder = tmp_path_factory.mktemp("sums")
+    write_files(folder)
+    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in folder.glob("*")}
+
+
+def pair(record: dict) -> tuple[int, ...]:
+    return tuple(sorted(map(int, re.findall(r"\d+", record["prompt"]))))
+
+
+def test_no_pair_of_a_test_set_is_learnt_in_either_order(made):
+    learnt = set(map(pair, made["labels"]))
+    assert len(learnt) == 1000 and all(learnt.isdisjoint(map(pair, made[name])) for name in SETS)
+    assert held_out(12, 34) == held_out(34, 12)
+
+
+@pytest.mark.parametrize("name", [*SETS, "labels"])
+def test_each_prompt_stands_once_and_its_answer_is_right(made, name):
+    records = made[name]
+    assert len({r["prompt"] for r in records}) == len(records) >= 100
+    for record in records:
+        a, b = map(int, re.findall(r"\d+", record["prompt"]))
+        assert int(record["response"]) == (a - b if name == "minus" else a + b) >= 0
+
+
+def test_the_few_labels_are_the_first_of_the_many(made):
+    assert made["few"] == made["labels"][:100]
+
+
+def test_the_files_are_the_same_every_time(made, tmp_path):
+    write_files(tmp_path)
+    again = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    assert again == made["test"]
+
+
+@pytest.mark.parametrize("said, value", [("57", 1), ("50 + 7 = 57.", 1), ("57 apples, not 58", 0), ("-57", 0), ("", 0)])
+def test_the_reward_is_of_the_last_number(said, value):
+    assert right("", said, {"response": "57"}) == value
