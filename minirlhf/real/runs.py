@@ -14,16 +14,17 @@ from minirlhf.real import sums
 
 ROOT = Path(__file__).parents[2]
 RIGHT = f"{Path(sums.__file__)}:right"
-ADAPT = "--init {model} --lora 16 --seed {seed}"
+ONE = "--threads 1 --seed {seed}"  # two seeds go side by side on two cores, and each gives the same bits
+ADAPT = f"--init {{model}} --lora 16 {ONE}"
 LEARN = f"{ADAPT} --prompts {{data}}/labels.jsonl --reward {RIGHT} --lr 3e-4 --beta 0.05 --batch 64 --minibatches 2 --max-new 12 --iterations 24 --warmup 2"
 MODELS = "--models base={model} few={out}/few/sft many={out}/many/sft grpo={out}/grpo rloo={out}/rloo ppo={out}/ppo"
-JUDGE = f"{MODELS} --against base --seed {{seed}} --show 20 --all"
+JUDGE = f"{MODELS} --against base {ONE} --show 20 --all"
 SCORE = f"{JUDGE} --reward {RIGHT} --max-new 12 --metrics reward,best,kl,entropy,length"
 SUMS = {
     "few": f"train_sft.py {ADAPT} --data {{data}}/few.jsonl --lr 5e-4 --batch 8 --steps 50 --out {{out}}/few",
-    "many": f"train_sft.py {ADAPT} --data {{data}}/labels.jsonl --lr 5e-4 --batch 8 --steps 250 --out {{out}}/many",
+    "many": f"train_sft.py {ADAPT} --data {{data}}/labels.jsonl --lr 5e-4 --batch 8 --steps 125 --out {{out}}/many",
     **{algo: f"train_ppo.py {LEARN} --algo {algo} --out {{out}}/{algo}" for algo in ("grpo", "rloo", "ppo")},
-    **{name: f"evaluate.py {SCORE} --samples {4 if name == 'test' else 2} --data {{data}}/{name}.jsonl --out {{out}}/{name}"
+    **{name: f"evaluate.py {SCORE} --samples {4 if name == 'test' else 1} --data {{data}}/{name}.jsonl --out {{out}}/{name}"
        for name in sums.SETS},
     "others": f"evaluate.py {JUDGE} --max-new 40 --samples 1 --metrics kl,length --data {{data}}/others.jsonl --out {{out}}/others",
 }
