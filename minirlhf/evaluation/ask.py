@@ -62,6 +62,8 @@ class Protocol:
     samples: int  # to each record, at temperature 1, beside the greedy one
     seed: int
     gold: bool = False  # the task's own reward, too, where reward_of is another
+    missing_eos: float = 0.0  # the reward of a response that did not end
+    each: Callable[[], dict[str, list[float]]] = dict  # what each of several rewards said of the responses last asked
     told: Callable[[int], object] = int  # is told how many answers more there are
 
 
@@ -126,7 +128,7 @@ def sample_items(
     """`samples` responses at temperature 1 and a greedy one (sample −1) to each record, with their scores.
 
     The random numbers are those of (seed, record, sample), the same for every policy: a paired
-    comparison then has less noise to fight. A response that did not end scores 0.
+    comparison then has less noise to fight. A response that did not end scores `missing_eos`.
     The KL is to the reference asked in its own way, and responses are as short as that leaves room for.
     With `compared`, items also hold log_ratio, log compared − log reference of the response. Sample 0 of a model
     that is not the reference's also says where it moved: `pieces`, and `token_kl`, `token_log_ratio` of each.
@@ -157,11 +159,13 @@ def sample_items(
     tokens = token_statistics(model, reference.model, g, of_reference, compared)  # (B, R) each
     statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
     reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
-    rewards: list[float | None] = [None] * len(wanted)
+    rewards: dict[str, list[float]] = {}  # name -> of each response
     if protocol.reward_of is not None:
         cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(wanted, texts)]
-        said = iter(call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended]))
-        rewards = [next(said) if ended else 0.0 for ended in g.ended.tolist()]
+        total = call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended])
+        for name, values in ({"reward": total} | (protocol.each() if total else {})).items():
+            said = iter(values)
+            rewards[name] = [next(said) if ended else protocol.missing_eos for ended in g.ended.tolist()]
     for row, ((i, k), ids) in enumerate(zip(wanted, responses_of(g))):
         record, text = records[i], texts[row]
         item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
@@ -173,14 +177,15 @@ def sample_items(
             item["pieces"] = pieces_of(tokenizer, said)
             for key, name in (("token_kl", "kl"), ("token_log_ratio", "k1")):
                 item[key] = [round(x, 4) for x in tokens[name][row, : len(said)].tolist()]
-        item["scores"] = scores_of(record, text, reasons[row] == "eos", rewards[row], protocol.gold)
+        judged = {name: values[row] for name, values in rewards.items()}
+        item["scores"] = judged | scores_of(record, text, reasons[row] == "eos", protocol.gold)
         items.append(item)
     return items
 
 
-def scores_of(record: dict, text: str, ended: bool, reward: float | None, gold: bool = False) -> dict[str, float]:
-    """The reward and the task's own quantities of a response; 0 where it never ended. gold: the task's reward, too."""
-    scores = {} if reward is None else {"reward": reward}
+def scores_of(record: dict, text: str, ended: bool, gold: bool = False) -> dict[str, float]:
+    """The task's own quantities of a response; 0 where it never ended. gold: the task's reward, too."""
+    scores = {}
     if (task := task_of(record)) is not None:
         own = {"gold": task.reward(prompt_text(record), text, record)} if gold else {}
         own |= task.score(prompt_text(record), text, record)

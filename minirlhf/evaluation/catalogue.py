@@ -188,6 +188,12 @@ def kl_metrics(view: View) -> list[Metric]:
     return [replace(view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift"), fixed=view.reference)]
 
 
+def surprise(view: View) -> list[Metric]:
+    """Perplexity of a model's answers under the reference, exact at each sampled position: exp of (KL + entropy)."""
+    tables = view.sums(lambda x: (x["kl"] + x["entropy"], x["tokens"]))
+    return [Metric("perplexity under ref", 0, lambda s: perplexity(s[:, 0], s[:, 1]), tables, "drift")]
+
+
 def estimates(view: View) -> list[Metric]:
     """The same KL by the k1 and k3 estimators, as a check."""
     made = (view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3"))
@@ -234,6 +240,7 @@ METRICS: dict[str, tuple[Made, str]] = {
     "brier": (given(known_texts, brier), "a response in each record"),
     "kl": (kl_metrics, "prompts"),
     "estimates": (estimates, "prompts"),
+    "surprise": (surprise, "prompts"),
     "entropy": (lambda view: [view.mean(  # of the model's own distribution at each token it wrote
         "entropy, nats/token", 0, lambda x: x["entropy"], None, lambda x: x["tokens"], "diversity")], "prompts"),
     "distinct": (diversity("distinct-2 per prompt", lambda ids, *_: distinct_n(ids, 2)), "prompts"),

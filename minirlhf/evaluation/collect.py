@@ -201,7 +201,8 @@ def collect_items(
             if generated not in fitted:
                 fitted[generated] = temperatures(generated, models, seed)
             s.about["temperatures"] = fitted[generated]
-            protocol = Protocol(reward_of, max_new, options.samples, seed, bool(judged.reward), progress.update)
+            protocol = Protocol(reward_of, max_new, options.samples, seed, bool(judged.reward), options.missing_eos,
+                                reward.each if reward else dict, progress.update)
             for name, asked in models.items():
                 compared = policy.model if name in (reference, last) else None
                 s.items[name] = sample_items(asked, models[references[name]], s.records, protocol, compared)
@@ -209,7 +210,7 @@ def collect_items(
             # Asked in other ids, as a base model is, their answers are no mixture of answers to one prompt.
             alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records)
             if beta > 0 and reward_of is not None and last != reference and alike:
-                known = optimum_of_training(runs[last], weights[reference], beta, judged.reward, s.title)
+                known = optimum_of_training(runs[last], weights[reference], {"beta": beta, "missing_eos": options.missing_eos}, judged.reward, s.title)
                 if known is None and options.reference_samples:
                     progress.total += len(s.records) * (1 + options.reference_samples)
                     more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))
@@ -243,12 +244,12 @@ def temperatures(task: str, models: dict[str, Policy], seed: int) -> dict[str, f
     return fitted if all(0 < t < math.inf for t in fitted.values()) else {}
 
 
-def optimum_of_training(run: dict, reference: str, beta: float, reward: tuple[str, ...], title: str) -> dict | None:
-    """J* of a test set as training came to know it, if that was for the same reference, β, reward and prompts.
+def optimum_of_training(run: dict, reference: str, wanted: dict, reward: tuple[str, ...], title: str) -> dict | None:
+    """J* of a test set as training came to know it, if that was for the same reference, reward and prompts.
 
-    And for what is sampled here: at temperature 1, with 0 for a response that did not end.
+    wanted: what else must be the same, by option.  And for what is sampled here: at temperature 1.
     """
-    known, wanted = run.get("optimum", {}).get(title), {"beta": beta, "temperature": 1.0, "missing_eos": 0.0}
+    known, wanted = run.get("optimum", {}).get(title), {"temperature": 1.0} | wanted
     same = run.get("reference") == reference and list(run.get("data", {}).get("reward", ())) == list(reward)
     same = same and wanted.items() <= run.get("training", {}).items()
     return known if same and known and known["value"] is not None else None

@@ -20,11 +20,11 @@ import numpy as np
 from minirlhf.evaluation.metric import Metric, ratio
 from minirlhf.evaluation.table import markdown_table
 from minirlhf.evaluation.verdicts import metric_interval
-from minirlhf.html.svg import BLUE, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
+from minirlhf.html.svg import BLUE, GREEN, MUTED, VERMILLION, Axis, axes, dot, figure, line, path, text
 from minirlhf.metrics.intervals import standard_error
 from minirlhf.metrics.scores import best_of_n_kl_bound, expected_best_of_n
 
-COLOURS = {"best-of-n": BLUE, "PPO": VERMILLION}
+COLOURS = {"best-of-n": BLUE, "PPO": VERMILLION, "RLOO": GREEN}
 LAWS = {"best-of-n": ("d (α − β d)", lambda d: d), "rl": ("d (α − β ln d)", np.log)}  # kind -> its name, and f
 NOTES = ("lines: the better of two laws of Gao et al. 2022;", "upright: where it says stop; bars: 95 %")
 RESAMPLES = 2000
@@ -107,11 +107,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Proxy:
-    """One reward model. points: "best-of-n" or "PPO" -> policies in the order of their distance."""
+    """One reward model. points: one of COLOURS -> policies in the order of their distance."""
 
     comparisons: int
     order: float  # the share of pairs of the reference's samples that it puts in the order of their gold
     points: dict[str, list[Point]]
+    of: str = "comparisons"  # what it learnt from
 
     def laws(self, way: str) -> list[LawFit]:
         """Both laws through the gold of one way to optimise, the one that fits better first."""
@@ -176,8 +177,8 @@ def law_tables(models: Sequence[Proxy], reference: np.ndarray) -> str:
                 cells = [rounded(law.alpha), rounded(law.beta), rounded(law.misfit, 1), *peak_of(law, start)]
                 cells += [stop.name if stop else "–", with_interval(stop.gold if stop else reference)]
                 laws.append([str(model.comparisons), way, LAWS[law.kind][0], *cells])
-    titles = ["comparisons", "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
-    more = ["comparisons", "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
+    titles = [models[0].of, "order", "by", "best", "d", "gold", "furthest", "d", "gold", "learned"]
+    more = [models[0].of, "by", "law", "α", "β", "misfit", "peak d* [95 %]", "gold there", "stop at", "gold"]
     return f"{markdown_table(titles, measured)}\n\n{markdown_table(more, laws)}"
 
 
@@ -204,7 +205,7 @@ def with_interval(gold: np.ndarray) -> str:
 
 def column(model: Proxy, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
     """The shapes of one reward model. Above: gold, its laws and where to stop. Below: the proxy."""
-    shapes = [text(x.start, 22, f"{model.comparisons} comparisons", size=14)]
+    shapes = [text(x.start, 22, f"{model.comparisons} {model.of}", size=14)]
     shapes += [*axes(x, gold, "", ""), *axes(x, proxy, "distance √KL, in √nats", "")]
     titles = {52: f"gold reward (pairs in its order: {model.order:.2f})", 302: "learned reward, deviations"}
     shapes += [text(x.start, y, title, colour=MUTED, size=11) for y, title in titles.items()]
@@ -234,7 +235,7 @@ def law_figure(models: Sequence[Proxy], start: float) -> str:
     for i, model in enumerate(models):
         x = Axis(0.0, 1.05 * max(p.d for p in every), i * width + 44, (i + 1) * width - 10)
         shapes += column(model, start, x, gold, proxy)
-    for i, (way, colour) in enumerate(COLOURS.items()):
-        shapes += [dot(50 + 110 * i, 522, colour), text(58 + 110 * i, 526, way)]
+    for i, way in enumerate(models[0].points):
+        shapes += [dot(50 + 110 * i, 522, COLOURS[way]), text(58 + 110 * i, 526, way)]
     shapes += [text(44, 548 + 16 * i, note, colour=MUTED, size=11) for i, note in enumerate(NOTES)]
     return figure(width * len(models), 576, "gold and learned reward against √KL", shapes)

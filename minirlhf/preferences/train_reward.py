@@ -28,6 +28,7 @@ from minirlhf.lm.optim import Stepper, learning_rate, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error, reliability_bins
 from minirlhf.metrics.intervals import wilson
+from minirlhf.metrics.scores import classification_statistics, macro_f1
 from minirlhf.preferences.comparisons import Judged
 from minirlhf.preferences.config import RewardConfig
 from minirlhf.preferences.simulated import respond
@@ -122,13 +123,16 @@ def measure(delta: np.ndarray, pairs: Sequence[Judged]) -> dict:
 
 
 def measure_labels(logits: Tensor, texts: Sequence[Judged]) -> dict:
-    """How well a classifier's logits, (N, K), tell the labels: accuracy with Wilson's interval, and mean loss.
+    """How well a classifier's logits, (N, K), tell the labels: accuracy with Wilson's interval, macro F1, mean loss.
 
-    commonest: the accuracy of always saying the label that most of the texts have.
+    commonest: the accuracy of always saying the label that most of the texts have.  ece: the calibration error of the
+    probability of what it says.
     """
-    labels = torch.tensor([text.wanted for text in texts])  # (N,)
-    right, most = int((logits.argmax(1) == labels).sum()), int(labels.bincount().max())
-    figures = {"texts": len(texts), "accuracy": right / len(texts), "interval": wilson(right, len(texts))}
+    labels, (sure, said) = torch.tensor([text.wanted for text in texts]), logits.softmax(1).max(1)  # (N,) each
+    right, most, names = (said == labels).tolist(), int(labels.bincount().max()), range(logits.shape[1])
+    counts = sum(classification_statistics(*pair, names) for pair in zip(labels.tolist(), said.tolist()))  # (3K,)
+    figures = {"texts": len(texts), "accuracy": sum(right) / len(texts), "interval": wilson(sum(right), len(texts))}
+    figures |= {"f1": float(macro_f1(counts)), "ece": float(expected_calibration_error(sure.tolist(), right, BINS))}
     return figures | {"commonest": most / len(texts), "loss": float(F.cross_entropy(logits, labels))}
 
 
@@ -138,7 +142,8 @@ def summary(held_out: dict) -> str:
     accuracy, loss = f"accuracy {held_out['accuracy']:.3f} [{low:.3f}, {high:.3f}]", f"loss {held_out['loss']:.3f}"
     if "texts" in held_out:
         commonest = f"the commonest label {held_out['commonest']:.3f}"
-        return f"{held_out['texts']} held-out texts: {accuracy}, {commonest}, {loss}"
+        more = f"macro F1 {held_out['f1']:.3f}, ECE {held_out['ece']:.3f}"
+        return f"{held_out['texts']} held-out texts: {accuracy}, {commonest}, {more}, {loss}"
     text = f"{held_out['pairs']} held-out comparisons: {accuracy}, the longer one {held_out['longer']:.3f}, {loss}"
     text += f"; order of the gold rewards {held_out['gold']:.3f}" if "gold" in held_out else ""
     bins = ", ".join(f"{said:.2f} -> {was:.2f} ({n:.0f})" for said, was, n in held_out["calibration"])

@@ -1,56 +1,131 @@
-"""The runs as lists of commands of the three scripts, and the walk through one, which goes on where it stopped.
+"""The runs as lists of commands, the walk through one, which goes on where it stopped, and what its seeds came to.
 
 Proved by tests/real/test_runs.py.
 """
 
+import json
+import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, read_json, write_json
-from minirlhf.real import sums
+from minirlhf.evaluation.table import markdown_table, number
+from minirlhf.harness.files import UserError, read_json, write_atomic, write_json
+from minirlhf.harness.folders import can_resume
+from minirlhf.real import openings, reviews, sums
 
-ROOT = Path(__file__).parents[2]
-RIGHT = f"{Path(sums.__file__)}:right"
+ALGOS = "grpo", "rloo", "ppo"
+BETAS = "0", "0.1", "0.3", "1"
 ONE = "--threads 1 --seed {seed}"  # two seeds go side by side on two cores, and each gives the same bits
-ADAPT = f"--init {{model}} --lora 16 {ONE}"
-LEARN = f"{ADAPT} --prompts {{data}}/labels.jsonl --reward {RIGHT} --lr 3e-4 --beta 0.05 --batch 64 --minibatches 2 --max-new 12 --iterations 24 --warmup 2"
-MODELS = "--models base={model} few={out}/few/sft many={out}/many/sft grpo={out}/grpo rloo={out}/rloo ppo={out}/ppo"
-JUDGE = f"{MODELS} --against base {ONE} --show 20 --all"
-SCORE = f"{JUDGE} --reward {RIGHT} --max-new 12 --metrics reward,best,kl,entropy,length"
-SUMS = {
-    "few": f"train_sft.py {ADAPT} --data {{data}}/few.jsonl --lr 5e-4 --batch 8 --steps 50 --out {{out}}/few",
-    "many": f"train_sft.py {ADAPT} --data {{data}}/labels.jsonl --lr 5e-4 --batch 8 --steps 125 --out {{out}}/many",
-    **{algo: f"train_ppo.py {LEARN} --algo {algo} --out {{out}}/{algo}" for algo in ("grpo", "rloo", "ppo")},
-    **{name: f"evaluate.py {SCORE} --samples {4 if name == 'test' else 1} --data {{data}}/{name}.jsonl --out {{out}}/{name}"
-       for name in sums.SETS},
-    "others": f"evaluate.py {JUDGE} --max-new 40 --samples 1 --metrics kl,length --data {{data}}/others.jsonl --out {{out}}/others",
-}
-RUNS: dict[str, tuple[Callable[[Path], None], dict[str, str]]] = {"sums": (sums.write_files, SUMS)}  # data; name -> command
+START = f"--init {{model}} --lora 16 {ONE}"
+ROUNDS = "--lr 3e-4 --warmup 2 --minibatches 2"
+
+
+def path_of(module) -> str:
+    """The file of a task, from here."""
+    return os.path.relpath(module.__file__)
+
+
+def sft(name: str, data: str, steps: int) -> dict[str, str]:
+    """A step of fine-tuning."""
+    return {name: f"train_sft.py {START} --data {{data}}/{data}.jsonl --lr 5e-4 --batch 8 --steps {steps} --out {{out}}/{name}"}
+
+
+def rl(name: str, words: str) -> dict[str, str]:
+    """A step of reinforcement learning."""
+    return {name: f"train_ppo.py {words} --out {{out}}/{name}"}
+
+
+def judge(name: str, words: str, models: dict[str, str], against: str = "base") -> dict[str, str]:
+    """A step of evaluation. models: name -> folder below that of the seed."""
+    given = " ".join(f"{model}={{out}}/{folder}" for model, folder in models.items())
+    words = f"--models base={{model}} {given} --against {against} {ONE} --all {words}"
+    return {name: f"evaluate.py {words} --data {{data}}/{name}.jsonl --out {{out}}/{name}"}
+
+
+def classifier(name: str, seed: str = "{seed}") -> dict[str, str]:
+    """A step of training a head of classes; `seed` another one than the run's."""
+    words = f"--init {{model}} --lora 16 --threads 1 --seed {seed} --epochs 1 --batch 16 --lr 5e-4"
+    return {name: f"-m minirlhf.tools.train_reward {words} --data {{data}}/{name}.jsonl --out {{out}}/{name}"}
+
+
+def sums_steps() -> dict[str, str]:
+    """SFT and RL from the same model at equal answers, then what each has learnt."""
+    reward = f"--reward {path_of(sums)}:right --max-new 12"
+    learn = f"{START} {ROUNDS} {reward} --prompts {{data}}/labels.jsonl --beta 0.05 --batch 64 --iterations 24"
+    models = {"few": "few/sft", "many": "many/sft"} | {algo: algo for algo in ALGOS}
+    steps = sft("few", "few", 50) | sft("many", "labels", 125)
+    for algo in ALGOS:
+        steps |= rl(algo, f"{learn} --algo {algo}")
+    for name in sums.SETS:
+        metrics, samples = ("reward,best,kl,length", 4) if name == "test" else ("reward,length", 1)
+        steps |= judge(name, f"{reward} --samples {samples} --metrics {metrics}", models)
+    return steps | judge("others", "--max-new 40 --samples 1 --show 20 --metrics kl,length,surprise", models)
+
+
+def reviews_steps() -> dict[str, str]:
+    """SFT and RL on the right label, with and without a penalty, one after the other, and a classifier with a head."""
+    reward = f"--reward {path_of(reviews)}:right --max-new 6"
+    learn = f"--lora 16 {ONE} --algo rloo --warmup 2 --minibatches 2 {reward} --prompts {{data}}/labels.jsonl --batch 128"
+    steps = sft("few", "few", 50) | sft("many", "labels", 125)
+    for name, beta in {"rl": 0.05, "rl0": 0.0}.items():
+        steps |= rl(name, f"--init {{model}} {learn} --lr 3e-4 --beta {beta} --iterations 24")
+    steps |= rl("both", f"--init {{out}}/few/sft {learn} --lr 1e-4 --beta 0.05 --iterations 10")
+    steps["head"] = classifier("head")["head"].replace("{data}/head.jsonl", "{data}/labels.jsonl {data}/test.jsonl")
+    models = {"few": "few/sft", "many": "many/sft", "rl": "rl", "rl0": "rl0", "both": "both"}
+    words = f"{reward} --samples 1 --reference base --metrics reward,accuracy,f1,calibration,kl,length"
+    return steps | judge("test", words, models, "few")
+
+
+def openings_steps() -> dict[str, str]:
+    """Two classifiers, policies that one of them rewards at four β, and both rewards of what they write."""
+    judges, way = "--reward model:{out}/rm:positive model:{out}/gold:positive:0", "--missing-eos -5 --max-new 24"
+    learn = f"{START} {ROUNDS} --reward model:{{out}}/rm:positive {way} --prompts {{data}}/prompts.jsonl --batch 64"
+    steps = classifier("rm") | classifier("gold", "1{seed}")
+    for algo in ("ppo", "rloo"):
+        for beta in BETAS:
+            steps |= rl(f"{algo}{beta}", f"{learn} --algo {algo} --beta {beta} --iterations 12")
+    every = {f"{algo}{beta}": f"{algo}{beta}" for algo in ("ppo", "rloo") for beta in BETAS}
+    steps |= judge("test", f"{judges} {way} --samples 2 --show 4 --metrics reward,perplexity,kl,surprise,distinct,length", every)
+    best = judge("test", f"{judges} {way} --samples 16 --metrics reward,length", {})["test"]
+    return steps | {"best": best.replace("--out {out}/test", "--out {out}/best")}
+
+
+Steps = dict[str, str]  # name -> command
+RUNS: dict[str, tuple[Callable[[str], dict[str, list[dict]]], Callable[[], Steps]]] = {
+    "sums": (sums.files, sums_steps), "reviews": (reviews.files, reviews_steps), "openings": (openings.files, openings_steps),
+}  # fmt: skip
 
 
 def command_of(words: str, **places: str) -> list[str]:
     """A step's command; --resume alone where its training was stopped."""
-    script, *options = [word.format(**places) for word in words.split()]
-    folder = Path(options[options.index("--out") + 1])
-    if any((folder / sub / "train_state.pt").exists() for sub in ("", "sft")):
-        options = ["--resume", "--out", str(folder)]
-    return [sys.executable, str(ROOT / script), *options]
+    command = [word.format(**places) for word in words.split()]
+    folder = Path(command[command.index("--out") + 1])
+    if can_resume(folder) or can_resume(folder / "sft"):
+        first = next(i for i, word in enumerate(command) if word.startswith("--"))
+        command = [*command[:first], "--resume", "--out", str(folder)]
+    return [sys.executable, *command]
 
 
-def walk(run: str, model: str, out: Path, seed: int) -> float:
-    """Make what of a run is not yet made, each step's words in NAME.txt; returns its seconds in all. Raises UserError."""
-    make, steps = RUNS[run]
-    make(out / "data")
+def walk(run: str, model: str, source: str, out: Path, seed: int) -> float:
+    """Make what of a run is not yet made, each step's words in NAME.txt; returns its seconds in all. Raises UserError.
+
+    source: the file of reviews.
+    """
+    files, steps = RUNS[run]
+    for name, records in files(source).items():
+        write_atomic(out / "data" / f"{name}.jsonl", "".join(f"{json.dumps(r)}\n" for r in records).encode())
     done = read_json(out / "seconds.json", {"*": 0.0}) if (out / "seconds.json").exists() else {}
     own = out / str(seed)
-    for name, words in steps.items():
+    for name, words in steps().items():
         if (key := f"{seed} {name}") in done:
             continue
         command = command_of(words, model=model, data=str(out / "data"), out=str(own), seed=str(seed))
-        print(f"\n{name}: {' '.join(command[1:])}", flush=True)
+        print(f"\n{name}: python {' '.join(command[1:])}", flush=True)
         start = time.perf_counter()
         own.mkdir(parents=True, exist_ok=True)
         with open(own / f"{name}.txt", "w", encoding="utf-8") as file:
@@ -61,3 +136,26 @@ def walk(run: str, model: str, out: Path, seed: int) -> float:
         done[key] = time.perf_counter() - start
         write_json(out / "seconds.json", done)
     return sum(seconds for key, seconds in done.items() if key.startswith(f"{seed} "))
+
+
+def seeds_table(out: Path) -> str:
+    """What the seeds that were evaluated came to: of each test set the mean of each metric and model, with the least
+    and the most; and how often each model was what against the one compared with."""
+    tables = []
+    for name in dict.fromkeys(path.parent.name for path in sorted(out.glob("*/*/report.json"))):
+        reports = [read_json(path) for path in sorted(out.glob(f"*/{name}/report.json"))]
+        (found, *_), against = [list(r["tasks"].values()) for r in reports][0], reports[0]["against"]
+        rows = []
+        for model in reports[0]["models"]:
+            cells = []
+            for i, _ in enumerate(found["metrics"]):
+                values = [next(iter(r["tasks"].values()))["metrics"][i]["models"][model]["value"] for r in reports]
+                known = [x for x in values if x is not None]
+                ends = f" ({number(min(known))}–{number(max(known))})" if len(known) > 1 else ""
+                cells.append(number(sum(known) / len(known)) + ends if known else "–")
+            first = [next(iter(r["tasks"].values()))["metrics"][0]["differences"].get(model) for r in reports]
+            said = Counter(d["verdict"] for d in first if d)
+            rows.append([model, *cells, ", ".join(f"{n} {verdict}" for verdict, n in said.items())])
+        head = [f"{name}, {len(reports)} seeds", *(re.sub("model:.*/", "", row["metric"]) for row in found["metrics"]), f"first, against {against}"]
+        tables.append(markdown_table(head, rows))
+    return "\n\n".join(tables)

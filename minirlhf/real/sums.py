@@ -4,14 +4,10 @@ A pair of numbers stands on one side of the split, in both orders: who has learn
 tests/real/test_sums.py.
 """
 
-import json
 import re
 from hashlib import blake2b
 from itertools import combinations_with_replacement
-from pathlib import Path
 from random import Random
-
-from minirlhf.harness.files import write_atomic
 
 ASK = "Calculate {} + {}. Reply with just the number."
 APPLES = "If I have {} apples and get {} more, how many do I have? Answer with a number only."
@@ -38,20 +34,19 @@ def held_out(a: int, b: int) -> bool:
     return blake2b(f"{min(a, b)} {max(a, b)}".encode(), digest_size=1).digest()[0] < 51
 
 
-def write_files(out: Path) -> None:
-    """labels.jsonl, its first 100 as few.jsonl, others.jsonl, and the test sets; the same for every seed."""
-    rng, files = Random(0), {}
+def files(_: str) -> dict[str, list[dict]]:
+    """labels, the first 100 of them as few, others, and the test sets; the same for every seed."""
+    rng, asked = Random(0), {}
     for name, (n, ask, numbers, answer) in SETS.items():
         pairs = {tuple(sorted((rng.choice(numbers), rng.choice(numbers)), reverse=True)) for _ in range(20 * n)}
         pairs = sorted(pair for pair in pairs if held_out(*pair))
-        files[name] = [(ask, pair, answer) for pair in rng.sample(pairs, n)]
+        asked[name] = [(ask, pair, answer) for pair in rng.sample(pairs, n)]
     pairs = [pair for pair in combinations_with_replacement(TWO, 2) if not held_out(*pair)]
-    files["labels"] = [(ASK, pair, int.__add__) for pair in rng.sample(pairs, LABELS)]
-    files["few"] = files["labels"][:100]
+    asked["labels"] = [(ASK, pair, int.__add__) for pair in rng.sample(pairs, LABELS)]
+    asked["few"] = asked["labels"][:100]
     records = {name: [{"prompt": ask.format(*pair), "response": str(answer(*pair))} for ask, pair, answer in rows]
-               for name, rows in files.items()} | {"others": [{"prompt": question} for question in OTHERS]}  # fmt: skip
-    for name, some in records.items():
-        write_atomic(out / f"{name}.jsonl", "".join(f"{json.dumps(record)}\n" for record in some).encode())
+               for name, rows in asked.items()}  # fmt: skip
+    return records | {"others": [{"prompt": question} for question in OTHERS]}
 
 
 def right(prompt: str, response: str, record: dict) -> float:

