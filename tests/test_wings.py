@@ -18,7 +18,8 @@ MAY_IMPORT = {  # wing -> the wings it may name, beside itself
     "evaluation": "harness metrics lm tasks rl theory",
     "html": "harness metrics evaluation",
     "experiments": "harness metrics lm tasks rl theory preferences evaluation html",
-    "tools": "harness metrics lm tasks rl theory preferences annotation evaluation html experiments",
+    "real": "harness lm evaluation experiments",
+    "tools": "harness metrics lm tasks rl theory preferences annotation evaluation html experiments real",
 }
 
 

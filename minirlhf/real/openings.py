@@ -13,7 +13,7 @@ from minirlhf.experiments.goodhart import Proxy, best_of_points, law_figure, law
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.real.reviews import split
 
-ASK = "Finish this sentence of a film review: {}"
+ASK = "Finish this sentence of a film review in a few words: {}"
 WORDS = 6  # of a review, which are its opening
 LEARNT, JUDGED, PROMPTS, TEST = 2000, 500, 900, 100  # reviews of each classifier, and to measure it; openings
 

@@ -6,11 +6,13 @@ Proved by tests/real/test_runs.py.
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from minirlhf.evaluation.table import markdown_table, number
@@ -22,6 +24,10 @@ ALGOS = "grpo", "rloo", "ppo"
 BETAS = "0", "0.1", "0.3", "1"
 ONE = "--threads 1 --seed {seed}"  # two seeds go side by side on two cores, and each gives the same bits
 START = f"--init {{model}} --lora 16 {ONE}"
+CHANGES = {  # of RLOO on sums, the last as it is
+    "beta0": "--beta 0", "beta0.2": "--beta 0.2", "rank2": "--lora 2", "rank64": "--lora 64", "qv": "--lora-on q_proj v_proj",
+    "lr1e-4": "--lr 1e-4", "lr1e-3": "--lr 1e-3", "cool": "--temperature 0.7", "asis": "",
+}  # fmt: skip
 ROUNDS = "--lr 3e-4 --warmup 2 --minibatches 2"
 
 
@@ -53,10 +59,20 @@ def classifier(name: str, seed: str = "{seed}") -> dict[str, str]:
     return {name: f"-m minirlhf.tools.train_reward {words} --data {{data}}/{name}.jsonl --out {{out}}/{name}"}
 
 
+def of_sums() -> tuple[str, str]:
+    """The reward of sums, and the options of learning by it."""
+    reward = f"--reward {path_of(sums)}:right --max-new 12"
+    return reward, f"{START} {ROUNDS} {reward} --prompts {{data}}/labels.jsonl --beta 0.05 --batch 64 --iterations 24"
+
+
+def others(models: dict[str, str]) -> dict[str, str]:
+    """Are other questions still answered?"""
+    return judge("others", "--max-new 40 --samples 1 --show 20 --metrics kl,length,surprise", models)
+
+
 def sums_steps() -> dict[str, str]:
     """SFT and RL from the same model at equal answers, then what each has learnt."""
-    reward = f"--reward {path_of(sums)}:right --max-new 12"
-    learn = f"{START} {ROUNDS} {reward} --prompts {{data}}/labels.jsonl --beta 0.05 --batch 64 --iterations 24"
+    reward, learn = of_sums()
     models = {"few": "few/sft", "many": "many/sft"} | {algo: algo for algo in ALGOS}
     steps = sft("few", "few", 50) | sft("many", "labels", 125)
     for algo in ALGOS:
@@ -64,7 +80,15 @@ def sums_steps() -> dict[str, str]:
     for name in sums.SETS:
         metrics, samples = ("reward,best,kl,length", 4) if name == "test" else ("reward,length", 1)
         steps |= judge(name, f"{reward} --samples {samples} --metrics {metrics}", models)
-    return steps | judge("others", "--max-new 40 --samples 1 --show 20 --metrics kl,length,surprise", models)
+    return steps | others(models)
+
+
+def settings_steps() -> dict[str, str]:
+    """RLOO on sums with one setting changed at a time: what breaks the text, and what keeps it."""
+    reward, learn = of_sums()
+    steps = {name: words for key, change in CHANGES.items() for name, words in rl(key, f"{learn} --algo rloo {change}").items()}
+    models = {name: name for name in CHANGES}
+    return steps | judge("some", f"{reward} --samples 2 --metrics reward,kl,length", models) | others(models)
 
 
 def reviews_steps() -> dict[str, str]:
@@ -83,7 +107,7 @@ def reviews_steps() -> dict[str, str]:
 
 def openings_steps() -> dict[str, str]:
     """Two classifiers, policies that one of them rewards at four β, and both rewards of what they write."""
-    judges, way = "--reward model:{out}/rm:positive model:{out}/gold:positive:0", "--missing-eos -5 --max-new 24"
+    judges, way = "--reward model:{out}/rm:positive model:{out}/gold:positive:0", "--missing-eos -3 --max-new 24"
     learn = f"{START} {ROUNDS} --reward model:{{out}}/rm:positive {way} --prompts {{data}}/prompts.jsonl --batch 64"
     steps = classifier("rm") | classifier("gold", "1{seed}")
     for algo in ("ppo", "rloo"):
@@ -98,6 +122,7 @@ def openings_steps() -> dict[str, str]:
 Steps = dict[str, str]  # name -> command
 RUNS: dict[str, tuple[Callable[[str], dict[str, list[dict]]], Callable[[], Steps]]] = {
     "sums": (sums.files, sums_steps), "reviews": (reviews.files, reviews_steps), "openings": (openings.files, openings_steps),
+    "settings": (sums.files, settings_steps),
 }  # fmt: skip
 
 
@@ -111,6 +136,14 @@ def command_of(words: str, **places: str) -> list[str]:
     return [sys.executable, *command]
 
 
+@contextmanager
+def left_to_the_step() -> Iterator[None]:
+    """Ctrl-C reaches the step, too: it saves, and would be killed meanwhile if this raised."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def walk(run: str, model: str, source: str, out: Path, seed: int) -> float:
     """Make what of a run is not yet made, each step's words in NAME.txt; returns its seconds in all. Raises UserError.
 
@@ -119,23 +152,26 @@ def walk(run: str, model: str, source: str, out: Path, seed: int) -> float:
     files, steps = RUNS[run]
     for name, records in files(source).items():
         write_atomic(out / "data" / f"{name}.jsonl", "".join(f"{json.dumps(r)}\n" for r in records).encode())
-    done = read_json(out / "seconds.json", {"*": 0.0}) if (out / "seconds.json").exists() else {}
+    spent = read_json(out / "seconds.json", {"*": {"seconds": 0.0, "done": (0, 1)}}) if (out / "seconds.json").exists() else {}
     own = out / str(seed)
     for name, words in steps().items():
-        if (key := f"{seed} {name}") in done:
+        was = spent.get(key := f"{seed} {name}", {"seconds": 0.0, "done": 0})
+        if was["done"]:
             continue
         command = command_of(words, model=model, data=str(out / "data"), out=str(own), seed=str(seed))
         print(f"\n{name}: python {' '.join(command[1:])}", flush=True)
         start = time.perf_counter()
         own.mkdir(parents=True, exist_ok=True)
-        with open(own / f"{name}.txt", "w", encoding="utf-8") as file:
+        with open(own / f"{name}.txt", "w", encoding="utf-8") as file, left_to_the_step():
             status = subprocess.run(command, stdout=file).returncode
+        spent[key] = {"seconds": was["seconds"] + time.perf_counter() - start, "done": int(status == 0)}
+        write_json(out / "seconds.json", spent)
+        if status == 130:
+            raise KeyboardInterrupt
         if status:
             raise UserError(f"{name}: ended with status {status}; call this again, and it goes on from there")
         print((own / f"{name}.txt").read_text(encoding="utf-8").rstrip().rsplit("\n\n", 1)[-1])
-        done[key] = time.perf_counter() - start
-        write_json(out / "seconds.json", done)
-    return sum(seconds for key, seconds in done.items() if key.startswith(f"{seed} "))
+    return sum(step["seconds"] for key, step in spent.items() if key.startswith(f"{seed} "))
 
 
 def seeds_table(out: Path) -> str:

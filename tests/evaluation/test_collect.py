@@ -371,8 +371,9 @@ def test_the_optimum_of_training_is_taken_for_the_objective_it_was_of(other):
     """Of the same reference, reward, β, temperature and score of what did not end; and where it is known."""
     run = {"reference": "a", "data": {"reward": []}, "optimum": {"reviews": {"value": 0.9}}} | other
     run |= {"training": TRAINING | other.get("training", {})}
-    assert optimum_of_training(run, "a", 0.3, (), "reviews") == (None if other else {"value": 0.9})
-    assert optimum_of_training(run, "a", 0.3, (), "reviews, range") is None
+    wanted = {"beta": 0.3, "missing_eos": 0.0}
+    assert optimum_of_training(run, "a", wanted, (), "reviews") == (None if other else {"value": 0.9})
+    assert optimum_of_training(run, "a", wanted, (), "reviews, range") is None
 
 
 def test_the_beta_is_that_of_training_unless_another_is_given(ask):

@@ -153,7 +153,7 @@ def test_fault_12_a_users_column_task_selects_nothing_that_is_built_in(task, wri
     records = read_records([write(rows)])
     again = json.loads(json.dumps(records))  # as items.jsonl keeps them
     for record in (*records, *again):
-        assert task_of(record) is None and scores_of(record, "x", True, None, gold=True) == {}
+        assert task_of(record) is None and scores_of(record, "x", True, gold=True) == {}
         assert render(record, tokenizer, chat=False).ids[2] == tokenizer.encode("\n")[0]
     assert rows_of(records) == {} and records[0]["task"] == task
     ref = Policy(make_policy(context=64), tokenizer)

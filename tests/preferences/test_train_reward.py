@@ -406,4 +406,5 @@ def test_labels_are_measured_by_accuracy_loss_and_the_commonest_label():
     by_hand = [log(exp(2) + 2) - 2, log(exp(1) + 2) - 1, log(exp(1) + 2), log(exp(0.5) + 2) - 0.5]
     assert figures["loss"] == pytest.approx(sum(by_hand) / 4, abs=1e-6)
     assert figures["interval"][0] < 3 / 4 < figures["interval"][1]
-    assert summary(figures).startswith("4 held-out texts: accuracy 0.750 [0.301, 0.954], the commonest label 0.500")
+    assert figures["f1"] == pytest.approx((2 / 2 + 2 / 3 + 2 / 3) / 3)  # of the classes 0, 1 and 2
+    assert summary(figures).startswith("4 held-out texts: accuracy 0.750 [0.301, 0.954], the commonest label 0.500, macro")

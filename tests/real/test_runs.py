@@ -1,7 +1,12 @@
 """A run's steps are commands that parse; what is done is not made again, and what was stopped goes on."""
 
 import importlib
+import json
+import os
+import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -10,17 +15,24 @@ from minirlhf.harness.files import UserError
 from minirlhf.real import runs
 from minirlhf.tools import real_run
 
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 PLACES = {"model": "m.gguf", "data": "d", "out": "o", "seed": "3"}
+REPORT = {"against": "a", "models": {"a": {}, "b": {}}}
 
 
 class Parsed(Exception):
     """The options are read."""
 
 
-@pytest.mark.parametrize("words", [words for _, steps in runs.RUNS.values() for words in steps.values()])
-def test_each_step_is_a_command_of_a_script_that_takes_its_options(words, monkeypatch):
-    _, script, *argv = runs.command_of(words, **PLACES)
-    module = importlib.import_module(script.rsplit("/")[-1].removesuffix(".py"))
+def commands():
+    return {f"{run} {name}": words for run, (_, steps) in runs.RUNS.items() for name, words in steps().items()}
+
+
+@pytest.mark.parametrize("step", commands())
+def test_each_step_is_a_command_of_a_script_that_takes_its_options(step, monkeypatch):
+    _, *argv = runs.command_of(commands()[step], **PLACES)
+    argv = argv[argv[0] == "-m" :]
+    module = importlib.import_module(argv.pop(0).removesuffix(".py"))
 
     def parse(doc, *classes, **more):
         options.parse(doc, *classes, argv=argv, **more)
@@ -29,45 +41,82 @@ def test_each_step_is_a_command_of_a_script_that_takes_its_options(words, monkey
     monkeypatch.setattr(module, "parse", parse)
     with pytest.raises(Parsed):
         module.main()
-    assert argv[argv.index("--seed") + 1] == "3"
+    assert argv[argv.index("--seed") + 1] in ("3", "13") and argv[argv.index("--out") + 1].startswith("o/")
 
 
 @pytest.fixture
 def scripts(tmp_path, monkeypatch):
     """Three steps in the place of a run's, of scripts that write down their arguments; the second can fail."""
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "a.py").write_text("import sys; open('log', 'a').write(' '.join(sys.argv[1:]) + '\\n'); print('x\\n\\nsaid')")
-    (root / "b.py").write_text((root / "a.py").read_text() + "; sys.exit(open('fails').read() != '')")
+    (tmp_path / "a.py").write_text("import sys; open('log', 'a').write(' '.join(sys.argv[1:]) + '\\n'); print('x\\n\\nsaid')")
+    (tmp_path / "b.py").write_text((tmp_path / "a.py").read_text() + "; sys.exit(open('fails').read() != '')")
     steps = {"one": "a.py --out {out}/one", "two": "b.py --init {model} --out {out}/two", "three": "a.py --out {out}/three"}
-    monkeypatch.setattr(runs, "ROOT", root)
-    monkeypatch.setattr(runs, "RUNS", {"r": (lambda data: data.mkdir(parents=True, exist_ok=True), steps)})
-    monkeypatch.setattr(real_run, "RUNS", runs.RUNS)
+    monkeypatch.setattr(runs, "RUNS", {"sums": (lambda _: {"d": [{"prompt": "é"}]}, lambda: steps)})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_a_run_goes_on_where_it_stopped_and_says_what_it_took(scripts, capsys):
+    out = Path("out")
     (scripts / "fails").write_text("yes")
     with pytest.raises(UserError, match="two: ended with status 1; call this again"):
-        runs.walk("r", "m", scripts / "out", 5)
+        runs.walk("sums", "m", "", out, 5)
+    assert json.loads((out / "data" / "d.jsonl").read_text()) == {"prompt": "é"}
     (scripts / "fails").write_text("")
-    (scripts / "out" / "5" / "two").mkdir(parents=True)
-    (scripts / "out" / "5" / "two" / "train_state.pt").write_text("")
-    assert runs.walk("r", "m", scripts / "out", 5) > 0
-    own = scripts / "out" / "5"
-    first = [f"--out {own}/one", f"--init m --out {own}/two"]
-    assert (scripts / "log").read_text().splitlines() == [*first, f"--resume --out {own}/two", f"--out {own}/three"]
-    assert (own / "three.txt").read_text() == "x\n\nsaid\n" and capsys.readouterr().out.count("\nsaid\n") == 3
-    runs.walk("r", "m", scripts / "out", 5)
+    (out / "5" / "two").mkdir(parents=True)
+    for name in ("run.json", "train_state.pt"):
+        (out / "5" / "two" / name).write_text("{}")
+    assert runs.walk("sums", "m", "", out, 5) > 0
+    first = ["--out out/5/one", "--init m --out out/5/two"]
+    assert (scripts / "log").read_text().splitlines() == [*first, "--resume --out out/5/two", "--out out/5/three"]
+    assert (out / "5" / "three.txt").read_text() == "x\n\nsaid\n" and capsys.readouterr().out.count("\nsaid\n") == 3
+    runs.walk("sums", "m", "", out, 5)
     assert len((scripts / "log").read_text().splitlines()) == 4
-    runs.walk("r", "m", scripts / "out", 6)  # another seed is made anew
+    runs.walk("sums", "m", "", out, 6)  # another seed is made anew
     assert len((scripts / "log").read_text().splitlines()) == 7
 
 
-def test_the_command_says_its_total(scripts, monkeypatch, capsys):
+def test_an_interrupt_is_the_steps_own_affair_whose_work_is_kept_and_whose_time_counts(scripts, monkeypatch):
+    """Were the walk to raise at once, the step would be killed while it saves."""
+    (scripts / "a.py").write_text("""
+import os, signal, sys, time
+def save(*_):
+    time.sleep(0.6)
+    open("saved", "w").close()
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+os.killpg(0, signal.SIGINT) if not os.path.exists("saved") else None
+time.sleep(0.1)
+""")
+    code = "from pathlib import Path; from minirlhf.real import runs; runs.RUNS['sums'] = (lambda _: {}, lambda: {'one': 'a.py --out {out}/one'})"
+    code += "; print(runs.walk('sums', 'm', '', Path('out'), 5))"
+    start = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True, env=ENV)
+    first, again = start(), start()
+    assert "KeyboardInterrupt" in first.stderr and (scripts / "saved").exists()
+    assert again.returncode == 0 and float(again.stdout.splitlines()[-1]) > 0.7
+
+
+def report(folder: Path, a: float, b: float, verdict: str) -> None:
+    folder.mkdir(parents=True)
+    rows = [{"metric": "model:out/rm:positive", "models": {"a": {"value": a}, "b": {"value": b}}, "differences": {"b": {"verdict": verdict}}},
+            {"metric": "none", "models": {"a": {"value": None}, "b": {"value": 1.0}}, "differences": {}}]  # fmt: skip
+    (folder / "report.json").write_text(json.dumps(REPORT | {"tasks": {"data": {"metrics": rows}}}))
+
+
+def test_the_table_has_the_mean_of_the_seeds_with_the_least_and_the_most_and_counts_verdicts(tmp_path):
+    report(tmp_path / "0" / "test", 0.1, 0.5, "better")
+    report(tmp_path / "1" / "test", 0.2, 0.3, "worse")
+    report(tmp_path / "2" / "test", 0.3, 0.1, "better")
+    head, _, a, b = runs.seeds_table(tmp_path).splitlines()
+    assert head == "| test, 3 seeds | rm:positive | none | first, against a |"
+    assert a == "| a | 0.200 (0.100–0.300) | – |  |"
+    assert b == "| b | 0.300 (0.100–0.500) | 1.000 (1.000–1.000) | 2 better, 1 worse |"
+
+
+def test_the_command_says_its_total_and_where_a_missing_model_comes_from(scripts, monkeypatch, capsys):
     (scripts / "fails").write_text("")
-    monkeypatch.setattr(sys, "argv", ["real_run", "r", "--seed", "2"])
-    monkeypatch.setattr(options, "check", lambda *_: None)  # r is no run of ours
+    monkeypatch.setattr(sys, "argv", ["real_run", "sums", "--seed", "2", "--model", "m"])
+    with pytest.raises(UserError, match="--model m: not there; minirlhf/real/README.md says"):
+        real_run.main()
+    (scripts / "m").write_text("")
     real_run.main()
-    assert capsys.readouterr().out.endswith("r, seed 2: 0.0 minutes in all\n")
+    assert capsys.readouterr().out.endswith("sums, seed 2: 0.0 minutes in all\n")

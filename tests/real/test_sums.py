@@ -1,19 +1,15 @@
 """The sums: held-out pairs are unseen in either order, answers are right, the reward is the last number."""
 
-import json
 import re
 
 import pytest
 
-from minirlhf.real.sums import SETS, held_out, right, write_files
+from minirlhf.real.sums import SETS, files, held_out, right
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """name -> the records of its file."""
-    folder = tmp_path_factory.mktemp("sums")
-    write_files(folder)
-    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in folder.glob("*")}
+def made():
+    return files("")
 
 
 def pair(record: dict) -> tuple[int, ...]:
@@ -35,14 +31,8 @@ def test_each_prompt_stands_once_and_its_answer_is_right(made, name):
         assert int(record["response"]) == (a - b if name == "minus" else a + b) >= 0
 
 
-def test_the_few_labels_are_the_first_of_the_many(made):
-    assert made["few"] == made["labels"][:100]
-
-
-def test_the_files_are_the_same_every_time(made, tmp_path):
-    write_files(tmp_path)
-    again = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
-    assert again == made["test"]
+def test_the_few_labels_are_the_first_of_the_many_and_all_are_the_same_every_time(made):
+    assert made["few"] == made["labels"][:100] and made == files("")
 
 
 @pytest.mark.parametrize("said, value", [("57", 1), ("50 + 7 = 57.", 1), ("57 apples, not 58", 0), ("-57", 0), ("", 0)])
