@@ -57,10 +57,16 @@ class Generation:
     ended: Tensor  # (B,) bool, True where EOS was sampled; else max_new or the context cut the row off
 
 
+def filled(mask: Tensor) -> Tensor:
+    """True up to each row's last True place, (B, R): the holes, too, in which others speak between the policy's turns."""
+    return mask.flip(1).cumsum(1).flip(1) > 0
+
+
 def responses_of(rows: Any) -> list[list[int]]:
-    """The sampled ids of each row of a Generation or Rollout, without EOS and padding."""
-    lengths = (rows.mask.sum(1) - rows.ended.long()).tolist()
-    return [row[:n] for row, n in zip(rows.ids.tolist(), lengths)]
+    """The sampled ids of each row of a Generation or Rollout, of the last turn, without EOS and padding."""
+    whole, place = filled(rows.mask), torch.arange(1, rows.mask.shape[1] + 1, device=rows.mask.device)
+    starts = ((whole & ~rows.mask) * place).amax(1).tolist()  # behind the last hole
+    return [row[i:n] for row, i, n in zip(rows.ids.tolist(), starts, (whole.sum(1) - rows.ended.long()).tolist())]
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """The formulas of policy gradient and PPO for language models, as pure functions.
 
 A response is a trajectory: state s_t = prompt + y_<t, action a_t = y_t, EOS included. Tensors (B, R) hold a number
-per token, of B responses of up to R tokens. `mask` is bool, True on real tokens; other places have no influence.
+per token, of B responses of up to R tokens. `mask` is bool, True on the policy's tokens; other places, padding and
+what others say between its turns, have no influence.
 Losses take a weight per token, 0 on padding. The caller makes the weights for the whole optimizer step. So a loss
 does not depend on how a step is cut into micro-batches.
 Proved by tests/rl/test_losses.py, against slow loops in float64, closed forms and published numbers.
@@ -69,9 +70,10 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
         δ_t = r_t + γ V_{t+1} − V_t        Â_t = δ_t + γλ Â_{t+1}        G_t = Â_t + V_t
 
-    with V = Â = 0 after the last real token. λ = 1 is Monte Carlo minus V, λ = 0 is δ.
+    with V = Â = 0 after the last real token. λ = 1 is Monte Carlo minus V, λ = 0 is δ. t + 1 is the policy's next token:
+    what is said between its turns is no step, and takes no discount.
 
-    rewards, values: (B, R) float.  mask: (B, R) bool, True on response tokens, EOS included, without holes.
+    rewards, values: (B, R) float.  mask: (B, R) bool, True on the policy's tokens, EOS included.
     Returns (advantages, returns), each (B, R) and 0 where the mask is False.
     Whiten the advantages after this, never the returns.
     Source: Schulman et al. 2016, eq. 16.
@@ -80,9 +82,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     next_value = next_advantage = torch.zeros_like(rewards[:, 0])  # (B,)
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]  # (B,)
-        advantages[:, t] = torch.where(mask[:, t], delta + gamma * lam * next_advantage, 0.0)
-        next_value = torch.where(mask[:, t], values[:, t], 0.0)  # (B,)
-        next_advantage = advantages[:, t]  # (B,)
+        next_advantage = torch.where(mask[:, t], delta + gamma * lam * next_advantage, next_advantage)  # (B,)
+        next_value = torch.where(mask[:, t], values[:, t], next_value)  # (B,)
+        advantages[:, t] = torch.where(mask[:, t], next_advantage, 0.0)
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 

@@ -13,6 +13,7 @@ import importlib.util
 import re
 import sys
 from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -104,13 +105,24 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, 
             raise UserError(f"--reward {spec}: give {wanted}")
         return judge, weight
     where, weight = split_weight(spec)
+    function = load_function(where, f"--reward {spec}", WAYS)
+    names, name = parameters_of(function), where.rpartition(":")[2]
+    if {*LISTS} & {*names} and names[:3] != LISTS:
+        raise UserError(f"--reward {spec}: {name}({', '.join(names)}): for lists it is {name}({', '.join(LISTS)})")
+    if sorted(names[:3]) == sorted(ONE) and names[:3] != ONE:  # the arguments are given by place
+        raise UserError(f"--reward {spec}: {name}({', '.join(names)}): make that {name}({', '.join(ONE)})")
+    return function, weight
+
+
+def load_function(where: str, asked: str, ways: str) -> Callable:
+    """The FUNCTION of FILE.py:FUNCTION. asked: the option, for messages; ways: what it takes. Raises UserError."""
     path, _, name = where.rpartition(":")
     if not path or not Path(path).is_file():
-        missing = "the FUNCTION is missing" if Path(spec).is_file() else f"there is no file {path or spec!r}"
-        raise UserError(f"--reward {spec}: give {WAYS}; {missing}")
+        missing = "the FUNCTION is missing" if Path(where).is_file() else f"there is no file {path or where!r}"
+        raise UserError(f"{asked}: give {ways}; {missing}")
     module_spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
     if module_spec is None or module_spec.loader is None:
-        raise UserError(f"--reward {spec}: {path} is not a Python file")
+        raise UserError(f"{asked}: {path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
     try:
@@ -120,13 +132,9 @@ def load_reward(spec: str, device: torch.device | str = "cpu") -> tuple[Reward, 
         raise
     except BaseException as error:  # a user's file may raise anything, SystemExit too
         place = place_in(module_spec.origin, error, getattr(error, "lineno", None) or 1)
-        raise UserError(f"--reward {spec}: {place} raised {type(error).__name__}: {shown(error, str, 300)}") from error
+        raise UserError(f"{asked}: {place} raised {type(error).__name__}: {shown(error, str, 300)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         found = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-        raise UserError(f"--reward {spec}: no function {name!r} in {path}; found {', '.join(found) or 'none'}")
-    if {*LISTS} & {*(names := parameters_of(function))} and names[:3] != LISTS:
-        raise UserError(f"--reward {spec}: {name}({', '.join(names)}): for lists it is {name}({', '.join(LISTS)})")
-    if sorted(names[:3]) == sorted(ONE) and names[:3] != ONE:  # the arguments are given by place
-        raise UserError(f"--reward {spec}: {name}({', '.join(names)}): make that {name}({', '.join(ONE)})")
-    return function, weight
+        raise UserError(f"{asked}: no function {name!r} in {path}; found {', '.join(found) or 'none'}")
+    return function

@@ -6,6 +6,7 @@
     log π, V            * | * *              the hidden state of the real token before t scores token t
     reward                | r r r+score      r = −β (log π − log ref); the score stands on the EOS
 
+In a conversation (rl/turns.py) ids hold all turns behind the first prompt, and the mask has holes where others speak.
 Proved by tests/rl/test_rollout.py.
 """
 
@@ -22,12 +23,20 @@ from minirlhf.harness import ranks
 from minirlhf.harness.device import autocast
 from minirlhf.lm.batches import gather_true, micro_batches, room, round_up, spread
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate, responses_of
+from minirlhf.lm.generation import Generation, Sampling, filled, generate, responses_of
 from minirlhf.lm.logits import entropy, log_softmax
 from minirlhf.lm.model import GPT, KVCache, ScalarHead
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import masked_sum
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
+
+
+def one_turn(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]], records: Sequence[dict], sampling: Sampling,
+    seeds: Sequence[int],
+) -> tuple[Generation, Sequence[dict]]:  # fmt: skip
+    """An answer to each prompt, given as ids; and the records as a reward is to see them."""
+    return generate(model, prompts, sampling, tokenizer.eos_id, seeds), records
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Models:
     reference: GPT
     tokenizer: Tokenizer
     dtype: torch.dtype = torch.float32  # of matrix products in training
+    speak: Callable = one_turn  # how a prompt becomes an answer, or a conversation
 
 
 @dataclass
@@ -61,7 +71,7 @@ class Rollout:
     def rows(self, index: Tensor | Sequence[int]) -> "Rollout":
         """Some of the rows, without the columns that are padding in all of them."""
         index = torch.as_tensor(index, device=self.ids.device)
-        P, R = (int(mask[index].sum(1).max()) for mask in (self.prompt_mask, self.mask))
+        P, R = (int(mask[index].sum(1).max()) for mask in (self.prompt_mask, filled(self.mask)))
         picked = {}
         for f in dataclasses.fields(self):
             x = getattr(self, f.name)[index]
@@ -82,7 +92,7 @@ def answers_each(rows: Rollout | Generation) -> int:
 def parts_of(rows: Rollout | Generation, most: int, model: GPT, share: Callable = list) -> list[list[int]]:
     """`micro_batches` of the rows. The answers to a prompt stay together as far as there is room, for it is read once."""
     K, most = answers_each(rows), min(most, -(-len(rows.ids) // ranks.count()))
-    P, R = rows.prompt_mask.sum(1).tolist(), rows.mask.sum(1).tolist()
+    P, R = rows.prompt_mask.sum(1).tolist(), filled(rows.mask).sum(1).tolist()
     K = max(k for k in range(1, K + 1) if K % k == 0 and (k == 1 or k <= most and max(P) + k * max(R) <= room(model)))
     units = [P[i] + K * max(R[i : i + K]) for i in range(0, len(R), K)]  # tokens of each K rows
     return [[K * i + k for i in part for k in range(K)] for part in micro_batches(units, most // K, model, share)]
@@ -98,13 +108,13 @@ def response_hidden(model: GPT, rows: Rollout | Generation) -> tuple[Tensor, int
     if (K := answers_each(rows)) > 1:
         cache, R, which = KVCache(), rows.ids.shape[1], torch.arange(len(rows.ids), device=rows.ids.device) // K  # (B,)
         prompts = (F.pad(x[::K], (-x.shape[1] % 8, 0)) for x in (rows.prompt_ids, rows.prompt_mask))  # (G, P') each
-        ids, mask = (F.pad(x, (0, -R % 8)) for x in (rows.ids, rows.mask))  # (B, R') each, as of `round_up`
+        ids, mask = (F.pad(x, (0, -R % 8)) for x in (rows.ids, filled(rows.mask)))  # (B, R') each, as of `round_up`
         first = model(*prompts, cache)[which, -1:]  # (B, 1, C)
         cache.keep(which)
         later = model(ids, mask, cache)[:, : R - 1]  # (B, R - 1, C)
         return gather_true(torch.cat([first, later], 1), rows.mask)
     ids = torch.cat([rows.prompt_ids, rows.ids], 1)  # (B, P + R)
-    real = torch.cat([rows.prompt_mask, rows.mask], 1)  # (B, P + R)
+    real = torch.cat([rows.prompt_mask, filled(rows.mask)], 1)  # (B, P + R)
     spoken = torch.cat([torch.zeros_like(rows.prompt_mask), rows.mask], 1)  # (B, P + R)
     order = (~real).byte().argsort(dim=1, stable=True)  # (B, P + R)
     T = round_up(int(real.sum(1).max()) - 1, 8, model.config.context)
@@ -152,8 +162,8 @@ def collect(
     tokenizer, T = models.tokenizer, sampling.temperature
     prompts, device = [render_prompt(record, tokenizer) for record in records], models.policy.wte.weight.device
     with autocast(device, models.dtype):
-        g = generate(models.policy, prompts, sampling, tokenizer.eos_id, seeds)
-    scores = score_responses(reward_of, tokenizer, records, g, missing_eos)  # (B,)
+        g, asked = models.speak(models.policy, tokenizer, prompts, records, sampling, seeds)
+    scores = score_responses(reward_of, tokenizer, asked, g, missing_eos)  # (B,)
     unknown = [torch.zeros_like(g.logprobs) for _ in range(5)]  # (B, R) each
     rollout = Rollout(g.prompt_ids, g.prompt_mask, g.ids, g.mask, g.logprobs, *unknown, scores, g.ended)
     with torch.no_grad(), autocast(device, models.dtype):

@@ -1,0 +1,123 @@
+"""Conversations: the policy speaks, its environment replies, and so on; one trajectory, of one reward.
+
+    ids       a a E  u u u  b E       the policy's turns a and b, and between them what the environment said
+    mask      1 1 1  0 0 0  1 1       loss, KL, value, GAE and every normaliser see the policy's tokens alone
+
+An environment is a function reply(conversation, rng) -> text or None, where None ends the conversation: a simulated
+user, a game, a tool. A turn of it is a transition, drawn and not chosen. conversation is the record with all "messages"
+so far. rng is a random.Random of the row and turn, so that a resumed run hears the same. Ids are joined, and never
+made anew from text, which could give other ids than those that were sampled.
+Proved by tests/rl/test_turns.py and, against an exact solution, tests/theory/test_two_turns.py.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from random import Random
+
+import numpy as np
+import torch
+
+from minirlhf.harness.files import UserError
+from minirlhf.harness.user_code import place_of, shown, undisturbed
+from minirlhf.lm.chat import encode_format
+from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of
+from minirlhf.lm.model import GPT
+from minirlhf.lm.records import ChatFormat, question_of
+from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.rl.reward_files import load_function
+
+Reply = Callable[[dict, Random], str | None]
+
+
+def heard_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """What stands between two answers where a user says `text`, as `chat.render` writes it."""
+    form = tokenizer.chat
+    before, after = (encode_format(x, tokenizer) for x in around(form))
+    return before + tokenizer.encode(text if form.cue.endswith("|>") else text.lstrip()) + after
+
+
+def around(form: ChatFormat) -> tuple[str, str]:
+    """What stands before and behind a user's words between two answers."""
+    return form.gap + form.cue.format(role="user"), form.close + form.cue.format(role="assistant")
+
+
+def answer(reply: Reply, conversation: dict, rng: Random) -> str | None:
+    """What the environment says. Raises UserError for what it raises, and for anything but a text or None."""
+    try:
+        with undisturbed():
+            said = reply(conversation, rng)
+    except Exception as error:
+        what = f"raised {type(error).__name__}: {shown(error, str, 300)}"
+        raise UserError(f"the environment {what} ({place_of(reply, error)})") from error
+    if said is not None and not isinstance(said, str):
+        raise UserError(f"the environment gave {shown(said)}, no text and not None ({place_of(reply)})")
+    return said
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """The `speak` of `rollout.Models` where an environment may reply.
+
+    reply_of(record): its environment, or None where one answer is all.  turns: most answers of the policy.
+    """
+
+    reply_of: Callable[[dict], Reply | None]
+    turns: int = 6
+
+    def __call__(
+        self, model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]], records: Sequence[dict],
+        sampling: Sampling, seeds: Sequence[int],
+    ) -> tuple[Generation, list[dict]]:  # fmt: skip
+        """The conversations behind each prompt, and the records with all that was said before the last answer.
+
+        A turn is of sampling.max_new tokens at most. A conversation ends, too, with an answer that does not, and where
+        the context leaves no room for a reply and a token behind it.
+        """
+        g, records, rows = generate(model, prompts, sampling, tokenizer.eos_id, seeds), list(records), list(range(len(prompts)))
+        parts = [[(g.ids[i][g.mask[i]].tolist(), g.logprobs[i][g.mask[i]].tolist())] for i in rows]  # answer, reply, ...
+        ended = g.ended.tolist()
+        for turn in range(1, self.turns):
+            texts, going = [tokenizer.decode(ids) for ids in responses_of(g)], []
+            for i, text, whole in zip(rows, texts, g.ended.tolist()):
+                reply = self.reply_of(records[i]) if whole else None
+                messages = [*question_of(records[i]), {"role": "assistant", "content": text}]
+                said = reply and answer(reply, records[i] | {"messages": messages}, Random(f"{seeds[i]} {turn}"))
+                ids = heard_ids(said, tokenizer) if said is not None else []
+                if said is not None and len(prompts[i]) + sum(len(x) for x, _ in parts[i]) + len(ids) < model.config.context:
+                    parts[i].append((ids, [0.0] * len(ids)))
+                    records[i] = records[i] | {"messages": [*messages, {"role": "user", "content": said}]}
+                    going.append(i)
+            if not (rows := going):
+                break
+            asked = [[*prompts[i], *(x for ids, _ in parts[i] for x in ids)] for i in rows]
+            own = [int(np.random.SeedSequence([seeds[i], turn]).generate_state(1)[0]) for i in rows]
+            g = generate(model, asked, sampling, tokenizer.eos_id, own)
+            for k, i in enumerate(rows):
+                parts[i].append((g.ids[k][g.mask[k]].tolist(), g.logprobs[k][g.mask[k]].tolist()))
+                ended[i] = bool(g.ended[k])
+        return joined(prompts, parts, ended, tokenizer.eos_id, model.wte.weight.device), records
+
+
+def joined(prompts: Sequence[list[int]], parts: list[list[tuple]], ended: list[bool], pad: int, device) -> Generation:
+    """Rows of answers and replies in turn, as (ids, log-probs), as one Generation with holes in its mask."""
+    R = max(sum(len(ids) for ids, _ in row) for row in parts)
+    ids, mask, logprobs = torch.full((len(parts), R), pad), torch.zeros(len(parts), R, dtype=torch.bool), torch.zeros(len(parts), R)
+    for i, row in enumerate(parts):
+        end = 0
+        for k, (said, logp) in enumerate(row):
+            place, end = slice(end, end + len(said)), end + len(said)
+            ids[i, place], logprobs[i, place], mask[i, place] = torch.tensor(said), torch.tensor(logp), k % 2 == 0
+    return Generation(*(x.to(device) for x in (*pad_left(prompts, pad), ids, mask, logprobs, torch.tensor(ended))))
+
+
+def transcripts(rows, tokenizer: Tokenizer) -> list[str]:
+    """What was said in each row of a Generation or Rollout: answers, and what the environment said in ‹ ›."""
+    texts, (before, after) = [], around(tokenizer.chat)
+    for ids, mask, last in zip(rows.ids.tolist(), rows.mask.tolist(), responses_of(rows)):
+        turns = [(own, [i for i, _ in run]) for own, run in groupby(zip(ids, mask), key=lambda pair: pair[1])]
+        turns = turns[: 1 + max(k for k, (own, _) in enumerate(turns) if own)]  # not the padding
+        said = [tokenizer.decode(x[:-1]) if own else f"‹{tokenizer.decode(x).removeprefix(before).removesuffix(after)}›"
+                for own, x in turns[:-1]]  # fmt: skip
+        texts.append(" ".join([*said, tokenizer.decode(last)]))
+    return texts
