@@ -42,7 +42,8 @@ class Policy:
     model: GPT
     tokenizer: Tokenizer
     chat: bool = True  # with roles, as in `chat.render`
-    dtype: torch.dtype = torch.float32  # of matrix products in sampling; all figures are computed in float32
+    dtype: torch.dtype = torch.float32  # of matrix products in sampling
+    scored: torch.dtype = torch.float32  # and in all figures
 
     def prompt(self, record: dict) -> list[int]:
         """The ids that the model is to continue."""
@@ -88,7 +89,7 @@ def token_statistics(
 ) -> dict[str, Tensor]:
     """The STATISTICS of each response token, EOS included, (B, R) each, 0 where the mask is False.
 
-    Under the models themselves, at temperature 1 and in float32; KL(model ‖ reference), Rao-Blackwell, of a model with
+    Under the models themselves, at temperature 1 and in the caller's autocast; KL(model ‖ reference), Rao-Blackwell, of a model with
     itself is exactly 0. k1 is the log-ratio log model − log reference; log_ratio is log compared − log reference.
     of_reference: the same responses behind the prompts as the reference is asked them, if it is asked otherwise.
     Each network reads each response once, and the logits of all tokens never stand in memory together.
@@ -156,7 +157,8 @@ def sample_items(
             g.ended[some] = said.ended & fits.all(1)
             protocol.told(len(some))
     of_reference = replace(g, prompt_ids=behind[1][0], prompt_mask=behind[1][1]) if asked != prompts else None
-    tokens = token_statistics(model, reference.model, g, of_reference, compared)  # (B, R) each
+    with autocast(device, policy.scored):
+        tokens = token_statistics(model, reference.model, g, of_reference, compared)  # (B, R) each
     statistics = {name: x.sum(1).tolist() for name, x in tokens.items()}
     reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
     rewards: dict[str, list[float]] = {}  # name -> of each response
@@ -206,7 +208,8 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
     for part in micro_batches([len(examples[i].ids) for i in keep], 32, model):
         batch = collate([examples[keep[j]] for j in part], model.wte.weight.device, model.config.context)
-        hidden, _ = gather_true(model(batch.inputs), batch.mask)  # (N', C)
+        with autocast(model.wte.weight.device, policy.scored):
+            hidden, _ = gather_true(model(batch.inputs), batch.mask)  # (N', C)
         who = torch.tensor([keep[j] for j in part]).repeat_interleave(batch.mask.sum(1).cpu())  # (N,)
         for some, x, y in in_slices(model, who, hidden, batch.targets[batch.mask]):
             yield some.tolist(), model.logits(x)[: len(y)], y

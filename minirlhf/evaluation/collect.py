@@ -58,7 +58,7 @@ def rl_runs(start: str) -> list[str]:
 def load_models(
     options: Evaluation, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[dict[str, Policy], dict[str, dict], dict[str, str]]:
-    """The policy, run.json and folder of each name. dtype: see `Policy`. Raises UserError."""
+    """The policy, run.json and folder of each name. dtype: of sampling. Raises UserError."""
     if not (pairs := options.models):
         pairs = [f"{Path(f).name}={f}" for f in ("out/base", START, *rl_runs(START)) if Path(f).is_dir()]
         if not pairs:
@@ -71,7 +71,7 @@ def load_models(
     for name, folder in folders.items():
         model, tokenizer = checkpoint.load(folder)
         roles = runs[name].get("stage") != "base" and not missing_specials(tokenizer.chat, tokenizer)
-        models[name] = Policy(model.to(device).eval(), tokenizer, roles, dtype)
+        models[name] = Policy(model.to(device).eval(), tokenizer, roles, dtype, getattr(torch, options.score_dtype))
     return models, runs, folders
 
 
@@ -186,7 +186,7 @@ def collect_items(
                "seed": runs[name].get("seed"), "cost": runs[name].get("cost"), "curves": read_curves(folder)}
         for name, folder in folders.items()
     }}  # fmt: skip
-    run["environment"] = environment() | {"sampling": str(policy.dtype)}
+    run["environment"] = environment() | {"sampling": str(policy.dtype), "scoring": str(policy.scored)}
     beta = options.beta or runs[last].get("training", {}).get("beta", 0.0)
     seen = training_records(runs)
     trained = {prompt_of(r) for records in seen.values() for r in records}

@@ -48,9 +48,14 @@ def rl(name: str, words: str) -> dict[str, str]:
 
 def judge(name: str, words: str, models: dict[str, str], against: str = "base") -> dict[str, str]:
     """A step of evaluation. models: name -> folder below that of the seed."""
-    given = " ".join(f"{model}={{out}}/{folder}" for model, folder in models.items())
-    words = f"--models base={{model}} {given} --against {against} {ONE} --all {words}"
+    given = "".join(f" {model}={{out}}/{folder}" for model, folder in models.items())
+    words = f"--models base={{model}}{given} --against {against} --reference base {ONE} --score-dtype bfloat16 --all {words}"
     return {name: f"evaluate.py {words} --data {{data}}/{name}.jsonl --out {{out}}/{name}"}
+
+
+def best_of(data: str, words: str) -> dict[str, str]:
+    """A step of many samples of the model as it is."""
+    return {"best": judge(data, f"{words} --samples 16", {})[data].replace(f"--out {{out}}/{data}", "--out {out}/best")}
 
 
 def classifier(name: str, seed: str = "{seed}") -> dict[str, str]:
@@ -71,16 +76,16 @@ def others(models: dict[str, str]) -> dict[str, str]:
 
 
 def sums_steps() -> dict[str, str]:
-    """SFT and RL from the same model at equal answers, then what each has learnt."""
+    """SFT and RL from the same model at equal answers, and PPO behind SFT on few; then what each has learnt."""
     reward, learn = of_sums()
-    models = {"few": "few/sft", "many": "many/sft"} | {algo: algo for algo in ALGOS}
+    models = {"few": "few/sft", "many": "many/sft"} | {name: name for name in (*ALGOS, "fewppo")}
     steps = sft("few", "few", 50) | sft("many", "labels", 125)
     for algo in ALGOS:
         steps |= rl(algo, f"{learn} --algo {algo}")
+    steps |= rl("fewppo", f"{learn.replace('{model}', '{out}/few/sft')} --algo ppo")
     for name in sums.SETS:
-        metrics, samples = ("reward,best,kl,length", 4) if name == "test" else ("reward,length", 1)
-        steps |= judge(name, f"{reward} --samples {samples} --metrics {metrics}", models)
-    return steps | others(models)
+        steps |= judge(name, f"{reward} --samples 1 --metrics {'reward,kl,length' if name == 'test' else 'reward,length'}", models)
+    return steps | best_of("some", f"{reward} --metrics reward,best,length") | others(models)
 
 
 def settings_steps() -> dict[str, str]:
@@ -101,7 +106,7 @@ def reviews_steps() -> dict[str, str]:
     steps |= rl("both", f"--init {{out}}/few/sft {learn} --lr 1e-4 --beta 0.05 --iterations 10")
     steps["head"] = classifier("head")["head"].replace("{data}/head.jsonl", "{data}/labels.jsonl {data}/test.jsonl")
     models = {"few": "few/sft", "many": "many/sft", "rl": "rl", "rl0": "rl0", "both": "both"}
-    words = f"{reward} --samples 1 --reference base --metrics reward,accuracy,f1,calibration,kl,length"
+    words = f"{reward} --samples 1 --metrics reward,accuracy,f1,calibration,kl,length"
     return steps | judge("test", words, models, "few")
 
 
@@ -115,8 +120,7 @@ def openings_steps() -> dict[str, str]:
             steps |= rl(f"{algo}{beta}", f"{learn} --algo {algo} --beta {beta} --iterations 12")
     every = {f"{algo}{beta}": f"{algo}{beta}" for algo in ("ppo", "rloo") for beta in BETAS}
     steps |= judge("test", f"{judges} {way} --samples 2 --show 4 --metrics reward,perplexity,kl,surprise,distinct,length", every)
-    best = judge("test", f"{judges} {way} --samples 16 --metrics reward,length", {})["test"]
-    return steps | {"best": best.replace("--out {out}/test", "--out {out}/best")}
+    return steps | best_of("test", f"{judges} {way} --metrics reward,best,length")
 
 
 Steps = dict[str, str]  # name -> command

@@ -348,6 +348,15 @@ def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsa
         assert scores_of(question, "what", finished)["unparsable"] == 1
 
 
+def test_figures_are_computed_in_float32_unless_another_type_is_asked_for(make_policy, tokenizer):
+    asked = [Policy(make_policy(0), tokenizer, scored=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    other, protocol = Policy(make_policy(1), tokenizer), Protocol(None, MAX_NEW, SAMPLES, 0)
+    exact, rough = ([x["kl"] for x in sample_items(policy, other, RECORDS, protocol)] for policy in asked)
+    assert exact != rough and exact == pytest.approx(rough, abs=0.5)
+    exact, rough = ([x["nll"] for x in text_items(policy, RECORDS)] for policy in asked)
+    assert exact != rough and exact == pytest.approx(rough, rel=0.05)
+
+
 def test_items_can_be_scored_again_without_the_model(made):
     """From what stands in items.jsonl alone."""
     _, items = made
