@@ -176,7 +176,8 @@ def tokenizer_of(parts: Parts, eos: str) -> Tokenizer | VocabularyTokenizer:
     ours = parts.cut in PATTERNS.values() and not parts.nfc and not parts.whole
     if ours and all(parts.vocabulary.get(symbol) == i for i, symbol in enumerate(SYMBOLS)):
         return _from_symbols(parts, eos)
-    specials = {name: parts.vocabulary[name] for name in parts.specials}
+    # By id: the order is part of what a resume knows the tokenizer by, and names come from sets, too.
+    specials = {name: parts.vocabulary[name] for name in sorted(parts.specials, key=parts.vocabulary.__getitem__)}
     tokens = {bytes_of(name): i for name, i in parts.vocabulary.items() if name not in specials}
     merges = [(bytes_of(left), bytes_of(right)) for left, right in parts.merges]
     return VocabularyTokenizer(tokens, merges, specials, parts.cut, eos, parts.nfc, parts.whole)

@@ -67,6 +67,16 @@ def test_a_vocabulary_from_elsewhere_is_loaded_as_it_was_saved(name, tmp_path):
     assert read.chat == FORMATS["chatml"]
 
 
+def test_special_tokens_are_read_in_the_order_of_their_ids(tmp_path):
+    """Whatever the process: a resume tells by them, too, whether it has the tokenizer it began with."""
+    few = from_elsewhere(CUTS["smollm"])
+    names = [*few.special_ids, *(f"<|{i}|>" for i in range(20))]
+    specials = {name: i if i < 3 else len(few.tokens) + i for i, name in enumerate(names)}
+    saved = VocabularyTokenizer(few.tokens, few.merges, specials, few.cut, "<|im_end|>")
+    tokenizer_files.save(saved, tmp_path)
+    assert list(tokenizer_files.load(tmp_path).special_ids) == names
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_their_own_library_reads_it_and_gives_the_same_ids(name, tmp_path):
     theirs = pytest.importorskip("tokenizers")
