@@ -51,7 +51,8 @@ def main() -> None:
     from minirlhf.rl.ppo import models_of, train
     from minirlhf.rl.reward_files import load_rewards, reward_hash
     from minirlhf.rl.watch import Description, Gold, Optimum, Progress
-    from minirlhf.tasks import reward_of_task
+    from minirlhf.rl.turns import speaking
+    from minirlhf.tasks import reply_of_task, reward_of_task
     from minirlhf.tasks.check import check_data
     from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
 
@@ -67,7 +68,7 @@ def main() -> None:
         asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
         return check_data(asked, tokenizer, policy.config.context)
     reward, out = load_rewards(judged, device, config.missing_eos), Path(data.out)
-    reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, judged.reward))])
+    reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, filter(None, [*judged.reward, judged.environment])))])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
     run = machine.record(data, config, config.algorithm, judged, lora, watch)
     run["data"] |= asdict(judged)
@@ -77,6 +78,7 @@ def main() -> None:
         **checkpoint.keeping(out, policy, tokenizer, lora, data.init, lambda: {"optimum": optimum.best()}),
     )  # fmt: skip
     models = models_of(lora.adapt(policy.to(device), dtype), tokenizer, config.algorithm, dtype, lora.reference(policy))
+    models = replace(models, speak=speaking(judged, reply_of_task))
     records_of, reward_of = Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task
     judge_of = lambda record, own=reward and replace(reward): own or reward_of_task(record)  # it notes what it said
     watchers = [Progress(watch, models, config, told, held_out, judge_of), Description(config.algorithm)]

@@ -17,7 +17,7 @@ from minirlhf.harness.device import autocast
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, render, render_prompt
 from minirlhf.lm.examples import fit_context
-from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of
+from minirlhf.lm.generation import Generation, Sampling, filled, pad_left, responses_of
 from minirlhf.lm.logits import entropy, log_softmax
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import messages_of, reference_of
@@ -25,8 +25,9 @@ from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import fit_temperature
 from minirlhf.rl.losses import kl_estimate
 from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
-from minirlhf.rl.rollout import Rollout, parts_of, response_hidden
-from minirlhf.tasks import task_of
+from minirlhf.rl.rollout import Rollout, one_turn, parts_of, response_hidden
+from minirlhf.rl.turns import Conversations, transcripts
+from minirlhf.tasks import reply_of_task, task_of
 
 ROWS = 256  # most responses in one pass of scoring, which a large model cuts further
 SAMPLED = 64  # and of sampling: the cache grows with them, the speed of a CPU hardly does beyond
@@ -44,6 +45,7 @@ class Policy:
     chat: bool = True  # with roles, as in `chat.render`
     dtype: torch.dtype = torch.float32  # of matrix products in sampling
     scored: torch.dtype = torch.float32  # and in all figures
+    speak: Callable = Conversations(reply_of_task)  # see `rollout.Models`; without roles there is one turn
 
     def prompt(self, record: dict) -> list[int]:
         """The ids that the model is to continue."""
@@ -113,7 +115,7 @@ def token_statistics(
 
 def stop_reasons(rows: Rollout | Generation, context: int) -> list[str]:
     """Why each row of a Generation or Rollout stopped: "eos", "context" (that of the model is full) or "length"."""
-    total = rows.prompt_mask.sum(1) + rows.mask.sum(1)  # (B,)
+    total = rows.prompt_mask.sum(1) + filled(rows.mask).sum(1)  # (B,)
     return ["eos" if e else "context" if n >= context else "length" for e, n in zip(rows.ended, total.tolist())]
 
 
@@ -138,24 +140,31 @@ def sample_items(
     wanted = [(i, k) for i in range(len(records)) for k in range(-1, protocol.samples)]
     prompts, asked = ([x.prompt(r) for r in records] for x in (policy, reference))
     context = min(net.config.context for net in (model, reference.model, compared) if net is not None)
-    room = [min(protocol.max_new, context - max(len(prompts[i]), len(asked[i]))) for i, _ in wanted]
-    device, shape = model.wte.weight.device, (len(wanted), max(room))
+    room = torch.tensor([context - max(len(prompts[i]), len(asked[i])) for i, _ in wanted])  # (B,)
+    device, speak, parts = model.wte.weight.device, policy.speak if policy.chat else one_turn, []
     behind = [[x.to(device) for x in pad_left([each[i] for i, _ in wanted], 0)] for each in (prompts, asked)]  # (B, P)
-    g = Generation(*behind[0], *(torch.zeros(shape, dtype=t, device=device) for t in (torch.int64, torch.bool)),
-                   torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.bool, device=device))
+    known = [records[i] for i, _ in wanted]  # with all that was said before the last answer
     for greedy in (True, False):
         rows = [row for row, (_, k) in enumerate(wanted) if (k < 0) == greedy]
         for part in micro_batches([len(prompts[wanted[row][0]]) for row in rows], SAMPLED):
             some = [rows[j] for j in part]
             keys = [(protocol.seed, i, k + 1) for i, k in (wanted[row] for row in some)]
             seeds = [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
-            sampling = Sampling(max(room[row] for row in some), 0.0 if greedy else 1.0)
+            sampling = Sampling(protocol.max_new, 0.0 if greedy else 1.0)
             with autocast(device, policy.dtype):
-                said = generate(model, [prompts[i] for _, i, _ in keys], sampling, tokenizer.eos_id, seeds)
-            fits = said.mask.cumsum(1) <= torch.tensor([room[row] for row in some], device=device)[:, None]  # (b, R)
-            g.ids[some, : fits.shape[1]], g.mask[some, : fits.shape[1]] = said.ids, said.mask & fits
-            g.ended[some] = said.ended & fits.all(1)
+                said, told = speak(model, tokenizer, *zip(*((prompts[i], known[row]) for (_, i, _), row in zip(keys, some))), sampling, seeds)
+            parts.append((some, said))
+            for row, record in zip(some, told):
+                known[row] = record
             protocol.told(len(some))
+    shape = len(wanted), max(said.ids.shape[1] for _, said in parts)
+    g = Generation(*behind[0], *(torch.zeros(shape, dtype=t, device=device) for t in (torch.int64, torch.bool)),
+                   torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.bool, device=device))
+    for some, said in parts:
+        R = said.ids.shape[1]
+        fits = torch.arange(R, device=device) < room[some, None].to(device)  # (b, R)
+        g.ids[some, :R], g.mask[some, :R] = said.ids, said.mask & fits
+        g.ended[some] = said.ended & (fits | ~said.mask).all(1)
     of_reference = replace(g, prompt_ids=behind[1][0], prompt_mask=behind[1][1]) if asked != prompts else None
     with autocast(device, policy.scored):
         tokens = token_statistics(model, reference.model, g, of_reference, compared)  # (B, R) each
@@ -163,24 +172,23 @@ def sample_items(
     reasons, texts = stop_reasons(g, model.config.context), [tokenizer.decode(ids) for ids in responses_of(g)]
     rewards: dict[str, list[float]] = {}  # name -> of each response
     if protocol.reward_of is not None:
-        cases = [(prompt_text(records[i]), text, records[i]) for (i, _), text in zip(wanted, texts)]
+        cases = [(prompt_text(record), text, record) for record, text in zip(known, texts)]
         total = call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended])
         for name, values in ({"reward": total} | (protocol.each() if total else {})).items():
             said = iter(values)
             rewards[name] = [next(said) if ended else protocol.missing_eos for ended in g.ended.tolist()]
-    for row, ((i, k), ids) in enumerate(zip(wanted, responses_of(g))):
-        record, text = records[i], texts[row]
-        item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": text}
+    for row, ((i, k), shown) in enumerate(zip(wanted, transcripts(g, tokenizer))):
+        record, said = records[i], g.ids[row][g.mask[row]].tolist()
+        item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": shown}
         item |= {"reference": reference_of(record), "stop": reasons[row]}
-        item |= {"tokens": len(ids) + (reasons[row] == "eos"), "ids": ids}
+        item |= {"tokens": len(said), "ids": said[: len(said) - (reasons[row] == "eos")]}
         item |= {name: values[row] for name, values in statistics.items()}
         if k == 0 and model is not reference.model:
-            said = g.ids[row, : item["tokens"]].tolist()
             item["pieces"] = pieces_of(tokenizer, said)
             for key, name in (("token_kl", "kl"), ("token_log_ratio", "k1")):
-                item[key] = [round(x, 4) for x in tokens[name][row, : len(said)].tolist()]
+                item[key] = [round(x, 4) for x in tokens[name][row][g.mask[row]].tolist()]
         judged = {name: values[row] for name, values in rewards.items()}
-        item["scores"] = judged | scores_of(record, text, reasons[row] == "eos", protocol.gold)
+        item["scores"] = judged | scores_of(known[row], texts[row], reasons[row] == "eos", protocol.gold)
         items.append(item)
     return items
 

@@ -33,7 +33,8 @@ from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.rl.config import ALGORITHMS, RewardOptions
 from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rewards import Reward, prompt_text
-from minirlhf.tasks import TASKS, reward_of_task, task_of
+from minirlhf.rl.turns import speaking
+from minirlhf.tasks import TASKS, prompts, reply_of_task, reward_of_task, task_of
 from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import OWN, parse_tasks, with_room
 
@@ -119,7 +120,7 @@ def test_sets(options: Evaluation, reward: Reward | None, runs: dict[str, dict],
     if not names:
         raise UserError("the models were not trained on a generated task: give --task, or --data")
     return [
-        (name if split == "test" else f"{name}, {split[5:]}", TASKS[name].records(split, options.prompts, seed),
+        (name if split == "test" else f"{name}, {split[5:]}", prompts(TASKS[name], split, options.prompts, seed),
          of or reward_of_task, "" if of else TASKS[name].REWARD, TASKS[name].MAX_NEW)
         for name in names for split in TASKS[name].EVAL_SPLITS if split.startswith("test")
     ]  # fmt: skip
@@ -167,6 +168,8 @@ def collect_items(
     for name in (options.against, options.reference):
         if name not in ("", *models):
             raise UserError(f"--against, --reference {name}: not one of {', '.join(models)}")
+    speak = speaking(judged, reply_of_task)
+    models = {name: replace(policy, speak=speak) for name, policy in models.items()}
     against = options.against or ("sft" if "sft" in models else next(iter(models)))
     weights = {name: checkpoint.fingerprint(policy.model) for name, policy in models.items()}
     references, last = kl_references(options.reference, against, runs, weights), list(models)[-1]

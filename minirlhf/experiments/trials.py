@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from random import Random
@@ -30,7 +31,7 @@ from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.reward_files import load_rewards, reward_hash
 from minirlhf.rl.rewards import Reward, RewardOf
 from minirlhf.rl.watch import Description
-from minirlhf.tasks import TASKS
+from minirlhf.tasks import TASKS, prompts
 from minirlhf.tasks.sources import OWN, data_hash, parse_tasks, with_room
 from minirlhf.tasks.splits import draw_items
 
@@ -93,7 +94,7 @@ def questions(words: str, own: OwnPrompts, judged: RewardOptions, start: Policy)
     about = {"reward": list(map(reward_hash, judged.reward))}
     if not own.prompts:
         tasks = {name: TASKS[name] for name in parse_tasks(words)}
-        return [Questions(name, t.MAX_NEW, reward or t.reward, t.records, about) for name, t in tasks.items()]
+        return [Questions(name, t.MAX_NEW, reward or t.reward, partial(prompts, t), about) for name, t in tasks.items()]
     if not reward:
         raise UserError("--prompts without --reward: say what is good, FILE.py:FUNCTION or model:DIR")
     sides = sides_of(own, start)
@@ -136,7 +137,7 @@ def optimise(
     config, records_of = replace(config, max_new=task.MAX_NEW), Mixture(sets, seed).step
     with begun_anew(), tempfile.TemporaryDirectory() as folder:
         run = Run(out or Path(folder, config.algo), seed, dtype, overwrite=True)
-        models = models_of(policy.model, policy.tokenizer, config.algorithm, dtype)
+        models = replace(models_of(policy.model, policy.tokenizer, config.algorithm, dtype), speak=policy.speak)
         start_critic(models, records_of, reward_of, config, run)
         watchers = [Description(config.algorithm), lambda *_: {"cpu": time.process_time() - begun}]
         begun = time.process_time()

@@ -143,4 +143,6 @@ class RewardOptions:
     reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
     reward_threads: int = option(1, "calls of a reward of one response at once", least=1, most=1000, needs="reward")
     reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
+    environment: str = option("", "FILE.py:FUNCTION that replies, reply(conversation, rng) -> text or None")
+    turns: int = option(6, "most answers in a conversation", least=1)
     reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")

@@ -20,7 +20,7 @@ from minirlhf.lm.checkpoint import read_run
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.records import messages_of, split_by_prompt
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.tasks import TASKS
+from minirlhf.tasks import TASKS, prompts
 
 OWN = "data"  # the name under which a user's own records appear beside the tasks
 
@@ -131,7 +131,7 @@ def prompts_of(
     weights = parse_tasks(task) if task else known if len(known) > 1 else dict.fromkeys(known, 1.0)
     if not weights:
         raise UserError(f"{folder} was not trained on a generated task: give --task, or --prompts and --reward")
-    records = {name: TASKS[name].records(split, n, seed) for name in weights}
+    records = {name: prompts(TASKS[name], split, n, seed) for name in weights}
     return records, weights, max(TASKS[name].MAX_NEW for name in weights)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from minirlhf.evaluation.ask import exact_kl, stop_reasons
 from minirlhf.lm.batches import micro_batches
 from minirlhf.lm.checkpoint import fingerprint
-from minirlhf.lm.generation import Generation
+from minirlhf.lm.generation import Generation, filled
 from minirlhf.lm.model import GPT
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.losses import kl_estimate, masked_mean, masked_sum, policy_loss, token_weights
@@ -191,7 +191,7 @@ def reference_stays(policy: GPT, reference: GPT, train: Callable[[], object]) ->
 
 def reward_is_on_the_end(rollout: Rollout, rewards: Tensor, kl: Tensor, beta: float, eos_id: int) -> Finding:
     """r_t + β kl_t, (B, R), is the score on the last real token, an EOS in a response that ended, else 0."""
-    last = (rollout.mask.sum(1, keepdim=True) - 1).clamp(min=0)  # (B, 1)
+    last = (filled(rollout.mask).sum(1, keepdim=True) - 1).clamp(min=0)  # (B, 1)
     right = torch.zeros_like(rewards).scatter(1, last, rollout.scores[:, None])  # (B, R)
     alone = rewards + beta * kl  # (B, R) the score as it stands there
     total = rollout.scores - beta * masked_sum(kl, rollout.mask, 1)  # (B,)

@@ -34,13 +34,15 @@ def main() -> None:
     from minirlhf.html.curves import curves_svg
     from minirlhf.html.svg import strip_plot
     from minirlhf.lm import checkpoint
+    from minirlhf.rl.turns import speaking
+    from minirlhf.tasks import reply_of_task
 
     rates = numbers(options.lrs, "lrs", float, 1e-9, 1)
     rows = list(dict.fromkeys(options.algos))
     if (against := options.against or rows[0]) not in rows:
         raise UserError(f"--against {against}: not one of the rows {', '.join(rows)}")
     runs = {row: len({config_of(row, lr, options.iterations, options).lr for lr in rates}) for row in rows}
-    start, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)
+    start, out = Policy(*checkpoint.load_chat(options.init), speak=speaking(judged, reply_of_task)), Path(options.out)
     start.model.to(device).eval()
     same = "iterations", "cpu_seconds", "batch", "beta", "held_out", "samples"
     settings = {k: getattr(options, k) for k in same} | {"init": checkpoint.fingerprint(start.model), "dtype": str(dtype)}

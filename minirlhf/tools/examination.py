@@ -31,7 +31,8 @@ from minirlhf.rl.ppo import sample_round, update
 from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rewards import RewardOf
 from minirlhf.rl.rollout import Models, Rollout, score_tokens
-from minirlhf.tasks import reward_of_task
+from minirlhf.rl.turns import speaking
+from minirlhf.tasks import reply_of_task, reward_of_task
 from minirlhf.tasks.sources import prompts_of, with_room
 from minirlhf.tools import checks
 
@@ -68,6 +69,8 @@ def admit(folder: str, options: "Doctor", judged: RewardOptions, device: torch.d
     if not judged.reward and not options.task:
         said = data.get("reward") or ()  # a text in runs of before
         judged = dataclasses.replace(judged, reward=(said,) if isinstance(said, str) else tuple(said))
+    if not judged.environment and data.get("environment"):
+        judged = dataclasses.replace(judged, environment=data["environment"], turns=data.get("turns", judged.turns))
     if files and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
     sets, _, max_new = prompts_of(folder, options.task, files, 200, seed, options.map or data.get("map", ""))
@@ -88,7 +91,7 @@ def admit(folder: str, options: "Doctor", judged: RewardOptions, device: torch.d
     value_head = ScalarHead(policy.config.width)
     checkpoint.load_value_head(folder, value_head)
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))
-    models = Models(policy, value_head, reference, tokenizer)
+    models = Models(policy, value_head, reference, tokenizer, speak=speaking(judged, reply_of_task))
     reward_of = (lambda record: reward) if reward else reward_of_task
     config = PPOConfig(**settings)
     return Patient(models, reference_name, fit[:PROMPTS], reward_of, config)

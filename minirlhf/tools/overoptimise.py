@@ -57,9 +57,11 @@ def main() -> None:
     from minirlhf.experiments.overoptimisation import policy_line, sampled, scored
     from minirlhf.experiments.trials import begun_with, kept, numbers, questions
     from minirlhf.lm import checkpoint
+    from minirlhf.rl.turns import speaking
+    from minirlhf.tasks import reply_of_task
 
     sizes, betas = numbers(options.pairs, "pairs", int, 1), numbers(options.betas, "betas", float, 0)
-    reference, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)
+    reference, out = Policy(*checkpoint.load_chat(options.init), speak=speaking(judged, reply_of_task)), Path(options.out)
     reference.model.to(device).eval()
     settings = {k: v for k, v in asdict(options).items() if k not in ("pairs", "betas", "out")}
     settings |= {"init": checkpoint.fingerprint(reference.model), "seed": machine.seed}
