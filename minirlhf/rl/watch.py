@@ -14,7 +14,7 @@ from tqdm import tqdm
 from minirlhf.harness import ranks
 from minirlhf.harness.files import misfit
 from minirlhf.harness.folders import Run
-from minirlhf.lm.generation import Sampling, responses_of
+from minirlhf.lm.generation import Sampling
 from minirlhf.lm.records import task_named
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.config import Algorithm, PPOConfig
@@ -22,6 +22,7 @@ from minirlhf.rl.losses import masked_mean, masked_sum
 from minirlhf.rl.optimum import Achieved
 from minirlhf.rl.rewards import RewardOf, prompt_text
 from minirlhf.rl.rollout import Models, Rollout, collect, score_responses
+from minirlhf.rl.turns import transcripts
 from minirlhf.rl.watch_options import Watch
 
 SHOWN = 4  # answers at a showing
@@ -151,11 +152,11 @@ class Progress:
 
     def show(self, rollout: Rollout, records: list[dict]) -> list[dict]:
         """Print SHOWN answers or one of each task, a line each, and return them."""
-        tasks, answers = rows_of(records) or {"": list(range(len(records)))}, responses_of(rollout)
+        tasks, answers = rows_of(records) or {"": list(range(len(records)))}, transcripts(rollout, self.models.tokenizer)
         samples, lines = [], []
         for task, rows in tasks.items():
             for row in rows[:: max(1, len(rows) * len(tasks) // SHOWN)]:
-                prompt, answer = prompt_text(records[row]), self.models.tokenizer.decode(answers[row])
+                prompt, answer = prompt_text(records[row]), answers[row]
                 reward = float(rollout.scores[row])
                 samples.append({"task": task, "prompt": prompt, "response": answer, "reward": reward})
                 ends = "…" * (len(prompt) > 60) + repr(prompt[-60:]), repr(answer[:100]) + "…" * (len(answer) > 100)

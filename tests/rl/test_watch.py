@@ -242,8 +242,8 @@ def test_some_answers_are_shown_a_line_each_and_logged(make_policy, tokenizer, t
 
 
 def test_what_is_shown_of_a_long_prompt_and_answer_is_marked_as_cut(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("minirlhf.rl.watch.responses_of", lambda rollout: [[]])
-    models = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda ids: "b" * 101))
+    monkeypatch.setattr("minirlhf.rl.watch.transcripts", lambda rollout, tokenizer: ["b" * 101])
+    models = SimpleNamespace(tokenizer=None)
     progress = Progress(ALL, models, PPOConfig(), Run(tmp_path / "x"), [], None)
     progress.show(SimpleNamespace(scores=torch.ones(1)), [{"prompt": "a" * 61}])
     assert f"  …'{'a' * 60}' -> '{'b' * 100}'…\n" in capsys.readouterr().out
