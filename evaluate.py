@@ -10,6 +10,7 @@ python evaluate.py --reports */report.json --against grpo  ppo less grpo, say, p
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from minirlhf.evaluation import items, reports
@@ -21,18 +22,20 @@ from minirlhf.evaluation.table import ngram_line, optimum_line, side_by_side, te
 from minirlhf.harness.files import write_atomic, write_json
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions, Turns
 
 
 def main() -> None:
     """Items from models or from a file, then everything that follows from it."""
-    options, judged, machine = parse(__doc__, Evaluation, RewardOptions, Machine)
+    options, judged, turns, machine = parse(__doc__, Evaluation, RewardOptions, Turns, Machine)
     device, dtype = machine.set_up()
     # Imported here: --help does not wait for torch.
     from minirlhf.evaluation.collect import check_sets, collect_items, load_models, print_answers
     from minirlhf.evaluation.long_texts import read_texts, score_lines, score_texts
     from minirlhf.evaluation.report import build
     from minirlhf.html.page import page
+    from minirlhf.rl.turns import speaking
+    from minirlhf.tasks import reply_of_task
 
     if options.reports:
         return reports.print_comparison(options.reports, options.against)
@@ -41,6 +44,7 @@ def main() -> None:
         run, sets = items.read_items(options.from_)
     else:
         models, runs, folders = load_models(options, device, dtype)
+        models = {name: replace(x, speak=speaking(turns, reply_of_task)) for name, x in models.items()}
         if options.text:
             texts = read_texts(options.text, options.map)
             return print("\n".join(score_lines(score_texts(texts, models, runs, options.stride))))

@@ -16,8 +16,8 @@ from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.chat_formats import CHAT, FORMATS
 from minirlhf.lm.config import MOST_EXAMPLES, LoRAOptions
 from minirlhf.lm.reading import CHECK, MAP
-from minirlhf.rl.config import PPOConfig, RewardOptions
-from minirlhf.rl.watch_options import Watch
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.options import RewardOptions, Turns, Watch
 from minirlhf.tasks import TASKS
 
 
@@ -39,7 +39,8 @@ class Data:
 
 def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
-    data, judged, config, lora, watch, machine = parse(__doc__, Data, RewardOptions, PPOConfig, LoRAOptions, Watch, Machine)
+    kinds = Data, RewardOptions, Turns, PPOConfig, LoRAOptions, Watch, Machine
+    data, judged, turns, config, lora, watch, machine = parse(__doc__, *kinds)
     device, dtype = machine.set_up(several=True)
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
     from minirlhf.html.curves import draw_log
@@ -68,17 +69,17 @@ def main() -> None:
         asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
         return check_data(asked, tokenizer, policy.config.context)
     reward, out = load_rewards(judged, device, config.missing_eos), Path(data.out)
-    reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, filter(None, [*judged.reward, judged.environment])))])
+    reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, filter(None, [*judged.reward, turns.environment])))])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
-    run = machine.record(data, config, config.algorithm, judged, lora, watch)
-    run["data"] |= asdict(judged)
+    run = machine.record(data, config, config.algorithm, judged, turns, lora, watch)
+    run["data"] |= asdict(judged) | asdict(turns)
     run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
     told = Run(
         out, machine.seed, dtype, data.resume, source, overwrite=data.overwrite, about=run, draw=draw_log,
         **checkpoint.keeping(out, policy, tokenizer, lora, data.init, lambda: {"optimum": optimum.best()}),
     )  # fmt: skip
     models = models_of(lora.adapt(policy.to(device), dtype), tokenizer, config.algorithm, dtype, lora.reference(policy))
-    models = replace(models, speak=speaking(judged, reply_of_task))
+    models = replace(models, speak=speaking(turns, reply_of_task))
     records_of, reward_of = Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task
     judge_of = lambda record, own=reward and replace(reward): own or reward_of_task(record)  # it notes what it said
     watchers = [Progress(watch, models, config, told, held_out, judge_of), Description(config.algorithm)]

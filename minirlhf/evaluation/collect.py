@@ -30,11 +30,11 @@ from minirlhf.lm.reading import read_again, read_records
 from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit_ngram
-from minirlhf.rl.config import ALGORITHMS, RewardOptions
+from minirlhf.rl.config import ALGORITHMS
+from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rewards import Reward, prompt_text
-from minirlhf.rl.turns import speaking
-from minirlhf.tasks import TASKS, prompts, reply_of_task, reward_of_task, task_of
+from minirlhf.tasks import TASKS, prompts, reward_of_task, task_of
 from minirlhf.tasks.check import check_data
 from minirlhf.tasks.sources import OWN, parse_tasks, with_room
 
@@ -168,8 +168,6 @@ def collect_items(
     for name in (options.against, options.reference):
         if name not in ("", *models):
             raise UserError(f"--against, --reference {name}: not one of {', '.join(models)}")
-    speak = speaking(judged, reply_of_task)
-    models = {name: replace(policy, speak=speak) for name, policy in models.items()}
     against = options.against or ("sft" if "sft" in models else next(iter(models)))
     weights = {name: checkpoint.fingerprint(policy.model) for name, policy in models.items()}
     references, last = kl_references(options.reference, against, runs, weights), list(models)[-1]

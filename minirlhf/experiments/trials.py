@@ -25,7 +25,8 @@ from minirlhf.harness.loop import Run, Unharmed
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.records import prompt_key, split_by_prompt
-from minirlhf.rl.config import PPOConfig, RewardOptions
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.critic import start_critic
 from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.reward_files import load_rewards, reward_hash

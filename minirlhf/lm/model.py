@@ -229,8 +229,8 @@ class ScalarHead(nn.Linear):
 
     def __init__(self, width: int) -> None:
         super().__init__(width, 1)
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return super().forward(hidden).squeeze(-1)  # (...,)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from minirlhf.harness.files import UserError
 from minirlhf.harness.options import check_options, option
 
-WAYS = "FILE.py:FUNCTION or model:DIR, of a classifier model:DIR:CLASS, each perhaps with :WEIGHT"
 BASELINES = "none", "value", "leave_one_out", "group", "group_std"
 CRITIC, GAE = "algorithm.baseline=value", "algorithm.baseline=none|algorithm.baseline=value"  # what options need
 
@@ -134,15 +133,3 @@ class PPOConfig:
         if chosen.get("kl_in") in ("reward", "loss") and chosen["kl_in"] != ALGORITHMS[self.algo].kl_in:
             chosen = {"kl": {"reward": "k1", "loss": "k3"}[chosen["kl_in"]]} | chosen
         return dataclasses.replace(ALGORITHMS[self.algo], **chosen)
-
-
-@dataclass(frozen=True)
-class RewardOptions:
-    """Reward."""
-
-    reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
-    reward_threads: int = option(1, "calls of a reward of one response at once", least=1, most=1000, needs="reward")
-    reward_timeout: float = option(600.0, "seconds after which a call ends the run", above=0, most=1e6, needs="reward")
-    environment: str = option("", "FILE.py:FUNCTION that replies, reply(conversation, rng) -> text or None")
-    turns: int = option(6, "most answers in a conversation", least=1)
-    reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")

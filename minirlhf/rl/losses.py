@@ -46,13 +46,9 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     E ∇k3 = ∇ KL(ref ‖ π). Source: Schulman 2020, "Approximating KL divergence".
     """
     log_ratio = logprobs - ref_logprobs
-    if kind == "k1":
-        return log_ratio
-    if kind == "k2":
-        return log_ratio**2 / 2
-    if kind == "k3":
-        return torch.expm1(-log_ratio) + log_ratio
-    raise ValueError(f"KL estimator {kind!r} is none of k1, k2, k3")
+    if kind not in (known := {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": torch.expm1(-log_ratio) + log_ratio}):
+        raise ValueError(f"KL estimator {kind!r} is none of k1, k2, k3")
+    return known[kind]
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Tensor:
@@ -70,8 +66,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
         δ_t = r_t + γ V_{t+1} − V_t        Â_t = δ_t + γλ Â_{t+1}        G_t = Â_t + V_t
 
-    with V = Â = 0 after the last real token. λ = 1 is Monte Carlo minus V, λ = 0 is δ. t + 1 is the policy's next token:
-    what is said between its turns is no step, and takes no discount.
+    with V = Â = 0 after the last real token. λ = 1 is Monte Carlo minus V, λ = 0 is δ. t + 1 is the next token of the
+    policy: credit passes over what others say between its turns.
 
     rewards, values: (B, R) float.  mask: (B, R) bool, True on the policy's tokens, EOS included.
     Returns (advantages, returns), each (B, R) and 0 where the mask is False.
@@ -121,15 +117,13 @@ def token_weights(mask: Tensor, aggregate: str, longest: int) -> Tensor:
         constant  1 / (B longest)    `sum`, over the longest length       Dr. GRPO
 
     mask: (B, R) of *all* rows of the step; micro-batches take their rows of the result.
-    longest: the most tokens a response may have. Raises ValueError for another name, or a constant of no tokens.
+    longest: the most tokens a response may have. Raises ValueError for another name.
     Source: Yu et al. 2025 (DAPO), eq. 8; Liu et al. 2025 (Dr. GRPO), section 3.2.
     """
     B, lengths = mask.shape[0], mask.sum(1, keepdim=True)  # (B, 1)
     counts = {"sum": B, "token": lengths.sum(), "sequence": B * lengths, "constant": B * longest}
     if aggregate not in counts:
         raise ValueError(f"aggregate {aggregate!r} is none of {', '.join(counts)}")
-    if aggregate == "constant" and longest < 1:
-        raise ValueError(f"aggregate constant divides by the longest response: {longest} tokens are none")
     count = torch.as_tensor(counts[aggregate], device=mask.device)
     return mask / count.clamp(min=1)  # (B, R)
 

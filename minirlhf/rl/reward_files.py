@@ -23,7 +23,7 @@ import torch
 from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError
 from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, shown, undisturbed
-from minirlhf.rl.config import WAYS, RewardOptions
+from minirlhf.rl.options import WAYS, RewardOptions
 from minirlhf.rl.reward_model import load_reward_model
 from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
 

@@ -25,7 +25,7 @@ from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, res
 from minirlhf.lm.model import GPT
 from minirlhf.lm.records import ChatFormat, question_of
 from minirlhf.lm.tokenizer import Tokenizer
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import Turns
 from minirlhf.rl.reward_files import load_function
 
 Reply = Callable[[dict, Random], str | None]
@@ -100,7 +100,7 @@ class Conversations:
         return joined(prompts, parts, ended, tokenizer.eos_id, model.wte.weight.device), records
 
 
-def speaking(options: RewardOptions, reply_of: Callable[[dict], Reply | None]) -> Conversations:
+def speaking(options: Turns, reply_of: Callable[[dict], Reply | None]) -> Conversations:
     """With the environment that the options name, else with what reply_of gives. Raises UserError."""
     if options.environment:
         reply = load_function(options.environment, f"--environment {options.environment}", "FILE.py:FUNCTION")

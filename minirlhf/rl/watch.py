@@ -23,7 +23,7 @@ from minirlhf.rl.optimum import Achieved
 from minirlhf.rl.rewards import RewardOf, prompt_text
 from minirlhf.rl.rollout import Models, Rollout, collect, score_responses
 from minirlhf.rl.turns import transcripts
-from minirlhf.rl.watch_options import Watch
+from minirlhf.rl.options import Watch
 
 SHOWN = 4  # answers at a showing
 

@@ -16,15 +16,15 @@ from minirlhf.experiments.config import Comparison, OwnPrompts
 from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions, Turns
 
 CURVES = "step", "reward", "kl"  # of log.jsonl
 
 
 def main() -> None:
     """Run what is not yet run, then print the tables and draw the figures."""
-    kinds = Comparison, OwnPrompts, RewardOptions, Machine
-    options, own, judged, machine = parse(__doc__, *kinds, without=("seed",))
+    kinds = Comparison, OwnPrompts, RewardOptions, Turns, Machine
+    options, own, judged, turns, machine = parse(__doc__, *kinds, without=("seed",))
     device, dtype = machine.set_up()
     from tqdm import tqdm  # here: --help does not wait for torch
 
@@ -42,7 +42,7 @@ def main() -> None:
     if (against := options.against or rows[0]) not in rows:
         raise UserError(f"--against {against}: not one of the rows {', '.join(rows)}")
     runs = {row: len({config_of(row, lr, options.iterations, options).lr for lr in rates}) for row in rows}
-    start, out = Policy(*checkpoint.load_chat(options.init), speak=speaking(judged, reply_of_task)), Path(options.out)
+    start, out = Policy(*checkpoint.load_chat(options.init), speak=speaking(turns, reply_of_task)), Path(options.out)
     start.model.to(device).eval()
     same = "iterations", "cpu_seconds", "batch", "beta", "held_out", "samples"
     settings = {k: getattr(options, k) for k in same} | {"init": checkpoint.fingerprint(start.model), "dtype": str(dtype)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from minirlhf.harness.files import read_run, write_atomic
 from minirlhf.harness.machine import load_torch
 from minirlhf.harness.options import option, parse, run_script
-from minirlhf.rl.watch_options import Watch
+from minirlhf.rl.options import Watch
 
 APART = {"out", "resume", "overwrite", *(f.name for f in fields(Watch))}  # in which runs that are alike may differ
 

@@ -17,7 +17,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.reading import MAP
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions, Turns
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Doctor:
 
 def main() -> None:
     """Admit, then examine or explain."""
-    options, judged, machine = parse(__doc__, Doctor, RewardOptions, Machine)
+    options, judged, turns, machine = parse(__doc__, Doctor, RewardOptions, Turns, Machine)
     device, dtype = machine.set_up()
     from minirlhf.evaluation.collect import rl_runs  # here: --help does not wait for torch
     from minirlhf.tools.examination import GROUP, admit, examine, explain
@@ -44,7 +44,7 @@ def main() -> None:
         raise UserError(f"no checkpoint in {START}: run train_sft.py first, or name a folder")
     broken = 0
     for folder in [options.checkpoint] if options.checkpoint else rl_runs(START) or [START]:
-        patient = admit(folder, options, judged, device, machine.seed)
+        patient = admit(folder, options, judged, turns, device, machine.seed)
         config, n = patient.config, len(patient.records)
         print(f"{folder}: {config.algo}, beta {config.beta:g}, temperature {config.temperature:g}, {str(dtype)[6:]}; "
               f"{n} prompts x {GROUP} responses; reference: {patient.reference_name}")

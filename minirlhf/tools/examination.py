@@ -25,7 +25,8 @@ from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import advantages_of, rewards_and_kl, surrogate
-from minirlhf.rl.config import ALGORITHMS, Algorithm, PPOConfig, RewardOptions
+from minirlhf.rl.config import ALGORITHMS, Algorithm, PPOConfig
+from minirlhf.rl.options import RewardOptions, Turns
 from minirlhf.rl.losses import gae, masked_sum, token_weights
 from minirlhf.rl.ppo import sample_round, update
 from minirlhf.rl.reward_files import load_rewards
@@ -58,7 +59,9 @@ class Patient:
         return sample_round(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
 
 
-def admit(folder: str, options: "Doctor", judged: RewardOptions, device: torch.device, seed: int) -> Patient:
+def admit(
+    folder: str, options: "Doctor", judged: RewardOptions, turns: Turns, device: torch.device, seed: int
+) -> Patient:  # fmt: skip
     """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
     policy, tokenizer = checkpoint.load_chat(folder)
     run = checkpoint.read_run(folder)
@@ -69,8 +72,8 @@ def admit(folder: str, options: "Doctor", judged: RewardOptions, device: torch.d
     if not judged.reward and not options.task:
         said = data.get("reward") or ()  # a text in runs of before
         judged = dataclasses.replace(judged, reward=(said,) if isinstance(said, str) else tuple(said))
-    if not judged.environment and data.get("environment"):
-        judged = dataclasses.replace(judged, environment=data["environment"], turns=data.get("turns", judged.turns))
+    if not turns.environment and data.get("environment"):
+        turns = Turns(data["environment"], data.get("turns", turns.turns))
     if files and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
     sets, _, max_new = prompts_of(folder, options.task, files, 200, seed, options.map or data.get("map", ""))
@@ -91,7 +94,7 @@ def admit(folder: str, options: "Doctor", judged: RewardOptions, device: torch.d
     value_head = ScalarHead(policy.config.width)
     checkpoint.load_value_head(folder, value_head)
     policy, value_head, reference = (m.to(device).eval() for m in (policy, value_head, reference))
-    models = Models(policy, value_head, reference, tokenizer, speak=speaking(judged, reply_of_task))
+    models = Models(policy, value_head, reference, tokenizer, speak=speaking(turns, reply_of_task))
     reward_of = (lambda record: reward) if reward else reward_of_task
     config = PPOConfig(**settings)
     return Patient(models, reference_name, fit[:PROMPTS], reward_of, config)

@@ -19,7 +19,7 @@ from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import load_torch
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.records import task_named
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions
 from minirlhf.tasks import TASKS
 
 

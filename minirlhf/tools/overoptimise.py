@@ -18,7 +18,7 @@ from minirlhf.harness.files import write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.preferences.config import Labeller, RewardConfig
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions, Turns
 from minirlhf.tools import make_preferences, train_reward
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def proxy_of(n: int, options: Overoptimisation, task: "Questions", machine: Mach
 
 def main() -> None:
     """Make what is not yet made, then print the table and draw the figure."""
-    options, own, judged, machine = parse(__doc__, Overoptimisation, OwnPrompts, RewardOptions, Machine)
+    options, own, judged, turns, machine = parse(__doc__, Overoptimisation, OwnPrompts, RewardOptions, Turns, Machine)
     device, _ = machine.set_up()
     import numpy as np
 
@@ -61,7 +61,7 @@ def main() -> None:
     from minirlhf.tasks import reply_of_task
 
     sizes, betas = numbers(options.pairs, "pairs", int, 1), numbers(options.betas, "betas", float, 0)
-    reference, out = Policy(*checkpoint.load_chat(options.init), speak=speaking(judged, reply_of_task)), Path(options.out)
+    reference, out = Policy(*checkpoint.load_chat(options.init), speak=speaking(turns, reply_of_task)), Path(options.out)
     reference.model.to(device).eval()
     settings = {k: v for k, v in asdict(options).items() if k not in ("pairs", "betas", "out")}
     settings |= {"init": checkpoint.fingerprint(reference.model), "seed": machine.seed}

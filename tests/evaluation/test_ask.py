@@ -24,7 +24,7 @@ from minirlhf.lm.records import messages_of
 from minirlhf.lm.sft import negative_log_likelihood
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import expected_calibration_error, fit_temperature
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rollout import response_hidden
 from minirlhf.tasks import TASKS

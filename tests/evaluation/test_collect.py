@@ -25,7 +25,7 @@ from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import prompt_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics import ngram
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions
 from minirlhf.tasks import TASKS, reward_of_task
 from minirlhf.tasks.sources import OWN
 

@@ -14,7 +14,8 @@ from minirlhf.experiments.trials import (
 )
 from minirlhf.harness.files import Diverged, Interrupted, UserError
 from minirlhf.harness.loop import Unharmed
-from minirlhf.rl.config import PPOConfig, RewardOptions
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.options import RewardOptions
 from minirlhf.tasks import TASKS
 
 

@@ -34,7 +34,7 @@ from minirlhf.metrics.overlap import bleu_from_statistics
 from minirlhf.metrics.paired_tests import paired_corpus
 from minirlhf.metrics.scores import macro_f1, precision_recall_f1
 from minirlhf.metrics.training_runs import crossed_t, independent_t
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.optimum import LEAST, Achieved, share_of
 
 ROOT = Path(__file__).parents[2]

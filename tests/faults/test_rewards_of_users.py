@@ -14,7 +14,7 @@ import torch
 from minirlhf.harness.folders import load_state
 from minirlhf.harness.user_code import STATES
 from minirlhf.lm import checkpoint
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rewards import call_rewards
 

@@ -21,7 +21,8 @@ from minirlhf.lm import generation, sft
 from minirlhf.lm.chat import Example
 from minirlhf.lm.generation import Generation, row_uniforms
 from minirlhf.rl import ppo
-from minirlhf.rl.config import PPOConfig, RewardOptions
+from minirlhf.rl.config import PPOConfig
+from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.critic import start_critic
 from minirlhf.rl.reward_files import Rewards
 from minirlhf.rl.rollout import parts_of

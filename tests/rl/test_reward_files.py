@@ -4,7 +4,7 @@ import pytest
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
-from minirlhf.rl.config import RewardOptions
+from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.reward_files import load_reward, load_rewards, reward_hash, split_weight
 from minirlhf.rl.reward_model import RewardModel, save_reward_model
 from minirlhf.rl.rewards import ask

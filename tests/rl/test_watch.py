@@ -21,7 +21,7 @@ from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.rollout import Models, collect
 from minirlhf.rl.watch import SHOWN, Description, Gold, Optimum, Progress, explained_variance
-from minirlhf.rl.watch_options import Watch
+from minirlhf.rl.options import Watch
 
 ALGORITHM = PPOConfig().algorithm
 RECORDS = [{"prompt": "a"}, {"prompt": "longer"}, {"prompt": "bc"}, {"prompt": "b"}] * 2

@@ -20,7 +20,8 @@ from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.safetensors import write_safetensors
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.algorithms import advantages_of
-from minirlhf.rl.config import ALGORITHMS, RewardOptions
+from minirlhf.rl.config import ALGORITHMS
+from minirlhf.rl.options import RewardOptions, Turns
 from minirlhf.rl.losses import gae, kl_estimate, masked_mean, masked_sum, token_rewards
 from minirlhf.rl.rollout import Models, Rollout, collect, score_tokens
 from minirlhf.tools import checks, doctor, examination
@@ -424,7 +425,7 @@ def test_what_is_broken_is_named_and_the_exit_status_is_1(reward, name, call, fo
 
 
 def test_bfloat16_is_examined_beside_float32(folders):
-    patient = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
+    patient = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), Turns(), torch.device("cpu"), 0)
     findings = list(examination.examine(patient, torch.bfloat16, 0))
     assert [finding.name for finding in findings] == NAMES
     assert all(finding.ok is not False for finding in findings)
@@ -432,7 +433,7 @@ def test_bfloat16_is_examined_beside_float32(folders):
 
 
 def test_examining_leaves_the_checkpoint_as_it_was(folders):
-    patient = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0)
+    patient = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), Turns(), torch.device("cpu"), 0)
     models = patient.models
     before = [checkpoint.fingerprint(model) for model in (models.policy, models.reference)]
     head = models.value_head.weight.clone()
@@ -443,7 +444,7 @@ def test_examining_leaves_the_checkpoint_as_it_was(folders):
 
 def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
     """Twice, the same responses to the same prompts, without EOS; and never for bfloat16's sake."""
-    patient, calls = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), torch.device("cpu"), 0), []
+    patient, calls = examination.admit("out/ppo", doctor.Doctor(), RewardOptions(), Turns(), torch.device("cpu"), 0), []
     reward = lambda *case: calls.append(case) or float(len(case[1]))  # noqa: E731
     list(examination.examine(dataclasses.replace(patient, reward_of=lambda record: reward), torch.bfloat16, 0))
     n = len(calls) // 3
