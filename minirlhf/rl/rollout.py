@@ -6,8 +6,7 @@
     log π, V            * | * *              the hidden state of the real token before t scores token t
     reward                | r r r+score      r = −β (log π − log ref); the score stands on the EOS
 
-In a conversation (rl/turns.py) ids hold all turns behind the first prompt, and the mask has holes where others speak.
-Proved by tests/rl/test_rollout.py.
+In a conversation (rl/turns.py) the mask has holes where others speak. Proved by tests/rl/test_rollout.py.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
 """Booking: a guest wants a table and forgets to say half of it; the policy asks, then books.
 
-    hello, a table on friday, please.  ->  how many people?   ‹we are four›   what time?   ‹at 7 pm, under anna›
-                                       ->  booked: four, friday, 7 pm, anna
+    hello, a table on friday  ->  how many people?  ‹we are four›  what time?  ‹at 7 pm›  booked: four, friday, 7 pm
 
 Words of the simulated guest are drawn, and now and then it says more than was asked. The conversations to learn from
 are of a hasty clerk: it asks for what it has been told, or books without having asked. So SFT learns to be hasty. The
@@ -15,7 +14,7 @@ from minirlhf.tasks.splits import check_split, task_split
 
 NAME = "booking"
 MAX_NEW = 24  # of each answer
-SLOTS = ("people", "day", "time", "name")
+SLOTS = ("people", "day", "time")
 FIELDS = (*SLOTS, "given")
 REWARD = "right booking"
 RL_WEIGHT = 1.0
@@ -24,14 +23,13 @@ VALUES = {
     "people": "two three four five six seven eight nine".split(),
     "day": "monday tuesday wednesday thursday friday saturday sunday".split(),
     "time": [f"{hour} pm" for hour in range(5, 11)] + [f"half past {hour}" for hour in range(5, 10)],
-    "name": "anna ben clara david emma felix grace henry ida jack kate leo mia noah olga paul rosa sam tina victor".split(),
 }
-QUESTIONS = {"people": "how many people?", "day": "which day?", "time": "what time?", "name": "what name?"}
+QUESTIONS = {"people": "how many people?", "day": "which day?", "time": "what time?"}
 SAID = {  # how a guest says it, in an answer
     "people": ("{}", "we are {}", "{} people"), "day": ("{}", "on {}", "{}, please"),
-    "time": ("{}", "at {}", "make it {}"), "name": ("{}", "under {}", "my name is {}"),
+    "time": ("{}", "at {}", "make it {}"),
 }  # fmt: skip
-BEGUN = {"people": "for {}", "day": "on {}", "time": "at {}", "name": "under {}"}  # and in a request
+BEGUN = {"people": "for {}", "day": "on {}", "time": "at {}"}  # and in a request
 GREETINGS = ("hello, a table", "i would like a table", "can i have a table", "a table, please,", "please book a table")
 MORE, REPEAT, GUESS = 0.3, 0.15, 0.15  # how often a guest says more, and the clerk asks again, or does not ask
 NEEDLESS = 0.1  # what a question costs whose answer was known
