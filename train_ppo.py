@@ -84,7 +84,7 @@ def main() -> None:
     judge_of = lambda record, own=reward and replace(reward): own or reward_of_task(record)  # it notes what it said
     watchers = [Progress(watch, models, config, told, held_out, judge_of), Description(config.algorithm)]
     watchers += [reward.watch] + [Gold(reward_of_task, tokenizer)] * bool(weights) if reward else []
-    watchers += [optimum] if config.beta > 0 and config.kl_target == 0 else []
+    watchers += [optimum] * (config.beta > 0 and config.kl_target == 0 and not models.speak.replies(*records.values()))
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)
     watchers[0].last()

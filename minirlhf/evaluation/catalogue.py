@@ -39,7 +39,7 @@ def score_metrics(view: View) -> list[Metric]:
     for name in next(iter(view.sampled.values()))[0]["scores"]:
         reward = name == "reward"
         shown = f"reward = {view.reward}" if reward and view.reward else name
-        direction = -1 if name == "unparsable" else 1
+        direction = -1 if name in ("unparsable", "needless") else 1
         made = [view.mean(shown, direction, lambda x: x["scores"][name], primary=reward)]
         if name != "unparsable":
             made.append(view.mean(f"{name}, greedy", direction, lambda x: x["scores"][name], view.greedy))

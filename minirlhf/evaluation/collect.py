@@ -209,7 +209,7 @@ def collect_items(
                 s.items[name] = sample_items(asked, models[references[name]], s.records, protocol, compared)
                 s.texts[name] = text_items(asked, s.records, s.about["temperatures"].get(name))
             # Asked in other ids, as a base model is, their answers are no mixture of answers to one prompt.
-            alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records)
+            alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records) and not policy.speak.replies(s.records)
             if beta > 0 and reward_of is not None and last != reference and alike:
                 known = optimum_of_training(runs[last], weights[reference], {"beta": beta, "missing_eos": options.missing_eos}, judged.reward, s.title)
                 if known is None and options.reference_samples:

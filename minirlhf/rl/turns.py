@@ -10,7 +10,7 @@ made anew from text, which could give other ids than those that were sampled.
 Proved by tests/rl/test_turns.py and, against an exact solution, tests/theory/test_two_turns.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from random import Random
@@ -65,6 +65,11 @@ class Conversations:
 
     reply_of: Callable[[dict], Reply | None]
     turns: int = 6
+
+    def replies(self, *sets: Iterable[dict]) -> bool:
+        """Whether any record in them has an environment. The optimum is then not the reference tilted by the reward: that
+        would tilt the environment, too."""
+        return any(self.reply_of(record) for records in sets for record in records)
 
     def __call__(
         self, model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]], records: Sequence[dict],

@@ -3,13 +3,15 @@
     hello, a table on friday  ->  how many people?  ‹we are four›  what time?  ‹at 7 pm›  booked: four, friday, 7 pm
 
 Words of the simulated guest are drawn, and now and then it says more than was asked. The conversations to learn from
-are of a hasty clerk: it asks for what it has been told, or books without having asked. So SFT learns to be hasty. The
-split goes by a hash of what the guest wants.
+are of a hasty clerk: more often than not it guesses what it should ask for, and it asks for what it has been told. So
+SFT learns to be hasty. Who never asks earns 0.176 at most (tests/tasks/test_booking.py). The split goes by two hashes,
+of the request and of what is wanted: both are held out.
 """
 
 import random
 from collections.abc import Iterable
 
+from minirlhf.harness.files import UserError
 from minirlhf.tasks.splits import check_split, task_split
 
 NAME = "booking"
@@ -30,8 +32,10 @@ SAID = {  # how a guest says it, in an answer
     "time": ("{}", "at {}", "make it {}"),
 }  # fmt: skip
 BEGUN = {"people": "for {}", "day": "on {}", "time": "at {}"}  # and in a request
-GREETINGS = ("hello, a table", "i would like a table", "can i have a table", "a table, please,", "please book a table")
-MORE, REPEAT, GUESS = 0.3, 0.15, 0.15  # how often a guest says more, and the clerk asks again, or does not ask
+HELLO = ("", "hi, ", "hello, ", "good evening, ")
+WISHES = ("a table", "i need a table", "i would like a table", "can i have a table", "please book a table", "a table please")
+MORE, REPEAT, GUESS = 0.3, 0.15, 0.6  # how often a guest says more, and the clerk asks again, or does not ask
+DRAWS = 1000  # for each record of a held-out split, before it is said that there are no more
 NEEDLESS = 0.1  # what a question costs whose answer was known
 
 
@@ -43,13 +47,16 @@ def wanted(rng: random.Random) -> dict[str, str]:
 
 def records(split: str, n: int, seed: int) -> list[dict]:
     """n records of what is wanted and "given", with the clerk's "messages". No request occurs twice in a held-out
-    split. Raises ValueError for an unknown split."""
+    split. Raises ValueError for an unknown split, UserError where it has too few requests."""
     check_split(split, ("train", *EVAL_SPLITS))
-    rng, out, seen = random.Random(f"{NAME} {split} {seed}"), [], set()
+    rng, out, seen, draws = random.Random(f"{NAME} {split} {seed}"), [], set(), 0
     while len(out) < n:
-        slots = wanted(rng)
-        words = " ".join([rng.choice(GREETINGS), *(BEGUN[s].format(slots[s]) for s in slots["given"].split())])
-        if task_split(f"{NAME} {' '.join(slots[s] for s in SLOTS)}") != split or (split != "train" and words in seen):
+        slots, draws = wanted(rng), draws + 1
+        if draws > DRAWS * n:
+            raise UserError(f"asked for {n} distinct prompts of {NAME}'s {split} split, which has fewer; ask for fewer")
+        words = rng.choice(HELLO) + " ".join([rng.choice(WISHES), *(BEGUN[s].format(slots[s]) for s in slots["given"].split())])
+        sides = {task_split(f"{NAME} {x}") for x in (words, " ".join(slots[s] for s in SLOTS))}
+        if sides != {split} or (split != "train" and words in seen):
             continue
         seen.add(words)
         record = {"task": NAME, "prompt": words, **slots}
@@ -115,9 +122,8 @@ def reward(prompt: str, response: str, record: dict) -> float:
 
 
 def score(prompt: str, response: str, record: dict) -> dict[str, float]:
-    """Whether the booking is right; how many questions were asked, and how many of them in vain."""
-    asked = sum(m["role"] == "assistant" for m in record.get("messages", ()))
-    return {"right": float(response.strip() == booking(record)), "questions": float(asked), "needless": float(needless(record))}
+    """Whether the booking is right, and how many questions were needless."""
+    return {"right": float(response.strip() == booking(record)), "needless": float(needless(record))}
 
 
 def documents(n: int, seed: int) -> list[str]:

@@ -253,7 +253,7 @@ def test_a_model_that_samples_what_it_does_not_score_is_found(
         sampling = dataclasses.replace(sampling, temperature=temperature * sampling.temperature)
         return generate(model, prompts, sampling, *rest)
 
-    monkeypatch.setattr(ask, "generate", colder)
+    monkeypatch.setattr("minirlhf.rl.rollout.generate", colder)
     records = [{"prompt": f"{i} says", "response": "x"} for i in range(60)]
     reward_of = lambda record: lambda prompt, response, record: float(len(response))  # noqa: E731
     asked = [ask.Policy(make_policy(seed), tokenizer, chat=False) for seed in (0, 1)]

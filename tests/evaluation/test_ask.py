@@ -24,6 +24,7 @@ from minirlhf.lm.records import messages_of
 from minirlhf.lm.sft import negative_log_likelihood
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import expected_calibration_error, fit_temperature
+from minirlhf.rl import turns
 from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.reward_files import load_rewards
 from minirlhf.rl.rollout import response_hidden
@@ -195,8 +196,9 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(measured, tokenizer):
 def test_answers_are_sampled_in_the_policys_dtype_and_figures_are_of_float32(dtype, make_policy, tokenizer, monkeypatch):
     cast = {"generate": set(), "response_hidden": set(), "gather_true": set()}
     for name, seen in cast.items():
-        inner = getattr(ask, name)
-        monkeypatch.setattr(ask, name, lambda *a, inner=inner, seen=seen: (
+        module = turns if name == "generate" else ask
+        inner = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, inner=inner, seen=seen: (
             seen.add(torch.is_autocast_enabled("cpu")) or inner(*a)))
     asked = Policy(make_policy(0), tokenizer, dtype=dtype)
     items = sample_items(asked, asked, RECORDS, Protocol(None, MAX_NEW, SAMPLES, 0))

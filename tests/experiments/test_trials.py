@@ -16,6 +16,7 @@ from minirlhf.harness.files import Diverged, Interrupted, UserError
 from minirlhf.harness.loop import Unharmed
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.options import RewardOptions
+from minirlhf.rl.rollout import Models
 from minirlhf.tasks import TASKS
 
 
@@ -80,7 +81,7 @@ def test_a_policy_is_trained_as_asked_on_as_many_responses(algo, monkeypatch):
         return {"seconds": 1.5}
 
     monkeypatch.setattr(trials, "train", train)
-    monkeypatch.setattr(trials, "models_of", lambda *_: None)
+    monkeypatch.setattr(trials, "models_of", lambda *_: Models(None, None, None, None))
     monkeypatch.setattr(trials, "start_critic", lambda *a: seen.update(before=a[1:]))
     config = PPOConfig(algo=algo, batch=24, iterations=9)
     cost = optimise(Policy(None, None), TASKS["arithmetic"], lambda record: "reward", config, 3, torch.float32)
@@ -103,7 +104,7 @@ def test_a_run_that_is_stopped_is_begun_anew_when_the_tool_is_called_again(kind,
         raise kind("stopped after round 1; go on with --resume")
 
     monkeypatch.setattr(trials, "train", train)
-    monkeypatch.setattr(trials, "models_of", lambda *_: None)
+    monkeypatch.setattr(trials, "models_of", lambda *_: Models(None, None, None, None))
     monkeypatch.setattr(trials, "start_critic", lambda *_: None)
     with pytest.raises(Interrupted, match="it keeps the runs done and begins this one anew"):
         optimise(Policy(None, None), TASKS["arithmetic"], lambda record: None, PPOConfig(), 3, torch.float32)
@@ -190,4 +191,4 @@ def test_a_generated_task_has_its_reward_or_the_users(tmp_path, make_policy, tok
     plain, other = questions("arithmetic,reviews", OwnPrompts(), RewardOptions(), start)
     assert [x.reward for x in (plain, other)] == [TASKS[x].reward for x in ("arithmetic", "reviews")]
     (own,) = questions("arithmetic", OwnPrompts(), RewardOptions((f"{tmp_path}/r.py:one",)), start)
-    assert own.reward([""], [""], [{}]) == [1.0] and own.records is TASKS["arithmetic"].records
+    assert own.reward([""], [""], [{}]) == [1.0] and own.records("test", 3, 0) == TASKS["arithmetic"].records("test", 3, 0)
