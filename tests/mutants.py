@@ -157,7 +157,7 @@ MUTANTS = [
     # KL and rewards
     Mutant(
         "k1-inverted", "k1 estimates KL(π ‖ ref): its expectation is positive", "rlhf-book",
-        "rl/losses.py", "        return log_ratio\n", "        return -log_ratio\n",
+        "rl/losses.py", '{"k1": log_ratio,', '{"k1": -log_ratio,',
         "tests/rl/test_losses.py::test_expectations_of_the_kl_estimates",
     ),
     Mutant(
