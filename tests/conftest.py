@@ -57,6 +57,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def float64():
+    """Weights are made of masks and counts, and so have the default type."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def plain_memory():
     """A script in this process would change how memory is measured in the tests behind it."""

@@ -81,7 +81,7 @@ MUTANTS = [
     ),
     Mutant(
         "sampler-outside-autocast", "Sampler and scorer round alike", "common slip",
-        "rl/rollout.py", "    with autocast(device, models.dtype):\n        g =", "    if True:\n        g =",
+        "rl/rollout.py", "    with autocast(device, models.dtype):\n        g,", "    if True:\n        g,",
         "tests/rl/test_rollout.py::test_in_bfloat16_the_sampler_is_the_scorer",
     ),
     Mutant(
@@ -157,7 +157,7 @@ MUTANTS = [
     # KL and rewards
     Mutant(
         "k1-inverted", "k1 estimates KL(π ‖ ref): its expectation is positive", "rlhf-book",
-        "rl/losses.py", "        return log_ratio\n", "        return -log_ratio\n",
+        "rl/losses.py", '{"k1": log_ratio,', '{"k1": -log_ratio,',
         "tests/rl/test_losses.py::test_expectations_of_the_kl_estimates",
     ),
     Mutant(
@@ -217,7 +217,7 @@ MUTANTS = [
     Mutant(
         "values-behind-the-end", "The value after the last token is 0, whatever the critic says there",
         "common slip; verl tests it",
-        "rl/losses.py", "next_value = torch.where(mask[:, t], values[:, t], 0.0)", "next_value = values[:, t]",
+        "rl/losses.py", "next_value = torch.where(mask[:, t], values[:, t], next_value)", "next_value = values[:, t]",
         "tests/rl/test_losses.py::test_masked_garbage_has_no_influence_on_gae",
     ),
     Mutant(
@@ -351,6 +351,37 @@ MUTANTS = [
         "division-by-warmup-0", "A schedule may have no warm-up", "LLMs-from-scratch",
         "lm/optim.py", "if step < warmup:", "if step <= warmup:",
         "tests/lm/test_optim.py::test_no_warmup_and_nothing_but_warmup",
+    ),
+    # Conversations
+    Mutant(
+        "gae-across-the-environment", "Credit passes over what others say, without a discount", "common slip",
+        "rl/losses.py", "delta + gamma * lam * next_advantage, next_advantage)",
+        "delta + gamma * lam * next_advantage, gamma * lam * next_advantage)",
+        "tests/theory/test_two_turns.py::test_gae_is_its_definition_on_the_sequence_with_its_holes_closed",
+    ),
+    Mutant(
+        "environment-in-the-loss", "What others say is not in the mask: no loss, KL or value", "common slip",
+        "rl/turns.py", "torch.tensor(logp), k % 2 == 0", "torch.tensor(logp), True",
+        "tests/rl/test_turns.py::test_the_mask_is_of_the_policys_turns_alone",
+    ),
+    Mutant(
+        "environment-in-the-mean", "What others say counts in no length and no mean", "common slip",
+        "rl/losses.py", "B, lengths = mask.shape[0], mask.sum(1, keepdim=True)",
+        "B, lengths = mask.shape[0], (mask.flip(1).cumsum(1) > 0).sum(1, keepdim=True)",
+        "tests/theory/test_two_turns.py::test_a_longer_reply_of_the_same_meaning_changes_no_update",
+    ),
+    Mutant(
+        "conversation-encoded-again", "The next turn goes on from the ids that were sampled, not from their text",
+        "trl#4543, trl#5144",
+        "rl/turns.py", "asked = [[*prompts[i], *(x for ids, _ in parts[i] for x in ids)] for i in rows]",
+        'render = __import__("minirlhf.lm.chat", fromlist=["render_prompt"]).render_prompt\n'
+        "            asked = [render(records[i], tokenizer) for i in rows]",
+        "tests/rl/test_turns.py::test_a_batch_of_conversations_equals_each_stepped_by_hand",
+    ),
+    Mutant(
+        "environment-of-another-seed", "A resumed run hears the same: an environment draws by the row's seed", "common slip",
+        "rl/turns.py", 'Random(f"{seeds[i]} {turn}")', "Random()",
+        "tests/rl/test_turns.py::test_an_environment_hears_the_same_after_a_resume",
     ),
     # Supervised fine-tuning
     Mutant(

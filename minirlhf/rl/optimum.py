@@ -7,9 +7,9 @@ exp(r / β) rest on a handful. A trained policy is where they are large: samples
 ref(y) / π(y) times, say the same with less noise. `effective_size` tells on how many equal ones a figure rests;
 on few, J* comes out too low: E log of a mean <= log E.
 
-Both figures here are taken over all prompts together, as if the best of them could be had for any: where
-prompts differ, their limits are upper bounds (Jensen), and what is said of a policy errs on the low side.
-Proved by tests/rl/test_optimum.py, against the enumerated optimum of `theory/oracle.py`.
+Both figures here are taken over all prompts together, as if the best of them could be had for any: where prompts
+differ, or replies of an environment that is random, their limits are upper bounds (Jensen), and what is said of a
+policy errs on the low side. Proved by tests/rl/test_optimum.py, against the enumerated optimum of `theory/oracle.py`.
 """
 
 from math import inf, isfinite, nan

@@ -39,6 +39,7 @@ class TokenMDP:
     prompts: tuple[tuple[int, ...], ...]
     reward: Callable[[tuple[int, ...], tuple[int, ...]], float]
     missing_eos: float = 0.0
+    chance = 1.0  # the probability of what others say in a response, which is nothing here
 
     def __post_init__(self) -> None:
         if not 0 <= self.eos_id < self.vocab_size or self.max_new < 1 or not all(self.prompts or [()]):
@@ -134,15 +135,20 @@ def response_logprobs(logp: Tensor, mdp: TokenMDP) -> Tensor:
     return token_logprobs_of(logp, mdp).sum(-1)  # (X, N)
 
 
+def probabilities(logp: Tensor, mdp: TokenMDP) -> Tensor:
+    """π(y|x), times mdp.chance where others speak, too (`two_turns.py`), (X, N)."""
+    return response_logprobs(logp, mdp).exp() * mdp.chance
+
+
 def kl(logp: Tensor, ref: Tensor, mdp: TokenMDP) -> Tensor:
     """KL(π ‖ ref) = Σ_y π(y|x) log π(y|x) / ref(y|x) between whole responses, in nats, (X,)."""
     log_p = response_logprobs(logp, mdp)  # (X, N)
-    return expectation(log_p.exp(), log_p - response_logprobs(ref, mdp))  # (X,)
+    return expectation(probabilities(logp, mdp), log_p - response_logprobs(ref, mdp))  # (X,)
 
 
 def objective(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> Tensor:
     """J(π) = E_x [ Σ_y π(y|x) r(x, y) − β KL(π ‖ ref) ], a scalar to differentiate. Ziegler et al. 2019, eq. 2."""
-    reward = expectation(response_logprobs(logp, mdp).exp(), mdp.scores)  # (X,)
+    reward = expectation(probabilities(logp, mdp), mdp.scores)  # (X,)
     return (reward - beta * kl(logp, ref, mdp)).mean()
 
 
@@ -222,7 +228,7 @@ def best_of_n_law(logp: Tensor, mdp: TokenMDP, n: int) -> Tensor:
     KL(P ‖ π) <= log n − (n − 1) / n.  Source: Beirami et al. 2025, arXiv 2401.01879, sections 2 and 3.
     """
     law = []
-    for p, scores in zip(response_logprobs(logp.detach(), mdp).exp(), mdp.scores):  # (N,) each
+    for p, scores in zip(probabilities(logp.detach(), mdp), mdp.scores):  # (N,) each
         level = scores.unique(return_inverse=True)[1]  # (N,) the rank of each score
         mass = torch.zeros_like(p).index_add(0, level, p)  # (N,) π of each rank
         F = mass.cumsum(0)  # (N,)
@@ -265,7 +271,7 @@ def moments(
     ĝ is unbiased if the mean is `policy_gradient`, flattened. The trace of the covariance is its noise.
     """
     leaf = logits.detach().requires_grad_()  # (X, S, V)
-    p = response_logprobs(leaf.detach().log_softmax(-1), mdp).exp()  # (X, N)
+    p = probabilities(leaf.detach().log_softmax(-1), mdp)  # (X, N)
     weights, gradients = [], []
     for x in range(len(mdp.prompts)):
         for chosen in product(range(len(mdp.responses)), repeat=group):

@@ -6,36 +6,26 @@ make of each of them is averaged by its probability. All is float64, at π = π_
 """
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import combinations_with_replacement
-from math import exp, factorial, log, prod, sin
+from math import exp, log, sin
 
 import pytest
 import torch
+from enumerated import BETA, close, cosine, expected_update, follow, loss_of, random_logits, small
 from torch import Tensor
 
 from minirlhf.rl.algorithms import advantages_of, surrogate
 from minirlhf.rl.config import ALGORITHMS, Algorithm
 from minirlhf.rl.losses import token_weights
-from minirlhf.rl.rollout import Rollout
 from minirlhf.theory.oracle import (
     TokenMDP, bellman, kl, moments, objective, optimum, policy_gradient, response_logprobs, rollout_of,
-    token_logprobs_of, visits,
+    token_logprobs_of,
 )
 
-EOS, BETA, VALUE_CLIP, VALUE_COEFFICIENT = 1, 0.3, 0.2, 0.5  # of the value function: what the rows have
+EOS, VALUE_CLIP, VALUE_COEFFICIENT = 1, 0.2, 0.5  # of the value function: what the rows have
 REINFORCE, GRPO, DR_GRPO = ALGORITHMS["reinforce"], ALGORITHMS["grpo"], ALGORITHMS["dr-grpo"]
 but = dataclasses.replace
-
-
-@pytest.fixture(scope="module", autouse=True)
-def float64():
-    """Weights are made of masks and counts, and so have the default type."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def wavy(prompt: tuple[int, ...], response: tuple[int, ...]) -> float:
@@ -60,77 +50,7 @@ def scaled(factor: float, second: float = 1.0) -> TokenMDP:
 NO_REWARD = partial(world, lambda prompt, response: 0.0, missing_eos=0.0)
 
 
-def random_logits(seed: int, mdp: TokenMDP) -> Tensor:
-    """(X, S, V) standard normal."""
-    shape = len(mdp.prompts), len(mdp.prefixes), mdp.vocab_size
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(got: Tensor, want: Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(got, want, atol=atol, rtol=0)
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum() / (a.norm() * b.norm()))
-
-
 # The mean of a row's update over all batches
-
-
-def loss_of(
-    logprobs: Tensor, values: Tensor, rollout: Rollout, algorithm: Algorithm, beta: float, longest: int
-) -> Tensor:
-    """What the loop descends on the rows of one optimizer step, with the row's own functions."""
-    weights = token_weights(rollout.mask, algorithm.aggregate, longest)  # (B, L)
-    return surrogate(logprobs, values, advantages_of(rollout, algorithm, beta), weights, algorithm, beta)[0]
-
-
-def multisets(items: Sequence, n: int) -> Iterator[tuple[list, int]]:
-    """The ways to draw n items where order does not count, and how many orders each way has."""
-    for drawn in combinations_with_replacement(range(len(items)), n):
-        orders = factorial(n) // prod(factorial(count) for count in Counter(drawn).values())
-        yield [items[i] for i in drawn], orders
-
-
-def batches(mdp: TokenMDP, group: int, groups: int) -> tuple[Tensor, Tensor]:
-    """All batches of `groups` prompts with `group` responses each, rows x N + y, (M, B); their orders (M,).
-
-    Every loss is a sum over its rows, so that a batch stands for all orders of it.
-    """
-    X, N = mdp.scores.shape
-    to_one = [([x * N + y for y in drawn], n) for x in range(X) for drawn, n in multisets(range(N), group)]
-    rows, orders = [], []
-    for parts, n in multisets(to_one, groups):
-        rows.append([row for part, _ in parts for row in part])
-        orders.append(n * prod(m for _, m in parts))
-    return torch.tensor(rows), torch.tensor(orders, dtype=torch.float64)
-
-
-def expected_update(
-    logits: Tensor, ref: Tensor, mdp: TokenMDP, algorithm: Algorithm, beta: float, values: Tensor | None = None,
-    groups: int = 1, listed: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:  # fmt: skip
-    """E of −∇ loss by the logits at π = π_old, (X, S, V), over all batches of `groups` groups of row.group.
-
-    values: V, (X, S), or None for 0.  listed: the result of `batches`, if it is known.
-    """
-    X, N = mdp.scores.shape
-    rows, orders = listed or batches(mdp, algorithm.group, groups)  # (M, B), (M,)
-    leaf = logits.detach().requires_grad_()  # (X, S, V)
-    logp = leaf.log_softmax(-1)  # (X, S, V)
-    n, x = torch.arange(N).repeat(X), torch.arange(X).repeat_interleave(N)  # (X N,) each
-    every = rollout_of(n, x, logp, ref, mdp, values)  # row x N + y is response y to prompt x
-    fields = [getattr(every, f.name)[rows] for f in dataclasses.fields(Rollout)]  # (M, B, ...) each
-    logprobs = token_logprobs_of(logp, mdp).flatten(0, 1)[rows]  # (M, B, L)
-    chosen = response_logprobs(logp.detach(), mdp).flatten()[rows].sum(1).exp()  # (M,)
-    chance = orders * chosen / X**groups  # (M,)
-
-    def loss(logprobs: Tensor, *fields: Tensor) -> Tensor:
-        rollout = Rollout(*fields)
-        return loss_of(logprobs, rollout.values, rollout, algorithm, beta, mdp.max_new)
-
-    losses = torch.vmap(loss)(logprobs, *fields)  # (M,): batch by batch, none sees another
-    return -torch.autograd.grad((chance * losses).sum(), leaf)[0]
 
 
 def one_batch(ref: Tensor, mdp: TokenMDP, algorithm: Algorithm, beta: float, values: Tensor | None = None):
@@ -141,11 +61,6 @@ def one_batch(ref: Tensor, mdp: TokenMDP, algorithm: Algorithm, beta: float, val
         return loss_of(logprobs, rollout.values, rollout, algorithm, beta, mdp.max_new)
 
     return loss
-
-
-def small(algorithm: Algorithm, K: int) -> Algorithm:
-    """The row with groups of K, if it has groups."""
-    return but(algorithm, group=K if algorithm.group > 1 else 1)
 
 
 def problem(mdp: TokenMDP, beta: float = BETA) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -500,27 +415,6 @@ def test_k3_in_the_loss_pulls_back_by_at_most_beta_and_k1_in_the_reward_without_
 
 
 # Where the updates come to rest
-
-
-def follow(
-    ref: Tensor, mdp: TokenMDP, algorithm: Algorithm, beta: float, groups: int = 1, critic: bool = True
-) -> Tensor:
-    """log π where the expected update, followed from the reference, has come to rest, (X, S, V).
-
-        logit(s, a) += η E ĝ(s, a) / (d(s) π(a|s))        the natural gradient
-
-    It rests where plain ascent does, and is there in 160 steps. η is constant, then falls, for a
-    standardised advantage is no smaller near the end than far from it.
-    critic: V is the true one at every step, or else 0.  Source: Kakade 2001.
-    """
-    logits, listed = ref.clone(), batches(mdp, algorithm.group, groups)
-    for step in range(160):
-        logp = logits.log_softmax(-1)
-        values = bellman(logp, ref, mdp, beta)[0] if critic else None
-        update = expected_update(logits, ref, mdp, algorithm, beta, values, groups, listed)
-        scale = visits(logp, mdp)[..., None] * logp.exp() / len(mdp.prompts)  # (X, S, V)
-        logits = logits + min(1.0, 0.8 ** (step - 80)) * update / scale
-    return logits.log_softmax(-1)
 
 
 def regret(logp: Tensor, ref: Tensor, mdp: TokenMDP, beta: float) -> float:

@@ -17,7 +17,7 @@ from minirlhf.rl.algorithms import advantages_of, surrogate
 from minirlhf.rl.config import ALGORITHMS
 from minirlhf.rl.losses import gae, token_weights
 from minirlhf.rl.rollout import Models, Rollout, collect, parts_of, score_tokens
-from minirlhf.rl.turns import Conversations, heard_ids, transcripts
+from minirlhf.rl.turns import Conversations, heard_ids, joined, transcripts
 
 RECORDS = [{"prompt": p} for p in ("a", "a", "more words", "more words", "bc", "bc", "d", "d")]
 SEEDS = range(40, 48)
@@ -83,6 +83,14 @@ def test_a_batch_of_conversations_equals_each_stepped_by_hand(policies, made, to
             heard = [tokenizer.special_ids["<|user|>"], *tokenizer.encode(reply), tokenizer.special_ids["<|assistant|>"]]
             said, mask, messages = said + heard, mask + [False] * len(heard), [*messages, {"role": "user", "content": reply}]
         assert made.ids[i, : len(said)].tolist() == said and made.mask[i].tolist() == mask + [False] * (made.mask.shape[1] - len(mask))
+
+
+def test_the_mask_is_of_the_policys_turns_alone():
+    parts = [[([5, 6], [-1.0, -2.0]), ([7, 7, 7], [0.0] * 3), ([8], [-3.0])], [([9], [-4.0])]]
+    g = joined([[1], [1, 2]], parts, [True, False], 0, "cpu")
+    assert g.ids.tolist() == [[5, 6, 7, 7, 7, 8], [9, 0, 0, 0, 0, 0]] and g.ended.tolist() == [True, False]
+    assert g.mask.long().tolist() == [[1, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]]
+    assert g.logprobs.tolist() == [[-1, -2, 0, 0, 0, -3], [-4, 0, 0, 0, 0, 0]]
 
 
 def test_ids_are_joined_and_are_those_of_the_whole_conversation_rendered(policies, tokenizer):

@@ -8,6 +8,10 @@ from math import exp, inf, log, sin
 
 import pytest
 import torch
+from enumerated import (
+    BETA, close, conditional_mean, everything, gradient, mean_advantage, random_logits, random_policy, slow_best_of_n,
+    slow_responses,
+)
 
 from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.evaluation.ask import exact_kl
@@ -22,7 +26,7 @@ from minirlhf.theory.oracle import (
     response_logprobs, rollout_of, token_logprobs_of, visits,
 )
 
-EOS, BETA = 1, 0.3  # EOS is neither the first token nor the last
+EOS = 1  # EOS is neither the first token nor the last
 
 
 def wavy(prompt: tuple[int, ...], response: tuple[int, ...]) -> float:
@@ -40,41 +44,7 @@ def world(reward=wavy, vocab_size=3, max_new=3, prompts=((0, 2), (2,)), missing_
     return TokenMDP(vocab_size, EOS, max_new, prompts, reward, missing_eos)
 
 
-def random_logits(seed: int, mdp: TokenMDP) -> torch.Tensor:
-    """(X, S, V) standard normal."""
-    shape = len(mdp.prompts), len(mdp.prefixes), mdp.vocab_size
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def random_policy(seed: int, mdp: TokenMDP) -> torch.Tensor:
-    """(X, S, V) log-probs."""
-    return random_logits(seed, mdp).log_softmax(-1)
-
-
-def gradient(scalar: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
-    """d scalar / d leaf."""
-    return torch.autograd.grad(scalar, leaf, retain_graph=True)[0]
-
-
-def everything(logp, ref, mdp, values=None):
-    """The rollout of all responses to all prompts, (X N, L), and the probability of each row, (X N,)."""
-    X, N = mdp.scores.shape
-    n, x = torch.arange(N).repeat(X), torch.arange(X).repeat_interleave(N)  # (X N,) each
-    rollout = rollout_of(n, x, logp, ref, mdp, values)
-    return rollout, response_logprobs(logp, mdp).detach().exp().flatten() / X
-
-
-def close(got: torch.Tensor, want: torch.Tensor, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(got, want, atol=atol, rtol=0)
-
-
 # The responses
-
-
-def slow_responses(mdp: TokenMDP) -> set[tuple[int, ...]]:
-    """All strings of L tokens, each cut behind its first EOS."""
-    strings = product(range(mdp.vocab_size), repeat=mdp.max_new)
-    return {s[: s.index(EOS) + 1] if EOS in s else s for s in strings}
 
 
 def slow_score(mdp: TokenMDP, prompt: tuple[int, ...], response: tuple[int, ...]) -> float:
@@ -201,24 +171,6 @@ def test_values_equal_their_recursion_and_j_is_that_of_the_prompt():
     close(values[:, 0].mean(), objective(logp, ref, mdp, BETA))
 
 
-def conditional_mean(x: torch.Tensor, p: torch.Tensor, mdp: TokenMDP) -> torch.Tensor:
-    """E[x_t | s_t = s, a_t = a] over responses. x: (X N, L), p: (X N,) -> (X, S, V)."""
-    X, S, V = len(mdp.prompts), len(mdp.prefixes), mdp.vocab_size
-    prompt = torch.arange(X).repeat_interleave(len(mdp.responses))[:, None]  # (X N, 1)
-    cell = ((prompt * S + mdp.states.repeat(X, 1)) * V + mdp.ids.repeat(X, 1))[mdp.mask.repeat(X, 1)]
-    weight = p[:, None].expand_as(x)[mdp.mask.repeat(X, 1)]
-    total, mass = (torch.zeros(X * S * V, dtype=torch.float64).index_add(0, cell, w)
-                   for w in (weight * x[mdp.mask.repeat(X, 1)], weight))
-    return (total / mass).view(X, S, V)
-
-
-def mean_advantage(logp, ref, mdp, values, lam: float) -> torch.Tensor:
-    """E[Â | s, a] of the library's token_rewards and gae, (X, S, V)."""
-    rollout, p = everything(logp, ref, mdp, values)
-    rewards = token_rewards(rollout.scores, rollout.logprobs - rollout.ref_logprobs, rollout.mask, BETA)
-    return conditional_mean(gae(rewards, rollout.values, rollout.mask, 1.0, lam)[0], p, mdp)
-
-
 def test_gae_at_lambda_1_averages_to_q_minus_any_baseline():
     mdp = world()
     logp, ref, baseline = random_policy(0, mdp), random_policy(1, mdp), random_logits(2, mdp)[..., 0]
@@ -340,15 +292,6 @@ def test_a_policy_that_never_takes_a_token_has_a_finite_kl_and_objective():
 
 
 # Best of n
-
-
-def slow_best_of_n(logp: torch.Tensor, mdp: TokenMDP, n: int) -> torch.Tensor:
-    """Every n-tuple of responses, whose first best one is kept."""
-    law = torch.zeros_like(mdp.scores)  # (X, N)
-    for x, drawn in product(range(len(mdp.prompts)), product(range(len(mdp.responses)), repeat=n)):
-        kept = max(drawn, key=lambda y: float(mdp.scores[x, y]))
-        law[x, kept] += response_logprobs(logp, mdp)[x, list(drawn)].sum().exp()
-    return law
 
 
 @pytest.mark.parametrize("reward", [wavy, coarse])
