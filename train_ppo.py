@@ -68,23 +68,23 @@ def main() -> None:
     if data.check_data:
         asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
         return check_data(asked, tokenizer, policy.config.context)
-    reward, out = load_rewards(judged, device, config.missing_eos), Path(data.out)
-    reference, source = checkpoint.fingerprint(policy), data_hash([sets, list(map(reward_hash, filter(None, [*judged.reward, turns.environment])))])
+    reward, speak, out = load_rewards(judged, device, config.missing_eos), speaking(turns, reply_of_task), Path(data.out)
+    source = data_hash([sets, [reward_hash(x) for x in (*judged.reward, turns.environment) if x]])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
     run = machine.record(data, config, config.algorithm, judged, turns, lora, watch)
     run["data"] |= asdict(judged) | asdict(turns)
-    run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": reference}
+    run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": checkpoint.fingerprint(policy)}
     told = Run(
         out, machine.seed, dtype, data.resume, source, overwrite=data.overwrite, about=run, draw=draw_log,
         **checkpoint.keeping(out, policy, tokenizer, lora, data.init, lambda: {"optimum": optimum.best()}),
     )  # fmt: skip
     models = models_of(lora.adapt(policy.to(device), dtype), tokenizer, config.algorithm, dtype, lora.reference(policy))
-    models = replace(models, speak=speaking(turns, reply_of_task))
+    models = replace(models, speak=speak)
     records_of, reward_of = Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task
     judge_of = lambda record, own=reward and replace(reward): own or reward_of_task(record)  # it notes what it said
     watchers = [Progress(watch, models, config, told, held_out, judge_of), Description(config.algorithm)]
     watchers += [reward.watch] + [Gold(reward_of_task, tokenizer)] * bool(weights) if reward else []
-    watchers += [optimum] * (config.beta > 0 and config.kl_target == 0 and not models.speak.replies(*records.values()))
+    watchers += [optimum] * (config.beta > 0 and config.kl_target == 0 and not speak.replies(*records.values()))
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)
     watchers[0].last()

@@ -56,6 +56,12 @@ def none(prompt, response, record):
     return None
 def fails(prompt, response, record):
     raise KeyError("label")
+def talks(prompt, response, record):
+    return len(record.get("messages", ())) // 2
+def reply(conversation, rng):
+    return f"and? {rng.randint(0, 9)}" if conversation["hint"] % 2 else None
+def silent(conversation, rng):
+    return 7
 """
 
 
@@ -456,6 +462,23 @@ def test_ppo_resumed_equals_ppo_uninterrupted(files, folders, call, monkeypatch)
     assert heads[0] == heads[1]
 
 
+def test_an_environment_of_the_users_replies_in_training_after_a_resume_and_in_evaluation(files, folders, call, monkeypatch):
+    argv = "--init good --prompts prompts.jsonl --reward mine.py:talks --environment mine.py:reply --turns 3 --max-new 6".split()
+    argv += [*PPO, "--warmup", "0", "--out"]
+    assert call("train_ppo.py", *argv, "straight")[0] == 0
+    watch(monkeypatch, ("stopped", 1))
+    assert call("train_ppo.py", *argv, "stopped")[0] == 130
+    assert call("train_ppo.py", "--resume", "--out", "stopped")[0] == 0
+    assert weights_of("stopped") == weights_of("straight") != weights_of("good")
+    assert max(json.loads(line)["reward"] for line in Path("straight/log.jsonl").read_text().splitlines()) > 0
+    how = "--reward mine.py:talks --environment mine.py:reply --max-new 6 --threads 1".split()
+    assert call("evaluate.py", "--models", "a=good", "b=straight", "--data", "prompts.jsonl", *how)[0] == 0
+    assert all(x["scores"]["reward"] == x["response"].count("‹and") for x in responses_in(Path("out/eval")) if x["stop"] == "eos")
+    Path("mine.py").write_text(REWARDS.replace("and?", "or?"))
+    status, _, err = call("train_ppo.py", *argv, "straight", "--resume")
+    assert status == 2 and "saved with data = " in err.splitlines()[-1]
+
+
 def test_a_new_run_forgets_the_state_of_an_older_one(trained, call, monkeypatch):
     """An old out/sft must not pass for what the run that is resumed had reached."""
     assert call("train_sft.py", *SFT, "--base-lr", "0.001")[0] == 0
@@ -732,6 +755,10 @@ WRONG = [
     ("train_ppo.py --init good --examples 20 --reward mine.py:fails --batch 64", "the reward raised KeyError"),
     ("train_ppo.py --init good --examples 20 --reward model:nowhere", "nowhere: no such checkpoint folder"),
     ("train_ppo.py --init good --examples 20 --reward model:good", "good: not a reward model of ours"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:talks --environment yours.py:f", "no file 'yours.py'"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:talks --environment mine.py:f", "no function 'f'"),
+    ("train_ppo.py --init good --prompts prompts.jsonl --reward mine.py:talks --environment mine.py", "the FUNCTION is missing"),
+    ("train_ppo.py --init good --turns 0", "--turns 0"),
     ("train_ppo.py --init good --algo dpo", "--algo dpo: not one of ppo, reinforce"),
     ("train_ppo.py --init good --iterations 0", "--iterations 0"),
     ("train_ppo.py --init good --examples 0", "--examples 0: must be at least 1"),
