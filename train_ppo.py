@@ -40,7 +40,7 @@ class Data:
 def main() -> None:
     """Wire checkpoint, prompts, reward and loop together."""
     kinds = Data, RewardOptions, Turns, PPOConfig, LoRAOptions, Watch, Machine
-    data, judged, turns, config, lora, watch, machine = parse(__doc__, *kinds)
+    data, judged, talk, config, lora, watch, machine = parse(__doc__, *kinds)
     device, dtype = machine.set_up(several=True)
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
     from minirlhf.html.curves import draw_log
@@ -52,7 +52,7 @@ def main() -> None:
     from minirlhf.rl.ppo import models_of, train
     from minirlhf.rl.reward_files import load_rewards, reward_hash
     from minirlhf.rl.watch import Description, Gold, Optimum, Progress
-    from minirlhf.rl.turns import speaking
+    from minirlhf.rl.talk import speaking
     from minirlhf.tasks import reply_of_task, reward_of_task
     from minirlhf.tasks.check import check_data
     from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
@@ -68,12 +68,12 @@ def main() -> None:
     if data.check_data:
         asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
         return check_data(asked, tokenizer, policy.config.context)
-    reward, speak, out = load_rewards(judged, device, config.missing_eos), speaking(turns, reply_of_task), Path(data.out)
-    source = data_hash([sets, [reward_hash(x) for x in (*judged.reward, turns.environment) if x]])
+    reward, speak, out = load_rewards(judged, device, config.missing_eos), speaking(talk, reply_of_task), Path(data.out)
+    source = data_hash([sets, [reward_hash(x) for x in (*judged.reward, talk.environment) if x]])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
-    run = machine.record(data, config, config.algorithm, judged, turns, lora, watch)
-    run["data"] |= asdict(judged) | asdict(turns)
-    run |= {"tasks": weights, "max_new": config.max_new, "stage": config.algo, "reference": checkpoint.fingerprint(policy)}
+    run = machine.record(data, config, config.algorithm, judged, talk, lora, watch)
+    run["data"] |= asdict(judged) | asdict(talk)
+    run |= dict(tasks=weights, max_new=config.max_new, stage=config.algo, reference=checkpoint.fingerprint(policy))
     told = Run(
         out, machine.seed, dtype, data.resume, source, overwrite=data.overwrite, about=run, draw=draw_log,
         **checkpoint.keeping(out, policy, tokenizer, lora, data.init, lambda: {"optimum": optimum.best()}),
