@@ -52,7 +52,7 @@ def main() -> None:
     from minirlhf.rl.ppo import models_of, train
     from minirlhf.rl.reward_files import load_rewards, reward_hash
     from minirlhf.rl.watch import Description, Gold, Optimum, Progress
-    from minirlhf.rl.talk import speaking
+    from minirlhf.rl.turns import speaking
     from minirlhf.tasks import reply_of_task, reward_of_task
     from minirlhf.tasks.check import check_data
     from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
