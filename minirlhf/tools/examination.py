@@ -9,7 +9,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,9 +33,7 @@ from minirlhf.rl.rollout import Models, Rollout, score_tokens
 from minirlhf.tasks import reward_of_task
 from minirlhf.tasks.sources import prompts_of, with_room
 from minirlhf.tools import checks
-
-if TYPE_CHECKING:
-    from minirlhf.tools.doctor import Doctor
+from minirlhf.tools.doctor import Doctor
 
 PROMPTS, GROUP = 16, 8  # sampled are 8 responses to each of 16 prompts
 
@@ -57,7 +54,7 @@ class Patient:
         return sample_round(models, self.records, reward_of, self.config, np.random.default_rng(seed))[1]
 
 
-def admit(folder: str, options: "Doctor", judged: RewardOptions, device: torch.device, seed: int) -> Patient:
+def admit(folder: str, options: Doctor, judged: RewardOptions, device: torch.device, seed: int) -> Patient:
     """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
     policy, tokenizer = checkpoint.load_chat(folder)
     run = checkpoint.read_run(folder)
