@@ -205,7 +205,8 @@ def diversity(name: str, value: Callable[[list[list[int]], list[str], int], floa
     value: a function of the ids of a prompt's samples, their texts, and the size of the vocabulary.
     """
     return lambda view: [view.mean_of_prompts(
-        name, 0, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary), group="diversity"
+        name, 0, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary),
+        group="diversity",
     )]  # fmt: skip
 
 

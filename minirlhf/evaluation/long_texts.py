@@ -43,7 +43,7 @@ def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, in
     """Windows (start, first, end) over ids[0 … n_tokens], of which ids[0] (BOS) is context only.
 
     Each reads ids[start:end] and is scored on ids[first : end + 1]. The first window scores all that it predicts, each
-    later one the next `stride` tokens, from 1 to context, and reads the `context` tokens up to the last but one of them.
+    later one the next `stride` tokens, 1 to context, and reads the `context` tokens up to the last but one of them.
     """
     out, first = [], 1
     while first <= n_tokens:

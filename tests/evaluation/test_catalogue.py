@@ -95,7 +95,7 @@ def test_overlap_equals_direct_calls(records, said):
         each = [rouge(hypothesis, references) for hypothesis, references in zip(texts, paired)]
         for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
             assert got[f"{name} F"][model] == pytest.approx(sum(x[name] for x in each) / 4)
-        matches = [hypothesis.strip() in [x.strip() for x in references] for hypothesis, references in zip(texts, paired)]
+        matches = [said.strip() in [x.strip() for x in references] for said, references in zip(texts, paired)]
         assert got["exact match"][model] == sum(matches) / 4
     assert 0 < got["exact match"]["b"] + got["exact match"]["a"] < 2
 
