@@ -18,7 +18,7 @@ from minirlhf.evaluation.answer import answer_lines, chief_rows
 from minirlhf.evaluation.catalogue import metric_names
 from minirlhf.evaluation.cite import ENDING, cite
 from minirlhf.evaluation.config import Evaluation
-from minirlhf.evaluation.table import ngram_line, optimum_line, side_by_side, text_table
+from minirlhf.evaluation.table import number, optimum_line, side_by_side, text_table
 from minirlhf.harness.files import write_atomic, write_json
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
@@ -68,8 +68,9 @@ def main() -> None:
         print("\n" + text_table(s.title, rows, list(report["models"]), report["against"]))
         if options.all and task.get("optimum"):
             print(optimum_line(task["optimum"], report["reference"], report["last"]))
-        if options.all and task.get("ngram"):
-            print(ngram_line(task["ngram"]))
+        if options.all and (ngram := task.get("ngram")):  # what a model must beat to have learnt more than local counts
+            said = f"{ngram['order']}-gram of {ngram['answers']:,} training answers (Kneser-Ney)"
+            print(f"reference perplexity of a {said}: {number(ngram['perplexity'])}")
         if options.show:
             print(f"\n{side_by_side(s.items, options.show, run['seed'])}")
     trained = [f"{name} {m['cost']['seconds']:.0f} s" for name, m in report["models"].items() if m["cost"]]

@@ -47,9 +47,8 @@ class Closed(UserError):
 def create(folder: str | Path, study: dict, key: dict) -> None:
     """Write a new study. study.json comes last: a folder without it and without judgements can be written again.
 
-    study: {"question", perhaps "rubric", "places": [{"prompt", "left", "right", perhaps "messages"}]}.
-    key: {"models": [name of a, name of b], "places": [{"item", "kind", "left": "a" or "b", "good"}],
-    "identical": [item]}. Raises UserError if the folder holds a study or judgements already.
+    study: as STUDY.  key: as KEY; models: names of a and b; left, good: "a" or "b"; identical: items.
+    Raises UserError if the folder holds a study or judgements already.
     """
     folder = Path(folder)
     if (folder / "study.json").exists():

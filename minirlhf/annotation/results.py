@@ -14,10 +14,11 @@ Annotators below ATTENTION are left out, by a rule fixed before the first judgem
 and without them. Proved by tests/annotation/test_results.py.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from itertools import combinations
-from math import isfinite, isnan, nan
+from math import isnan, nan
 from statistics import median
 
 import numpy as np
@@ -32,17 +33,6 @@ from minirlhf.metrics.scores import divide
 ATTENTION = 0.8  # the rule, fixed before the first judgement: an annotator with a smaller share right is left out
 EFFECT = 0.1  # a win rate of 60 % against 50 %: what a study should be able to see
 Scores = dict[tuple[str, str], float]  # (prompt, response) -> what a reward gives it
-
-
-def json_ready(x):
-    """The report ready for JSON: dataclasses are dicts, and numbers that are not finite are None."""
-    if is_dataclass(x):
-        x = asdict(x)
-    if isinstance(x, dict):
-        return {key: json_ready(value) for key, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [json_ready(value) for value in x]
-    return None if isinstance(x, float) and not isfinite(x) else x
 
 
 def by_prompt(prompts: Sequence[str], values: Sequence[float]) -> np.ndarray:
@@ -66,7 +56,7 @@ def share_by_prompt(prompts: Sequence[str], values: Sequence[bool]) -> Measure:
     n' is n if every prompt occurs once. Source: Kish 1965, design effect.
     """
     if not values:
-        return Measure(nan, nan, nan, 0)
+        return Measure()
     n, p, se = len(values), sum(values) / len(values), clustered_se(values, prompts)
     worth = min(p * (1 - p) / se**2, n) if se > 1e-9 else len(set(prompts))
     return Measure(p, *wilson(p * worth, worth), n)
@@ -186,4 +176,5 @@ def analyse(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Sco
     kept = [row for row in rows if not annotators[row.annotator]["excluded"]]
     if len(kept) < len(rows):
         report["attentive"] = outcome(kept, studies, rewards, seed) if of_kind(kept, "pair") else None
-    return json_ready(report)
+    # As JSON has it: dataclasses are dicts, and numbers that are not finite are None.
+    return json.loads(json.dumps(report, default=asdict), parse_constant=lambda name: None)

@@ -51,10 +51,6 @@ class Policy:
         """The ids that the model is to continue."""
         return render_prompt(record, self.tokenizer, self.chat)
 
-    def text(self, begun: str) -> list[int]:
-        """The ids of a text that it is to go on with, as of a document without its EOS."""
-        return render({"text": begun}, self.tokenizer, chat=False).ids[:-1]
-
 
 @dataclass(frozen=True)
 class Protocol:

@@ -20,8 +20,8 @@ from minirlhf.metrics.overlap import (
     rouge,
 )
 from minirlhf.metrics.scores import (
-    bits_per_byte, classification_statistics, distinct_n, duplicate_rate, exact_match, expectation_adjusted_distinct,
-    expected_best_of_n, macro_f1, micro_f1, perplexity, precision_recall_f1, self_bleu, seq_rep_n,
+    bits_per_byte, classification_statistics, distinct_n, duplicate_rate, expectation_adjusted_distinct,
+    expected_best_of_n, macro_f1, micro_f1, perplexity, precision_recall_f1, self_bleu,
 )
 from minirlhf.tasks import reviews, task_of, translation
 
@@ -37,13 +37,12 @@ def score_metrics(view: View) -> list[Metric]:
     """The reward and the task's own quantities, sampled and greedy."""
     metrics = []
     for name in next(iter(view.sampled.values()))[0]["scores"]:
-        reward = name == "reward"
-        shown = f"reward = {view.reward}" if reward and view.reward else name
-        direction = -1 if name in ("unparsable", "needless") else 1
-        made = [view.mean(shown, direction, lambda x: x["scores"][name], primary=reward)]
+        bounded, lower = name != "reward" or bool(view.reward), name in ("unparsable", "needless")
+        shown = f"reward = {view.reward}" if name == "reward" and bounded else name
+        made = partial(view.mean, direction=-1 if lower else 1, value=lambda x, name=name: x["scores"][name], bounded=bounded)
+        metrics.append(made(shown, primary=name == "reward"))
         if name != "unparsable":
-            made.append(view.mean(f"{name}, greedy", direction, lambda x: x["scores"][name], view.greedy))
-        metrics += [replace(metric, bounded=not reward or bool(view.reward)) for metric in made]
+            metrics.append(made(f"{name}, greedy", rows=view.greedy))
     return metrics
 
 
@@ -58,8 +57,8 @@ def best_of_metrics(view: View) -> list[Metric]:
         return expected_best_of_n(rewards, rewards, k)
 
     wanted = sorted({k for k in (2, 4, 8, 16, 32, 64) if k < samples} | {samples})
-    found = [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k)) for k in wanted]
-    return [replace(metric, bounded=bool(view.reward)) for metric in found]
+    return [view.mean_of_prompts(f"reward, best of {k}", 1, partial(best_of, k=k), bounded=bool(view.reward))
+            for k in wanted]  # fmt: skip
 
 
 def labels_of(view: View) -> list[str | None] | None:
@@ -110,8 +109,9 @@ def references_of_all(view: View) -> list[list[str]] | None:
 
 
 def exact(view: View, references: list[list[str]]) -> list[Metric]:
-    """Exact match with the reference, outer white space aside."""
-    return [view.mean("exact match", 1, lambda x: exact_match(x["response"], references[x["index"]]))]
+    """Exact match with one of the references, outer white space aside."""
+    known = [{text.strip() for text in texts} for texts in references]
+    return [view.mean("exact match", 1, lambda x: x["response"].strip() in known[x["index"]])]
 
 
 def bleu(view: View, references: list[list[str]]) -> list[Metric]:
@@ -180,12 +180,12 @@ def brier(view: View, rows: Items) -> list[Metric]:
     def squares(x: dict) -> float:
         return sum((p - y) ** 2 for p, y in zip(x["confidence"], x["correct"]))
 
-    return [view.mean("Brier score", -1, squares, rows, lambda x: len(x["confidence"]), "calibration")]
+    return [view.mean("Brier score", -1, squares, rows, lambda x: len(x["confidence"]), group="calibration")]
 
 
 def kl_metrics(view: View) -> list[Metric]:
     """KL to the reference, exact at each sampled position (Rao-Blackwell), summed over the response."""
-    return [replace(view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift"), fixed=view.reference)]
+    return [view.mean("KL to reference, nats", 0, lambda x: x["kl"], group="drift", fixed=view.reference)]
 
 
 def surprise(view: View) -> list[Metric]:
@@ -196,8 +196,7 @@ def surprise(view: View) -> list[Metric]:
 
 def estimates(view: View) -> list[Metric]:
     """The same KL by the k1 and k3 estimators, as a check."""
-    made = (view.mean(f"KL by {k}, nats", 0, lambda x, k=k: x[k], group="drift") for k in ("k1", "k3"))
-    return [replace(metric, fixed=view.reference) for metric in made]
+    return [view.mean(f"KL by {k}, nats", 0, lambda x: x[k], group="drift", fixed=view.reference) for k in ("k1", "k3")]
 
 
 def diversity(name: str, value: Callable[[list[list[int]], list[str], int], float]) -> Made:
@@ -206,16 +205,17 @@ def diversity(name: str, value: Callable[[list[list[int]], list[str], int], floa
     value: a function of the ids of a prompt's samples, their texts, and the size of the vocabulary.
     """
     return lambda view: [view.mean_of_prompts(
-        name, 0, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary), "diversity"
+        name, 0, lambda xs: value([x["ids"] for x in xs], [x["response"] for x in xs], view.vocabulary),
+        group="diversity",
     )]  # fmt: skip
 
 
 def repetition(view: View) -> list[Metric]:
-    """Share of repeated 4-grams within one answer."""
+    """Share of repeated 4-grams within one answer, 1 − unique / all (Welleck et al. 2020)."""
     rows = {m: [x for x in xs if len(x["ids"]) >= 4] for m, xs in view.sampled.items()}
     if not all(rows.values()):
         return []
-    return [view.mean("repeated 4-grams", 0, lambda x: seq_rep_n(x["ids"], 4), rows, group="diversity")]
+    return [view.mean("repeated 4-grams", 0, lambda x: 1 - distinct_n([x["ids"]], 4), rows, group="diversity")]
 
 
 def length_metrics(view: View) -> list[Metric]:
@@ -242,7 +242,7 @@ METRICS: dict[str, tuple[Made, str]] = {
     "estimates": (estimates, "prompts"),
     "surprise": (surprise, "prompts"),
     "entropy": (lambda view: [view.mean(  # of the model's own distribution at each token it wrote
-        "entropy, nats/token", 0, lambda x: x["entropy"], None, lambda x: x["tokens"], "diversity")], "prompts"),
+        "entropy, nats/token", 0, lambda x: x["entropy"], None, lambda x: x["tokens"], group="diversity")], "prompts"),
     "distinct": (diversity("distinct-2 per prompt", lambda ids, *_: distinct_n(ids, 2)), "prompts"),
     "adjusted": (diversity(  # longer answers do not lower it
         "adjusted distinct-1", lambda ids, _, V: expectation_adjusted_distinct(ids, 1, V)), "prompts"),  # fmt: skip

@@ -15,6 +15,7 @@ from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample
 from minirlhf.evaluation.attention import shown_attention
 from minirlhf.evaluation.config import START, Evaluation
 from minirlhf.evaluation.items import TestSet
+from minirlhf.evaluation.long_texts import document_ids
 from minirlhf.evaluation.metric import units, view_of
 from minirlhf.evaluation.optimum import reference_optimum
 from minirlhf.evaluation.panels import choose_examples, read_curves
@@ -285,7 +286,8 @@ def print_answers(options: Evaluation, seed: int, models: dict[str, Policy], run
     prompts_that_fit([{"prompt": options.prompt}], models, "--prompt")
     for name, policy in models.items():
         bare = not policy.chat and not runs[name].get("data", {}).get("data")
-        ids = policy.text(options.prompt) if bare else policy.prompt({"prompt": options.prompt})
+        begun = document_ids(options.prompt, policy.tokenizer)[:-1]  # without the EOS
+        ids = begun if bare else policy.prompt({"prompt": options.prompt})
         with autocast(policy.model.wte.weight.device, policy.dtype):
             g = generate(policy.model, [ids], Sampling(options.max_new, temperature=0), policy.tokenizer.eos_id, [seed])
         print(f"{name}: {one_line(policy.tokenizer.decode(responses_of(g)[0]))}{'' if g.ended[0] else ' …'}")

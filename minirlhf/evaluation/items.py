@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minirlhf.harness.files import UserError, misfit, read_json_lines, write_atomic
+from minirlhf.harness.files import UserError, misfit, parse_object, read_text, write_atomic
 from minirlhf.lm.records import check_record
 
 VERSION = 3  # of items.jsonl and report.json
@@ -75,7 +75,8 @@ def write_items(path: str | Path, run: dict, sets: Sequence[TestSet]) -> None:
 
 def read_items(path: str | Path) -> tuple[dict, list[TestSet]]:
     """(run, sets) as they were written. Raises UserError."""
-    lines = read_json_lines(path)
+    numbered = enumerate(read_text(path).split("\n"), 1)  # not splitlines, which cuts at U+2028 in a string
+    lines = [(number, parse_object(line, f"{path}, line {number}")) for number, line in numbered if line.strip()]
     run = lines[0][1] if lines else {}
     if run.pop("kind", None) != "run" or run.pop("version", None) != VERSION:
         raise UserError(f"{path}: not the items of an evaluation of version {VERSION}; make them with evaluate.py")

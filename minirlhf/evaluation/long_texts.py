@@ -43,11 +43,8 @@ def windows(n_tokens: int, context: int, stride: int) -> list[tuple[int, int, in
     """Windows (start, first, end) over ids[0 … n_tokens], of which ids[0] (BOS) is context only.
 
     Each reads ids[start:end] and is scored on ids[first : end + 1]. The first window scores all that it predicts, each
-    later one the next `stride` tokens, and reads the `context` tokens up to the last but one of them.
-    Raises ValueError unless 1 <= stride <= context.
+    later one the next `stride` tokens, 1 to context, and reads the `context` tokens up to the last but one of them.
     """
-    if not 1 <= stride <= context:
-        raise ValueError(f"a stride must be from 1 to the context of {context}, not {stride}")
     out, first = [], 1
     while first <= n_tokens:
         end = min(n_tokens, first + stride - 1 if out else context)
@@ -62,7 +59,7 @@ def document_ids(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def text_score(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], stride: int) -> TextScore:
-    """Score texts of any length under a GPT, through windows of its context. Raises ValueError as `windows` does."""
+    """Score texts of any length under a GPT, through windows of its context."""
     examples, context = [], model.config.context
     for ids in (document_ids(text, tokenizer) for text in texts):
         for start, first, end in windows(len(ids) - 1, context, stride):

@@ -52,14 +52,12 @@ class View:
 
     def mean(
         self, name: str, direction: int, value: Callable[[dict], float], rows: Items | None = None,
-        per: Callable[[dict], float] = lambda x: 1, group: str = "quality", primary: bool = False,
+        per: Callable[[dict], float] = lambda x: 1, **more,
     ) -> Metric:  # fmt: skip
-        """Σ value / Σ per, over the sampled responses unless other rows are given."""
-        return Metric(name, direction, ratio, self.sums(lambda x: (value(x), per(x)), rows), group, primary)
+        """Σ value / Σ per, over the sampled responses unless other rows are given. more: fields of the Metric."""
+        return Metric(name, direction, ratio, self.sums(lambda x: (value(x), per(x)), rows), **more)
 
-    def mean_of_prompts(
-        self, name: str, direction: int, value: Callable[[list[dict]], float], group: str = "quality"
-    ) -> Metric:
+    def mean_of_prompts(self, name: str, direction: int, value: Callable[[list[dict]], float], **more) -> Metric:
         """The mean over prompts of a value of all samples of a prompt. A prompt of undefined value is left out."""
         rows = {}
         for model, responses in self.sampled.items():
@@ -68,7 +66,7 @@ class View:
                 by_prompt.setdefault(x["index"], []).append(x)
             values = {i: value(xs) for i, xs in by_prompt.items()}
             rows[model] = [{"index": i, "value": np.nan_to_num(v), "known": v == v} for i, v in values.items()]
-        return self.mean(name, direction, lambda x: x["value"], rows, lambda x: x["known"], group)
+        return self.mean(name, direction, lambda x: x["value"], rows, lambda x: x["known"], **more)
 
 
 def units(records: Sequence[dict]) -> np.ndarray:

@@ -186,7 +186,11 @@ def compare_training_runs(paths: Sequence[str], abouts: Sequence[dict], sets: Se
         for name, metric in tables[0].items():
             if all(name in table for table in tables):
                 both = [[ratio(table[name].statistics[m]) for m in (last, reference)] for table in tables]
-                rows.append(over_runs(metric, [a - b for a, b in both], same))
+                gains = [a - b for a, b in both]  # (n units,) of each run
+                rows.append({
+                    "metric": name, "primary": metric.primary, "by_run": [float(x.mean()) for x in gains],
+                    "differences": {"mean": mean_over_runs(gains, same, metric.direction)},
+                })  # fmt: skip
         parts.append({"set": title, "shared_prompts": same, "metrics": rows})
     adjust([row for part in parts for row in part["metrics"] if row["primary"]])
     return {"runs": list(paths), "last": last, "reference": reference, "parts": parts}
@@ -223,17 +227,11 @@ def paired_by_seed(
         )  # fmt: skip
 
 
-def over_runs(metric: Metric, gains: Sequence[np.ndarray], same_prompts: bool) -> dict:
-    """One quantity as a plain dict: each run's difference; and their mean with its interval, p and verdict.
-
-    gains: (n units,) of each run, last − reference.  same_prompts: whether all runs were put to the same ones.
-    """
-    by_run, mean = [float(x.mean()) for x in gains], mean_over_runs(gains, same_prompts, metric.direction)
-    return {"metric": metric.name, "primary": metric.primary, "by_run": by_run, "differences": {"mean": mean}}
-
-
 def mean_over_runs(gains: Sequence[np.ndarray], same_prompts: bool, direction: int) -> dict:
-    """The mean of differences (n units,) of each run, with its interval, p and verdict; of one run it has none."""
+    """The mean of differences (n units,) of each run, with its interval, p and verdict; of one run it has none.
+
+    same_prompts: whether all runs were put to the same ones.
+    """
     by_run = [float(x.mean()) for x in gains]
     crossed = same_prompts and len(gains) > 1 and len(gains[0]) > 1
     (low, high), p = crossed_t(np.stack(gains)) if crossed else independent_t(by_run)

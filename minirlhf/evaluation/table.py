@@ -79,12 +79,6 @@ def optimum_line(optimum: dict, reference: str, policy: str) -> str:
     return line + f", {n * tokens[reference]:.0f} tokens per answer against {tokens[policy]:.0f}"
 
 
-def ngram_line(ngram: dict) -> str:
-    """The perplexity that a transformer must beat to have learnt more than local counts."""
-    model = f"{ngram['order']}-gram of {ngram['answers']:,} training answers"
-    return f"reference perplexity of a {model} (Kneser-Ney): {number(ngram['perplexity'])}"
-
-
 def side_by_side(items: dict[str, list[dict]], wanted: int, seed: int) -> str:
     """Some prompts, chosen at random by the seed, with each model's first sample."""
     first = {name: {x["index"]: x for x in rows if x["sample"] == 0} for name, rows in items.items()}

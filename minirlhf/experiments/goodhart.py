@@ -99,11 +99,6 @@ class Point:
     gain: np.ndarray
     proxy: np.ndarray
 
-    @property
-    def error(self) -> float:
-        """The standard error of the gain, by which laws are fitted: all their points share the reference's luck."""
-        return standard_error(self.gain)
-
 
 @dataclass(frozen=True)
 class Proxy:
@@ -117,7 +112,8 @@ class Proxy:
     def laws(self, way: str) -> list[LawFit]:
         """Both laws through the gold of one way to optimise, the one that fits better first."""
         points = self.points[way]
-        measured = [p.d for p in points], [p.gain.mean() for p in points], [p.error for p in points]
+        errors = [standard_error(p.gain) for p in points]  # of the gain: all points share the reference's luck
+        measured = [p.d for p in points], [p.gain.mean() for p in points], errors
         return sorted((fit_law(kind, *measured) for kind in LAWS), key=lambda law: np.nan_to_num(law.misfit))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from minirlhf.evaluation.ask import Policy, Protocol, sample_items, text_items
 from minirlhf.evaluation.catalogue import diversity, metric_table
 from minirlhf.evaluation.items import TestSet
-from minirlhf.evaluation.metric import Metric, View, view_of
+from minirlhf.evaluation.metric import view_of
 from minirlhf.metrics.scores import duplicate_rate, expectation_adjusted_distinct
 from minirlhf.tasks import TASKS, reviews, reward_of_task
 
@@ -70,16 +70,10 @@ def measure_model(
         metrics = metric_table(view, ["reward", "best"] if best_of and inside else ["reward"])
         if inside:  # with equally many samples for every model, or diversity is not comparable
             few = replace(view, sampled={"": [x for x in view.sampled[""] if x["sample"] < samples]})
-            metrics += drift_metrics(few, task in PROSE)
+            metrics += metric_table(few, ["kl", "length", "entropy", "perplexity", "calibration"])
+            metrics += diversity("distinct answers", lambda ids, texts, V: 1 - duplicate_rate(texts))(few)
+            if task in PROSE:
+                metrics += metric_table(few, ["distinct", "self-bleu"])
+                metrics += diversity("EAD-2", lambda ids, texts, V: expectation_adjusted_distinct(ids, 2, V))(few)
         out[name] = {m.name: m.statistics[""].tolist() for m in metrics}
     return out
-
-
-def drift_metrics(view: View, prose: bool) -> list[Metric]:
-    """Diversity, calibration, and the distance from the reference and from the records' own responses."""
-    metrics = metric_table(view, ["kl", "length", "entropy", "perplexity", "calibration"])
-    metrics += diversity("distinct answers", lambda ids, texts, V: 1 - duplicate_rate(texts))(view)
-    if prose:
-        metrics += metric_table(view, ["distinct", "self-bleu"])
-        metrics += diversity("EAD-2", lambda ids, texts, V: expectation_adjusted_distinct(ids, 2, V))(view)
-    return metrics

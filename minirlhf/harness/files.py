@@ -164,12 +164,6 @@ def read_json(path: str | Path, like: dict | None = None, remedy: str = "put bac
     return found
 
 
-def read_json_lines(path: str | Path) -> list[tuple[int, dict]]:
-    """The JSON objects in a file, one per line, each with the number of its line. Raises UserError."""
-    lines = enumerate(read_text(path).split("\n"), 1)  # not splitlines, which cuts at U+2028 in a string
-    return [(number, parse_object(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
-
-
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, atomically."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

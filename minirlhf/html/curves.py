@@ -1,10 +1,5 @@
 """The curves of training runs: from the records of log.jsonl to small multiples, a panel for each quantity.
 
-    curves_svg(groups, title="Training", columns=3) -> str      all panels in one SVG, a picture of its own
-    curves_html(groups) -> str                                  the same as part of a page
-    block_lines(groups) -> list[str]                            reward, KL, ... as ▁▂▃▄▅▆▇█, for a terminal
-    draw_log(out, goes_on)                                      out/log.html, of a run that goes on or has ended
-
 groups: label -> runs, each a list of records such as {"step": 1, "reward": 0.5}. One run is a line. Several are their
 mean, over the steps that all have, in a band from the lowest to the highest. Proved by tests/html/test_curves.py.
 """

@@ -6,6 +6,7 @@ None or not finite is left out.
 Proved by tests/html/test_figures.py, which reads the numbers back from the pixels.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from math import ceil
 
@@ -64,10 +65,7 @@ def lengths(title: str, models: dict[str, dict], order: Sequence[str]) -> str:
         shapes += [marker(12, top - 21, i), text(22, top - 17, shorten(name, WIDTH - 120))]
         shapes.append(text(RIGHT, top - 17, words, "end"))
         shapes += axes(x, y, "length, tokens", "")
-        spots: dict[tuple[int, int], int] = {}
-        for length, reward in own:
-            spot = round(x.place(length) / 3), round(y.place(reward) / 3)  # squares of 3 pixels
-            spots[spot] = spots.get(spot, 0) + 1
+        spots = Counter((round(x.place(n) / 3), round(y.place(r) / 3)) for n, r in own)  # squares of 3 pixels
         largest = max(spots.values(), default=1)
         for (px, py), n in spots.items():
             radius = round(max(1.5, 8 * (n / max(largest, 9)) ** 0.5), 1)
@@ -92,8 +90,7 @@ def reliability(title: str, calibration: dict) -> str:
     shapes.append(line(x.start, 282, x.end, 282, MUTED))
     shapes.append(text(x.start - 6, 250, str(most), "end", MUTED, 11))
     shapes.append(text(x.start - 6, 282, "0", "end", MUTED, 11))
-    words = "confidence, and how many tokens have it"
-    shapes.append(text((x.start + x.end) / 2, 298, words, "middle", MUTED, 11))
+    shapes.append(text((x.start + x.end) / 2, 298, "confidence, and how many tokens have it", "middle", MUTED, 11))
     return figure(WIDTH, 304, title, shapes)
 
 

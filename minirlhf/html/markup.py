@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
+from minirlhf.evaluation.answer import ends
 from minirlhf.evaluation.panels import all_finite
 from minirlhf.evaluation.table import number
 from minirlhf.html.svg import dark_rules, visible
@@ -91,8 +92,7 @@ def num(x: float | None, signed: bool = False) -> str:
 
 def interval(estimate: dict) -> str:
     """[low, high], or nothing where there is none."""
-    low, high = estimate.get("low"), estimate.get("high")
-    return f"[{num(low)}, {num(high)}]" if all_finite(low, high) else ""
+    return ends(estimate).replace("-", "−")
 
 
 def chances(d: dict) -> str:

@@ -1,7 +1,5 @@
 """The comparison as one HTML file: the answer, the tables, the figures, samples, and how it was made.
 
-    page(report) -> str
-
 `report` is the content of report.json. The page leaves out what is absent or None, and names what is undefined.
 The file needs no script, no font and no request. It suits light and dark screens, paper and telephones.
 Proved by tests/html/test_page.py.
@@ -61,15 +59,11 @@ def page(report: dict) -> str:
             contents += f'<li><a href="#{anchor}">{show(heading)}</a></li>'
             body += f'<section><h2 id="{anchor}">{show(heading)}</h2>\n{html}</section>\n'
     nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
-    return document(title, f"<h1>{show(title)}</h1>\n{alarm_boxes(report.get('alarms') or [])}{nav}{body}")
-
-
-def alarm_boxes(found: Sequence[dict]) -> str:
-    """The alarms, in boxes: each makes the rest of the page doubtful."""
-    return "".join(
+    alarms = "".join(
         f'<div class="alarm" role="alert"><p><b>Alarm: {show(x["what"])}</b></p><p>{show(x["why"])}</p>'
-        f'<p><b>What to do:</b> {show(x["remedy"])}</p></div>\n' for x in found
+        f'<p><b>What to do:</b> {show(x["remedy"])}</p></div>\n' for x in report.get("alarms") or []
     )
+    return document(title, f"<h1>{show(title)}</h1>\n{alarms}{nav}{body}")
 
 
 def answer_section(report: dict, compared: bool) -> str:

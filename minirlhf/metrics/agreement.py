@@ -24,23 +24,18 @@ ROUNDING = 1e-12  # a sum of shares that should be 0 may differ from it by this 
 class Measure:
     """A number with its 95 % interval, nan where undefined."""
 
-    value: float
-    low: float
-    high: float
-    n: int  # how many items it was measured on
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0  # how many items it was measured on
     note: str = ""  # why it is undefined, or what was done to define it
-
-
-def undefined(n: int, note: str) -> Measure:
-    """A measure without a value. note: why."""
-    return Measure(math.nan, math.nan, math.nan, n, note)
 
 
 def krippendorff_alpha(items: Sequence[Sequence[Hashable]], seed: int = 0) -> Measure:
     """α of the labels of each item, with its bootstrap interval over items. An item with fewer than 2 is left out."""
     items = [item for item in items if len(item) >= 2]
     if not items:
-        return undefined(0, "no item was labelled twice")
+        return Measure(note="no item was labelled twice")
     labels = list(dict.fromkeys(label for item in items for label in item))
     # How often one rater said c and another k about an item, over its raters minus 1: each label counts once.
     seen = np.zeros((len(items), len(labels), len(labels)))  # (n, L, L)
@@ -60,7 +55,7 @@ def krippendorff_alpha(items: Sequence[Sequence[Hashable]], seed: int = 0) -> Me
 def cohen_kappa(items: Sequence[tuple[Hashable, Hashable]], seed: int = 0) -> Measure:
     """κ of two raters. Each item is a pair: the first rater's label and the second's."""
     if not items:
-        return undefined(0, "no item was labelled by both")
+        return Measure(note="no item was labelled by both")
     labels = list(dict.fromkeys(label for item in items for label in item))
     seen = np.zeros((len(items), len(labels), len(labels)))  # (n, L, L)
     for table, (one, other) in zip(seen, items):

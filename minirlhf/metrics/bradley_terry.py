@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from minirlhf.metrics.agreement import Measure, undefined
+from minirlhf.metrics.agreement import Measure
 from minirlhf.metrics.intervals import TAILS, percentiles
 
 STEPS = 200  # of Newton's method, each at most 2 long; a handful suffice unless it runs off to infinity
@@ -89,7 +89,7 @@ def strengths(
     two = list(combinations(range(len(models)), 2))
     names = [f"{models[b]} - {models[a]}" for a, b in two]
     if np.linalg.matrix_rank(X) < len(models) - 1:
-        return dict.fromkeys(names, undefined(len(X), "no chain of comparisons joins all models"))
+        return dict.fromkeys(names, Measure(n=len(X), note="no chain of comparisons joins all models"))
     judged = Counter(map(frozenset, pairs))
     pseudo = np.array([PSEUDO / judged[frozenset(pair)] for pair in pairs])  # (n,)
     phi, H, added = fits(X, scores, prompts, pseudo, 2000, seed)
@@ -115,7 +115,7 @@ def length_controlled(
     delta = np.asarray(lengths, dtype=float)  # (n,)
     sd = float(delta.std(ddof=1)) if len(delta) > 1 else 0.0
     if sd == 0:
-        return undefined(len(delta), "all pairs differ in length by the same amount")
+        return Measure(n=len(delta), note="all pairs differ in length by the same amount")
     X = np.column_stack([np.ones(len(delta)), np.tanh(delta / sd)])  # (n, 2)
     phi, _, _ = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(delta)), 1000, seed)
     rates = (1 + np.tanh(phi[:, 0] / 2)) / 2  # (1 + R,)

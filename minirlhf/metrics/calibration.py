@@ -5,7 +5,7 @@
 ECE, the expected calibration error, is no distance from perfection by itself: noise alone makes every |acc_b − conf_b|
 positive, the more the fewer items a bin has. So publish N, the number of bins, the interval over prompts and the ECE
 under perfect calibration (`ece_if_calibrated`) with it. Resampling adds noise to noise, so `intervals.pivot` turns the
-interval round. Without items a result is nan. A confidence outside [0, 1] raises ValueError.
+interval round. Without items a result is nan.
 Proved by tests/metrics/test_calibration.py.
 """
 
@@ -21,8 +21,6 @@ from minirlhf.metrics.scores import divide
 def _binned(confidence: Sequence[float], correct: Sequence[bool], n_bins: int) -> tuple[np.ndarray, ...]:
     """Both as floats, and each confidence's bin: (N,) each. Bins have equal width: (l, r], the first one [0, r]."""
     confidence, correct = np.asarray(confidence, dtype=float), np.asarray(correct, dtype=float)
-    if confidence.shape != correct.shape or not ((confidence >= 0) & (confidence <= 1)).all():
-        raise ValueError("confidence and correct must be of one length, and confidences in [0, 1]")
     return confidence, correct, np.searchsorted(np.arange(1, n_bins) / n_bins, confidence, side="left")
 
 

@@ -40,11 +40,6 @@ def bits_per_byte(nll_sum: float | np.ndarray, n_bytes: int | np.ndarray) -> flo
     return divide(nll_sum, np.multiply(n_bytes, math.log(2)))
 
 
-def exact_match(prediction: str, references: Sequence[str]) -> bool:
-    """Whether the answer equals one of the references; outer whitespace does not count."""
-    return prediction.strip() in {reference.strip() for reference in references}
-
-
 def classification_statistics(true: str, predicted: str | None, labels: Sequence[str]) -> np.ndarray:
     """Sufficient statistics of precision, recall and F1 of one item, to be summed over items.
 
@@ -109,12 +104,6 @@ def self_bleu(texts: Sequence[str]) -> float:
     others = ([*texts[:i], *texts[i + 1 :]] for i in range(len(texts)))
     scores = [sentence_bleu(text, rest) for text, rest in zip(texts, others) if rest]
     return divide(sum(scores), len(scores))
-
-
-def seq_rep_n(tokens: Sequence[Hashable], n: int = 4) -> float:
-    """Share of repeated n-grams within one output, 1 − unique / all; nan if it is shorter than n.
-    Source: Welleck et al. 2020."""
-    return 1 - distinct_n([tokens], n)
 
 
 def duplicate_rate(texts: Sequence[str]) -> float:

@@ -93,14 +93,6 @@ def judge_study(options: Annotation) -> None:
                 print(f"\n{name}: {session.place} of {total} judged, all saved; the same command goes on")
 
 
-def close_study(options: Annotation) -> None:
-    """End the study and say who judged."""
-    done = log.close(options.study, options.early)
-    who = ", ".join(f"{name} {n}" for name, n in sorted(done.items()))
-    print(f"{options.study}: closed; judged: {who or 'nothing'}")
-    print(f"to see the result: python -m minirlhf.tools.judgements {options.study}")
-
-
 def main() -> None:
     """Make, judge or close."""
     options, making = parse(__doc__, Annotation, Making)
@@ -109,7 +101,9 @@ def main() -> None:
     elif options.action == "judge":
         judge_study(options)
     else:
-        close_study(options)
+        who = ", ".join(f"{name} {n}" for name, n in sorted(log.close(options.study, options.early).items()))
+        print(f"{options.study}: closed; judged: {who or 'nothing'}")
+        print(f"to see the result: python -m minirlhf.tools.judgements {options.study}")
 
 
 if __name__ == "__main__":

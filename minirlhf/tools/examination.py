@@ -9,7 +9,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,9 +35,7 @@ from minirlhf.rl.turns import speaking
 from minirlhf.tasks import reply_of_task, reward_of_task
 from minirlhf.tasks.sources import prompts_of, with_room
 from minirlhf.tools import checks
-
-if TYPE_CHECKING:
-    from minirlhf.tools.doctor import Doctor
+from minirlhf.tools.doctor import Doctor
 
 PROMPTS, GROUP = 16, 8  # sampled are 8 responses to each of 16 prompts
 
@@ -60,7 +57,7 @@ class Patient:
 
 
 def admit(
-    folder: str, options: "Doctor", judged: RewardOptions, turns: Turns, device: torch.device, seed: int
+    folder: str, options: Doctor, judged: RewardOptions, turns: Turns, device: torch.device, seed: int
 ) -> Patient:  # fmt: skip
     """Load the checkpoint, and what run.json says it was trained with; options win. Raises UserError."""
     policy, tokenizer = checkpoint.load_chat(folder)

@@ -117,15 +117,6 @@ def outcome_lines(x: dict) -> list[str]:
     return lines + aligned(("who agrees with whom", *x["agreement"]), *rows)
 
 
-def report_lines(report: dict) -> list[str]:
-    """The report for the terminal."""
-    lines = annotator_lines(report["annotators"])[1:] + outcome_lines(report["everybody"])
-    if "attentive" in report:
-        lines += ["", f"== without those who passed fewer than {ATTENTION:.0%} of their attention items =="]
-        lines += outcome_lines(report["attentive"]) if report["attentive"] else ["nobody is left"]
-    return lines
-
-
 def main() -> None:
     """Read, analyse, print, export."""
     (options,) = parse(__doc__, Judged)
@@ -134,7 +125,11 @@ def main() -> None:
     report = analyse(rows, studies, rewards, options.seed)
     target = Path(options.study) / "judged.json"
     write_atomic(target, json.dumps(report, indent=1).encode())
-    print(*report_lines(report), sep="\n")
+    lines = annotator_lines(report["annotators"])[1:] + outcome_lines(report["everybody"])
+    if "attentive" in report:
+        lines += ["", f"== without those who passed fewer than {ATTENTION:.0%} of their attention items =="]
+        lines += outcome_lines(report["attentive"]) if report["attentive"] else ["nobody is left"]
+    print(*lines, sep="\n")
     print(f"\n[ ]: 95 %. Written: {target}")
     if options.export:
         kept = [row for row in rows if not report["annotators"][row.annotator]["excluded"]]

@@ -13,7 +13,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,9 +36,7 @@ from minirlhf.rl.algorithms import advantages_of
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import models_of, sample_round, update
 from minirlhf.tasks import DEFAULT
-
-if TYPE_CHECKING:
-    from minirlhf.tools.bench import Bench
+from minirlhf.tools.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def measure(make: Callable[[], Run], unit: str, device: torch.device, repeats: i
     return row | {"start_gb": start / 2**30, "peak_gb": held() / 2**30}
 
 
-def rows_of(options: "Bench", machine: Machine, peak: float, **shared) -> Iterator[dict]:
+def rows_of(options: Bench, machine: Machine, peak: float, **shared) -> Iterator[dict]:
     """Each row that is asked for, measured in a process of its own, because the peak of a process never falls.
 
     shared: fields of each Load.  With --scaling: each point of LADDERS, and how it stands to the first one. By law time

@@ -10,7 +10,7 @@ from minirlhf.experiments.goodhart import (
     policy_points, stop_at, with_interval,
 )
 from minirlhf.html.svg import Axis, dot, line
-from minirlhf.metrics.intervals import t_interval, unseen
+from minirlhf.metrics.intervals import standard_error, t_interval, unseen
 
 D = np.array([0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
 START = 0.3 + np.array([-0.2, -0.2, 0.2, 0.2])  # the reference's gold on four prompts
@@ -48,7 +48,6 @@ def test_policies_stand_in_the_order_of_their_distance_less_the_reference():
     assert (near.name, near.d, far.d) == ("β = 1", 0.5, pytest.approx(4.5**0.5))
     assert near.gold.tolist() == [0.6, 0.9]
     assert near.gain == pytest.approx([0.3, 0.4]) and near.proxy.tolist() == [1, 2]
-    assert near.error == pytest.approx(0.05)
 
 
 def test_a_kl_below_zero_is_no_distance():
@@ -90,7 +89,7 @@ def test_the_law_that_fits_better_comes_first():
 
 def test_where_every_step_loses_one_stops_at_the_reference():
     points = [point(str(d), d, -d) for d in D]
-    law = fit_law("best-of-n", D, [p.gain.mean() for p in points], [p.error for p in points])
+    law = fit_law("best-of-n", D, [p.gain.mean() for p in points], [standard_error(p.gain) for p in points])
     assert stop_at(law, points) is None
     assert stop_at(fit_law("rl", [1], [1], [1]), points) is None
 
@@ -129,7 +128,7 @@ def test_the_interval_is_of_the_gold_itself_over_prompts():
     """Not of the gain, whose error lacks the prompts' own differences; Student's for few prompts."""
     p = point("a", 1.0, 0.5)
     low, high = interval_of(p.gold)
-    assert (low, high) == pytest.approx(t_interval(p.gold)) and high - low > 20 * p.error
+    assert (low, high) == pytest.approx(t_interval(p.gold)) and high - low > 20 * standard_error(p.gain)
     assert with_interval(p.gold) == f"0.800 ±{(high - low) / 2:.3f}"
 
 
