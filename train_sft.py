@@ -9,7 +9,7 @@ python train_sft.py --data pairs.jsonl --init DIR     your own, from a checkpoin
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, can_resume
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.chat_formats import CHAT, FORMATS
@@ -38,7 +38,7 @@ def main() -> None:
     """Wire data, tokenizer, model and loop together."""
     data, base, config, lora, machine = parse(__doc__, Data, Base, FitConfig, LoRAOptions, Machine)
     device, dtype = machine.set_up(several=True)
-    from minirlhf.harness.folders import Run, can_resume  # here: --help does not wait for torch
+    from minirlhf.harness.folders import Run  # here: --help does not wait for torch
     from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.batches import Mixture

@@ -173,3 +173,8 @@ def read_run(folder: str | Path, like: dict | None = None) -> dict:
     """run.json of a checkpoint, or {} where it has none (GPT-2 from elsewhere). Raises UserError."""
     path = Path(folder) / "run.json"
     return read_json(path, like, "train it again, or put back an undamaged copy") if path.exists() else {}
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a run there was stopped or finished. Raises UserError."""
+    return (folder / "train_state.pt").exists() or "resume" in read_run(folder)

@@ -185,11 +185,6 @@ def load_state(path: str | Path, what: str = "a train_state.pt of ours; train wi
     return state
 
 
-def can_resume(folder: Path) -> bool:
-    """Whether a run there was stopped or finished. Raises UserError."""
-    return (folder / "train_state.pt").exists() or "resume" in read_run(folder)
-
-
 def read_log(path: Path) -> list[tuple[int, dict]]:
     """The records of a log.jsonl, each behind the number of bytes up to its end. Raises UserError.
 

@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minirlhf.evaluation.table import markdown_table, number
-from minirlhf.harness.files import UserError, read_json, write_atomic, write_json
-from minirlhf.harness.folders import can_resume
+from minirlhf.harness.files import UserError, can_resume, read_json, write_atomic, write_json
 from minirlhf.real import openings, reviews, sums
 
 ALGOS = "grpo", "rloo", "ppo"
