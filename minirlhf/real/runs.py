@@ -82,8 +82,9 @@ def sums_steps() -> dict[str, str]:
     for algo in ALGOS:
         steps |= rl(algo, f"{learn} --algo {algo}")
     steps |= rl("fewppo", f"{learn.replace('{model}', '{out}/few/sft')} --algo ppo")
-    for name in sums.SETS:
-        steps |= judge(name, f"{reward} --samples 1 --metrics {'reward,kl,length' if name == 'test' else 'reward,length'}", models)
+    steps |= judge("test", f"{reward} --samples 1 --metrics reward,kl,length", models)
+    for name in ("reworded", "three", "minus"):  # longer sums have longer answers
+        steps |= judge(name, f"{reward} --max-new 24 --samples 1 --metrics reward,length", models)
     return steps | best_of("some", f"{reward} --metrics reward,best,length") | others(models)
 
 
