@@ -156,10 +156,11 @@ def walk(run: str, model: str, source: str, out: Path, seed: int) -> float:
     files, steps = RUNS[run]
     for name, records in files(source).items():
         write_atomic(out / "data" / f"{name}.jsonl", "".join(f"{json.dumps(r)}\n" for r in records).encode())
-    spent = read_json(out / "seconds.json", {"*": {"seconds": 0.0, "done": (0, 1)}}) if (out / "seconds.json").exists() else {}
     own = out / str(seed)
+    kept = own / "steps.json"
+    spent = read_json(kept, {"*": {"seconds": 0.0, "done": (0, 1)}}) if kept.exists() else {}
     for name, words in steps().items():
-        was = spent.get(key := f"{seed} {name}", {"seconds": 0.0, "done": 0})
+        was = spent.get(name, {"seconds": 0.0, "done": 0})
         if was["done"]:
             continue
         command = command_of(words, model=model, data=str(out / "data"), out=str(own), seed=str(seed))
@@ -168,14 +169,14 @@ def walk(run: str, model: str, source: str, out: Path, seed: int) -> float:
         own.mkdir(parents=True, exist_ok=True)
         with open(own / f"{name}.txt", "w", encoding="utf-8") as file, left_to_the_step():
             status = subprocess.run(command, stdout=file).returncode
-        spent[key] = {"seconds": was["seconds"] + time.perf_counter() - start, "done": int(status == 0)}
-        write_json(out / "seconds.json", spent)
+        spent[name] = {"seconds": was["seconds"] + time.perf_counter() - start, "done": int(status == 0)}
+        write_json(kept, spent)
         if status == 130:
             raise KeyboardInterrupt
         if status:
             raise UserError(f"{name}: ended with status {status}; call this again, and it goes on from there")
         print((own / f"{name}.txt").read_text(encoding="utf-8").rstrip().rsplit("\n\n", 1)[-1])
-    return sum(step["seconds"] for key, step in spent.items() if key.startswith(f"{seed} "))
+    return sum(step["seconds"] for step in spent.values())
 
 
 def seeds_table(out: Path) -> str:
