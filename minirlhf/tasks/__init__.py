@@ -21,9 +21,10 @@ from collections.abc import Callable
 from types import ModuleType
 
 from minirlhf.lm.records import task_named
-from minirlhf.tasks import arithmetic, reviews, sentiment, translation
+from minirlhf.tasks import arithmetic, entities, qa, reviews, sentiment, summary, translation
 
-TASKS: dict[str, ModuleType] = {task.NAME: task for task in (reviews, sentiment, arithmetic, translation)}
+DEFAULT = (reviews, sentiment, arithmetic, translation)  # the tasks of a run that names none
+TASKS: dict[str, ModuleType] = {task.NAME: task for task in (*DEFAULT, qa, summary, entities)}
 
 
 def task_of(record: dict) -> ModuleType | None:

@@ -36,7 +36,7 @@ from minirlhf.lm.vocabulary import VocabularyTokenizer
 from minirlhf.rl.algorithms import advantages_of
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.ppo import models_of, sample_round, update
-from minirlhf.tasks import TASKS
+from minirlhf.tasks import DEFAULT
 
 if TYPE_CHECKING:
     from minirlhf.tools.bench import Bench
@@ -136,7 +136,7 @@ def rl(load: Load, algo: str) -> Run:
 
 def bpe(load: Load, encode: bool) -> Run:
     """Training of a tokenizer to 2048 tokens on a MB of the tasks' own language, or encoding of it."""
-    text = "\n".join(text for task in TASKS.values() for text in task.documents(8000, 0))
+    text = "\n".join(text for task in DEFAULT for text in task.documents(8000, 0))
     merges, MB = Tokenizer.train([text], 2048).merges, len(text.encode()) / 1e6
     # A new tokenizer each time: with a filled cache of words the second run would be another task.
     return lambda: (Tokenizer(merges).encode(text) if encode else Tokenizer.train([text], 2048)) and MB
