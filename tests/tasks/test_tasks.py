@@ -94,9 +94,9 @@ def test_documents_hold_nothing_that_is_held_out(task):
 def test_no_training_text_is_one_that_a_held_out_question_is_about(name):
     """By the text itself, whatever is asked about it: what stands before the question or cue."""
     text = lambda said: re.match(r"([^.?]+\.){5}|.*\.", said)[0]  # noqa: E731
-    held = {text(r["prompt"]) for split in TASKS[name].EVAL_SPLITS for r in TASKS[name].records(split, 100, 0)}
+    held = {text(r["prompt"]) for split in TASKS[name].EVAL_SPLITS for r in TASKS[name].records(split, 50, 0)}
     trained = [*TASKS[name].documents(1000, 0), *(r["prompt"] for r in TASKS[name].records("train", 1000, 0))]
-    assert len(held) > 190 and held.isdisjoint(map(text, trained))
+    assert len(held) > 90 and held.isdisjoint(map(text, trained))
 
 
 def test_a_run_that_names_no_task_learns_four():
