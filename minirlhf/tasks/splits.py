@@ -8,7 +8,7 @@ with a digit of their sum. Then the held-out answers never occur in train.
 import hashlib
 import random
 from collections.abc import Callable
-from typing import Any, Sequence
+from typing import Sequence
 
 from minirlhf.harness.files import UserError
 
