@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from minirlhf.evaluation.table import SHORT, number
 
 MOST = 8  # rows of a set that are shown, unless all are asked for
-CHIEF = ("reward, greedy", "gold$", "grammatical$", "accuracy", "F1, macro", "exact match$", "reference perplexity",
-         "KL to", "distinct-2", "J =", r"share of J\*", "BLEU", "entropy")  # behind the reward itself
+CHIEF = ("reward, greedy", "gold$", "grammatical$", "accuracy", "F1, macro", r"fact \w+$", "entity F1", "exact match$",
+         "reference perplexity", "KL to", "distinct-2", "J =", r"share of J\*", "BLEU", "entropy")  # after the reward
 COSTS = (("gold",), ("grammatical",), ("reference perplexity",), ("distinct-2", "entropy"), ("ended",))
 MEANING = {  # how a metric's name begins -> what it is; the evaluation chapter has the same table
     "reward": "mean reward of answers sampled at temperature 1; greedy takes the most probable token instead",
     "gold": "the task's own reward of the same answers, where they are judged by another",
     "grammatical": "the share of answers that the grammar can parse",
     "F1, macro": "mean over labels of F1, the harmonic mean of precision and recall; micro: of all answers together",
+    "token F1": "SQuAD's F1 of the words that the answer shares with the right one; case and articles do not count",
+    "fact": "precision: the share of a summary's statements that the report has; recall: of its key facts, those stated",
+    "entity": "precision, recall or F1 of the entities of all texts together, as seqeval counts them",
     "BLEU": "n-gram precision of the answers against their references, lowered for short ones; 100: equal",
     "chrF": "F score of the character n-grams that answer and reference share; recall counts twice; 100: equal",
     "reference perplexity": "exp(loss per token) of the record's own answer: how surprising the data have become",

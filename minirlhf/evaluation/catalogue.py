@@ -23,7 +23,7 @@ from minirlhf.metrics.scores import (
     bits_per_byte, classification_statistics, distinct_n, duplicate_rate, expectation_adjusted_distinct,
     expected_best_of_n, macro_f1, micro_f1, perplexity, precision_recall_f1, self_bleu,
 )
-from minirlhf.tasks import reviews, task_of, translation
+from minirlhf.tasks import entities, reviews, task_of, translation
 
 Made = Callable[[View], list[Metric]]
 
@@ -100,6 +100,13 @@ def f1_metrics(view: View, right: list[str | None]) -> list[Metric]:
         Metric(f"{kind}, {name}", 1, lambda s, i=i, c=c: precision_recall_f1(s)[i][:, c], statistics)
         for c, name in enumerate(names) for i, kind in enumerate(("precision", "recall", "F1"))
     ]  # fmt: skip
+
+
+def entity_metrics(view: View, asked: bool) -> list[Metric]:
+    """Precision, recall and F1 of the entities of all texts together."""
+    statistics = view.sums(lambda x: entities.entity_counts(x["response"], view.records[x["index"]]["entities"]))
+    return [Metric(f"entity {kind}", 1, lambda s, i=i: precision_recall_f1(s)[i][:, 0], statistics)
+            for i, kind in enumerate(("precision", "recall", "F1, micro"))]  # fmt: skip
 
 
 def references_of_all(view: View) -> list[list[str]] | None:
@@ -230,6 +237,7 @@ METRICS: dict[str, tuple[Made, str]] = {
     "best": (best_of_metrics, "a reward"),
     "accuracy": (given(labels_of, accuracy), "a label in some records"),
     "f1": (given(labels_of, f1_metrics), "a label in some records"),
+    "entities": (given(lambda view: all(task_of(r) is entities for r in view.records), entity_metrics), "records of the task entities"),
     "exact": (given(references_of_all, exact), "a response or reference in each record"),
     "bleu": (given(references_of_all, bleu), "a response or reference in each record"),
     "chrf": (given(references_of_all, chrf), "a response or reference in each record"),
@@ -251,7 +259,7 @@ METRICS: dict[str, tuple[Made, str]] = {
     "repetition": (repetition, "answers of four tokens or more"),
     "length": (length_metrics, "prompts"),
 }
-DEFAULT = ("reward", "f1", "perplexity", "calibration", "kl", "entropy", "distinct", "self-bleu", "length")
+DEFAULT = ("reward", "f1", "entities", "perplexity", "calibration", "kl", "entropy", "distinct", "self-bleu", "length")
 ALSO = {"scores": "reward", "ppl": "perplexity", "ece": "calibration", "exact-match": "exact", "distinct-2": "distinct"}
 
 

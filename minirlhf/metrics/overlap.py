@@ -180,6 +180,15 @@ def _f1(n_match: int, n_hyp: int, n_ref: int) -> float:
     return 2 * n_match / (n_hyp + n_ref) if n_match else 0.0
 
 
+def token_f1(prediction: str, references: Sequence[str]) -> float:
+    """SQuAD's F1 of one answer in [0, 1]: of the words that it shares with the reference that suits it best. Case,
+    ASCII punctuation, and a, an, the do not count.  Source: Rajpurkar et al. 2016, section 6.1."""
+    _check_references(references)
+    bare = (text.lower().translate(dict.fromkeys(map(ord, string.punctuation))) for text in (prediction, *references))
+    said, *refs = (Counter(re.sub(r"\b(a|an|the)\b", " ", text).split()) for text in bare)
+    return max(_f1((said & ref).total(), said.total(), ref.total()) for ref in refs)
+
+
 def _lcs_positions(ref: list[str], hyp: list[str]) -> set[int]:
     """Positions in ref of one longest common subsequence. If there are several, rouge_score's choice."""
     length = [[0] * (len(hyp) + 1) for _ in range(len(ref) + 1)]

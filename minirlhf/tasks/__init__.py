@@ -22,10 +22,10 @@ from collections.abc import Callable
 from types import ModuleType
 
 from minirlhf.lm.records import task_named
-from minirlhf.tasks import arithmetic, booking, reviews, sentiment, translation
+from minirlhf.tasks import arithmetic, booking, entities, qa, reviews, sentiment, summary, translation
 
 DEFAULT = (reviews, sentiment, arithmetic, translation)  # the tasks of a run that names none
-TASKS: dict[str, ModuleType] = {task.NAME: task for task in (*DEFAULT, booking)}
+TASKS: dict[str, ModuleType] = {task.NAME: task for task in (*DEFAULT, qa, summary, entities, booking)}
 
 
 def task_of(record: dict) -> ModuleType | None:

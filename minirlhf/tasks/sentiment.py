@@ -7,7 +7,7 @@ The label is the sign of (positive slots - negative slots) in the review, which 
 import random
 
 from minirlhf.tasks import reviews
-from minirlhf.tasks.splits import check_split
+from minirlhf.tasks.splits import text_task
 
 NAME = "sentiment"
 MAX_NEW = 8
@@ -19,20 +19,14 @@ LABELS = ("positive", "neutral", "negative")
 documents = reviews.documents  # none of them one that a held-out split of this task can ask about
 
 
-def records(split: str, n: int, seed: int) -> list[dict]:
-    """n records with "label"; no review occurs twice in a held-out split. Raises ValueError for an unknown split."""
-    check_split(split, ("train", *EVAL_SPLITS))
-    rng = random.Random(f"{NAME} {split} {seed}")
-    subjects, out, seen = reviews.subjects("train"), [], set()
-    while len(out) < n:
-        text, classes = reviews.sample_review(rng.choice(subjects), rng)
-        if reviews.text_split(text) != split or (split != "train" and text in seen):
-            continue
-        seen.add(text)
-        total = sum(classes)
-        answer = "positive" if total > 0 else "negative" if total < 0 else "neutral"
-        out.append({"task": NAME, "prompt": f"{text} sentiment:", "response": answer, "label": answer})
-    return out
+def _record(rng: random.Random, split: str) -> tuple[str, dict]:
+    text, classes = reviews.sample_review(rng.choice(reviews.subjects("train")), rng)
+    total = sum(classes)
+    answer = "positive" if total > 0 else "negative" if total < 0 else "neutral"
+    return text, {"task": NAME, "prompt": f"{text} sentiment:", "response": answer, "label": answer}
+
+
+records, _ = text_task(NAME, EVAL_SPLITS, _record, reviews.text_split)
 
 
 def reward(prompt: str, response: str, record: dict) -> float:

@@ -7,6 +7,7 @@ with a digit of their sum. Then the held-out answers never occur in train.
 
 import hashlib
 import random
+from collections.abc import Callable
 from typing import Sequence
 
 from minirlhf.harness.files import UserError
@@ -31,3 +32,25 @@ def draw_items(items: Sequence, n: int, rng: random.Random, split: str) -> list:
     if n > len(items):
         raise UserError(f"asked for {n} distinct prompts of the {split} split, which has {len(items)}; ask for fewer")
     return rng.sample(items, n)
+
+
+def text_task(name: str, held_out: Sequence[str], make: Callable, split_of: Callable = task_split) -> tuple:
+    """(records, documents) of a task that asks about texts. In a held-out split no text occurs twice.
+
+    make(rng, split) -> (text, record) is called until n texts are of the split, so there must be far more of them.
+    test_two and its like are on the side of test. Documents are prompts with responses, others than those of records.
+    """
+    def records(split: str, n: int, seed: int) -> list[dict]:
+        check_split(split, ("train", *held_out))
+        rng, side, out, seen = random.Random(f"{name} {split} {seed}"), split.partition("_")[0], [], set()
+        while len(out) < n:
+            text, record = make(rng, split)
+            if split_of(text) == side and (split == "train" or text not in seen):
+                seen.add(text)
+                out.append(record)
+        return out
+
+    def documents(n: int, seed: int) -> list[str]:
+        return [f"{record['prompt']} {record['response']}" for record in records("train", n, ~seed)]
+
+    return records, documents

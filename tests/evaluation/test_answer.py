@@ -129,6 +129,7 @@ def test_each_meaning_is_one_short_sentence_of_a_metric_that_there_is(make_evalu
     run, (s,) = make_evaluation([{"prompt": f"p{i}"} | labels for i in range(5)], lambda m, i, k: "yes yes")
     names = "reward f1 bleu chrf perplexity calibration kl entropy distinct self-bleu".split()
     found = [m.name for m in metric_table(view_of(s), names)] + ["gold", "grammatical", "above entropy", "J = ", "share of J*"]
+    found += ["token F1", "fact precision", "fact recall", "entity F1, micro"]  # those of single tasks
     for start, words in MEANING.items():
         assert any(name.startswith(start) for name in found), start
         assert len(words.split()) <= 25 and not words.endswith(".")

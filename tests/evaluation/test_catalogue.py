@@ -259,6 +259,17 @@ def test_reviews_are_measured_against_their_grammar(context, tokenizer):
     assert got[f"above entropy {H:.2f}, %"]["m"] == pytest.approx(100 * excess / H, rel=1e-5)
 
 
+def test_entities_are_counted_over_all_texts_and_of_that_task_alone():
+    """1 of 1, and 1 of 2 said where 3 are: P = 2/3, R = 2/4, F1 = 4/7; the mean of both texts' F1 would be 0.7."""
+    right = ["place: Oslo", "person: Ann; group: Tor; place: Rome"]
+    records = [{"task": "entities", "prompt": "p", "response": text, "entities": text} for text in right]
+    v = view(records, {"m": ["place: Oslo", "place: Rome; person: Tor"]})
+    got = measured(v, "entities")
+    assert [got[f"entity {x}"]["m"] for x in ("precision", "recall", "F1, micro")] == pytest.approx([2 / 3, 2 / 4, 4 / 7])
+    with pytest.raises(UserError, match="entities needs records of the task entities"):
+        measured(view([records[0], PAIRS[0]], {"m": ["a", "b"]}), "entities")
+
+
 # Distance and diversity
 
 
@@ -344,7 +355,7 @@ def test_all_is_whatever_the_data_allow(make_evaluation):
     _, (s,) = make_evaluation(PAIRS, lambda m, i, k: "some text", None)
     v = seen(s)
     got = [m.name for m in metric_table(v, ["all"])]
-    lacking = {"reward", "best", "accuracy", "f1"}
+    lacking = {"reward", "best", "accuracy", "f1", "entities"}
     assert got == [m.name for name in METRICS if name not in lacking for m in metric_table(v, [name])]
     assert set(DEFAULT) < set(METRICS) and len(set(got)) == len(got)
 

@@ -192,6 +192,17 @@ def test_rouge_takes_the_best_reference_of_each_kind():
     assert best["rouge2"] == pytest.approx(2 * 1 / (2 + 4))  # second reference
 
 
+@pytest.mark.parametrize("said, references, f1", [
+    ("rome", ["rome"], 1), ("The Rome.", ["rome"], 1), ("a cat, an owl", ["cat owl"], 1), ("theatre", ["atre"], 0),
+    ("in rome", ["rome"], 2 / 3), ("rome rome", ["rome"], 2 / 3), ("new york city", ["york city hall"], 2 / 3),
+    ("old rome", ["paris", "rome"], 2 / 3), ("paris", ["rome"], 0), ("", ["rome"], 0), ("the", ["a"], 0),
+    ("it's", ["its"], 1), ("well-known", ["well known"], 0),
+])  # fmt: skip
+def test_token_f1_is_squads(said, references, f1):
+    """By hand, after the rules of the data set's evaluate-v1.1.py."""
+    assert overlap.token_f1(said, references) == pytest.approx(f1)
+
+
 def test_order_of_segments_and_of_references_has_no_influence():
     rng = random.Random(1)
     for _ in range(20):
@@ -203,7 +214,7 @@ def test_order_of_segments_and_of_references_has_no_influence():
         assert corpus_chrf([hyps[i] for i in order], [flat[i] for i in order]) == corpus_chrf(hyps, flat)
 
 
-@pytest.mark.parametrize("score", [overlap.sentence_bleu, overlap.sentence_chrf, overlap.rouge])
+@pytest.mark.parametrize("score", [overlap.sentence_bleu, overlap.sentence_chrf, overlap.rouge, overlap.token_f1])
 @pytest.mark.parametrize("refs", ["a", []], ids=["string-for-list", "no-reference"])
 def test_misshapen_references_are_an_error(score, refs):
     with pytest.raises(ValueError):

@@ -14,8 +14,12 @@ from itertools import product
 import pytest
 
 from minirlhf.harness.files import UserError
-from minirlhf.tasks import TASKS, arithmetic, booking, reviews, reward_of_task, sentiment, task_of, translation
+from minirlhf.tasks import (
+    DEFAULT, TASKS, arithmetic, booking, entities, reviews, reward_of_task, sentiment, summary, task_of, translation,
+)
+from minirlhf.tasks.sources import parse_tasks
 from minirlhf.tasks.splits import task_split
+from train_sft import Data
 
 EVERY = [(task, split) for task in TASKS.values() for split in ("train", *task.EVAL_SPLITS)]
 IDS = [f"{task.NAME}-{split}" for task, split in EVERY]
@@ -44,14 +48,14 @@ def test_every_generated_response_earns_what_it_should(task, split):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_junk_around_a_right_answer_earns_nothing_more(task):
-    """0 for an exact reward; for chrF, which is graded, less than the answer alone."""
+    """0 for an exact reward; less than the answer alone for a graded one: chrF, facts, entities."""
     for record in task.records("test", 50, 0):
         prompt, right = record["prompt"], record["response"]
         for wrong in (f"{right} {right}", f"answer: {right}", f"{right}x", f"x{right}", f"{right}\nx",
                       right[:-1], "", " ", "%$#", "\ud800"):
             value = task.reward(prompt, wrong, record)
             assert 0.0 <= value < 1.0
-            if task is not translation and not (task is reviews and wrong == f"{right} {right}"):
+            if task not in (translation, summary, entities) and not (task is reviews and wrong == f"{right} {right}"):
                 assert value == 0.0
             assert task.score(prompt, wrong, record).get("exact match", 0.0) == 0.0
         if task in (sentiment, arithmetic):
@@ -86,6 +90,20 @@ def test_documents_hold_nothing_that_is_held_out(task):
         train = {operands(r) for r in arithmetic.records("train", 40000, 0)}
         assert {tuple(sorted(map(int, d.split("=")[0].split("+")))) for d in documents} <= train
         assert all(int(d.split("=")[1]) == sum(map(int, d.split("=")[0].split("+"))) for d in documents)
+
+
+@pytest.mark.parametrize("name", ["qa", "summary", "entities"])
+def test_no_training_text_is_one_that_a_held_out_question_is_about(name):
+    """By the text itself, whatever is asked about it: what stands before the question or cue."""
+    text = lambda said: re.match(r"([^.?]+\.){5}|.*\.", said)[0]  # noqa: E731
+    held = {text(r["prompt"]) for split in TASKS[name].EVAL_SPLITS for r in TASKS[name].records(split, 50, 0)}
+    trained = [*TASKS[name].documents(1000, 0), *(r["prompt"] for r in TASKS[name].records("train", 1000, 0))]
+    assert len(held) > 90 and held.isdisjoint(map(text, trained))
+
+
+def test_a_run_that_names_no_task_learns_four():
+    assert [task.NAME for task in DEFAULT] == ["reviews", "sentiment", "arithmetic", "translation"]
+    assert set(parse_tasks(Data().task)) == {task.NAME for task in DEFAULT}
 
 
 def test_no_document_of_any_task_is_a_held_out_review_of_sentiment():
