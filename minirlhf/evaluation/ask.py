@@ -87,8 +87,8 @@ def token_statistics(
 ) -> dict[str, Tensor]:
     """The STATISTICS of each response token, EOS included, (B, R) each, 0 where the mask is False.
 
-    Under the models themselves, at temperature 1 and in the caller's autocast; KL(model ‖ reference), Rao-Blackwell, of a model with
-    itself is exactly 0. k1 is the log-ratio log model − log reference; log_ratio is log compared − log reference.
+    Under the models themselves, at temperature 1 and in the caller's autocast; KL(model ‖ reference), Rao-Blackwell, of
+    a model with itself is exactly 0. k1 is the log-ratio log model − log reference; log_ratio is log compared − log reference.
     of_reference: the same responses behind the prompts as the reference is asked them, if it is asked otherwise.
     Each network reads each response once, and the logits of all tokens never stand in memory together.
     """
@@ -148,7 +148,8 @@ def sample_items(
             seeds = [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
             sampling = Sampling(protocol.max_new, 0.0 if greedy else 1.0)
             with autocast(device, policy.dtype):
-                said, told = speak(model, tokenizer, *zip(*((prompts[i], known[row]) for (_, i, _), row in zip(keys, some))), sampling, seeds)
+                begun = [prompts[i] for _, i, _ in keys], [known[row] for row in some]
+                said, told = speak(model, tokenizer, *begun, sampling, seeds)
             parts.append((some, said))
             for row, record in zip(some, told):
                 known[row] = record

@@ -39,7 +39,8 @@ def score_metrics(view: View) -> list[Metric]:
     for name in next(iter(view.sampled.values()))[0]["scores"]:
         bounded, lower = name != "reward" or bool(view.reward), name in ("unparsable", "needless")
         shown = f"reward = {view.reward}" if name == "reward" and bounded else name
-        made = partial(view.mean, direction=-1 if lower else 1, value=lambda x, name=name: x["scores"][name], bounded=bounded)
+        value = lambda x, name=name: x["scores"][name]  # noqa: E731
+        made = partial(view.mean, direction=-1 if lower else 1, value=value, bounded=bounded)
         metrics.append(made(shown, primary=name == "reward"))
         if name != "unparsable":
             metrics.append(made(f"{name}, greedy", rows=view.greedy))

@@ -212,7 +212,8 @@ def collect_items(
             # Asked in other ids, as a base model is, their answers are no mixture of answers to one prompt.
             alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records) and not policy.speak.replies(s.records)
             if beta > 0 and reward_of is not None and last != reference and alike:
-                known = optimum_of_training(runs[last], weights[reference], {"beta": beta, "missing_eos": options.missing_eos}, judged.reward, s.title)
+                asked = {"beta": beta, "missing_eos": options.missing_eos}
+                known = optimum_of_training(runs[last], weights[reference], asked, judged.reward, s.title)
                 if known is None and options.reference_samples:
                     progress.total += len(s.records) * (1 + options.reference_samples)
                     more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))

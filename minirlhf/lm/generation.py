@@ -58,7 +58,7 @@ class Generation:
 
 
 def filled(mask: Tensor) -> Tensor:
-    """True up to each row's last True place, (B, R): the holes, too, in which others speak between the policy's turns."""
+    """True up to each row's last True place, (B, R): in holes, too, in which others speak between the policy's turns."""
     return mask.flip(1).cumsum(1).flip(1) > 0
 
 

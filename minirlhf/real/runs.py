@@ -24,8 +24,8 @@ BETAS = "0", "0.1", "0.3", "1"
 ONE = "--threads 1 --seed {seed}"  # two seeds go side by side on two cores, and each gives the same bits
 START = f"--init {{model}} --lora 16 {ONE}"
 CHANGES = {  # of RLOO on sums, the last as it is
-    "beta0": "--beta 0", "beta0.2": "--beta 0.2", "rank2": "--lora 2", "rank64": "--lora 64", "qv": "--lora-on q_proj v_proj",
-    "lr1e-4": "--lr 1e-4", "lr1e-3": "--lr 1e-3", "cool": "--temperature 0.7", "asis": "",
+    "beta0": "--beta 0", "beta0.2": "--beta 0.2", "rank2": "--lora 2", "rank64": "--lora 64",
+    "qv": "--lora-on q_proj v_proj", "lr1e-4": "--lr 1e-4", "lr1e-3": "--lr 1e-3", "cool": "--temperature 0.7", "asis": "",
 }  # fmt: skip
 ROUNDS = "--lr 3e-4 --warmup 2 --minibatches 2"
 
@@ -37,7 +37,8 @@ def path_of(module) -> str:
 
 def sft(name: str, data: str, steps: int) -> dict[str, str]:
     """A step of fine-tuning."""
-    return {name: f"train_sft.py {START} --data {{data}}/{data}.jsonl --lr 5e-4 --batch 8 --steps {steps} --out {{out}}/{name}"}
+    words = f"--data {{data}}/{data}.jsonl --lr 5e-4 --batch 8 --steps {steps}"
+    return {name: f"train_sft.py {START} {words} --out {{out}}/{name}"}
 
 
 def rl(name: str, words: str) -> dict[str, str]:
@@ -48,8 +49,8 @@ def rl(name: str, words: str) -> dict[str, str]:
 def judge(name: str, words: str, models: dict[str, str], against: str = "base") -> dict[str, str]:
     """A step of evaluation. models: name -> folder below that of the seed."""
     given = "".join(f" {model}={{out}}/{folder}" for model, folder in models.items())
-    words = f"--models base={{model}}{given} --against {against} --reference base {ONE} --score-dtype bfloat16 --all {words}"
-    return {name: f"evaluate.py {words} --data {{data}}/{name}.jsonl --out {{out}}/{name}"}
+    how = f"--against {against} --reference base {ONE} --score-dtype bfloat16 --all"
+    return {name: f"evaluate.py --models base={{model}}{given} {how} {words} --data {{data}}/{name}.jsonl --out {{out}}/{name}"}
 
 
 def best_of(data: str, words: str) -> dict[str, str]:
@@ -91,7 +92,9 @@ def sums_steps() -> dict[str, str]:
 def settings_steps() -> dict[str, str]:
     """RLOO on sums with one setting changed at a time: what breaks the text, and what keeps it."""
     reward, learn = of_sums()
-    steps = {name: words for key, change in CHANGES.items() for name, words in rl(key, f"{learn} --algo rloo {change}").items()}
+    steps = {}
+    for name, change in CHANGES.items():
+        steps |= rl(name, f"{learn} --algo rloo {change}")
     models = {name: name for name in CHANGES}
     return steps | judge("some", f"{reward} --samples 2 --metrics reward,kl,length", models) | others(models)
 
@@ -99,7 +102,7 @@ def settings_steps() -> dict[str, str]:
 def reviews_steps() -> dict[str, str]:
     """SFT and RL on the right label, with and without a penalty, one after the other, and a classifier with a head."""
     reward = f"--reward {path_of(reviews)}:right --max-new 6"
-    learn = f"--lora 16 {ONE} --algo rloo --warmup 2 --minibatches 2 {reward} --prompts {{data}}/labels.jsonl --batch 128"
+    learn = f"--lora 16 {ONE} --algo rloo --warmup 2 --minibatches 2 {reward} --batch 128 --prompts {{data}}/labels.jsonl"
     steps = sft("few", "few", 50) | sft("many", "labels", 125)
     for name, beta in {"rl": 0.05, "rl0": 0.0}.items():
         steps |= rl(name, f"--init {{model}} {learn} --lr 3e-4 --beta {beta} --iterations 24")
@@ -119,14 +122,15 @@ def openings_steps() -> dict[str, str]:
         for beta in BETAS:
             steps |= rl(f"{algo}{beta}", f"{learn} --algo {algo} --beta {beta} --iterations 12")
     every = {f"{algo}{beta}": f"{algo}{beta}" for algo in ("ppo", "rloo") for beta in BETAS}
-    steps |= judge("test", f"{judges} {way} --samples 2 --show 4 --metrics reward,perplexity,kl,surprise,distinct,length", every)
+    words = "--samples 2 --show 4 --metrics reward,perplexity,kl,surprise,distinct,length"
+    steps |= judge("test", f"{judges} {way} {words}", every)
     return steps | best_of("test", f"{judges} {way} --metrics reward,best,length")
 
 
 Steps = dict[str, str]  # name -> command
 RUNS: dict[str, tuple[Callable[[str], dict[str, list[dict]]], Callable[[], Steps]]] = {
-    "sums": (sums.files, sums_steps), "reviews": (reviews.files, reviews_steps), "openings": (openings.files, openings_steps),
-    "settings": (sums.files, settings_steps),
+    "sums": (sums.files, sums_steps), "reviews": (reviews.files, reviews_steps),
+    "openings": (openings.files, openings_steps), "settings": (sums.files, settings_steps),
 }  # fmt: skip
 
 
@@ -197,6 +201,7 @@ def seeds_table(out: Path) -> str:
             first = [next(iter(r["tasks"].values()))["metrics"][0]["differences"].get(model) for r in reports]
             said = Counter(d["verdict"] for d in first if d)
             rows.append([model, *cells, ", ".join(f"{n} {verdict}" for verdict, n in said.items())])
-        head = [f"{name}, {len(reports)} seeds", *(re.sub("model:.*/", "", row["metric"]) for row in found["metrics"]), f"first, against {against}"]
+        names = [re.sub("model:.*/", "", row["metric"]) for row in found["metrics"]]
+        head = [f"{name}, {len(reports)} seeds", *names, f"first, against {against}"]
         tables.append(markdown_table(head, rows))
     return "\n\n".join(tables)

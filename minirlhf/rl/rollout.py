@@ -31,7 +31,7 @@ from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 
 
 def one_turn(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence, records: Sequence[dict], sampling: Sampling, seeds: Sequence[int]
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence, records: Sequence[dict], sampling: Sampling, seeds: Sequence
 ) -> tuple[Generation, Sequence[dict]]:  # fmt: skip
     """An answer to each prompt, given as ids; and the records as a reward is to see them."""
     return generate(model, prompts, sampling, tokenizer.eos_id, seeds), records

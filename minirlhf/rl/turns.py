@@ -23,7 +23,7 @@ from minirlhf.harness.user_code import place_of, shown, undisturbed
 from minirlhf.lm.chat import encode_format
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of
 from minirlhf.lm.model import GPT
-from minirlhf.lm.records import ChatFormat, question_of
+from minirlhf.lm.records import ChatFormat, is_plain, question_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.options import Turns
 from minirlhf.rl.reward_files import load_function
@@ -51,7 +51,7 @@ def answer(reply: Reply, conversation: dict, rng: Random) -> str | None:
     except Exception as error:
         what = f"raised {type(error).__name__}: {shown(error, str, 300)}"
         raise UserError(f"the environment {what} ({place_of(reply, error)})") from error
-    if said is not None and not isinstance(said, str):
+    if said is not None and not (isinstance(said, str) and is_plain(said)):
         raise UserError(f"the environment gave {shown(said)}, no text and not None ({place_of(reply)})")
     return said
 
@@ -67,8 +67,8 @@ class Conversations:
     turns: int = 6
 
     def replies(self, *sets: Iterable[dict]) -> bool:
-        """Whether any record in them has an environment. The optimum is then not the reference tilted by the reward: that
-        would tilt the environment, too."""
+        """Whether any record in them has an environment. The reference tilted by the reward is then no optimum: it
+        tilts the environment, too."""
         return any(self.reply_of(record) for records in sets for record in records)
 
     def __call__(
@@ -80,9 +80,9 @@ class Conversations:
         A turn is of sampling.max_new tokens at most. A conversation ends, too, with an answer that does not, and where
         the context leaves no room for a reply and a token behind it.
         """
-        g, records, rows = generate(model, prompts, sampling, tokenizer.eos_id, seeds), list(records), list(range(len(prompts)))
-        parts = [[(g.ids[i][g.mask[i]].tolist(), g.logprobs[i][g.mask[i]].tolist())] for i in rows]  # answer, reply, ...
-        ended = g.ended.tolist()
+        g = generate(model, prompts, sampling, tokenizer.eos_id, seeds)
+        parts = [[said] for said in spoken(g)]  # of each row: an answer, a reply, an answer, ...
+        records, rows, ended = list(records), list(range(len(prompts))), g.ended.tolist()
         for turn in range(1, self.turns):
             texts, going = [tokenizer.decode(ids) for ids in responses_of(g)], []
             for i, text, whole in zip(rows, texts, g.ended.tolist()):
@@ -90,7 +90,8 @@ class Conversations:
                 messages = [*question_of(records[i]), {"role": "assistant", "content": text}]
                 said = reply and answer(reply, records[i] | {"messages": messages}, Random(f"{seeds[i]} {turn}"))
                 ids = heard_ids(said, tokenizer) if said is not None else []
-                if said is not None and len(prompts[i]) + sum(len(x) for x, _ in parts[i]) + len(ids) < model.config.context:
+                used = len(prompts[i]) + sum(len(x) for x, _ in parts[i]) + len(ids)
+                if said is not None and used < model.config.context:
                     parts[i].append((ids, [0.0] * len(ids)))
                     records[i] = records[i] | {"messages": [*messages, {"role": "user", "content": said}]}
                     going.append(i)
@@ -99,9 +100,9 @@ class Conversations:
             asked = [[*prompts[i], *(x for ids, _ in parts[i] for x in ids)] for i in rows]
             own = [int(np.random.SeedSequence([seeds[i], turn]).generate_state(1)[0]) for i in rows]
             g = generate(model, asked, sampling, tokenizer.eos_id, own)
-            for k, i in enumerate(rows):
-                parts[i].append((g.ids[k][g.mask[k]].tolist(), g.logprobs[k][g.mask[k]].tolist()))
-                ended[i] = bool(g.ended[k])
+            for i, said, whole in zip(rows, spoken(g), g.ended.tolist()):
+                parts[i].append(said)
+                ended[i] = whole
         return joined(prompts, parts, ended, tokenizer.eos_id, model.wte.weight.device), records
 
 
@@ -113,10 +114,16 @@ def speaking(options: Turns, reply_of: Callable[[dict], Reply | None]) -> Conver
     return Conversations(reply_of, options.turns)
 
 
+def spoken(g: Generation) -> list[tuple[list[int], list[float]]]:
+    """The ids of each row, EOS included, and their log-probs."""
+    return [(ids[mask].tolist(), logp[mask].tolist()) for ids, mask, logp in zip(g.ids, g.mask, g.logprobs)]
+
+
 def joined(prompts: Sequence[list[int]], parts: list[list[tuple]], ended: list[bool], pad: int, device) -> Generation:
     """Rows of answers and replies in turn, as (ids, log-probs), as one Generation with holes in its mask."""
     R = max(sum(len(ids) for ids, _ in row) for row in parts)
-    ids, mask, logprobs = torch.full((len(parts), R), pad), torch.zeros(len(parts), R, dtype=torch.bool), torch.zeros(len(parts), R)
+    ids, logprobs = torch.full((len(parts), R), pad), torch.zeros(len(parts), R)  # (B, R) each
+    mask = torch.zeros(len(parts), R, dtype=torch.bool)  # (B, R)
     for i, row in enumerate(parts):
         end = 0
         for k, (said, logp) in enumerate(row):

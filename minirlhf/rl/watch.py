@@ -152,7 +152,8 @@ class Progress:
 
     def show(self, rollout: Rollout, records: list[dict]) -> list[dict]:
         """Print SHOWN answers or one of each task, a line each, and return them."""
-        tasks, answers = rows_of(records) or {"": list(range(len(records)))}, transcripts(rollout, self.models.tokenizer)
+        tasks = rows_of(records) or {"": list(range(len(records)))}
+        answers = transcripts(rollout, self.models.tokenizer)
         samples, lines = [], []
         for task, rows in tasks.items():
             for row in rows[:: max(1, len(rows) * len(tasks) // SHOWN)]:

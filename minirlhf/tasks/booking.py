@@ -33,7 +33,7 @@ SAID = {  # how a guest says it, in an answer
 }  # fmt: skip
 BEGUN = {"people": "for {}", "day": "on {}", "time": "at {}"}  # and in a request
 HELLO = ("", "hi, ", "hello, ", "good evening, ")
-WISHES = ("a table", "i need a table", "i would like a table", "can i have a table", "please book a table", "a table please")
+WISHES = "a table|i need a table|i would like a table|can i have a table|please book a table|a table please".split("|")
 MORE, REPEAT, GUESS = 0.3, 0.15, 0.6  # how often a guest says more, and the clerk asks again, or does not ask
 DRAWS = 1000  # for each record of a held-out split, before it is said that there are no more
 NEEDLESS = 0.1  # what a question costs whose answer was known
@@ -54,7 +54,8 @@ def records(split: str, n: int, seed: int) -> list[dict]:
         slots, draws = wanted(rng), draws + 1
         if draws > DRAWS * n:
             raise UserError(f"asked for {n} distinct prompts of {NAME}'s {split} split, which has fewer; ask for fewer")
-        words = rng.choice(HELLO) + " ".join([rng.choice(WISHES), *(BEGUN[s].format(slots[s]) for s in slots["given"].split())])
+        given = [BEGUN[slot].format(slots[slot]) for slot in slots["given"].split()]
+        words = rng.choice(HELLO) + " ".join([rng.choice(WISHES), *given])
         sides = {task_split(f"{NAME} {x}") for x in (words, " ".join(slots[s] for s in SLOTS))}
         if sides != {split} or (split != "train" and words in seen):
             continue

@@ -40,6 +40,10 @@ NAMES = [
     bad("an option of a conversation with a slip of the pen", "chat out/ppo --temprature 1", "mean --temperature"),
     bad("a conversation with nobody", "chat --seed 3", "MODEL"),
     bad("an option of sft_against_rl that there is not", "sft_against_rl --seed 3", "--seed", "mean --seeds"),
+    bad("a real run that there is not", "real_run films --model out/sft", "films", "reviews"),
+    bad("a real run of a model that is not there", "real_run sums --model none.gguf --out new", "none.gguf"),
+    bad("a real run on reviews that are not there", "real_run reviews --model out/sft --data none.jsonl --out new", "none.jsonl"),
+    bad("a real run on data that are no reviews", "real_run openings --model out/sft --data pairs.jsonl --out new", "pairs.jsonl"),
 ]
 NUMBERS = [
     bad("a number of steps that is a word", "train_sft.py --steps many", "--steps", "many"),

@@ -59,7 +59,7 @@ def test_fault_08_a_base_model_is_asked_in_the_format_of_its_documents(write, ma
         prompt = render_prompt(record, tokenizer, chat=False)
         if len(messages) % 2 == 0:
             assert ids == prompt + tokenizer.encode(messages[-1]["content"]) + [tokenizer.eos_id]
-    for task in TASKS.values():
+    for task in (task for task in TASKS.values() if not hasattr(task, "reply")):
         for record in task.records("train", 5, 0):  # there no break stands between them
             joined = [tokenizer.eos_id, *tokenizer.encode(record["prompt"]), *tokenizer.encode(record["response"])]
             assert render(record, tokenizer, chat=False).ids == [*joined, tokenizer.eos_id]
