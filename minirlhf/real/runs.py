@@ -202,6 +202,6 @@ def seeds_table(out: Path) -> str:
             said = Counter(d["verdict"] for d in first if d)
             rows.append([model, *cells, ", ".join(f"{n} {verdict}" for verdict, n in said.items())])
         names = [re.sub("model:.*/", "", row["metric"]) for row in found["metrics"]]
-        head = [f"{name}, {len(reports)} seeds", *names, f"first, against {against}"]
+        head = [f"{name}, {len(reports)} seed{'s' * (len(reports) > 1)}", *names, f"first, against {against}"]
         tables.append(markdown_table(head, rows))
     return "\n\n".join(tables)
