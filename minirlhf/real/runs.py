@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -152,12 +152,14 @@ def left_to_the_step() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def walk(run: str, model: str, source: str, out: Path, seed: int) -> float:
+def walk(run: str, model: str, source: str, out: Path, seed: int, only: Sequence[str] = ()) -> float:
     """Make what of a run is not yet made, each step's words in NAME.txt; returns its seconds in all. Raises UserError.
 
-    source: the file of reviews.
+    source: the file of reviews.  only: the steps to make; none: all.
     """
     files, steps = RUNS[run]
+    if unknown := {*only} - {*steps()}:
+        raise UserError(f"--only {unknown.pop()}: {run} has the steps {', '.join(steps())}")
     for name, records in files(source).items():
         write_atomic(out / "data" / f"{name}.jsonl", "".join(f"{json.dumps(r)}\n" for r in records).encode())
     own = out / str(seed)
@@ -165,7 +167,7 @@ def walk(run: str, model: str, source: str, out: Path, seed: int) -> float:
     spent = read_json(kept, {"*": {"seconds": 0.0, "done": (0, 1)}}) if kept.exists() else {}
     for name, words in steps().items():
         was = spent.get(name, {"seconds": 0.0, "done": 0})
-        if was["done"]:
+        if was["done"] or only and name not in only:
             continue
         command = command_of(words, model=model, data=str(out / "data"), out=str(own), seed=str(seed))
         print(f"\n{name}: python {' '.join(command[1:])}", flush=True)

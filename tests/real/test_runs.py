@@ -75,6 +75,13 @@ def test_a_run_goes_on_where_it_stopped_and_says_what_it_took(scripts, capsys):
     assert len((scripts / "log").read_text().splitlines()) == 7
 
 
+def test_one_step_can_be_made_alone(scripts):
+    runs.walk("sums", "m", "", Path("out"), 5, ["three"])
+    assert (scripts / "log").read_text().splitlines() == ["--out out/5/three"]
+    with pytest.raises(UserError, match="--only four: sums has the steps one, two, three"):
+        runs.walk("sums", "m", "", Path("out"), 5, ["four"])
+
+
 def test_an_interrupt_is_the_steps_own_affair_whose_work_is_kept_and_whose_time_counts(scripts, monkeypatch):
     """Were the walk to raise at once, the step would be killed while it saves."""
     (scripts / "a.py").write_text("""
