@@ -171,8 +171,8 @@ def sample_items(
     if protocol.reward_of is not None:
         cases = [(prompt_text(record), text, record) for record, text in zip(known, texts)]
         total = call_rewards(protocol.reward_of, [c for c, ended in zip(cases, g.ended.tolist()) if ended])
-        for name, values in ({"reward": total} | (protocol.each() if total else {})).items():
-            said = iter(values)
+        for name, values in ({"reward": total} | protocol.each()).items():
+            said = iter(values if total else [])  # not what was said of another model, where no response ended
             rewards[name] = [next(said) if ended else protocol.missing_eos for ended in g.ended.tolist()]
     for row, ((i, k), shown) in enumerate(zip(wanted, transcripts(g, tokenizer))):
         record, said = records[i], g.ids[row][g.mask[row]].tolist()
@@ -185,6 +185,8 @@ def sample_items(
             for key, name in (("token_kl", "kl"), ("token_log_ratio", "k1")):
                 item[key] = [round(x, 4) for x in tokens[name][row][g.mask[row]].tolist()]
         judged = {name: values[row] for name, values in rewards.items()}
+        if shown != texts[row]:
+            item["answer"] = texts[row]  # the last one of a conversation, which references and labels are compared with
         item["scores"] = judged | scores_of(known[row], texts[row], reasons[row] == "eos", protocol.gold)
         items.append(item)
     return items

@@ -75,9 +75,14 @@ def labelled(view: View, right: list[str | None]) -> View:
     return replace(view, unit=unit, sampled={m: [x for x in xs if known[x["index"]]] for m, xs in view.sampled.items()})
 
 
+def answer_of(item: dict) -> str:
+    """What is compared with references and labels: the response, of a conversation the last answer."""
+    return item.get("answer", item["response"])
+
+
 def predicted(item: dict, names: Sequence[str]) -> str | None:
     """The label that an answer is, white space around it aside. None if it is no label, or did not end."""
-    answer = item["response"].strip()
+    answer = answer_of(item).strip()
     return answer if answer in names and item["stop"] == "eos" else None
 
 
@@ -105,7 +110,7 @@ def f1_metrics(view: View, right: list[str | None]) -> list[Metric]:
 
 def entity_metrics(view: View, asked: bool) -> list[Metric]:
     """Precision, recall and F1 of the entities of all texts together."""
-    statistics = view.sums(lambda x: entities.entity_counts(x["response"], view.records[x["index"]]["entities"]))
+    statistics = view.sums(lambda x: entities.entity_counts(answer_of(x), view.records[x["index"]]["entities"]))
     return [Metric(f"entity {kind}", 1, lambda s, i=i: precision_recall_f1(s)[i][:, 0], statistics)
             for i, kind in enumerate(("precision", "recall", "F1, micro"))]  # fmt: skip
 
@@ -119,25 +124,25 @@ def references_of_all(view: View) -> list[list[str]] | None:
 def exact(view: View, references: list[list[str]]) -> list[Metric]:
     """Exact match with one of the references, outer white space aside."""
     known = [{text.strip() for text in texts} for texts in references]
-    return [view.mean("exact match", 1, lambda x: x["response"].strip() in known[x["index"]])]
+    return [view.mean("exact match", 1, lambda x: answer_of(x).strip() in known[x["index"]])]
 
 
 def bleu(view: View, references: list[list[str]]) -> list[Metric]:
     """Corpus BLEU of all samples, in the tokenisation that suits the references."""
     tokenize = default_tokenizer([text for texts in references for text in texts])
-    rows = view.sums(lambda x: bleu_statistics(x["response"], references[x["index"]], tokenize))
+    rows = view.sums(lambda x: bleu_statistics(answer_of(x), references[x["index"]], tokenize))
     return [Metric(f"BLEU ({tokenize})", 1, bleu_from_statistics, rows, note=bleu_signature(references, tokenize))]
 
 
 def chrf(view: View, references: list[list[str]], word_order: int = 0) -> list[Metric]:
     """Corpus chrF of all samples; chrF++ with a word order of 2."""
-    rows = view.sums(lambda x: chrf_statistics(x["response"], references[x["index"]], word_order))
+    rows = view.sums(lambda x: chrf_statistics(answer_of(x), references[x["index"]], word_order))
     return [Metric("chrF++" if word_order else "chrF", 1, chrf_from_statistics, rows)]
 
 
 def rouges(view: View, references: list[list[str]]) -> list[Metric]:
     """Mean F of ROUGE-1, 2, L and Lsum; in characters where the references are Chinese."""
-    rows = {m: [{"index": x["index"]} | rouge(x["response"], references[x["index"]]) for x in xs]
+    rows = {m: [{"index": x["index"]} | rouge(answer_of(x), references[x["index"]]) for x in xs]
             for m, xs in view.sampled.items()}  # fmt: skip
     names = [name for name in next(iter(rows.values()))[0] if name != "index"]
     return [view.mean(f"{name} F", 1, lambda x, name=name: x[name], rows) for name in names]

@@ -56,8 +56,8 @@ class Rewards:
         return [value for values in said for value in values]
 
     def each(self) -> dict[str, list[float]]:
-        """What each one said of the responses last asked, where there are several."""
-        return self.said if len(self.parts) > 1 else {}
+        """What each one said of the responses last asked, none before the first; {} unless there are several."""
+        return {name: self.said.get(name, []) for name in self.parts} if len(self.parts) > 1 else {}
 
     def watch(self, *_) -> dict[str, float]:
         """Each one's mean over the responses that ended, where there are several: a watcher of `ppo.train`."""

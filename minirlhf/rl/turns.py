@@ -11,6 +11,7 @@ Proved by tests/rl/test_turns.py and, against an exact solution, tests/theory/te
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
 from random import Random
@@ -18,7 +19,7 @@ from random import Random
 import numpy as np
 import torch
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Unharmed
 from minirlhf.harness.user_code import place_of, shown, undisturbed
 from minirlhf.lm.chat import encode_format
 from minirlhf.lm.generation import Generation, Sampling, generate, pad_left, responses_of
@@ -44,15 +45,17 @@ def around(form: ChatFormat) -> tuple[str, str]:
 
 
 def answer(reply: Reply, conversation: dict, rng: Random) -> str | None:
-    """What the environment says. Raises UserError for what it raises, and for anything but a text or None."""
+    """What the environment says to a copy. Raises Unharmed for what it raises, and for anything but a text or None."""
     try:
         with undisturbed():
-            said = reply(conversation, rng)
-    except Exception as error:
+            said = reply(deepcopy(conversation), rng)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's function may raise anything, SystemExit too
         what = f"raised {type(error).__name__}: {shown(error, str, 300)}"
-        raise UserError(f"the environment {what} ({place_of(reply, error)})") from error
+        raise Unharmed(f"the environment {what} ({place_of(reply, error)})") from error
     if said is not None and not (isinstance(said, str) and is_plain(said)):
-        raise UserError(f"the environment gave {shown(said)}, no text and not None ({place_of(reply)})")
+        raise Unharmed(f"the environment gave {shown(said)}, no text and not None ({place_of(reply)})")
     return said
 
 

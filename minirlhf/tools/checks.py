@@ -163,7 +163,9 @@ def eos_is_trained(score: Score, head: Tensor, rollout: Rollout, tokenizer: Toke
     norm = float(torch.autograd.grad(loss, head)[0][tokenizer.eos_id].norm())
     (name,) = [name for name, i in tokenizer.special_ids.items() if i == tokenizer.eos_id]
     typed = tokenizer.eos_id in tokenizer.encode(name)
-    ended, masked_in = int(rollout.ended.sum()), int(ends.sum())
+    replied = ~rollout.mask & filled(rollout.mask)  # (B, R), of a conversation: each turn before a reply has ended, too
+    ended = int(rollout.ended.sum() + (rollout.mask[:, :-1] & replied[:, 1:]).sum())
+    masked_in = int(ends.sum())
     return Finding(
         "EOS is trained", masked_in == ended and (norm > 0 or ended == 0) and not typed,
         f"gradient {norm:.2g} through {masked_in} of {ended} ends; "

@@ -19,7 +19,7 @@ from minirlhf.harness.files import UserError
 from minirlhf.harness.options import typed
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render_prompt
-from minirlhf.lm.generation import Generation, Sampling, generate, responses_of
+from minirlhf.lm.generation import Generation, Sampling, filled, generate, responses_of
 from minirlhf.lm.model import ScalarHead
 from minirlhf.lm.optim import Stepper, make_adamw
 from minirlhf.lm.tokenizer import Tokenizer
@@ -69,8 +69,10 @@ def admit(
     if not judged.reward and not options.task:
         said = data.get("reward") or ()  # a text in runs of before
         judged = dataclasses.replace(judged, reward=(said,) if isinstance(said, str) else tuple(said))
-    if not turns.environment and data.get("environment"):
-        turns = Turns(data["environment"], data.get("turns", turns.turns))
+    if turns.turns == Turns.turns:
+        turns = dataclasses.replace(turns, turns=data.get("turns", turns.turns))
+    if not turns.environment and not options.task:  # which has its own, or none
+        turns = dataclasses.replace(turns, environment=data.get("environment", ""))
     if files and not judged.reward:
         raise UserError("--prompts without --reward: say what is good, --reward FILE.py:FUNCTION")
     sets, _, max_new = prompts_of(folder, options.task, files, 200, seed, options.map or data.get("map", ""))
@@ -106,7 +108,15 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
         with autocast(device, kind):
             return score_tokens(policy, p.models.value_head, rows, temperature)
 
-    rollout = exact = p.sample(seed, dtype, p.reward_of)
+    told: list[list[dict]] = []  # the records of each rollout, with all that was said before the last answers
+
+    def noting(*asked) -> tuple[Generation, list[dict]]:
+        said, records = p.models.speak(*asked)
+        told.append(records)
+        return said, records
+
+    listener = dataclasses.replace(p, models=dataclasses.replace(p.models, speak=noting))
+    rollout = exact = listener.sample(seed, dtype, p.reward_of)
     if dtype != torch.float32:  # other responses, sampled in float32; the reward is not to be asked for these, too
         exact = p.sample(seed, torch.float32, lambda record: lambda prompt, response, record: float(len(response) % 2))
     some = exact.rows(range(min(32, len(exact.ids))))
@@ -146,14 +156,17 @@ def examine(p: Patient, dtype: torch.dtype, seed: int) -> Iterator[checks.Findin
     yield checks.reward_has_contrast(rollout.scores, rollout.ended, GROUP, config.missing_eos)
     ended = rollout.ended.nonzero().flatten().tolist()[:32]
     texts = responses_of(rollout)
-    cases = [(p.records[i // GROUP], tokenizer.decode(texts[i])) for i in ended]
+    cases = [(told[0][i], tokenizer.decode(texts[i])) for i in ended]
     yield checks.reward_is_a_function(p.reward_of, cases, config.batch)
 
 
 def token_table(
     r: Rollout, b: int, tokenizer: Tokenizer, algorithm: Algorithm, beta: float, gamma: float
 ) -> list[dict]:
-    """What training knows of the tokens of response b: two of the prompt, its own, one of padding; A not whitened."""
+    """What training knows of the tokens of response b: two of the prompt, its own, one of padding; A not whitened.
+
+    In a conversation its own are all up to the last turn's end, with mask 0 on what the environment says.
+    """
     rewards, kl, _ = rewards_and_kl(r, algorithm, beta)  # (B, R) each
     r = advantages_of(r, dataclasses.replace(algorithm, whiten=False), beta, gamma)
     columns = {"log-prob": r.logprobs, "reference": r.ref_logprobs, f"KL ({algorithm.kl})": kl, "reward": rewards}
@@ -161,10 +174,10 @@ def token_table(
         deltas, _ = gae(rewards, r.values, r.mask, gamma, 0.0)  # (B, R): with λ = 0 the advantage is δ
         columns |= {"value": r.values, "delta": deltas}
     columns |= {"advantage": r.advantages, "return": r.returns}
-    prompt, n = r.prompt_ids[b][r.prompt_mask[b]].tolist(), int(r.mask[b].sum())
+    prompt, n = r.prompt_ids[b][r.prompt_mask[b]].tolist(), int(filled(r.mask)[b].sum())
     table = [{"token": t, "position": i, "mask": 0} for i, t in enumerate(prompt)][-2:]
     for t, token in enumerate(r.ids[b, : n + 1].tolist()):
-        cell = {"token": token, "position": len(prompt) + t, "mask": int(t < n)}
+        cell = {"token": token, "position": len(prompt) + t, "mask": int(r.mask[b, t])}
         table.append(cell | {name: float(x[b, t]) for name, x in columns.items()})
     for line in table:
         line["token"] = repr(tokenizer.decode([line["token"]]))  # repr: white space seen, controls harmless

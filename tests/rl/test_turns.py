@@ -1,13 +1,15 @@
 """Conversations: batched as stepped by hand, ids never made anew, and nothing but the policy's tokens counts."""
 
 import dataclasses
+import sys
+from copy import deepcopy
 from random import Random
 
 import numpy as np
 import pytest
 import torch
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.loop import Unharmed
 from minirlhf.lm.chat import render_prompt
 from minirlhf.lm.chat_formats import FORMATS
 from minirlhf.lm.generation import Sampling, generate, responses_of
@@ -211,10 +213,28 @@ def test_an_environment_hears_the_same_after_a_resume(policies, tokenizer):
 @pytest.mark.parametrize("reply, said", [
     (lambda c, rng: 1 / 0, "the environment raised ZeroDivisionError: division by zero"),
     (lambda c, rng: 7, "the environment gave 7, no text and not None"),
+    (lambda c, rng: sys.exit(), "the environment raised SystemExit"),
 ])
 def test_what_is_no_reply_is_refused(reply, said, policies, tokenizer):
-    with pytest.raises(UserError, match=said):
+    """As a step that has changed nothing, so that the steps before it are saved."""
+    with pytest.raises(Unharmed, match=said):
         rolled(*policies, tokenizer, speak(reply))
+
+
+def test_an_environment_can_change_neither_the_conversation_nor_the_record(policies, tokenizer):
+    def meddling(conversation: dict, rng: Random) -> str:
+        conversation["messages"][0]["content"] = "other"
+        conversation["messages"].append({"role": "user", "content": "never said"})
+        conversation["facts"].clear()
+        return "more"
+
+    records = [{"messages": [{"role": "user", "content": p["prompt"]}], "facts": ["f"]} for p in RECORDS]
+    asked, before = [render_prompt(r, tokenizer) for r in records], deepcopy(records)
+    _, told = speak(meddling)(policies[0], tokenizer, asked, records, Sampling(6, 0.7), SEEDS)
+    assert records == before and any(len(r["messages"]) > 1 for r in told)
+    for record, old in zip(told, before):
+        assert record["facts"] == ["f"] and record["messages"][0] == old["messages"][0]
+        assert "never said" not in [m["content"] for m in record["messages"]]
 
 
 def test_transcripts_show_what_each_said(policies, made, tokenizer):

@@ -451,6 +451,53 @@ def test_the_reward_is_asked_again_what_the_rollout_asked_it(folders):
     assert n > 8 and calls[:n] == calls[n : 2 * n] == calls[2 * n :]
 
 
+@pytest.fixture
+def talk(folders, make_policy, tokenizer):
+    """out/talk, a checkpoint of conversations of three answers at most."""
+    (folders / "more.py").write_text("def more(conversation, rng):\n    return 'u' * rng.randint(0, 5)\n")
+    policy, run = make_policy(0, context=160), json.loads((folders / "out" / "ppo" / "run.json").read_text())
+    policy.ln_f.bias.data += 0.8 * policy.wte.weight.data[tokenizer.eos_id]
+    said = {"init": "", "environment": "more.py:more", "turns": 3}
+    checkpoint.save(folders / "out" / "talk", policy, tokenizer, run | {"data": run["data"] | said})
+    return folders
+
+
+def test_conversations_are_sound_in_every_check(call, talk):
+    """Each turn that was replied to has ended: with as many EOS as turns, more than conversations, nothing is broken."""
+    status, out, err = call("out/talk")
+    assert status == 0 and err == "" and "BROKEN" not in out
+    assert int(re.search(r"through (\d+) of \1 ends", out)[1]) > 32
+
+
+def test_the_reward_of_a_conversation_is_asked_again_what_the_rollout_asked_it(talk):
+    patient, calls = examination.admit("out/talk", doctor.Doctor(), RewardOptions(), Turns(), torch.device("cpu"), 0), []
+    reward = lambda *case: calls.append(case) or float(len(case[1]))  # noqa: E731
+    list(examination.examine(dataclasses.replace(patient, reward_of=lambda record: reward), FLOAT, 0))
+    n = len(calls) // 3
+    assert n > 8 and calls[:n] == calls[n : 2 * n] == calls[2 * n :]
+    assert any(len(record.get("messages", ())) > 2 for _, _, record in calls[:n])
+
+
+def test_the_table_tells_the_policys_tokens_of_a_conversation_from_those_of_its_environment(talk, tokenizer):
+    """Up to the end of the last turn, where the score stands."""
+    patient = examination.admit("out/talk", doctor.Doctor(), RewardOptions(), Turns(), torch.device("cpu"), 0)
+    r = checks.pad_columns(patient.sample(0, FLOAT, patient.reward_of), 0, 1, tokenizer.eos_id, 0.0)
+    b = int((r.mask.long().diff(dim=1).clamp(min=0).sum(1) * r.ended).argmax())  # the most turns
+    column, n = columns_of(examination.token_table(r, b, tokenizer, PPO, BETA, 0.9)), int(r.mask[b].nonzero().max()) + 1
+    assert column["mask"] == r.mask[b, : n + 1].long().tolist() and 0 < sum(column["mask"]) < n
+    assert sum(column["reward"]) == pytest.approx(float(r.scores[b]) - BETA * sum(column["KL (k1)"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("options, given, turns, replies", [
+    (doctor.Doctor(), Turns(), 3, True), (doctor.Doctor(), Turns(turns=2), 2, True),
+    (doctor.Doctor(task="arithmetic"), Turns(), 3, False),
+])
+def test_the_environment_and_the_turns_are_those_of_the_run_unless_others_are_given(options, given, turns, replies, talk):
+    """Another task has its own environment, or none."""
+    patient = examination.admit("out/talk", options, RewardOptions(), given, torch.device("cpu"), 0)
+    assert patient.models.speak.turns == turns and patient.models.speak.replies(patient.records) == replies
+
+
 def test_a_checkpoint_is_its_own_reference_before_ppo(call, folders):
     """It has no critic, no settings and no prompts of its own; those of train_ppo.py hold."""
     status, out, _ = call("out/sft", "--prompts", "p.jsonl", "--reward", "mine.py:length")
