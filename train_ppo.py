@@ -69,7 +69,7 @@ def main() -> None:
         asked = {name: [{"messages": question_of(r)} for r in some] for name, some in records.items()}
         return check_data(asked, tokenizer, policy.config.context)
     reward, speak, out = load_rewards(judged, device, config.missing_eos), speaking(talk, reply_of_task), Path(data.out)
-    source = data_hash([sets, [reward_hash(x) for x in (*judged.reward, talk.environment) if x]])
+    source = data_hash([sets, [reward_hash(x) for x in (*judged.reward, talk.environment) if x], *speak.about(records)])
     config, optimum = replace(config, max_new=config.max_new or longest), Optimum(config.beta)
     run = machine.record(data, config, config.algorithm, judged, talk, lora, watch)
     run["data"] |= asdict(judged) | asdict(talk)

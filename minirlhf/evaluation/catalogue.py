@@ -37,7 +37,8 @@ def score_metrics(view: View) -> list[Metric]:
     """The reward and the task's own quantities, sampled and greedy."""
     metrics = []
     for name in next(iter(view.sampled.values()))[0]["scores"]:
-        bounded, lower = name != "reward" or bool(view.reward), name in ("unparsable", "needless")
+        lower, own = name in ("unparsable", "needless"), ":" in name or name == "reward" and not view.reward
+        bounded = not own and name != "needless"  # that is a count; own is a reward of the user's, and has a colon
         shown = f"reward = {view.reward}" if name == "reward" and bounded else name
         value = lambda x, name=name: x["scores"][name]  # noqa: E731
         made = partial(view.mean, direction=-1 if lower else 1, value=value, bounded=bounded)

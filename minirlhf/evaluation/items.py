@@ -43,7 +43,7 @@ LINES = {  # kind of line -> an example of it
     "response": {
         "model": "", "index": N, "sample": range(-1, 2**53), "prompt": "", "response": "", "reference": "", "stop": "",
         "tokens": N, "ids": [N], "kl": X, "k1": X, "k3": X, "entropy": X, "log_ratio?": X, "scores": {"*": X},
-        "pieces?": [""], "token_kl?": [X], "token_log_ratio?": [X],
+        "answer?": "", "pieces?": [""], "token_kl?": [X], "token_log_ratio?": [X],
     },
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ from minirlhf.lm.batches import Mixture
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.records import prompt_key, split_by_prompt
 from minirlhf.rl.config import PPOConfig
-from minirlhf.rl.options import RewardOptions
+from minirlhf.rl.options import RewardOptions, Turns
 from minirlhf.rl.critic import start_critic
 from minirlhf.rl.ppo import models_of, train
 from minirlhf.rl.reward_files import load_rewards, reward_hash
@@ -89,10 +89,13 @@ class Questions:
     about: dict = field(default_factory=dict)  # what of it decides a result, for `begun_with`
 
 
-def questions(words: str, own: OwnPrompts, judged: RewardOptions, start: Policy) -> list[Questions]:
+def questions(
+    words: str, own: OwnPrompts, judged: RewardOptions, start: Policy, talk: Turns = Turns()
+) -> list[Questions]:  # fmt: skip
     """Those of the generated tasks in `words`, or of the user's own prompts. Raises UserError."""
     reward = load_rewards(judged, start.model.wte.weight.device)
     about = {"reward": list(map(reward_hash, judged.reward))}
+    about |= {"conversations": [talk.environment and reward_hash(talk.environment), talk.turns]} if talk != Turns() else {}
     if not own.prompts:
         tasks = {name: TASKS[name] for name in parse_tasks(words)}
         return [Questions(name, t.MAX_NEW, reward or t.reward, partial(prompts, t), about) for name, t in tasks.items()]

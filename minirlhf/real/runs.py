@@ -148,25 +148,35 @@ def command_of(words: str, **places: str) -> list[str]:
 def left_to_the_step() -> Iterator[None]:
     """Ctrl-C reaches the step, too: it saves, and would be killed meanwhile if this raised."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
-    yield
-    signal.signal(signal.SIGINT, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def walk(run: str, model: str, source: str, out: Path, seed: int, only: Sequence[str] = ()) -> float:
     """Make what of a run is not yet made, each step's words in NAME.txt; returns its seconds in all. Raises UserError.
 
-    source: the file of reviews.  only: the steps to make; none: all.
+    source: the file of reviews.  only: the steps to make; none: all. All that stands in `out` is of one model and of
+    the same records.
     """
     files, steps = RUNS[run]
     if unknown := {*only} - {*steps()}:
         raise UserError(f"--only {unknown.pop()}: {run} has the steps {', '.join(steps())}")
     for name, records in files(source).items():
-        write_atomic(out / "data" / f"{name}.jsonl", "".join(f"{json.dumps(r)}\n" for r in records).encode())
+        path, content = out / "data" / f"{name}.jsonl", "".join(f"{json.dumps(r)}\n" for r in records).encode()
+        if path.exists() and path.read_bytes() != content:
+            raise UserError(f"{path}: was begun with other records; choose another --out")
+        write_atomic(path, content)
     own = out / str(seed)
     kept = own / "steps.json"
-    spent = read_json(kept, {"*": {"seconds": 0.0, "done": (0, 1)}}) if kept.exists() else {}
+    spent = read_json(kept, {"*": {"seconds": 0.0, "done": (0, 1), "words?": ""}}) if kept.exists() else {}
     for name, words in steps().items():
+        places = {"model": os.path.relpath(model), "data": "DATA", "out": "OUT", "seed": str(seed)}
+        made = words.format(**places)  # what decides its result
         was = spent.get(name, {"seconds": 0.0, "done": 0})
+        if was.get("words", made) != made:
+            raise UserError(f"{kept}: {name} was begun with {was['words']}, not {made}; choose another --out")
         if was["done"] or only and name not in only:
             continue
         command = command_of(words, model=model, data=str(out / "data"), out=str(own), seed=str(seed))
@@ -175,7 +185,7 @@ def walk(run: str, model: str, source: str, out: Path, seed: int, only: Sequence
         own.mkdir(parents=True, exist_ok=True)
         with open(own / f"{name}.txt", "w", encoding="utf-8") as file, left_to_the_step():
             status = subprocess.run(command, stdout=file).returncode
-        spent[name] = {"seconds": was["seconds"] + time.perf_counter() - start, "done": int(status == 0)}
+        spent[name] = {"seconds": was["seconds"] + time.perf_counter() - start, "done": int(status == 0), "words": made}
         write_json(kept, spent)
         if status == 130:
             raise KeyboardInterrupt

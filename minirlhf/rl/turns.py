@@ -74,6 +74,10 @@ class Conversations:
         tilts the environment, too."""
         return any(self.reply_of(record) for records in sets for record in records)
 
+    def about(self, sets: dict[str, Iterable[dict]]) -> list[int]:
+        """What a resumed run must share beside the environment: the most answers, where any record has one."""
+        return [self.turns] * self.replies(*sets.values())
+
     def __call__(
         self, model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]], records: Sequence[dict],
         sampling: Sampling, seeds: Sequence[int],

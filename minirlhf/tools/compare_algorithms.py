@@ -46,7 +46,7 @@ def main() -> None:
     start.model.to(device).eval()
     same = "iterations", "cpu_seconds", "batch", "beta", "held_out", "samples"
     settings = {k: getattr(options, k) for k in same} | {"init": checkpoint.fingerprint(start.model), "dtype": str(dtype)}
-    asked = questions(options.task, own, judged, start)
+    asked = questions(options.task, own, judged, start, turns)
     begun_with(out, settings | asked[0].about)
     for task in asked:
         contest = Contest(task, start, options, dtype)

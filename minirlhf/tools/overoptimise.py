@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minirlhf.experiments.config import Overoptimisation, OwnPrompts
-from minirlhf.harness.files import write_atomic
+from minirlhf.harness.files import UserError, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.preferences.config import Labeller, RewardConfig
-from minirlhf.rl.options import RewardOptions, Turns
+from minirlhf.rl.options import RewardOptions
 from minirlhf.tools import make_preferences, train_reward
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def proxy_of(n: int, options: Overoptimisation, task: "Questions", machine: Mach
 
 def main() -> None:
     """Make what is not yet made, then print the table and draw the figure."""
-    options, own, judged, turns, machine = parse(__doc__, Overoptimisation, OwnPrompts, RewardOptions, Turns, Machine)
+    options, own, judged, machine = parse(__doc__, Overoptimisation, OwnPrompts, RewardOptions, Machine)
     device, _ = machine.set_up()
     import numpy as np
 
@@ -57,17 +57,17 @@ def main() -> None:
     from minirlhf.experiments.overoptimisation import policy_line, sampled, scored
     from minirlhf.experiments.trials import begun_with, kept, numbers, questions
     from minirlhf.lm import checkpoint
-    from minirlhf.rl.turns import speaking
-    from minirlhf.tasks import reply_of_task
 
     sizes, betas = numbers(options.pairs, "pairs", int, 1), numbers(options.betas, "betas", float, 0)
-    reference, out = Policy(*checkpoint.load_chat(options.init), speak=speaking(turns, reply_of_task)), Path(options.out)
+    reference, out = Policy(*checkpoint.load_chat(options.init)), Path(options.out)
     reference.model.to(device).eval()
     settings = {k: v for k, v in asdict(options).items() if k not in ("pairs", "betas", "out")}
     settings |= {"init": checkpoint.fingerprint(reference.model), "seed": machine.seed}
     (task,) = questions(options.task, own, judged, reference)
-    begun_with(out, settings | task.about)
     records = task.records("test", options.held_out, 0)
+    if reference.speak.replies(records):  # comparisons, and so the learnt rewards, are of one answer each
+        raise UserError(f"--task {options.task}: is of conversations; this is measured on one answer to each prompt")
+    begun_with(out, settings | task.about)
     samples = kept(out / "samples.json", lambda: sampled(reference, task, options, machine.seed))
     gold = np.reshape(samples["gold"], (-1, options.best_of))  # (P, N)
     models = []

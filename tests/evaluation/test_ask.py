@@ -340,6 +340,33 @@ def test_of_several_rewards_each_is_a_score_of_its_own_beside_their_sum(specs, m
         assert x["scores"] == {"reward": own[0], **(dict(zip(specs, own)) if len(specs) > 1 else {})}
 
 
+def test_of_several_rewards_each_is_a_score_also_of_a_model_whose_responses_never_end(make_policy, tokenizer, tmp_path, monkeypatch):
+    """Before any other has been asked, and after: nothing that was said of others is taken for its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").write_text("def one(prompt, response, record):\n    return 1.0\ndef two(prompt, response, record):\n    return 2.0\n")
+    rewards, model, endless = load_rewards(RewardOptions(("a.py:one", "a.py:two"))), make_policy(0), make_policy(0)
+    endless.ln_f.bias.data -= 9 * endless.wte.weight.data[tokenizer.eos_id]
+    given = {"reward_of": lambda record: rewards, "missing_eos": -1.0, "each": rewards.each}
+    for net in (endless, model, endless):
+        items = sampled(net, model, tokenizer, **given)
+        assert any(x["stop"] == "eos" for x in items) == (net is model)
+        for x in items:
+            ended = x["stop"] == "eos"
+            assert x["scores"] == ({"reward": 3, "a.py:one": 1, "a.py:two": 2} if ended else dict.fromkeys(x["scores"], -1.0))
+            assert len(x["scores"]) == 3
+
+
+def test_of_a_conversation_the_last_answer_is_kept_beside_what_is_shown(make_policy, tokenizer):
+    model = make_policy(0, context=160)
+    model.ln_f.bias.data += 0.8 * model.wte.weight.data[tokenizer.eos_id]
+    policy = Policy(model, tokenizer, speak=turns.Conversations(lambda record: lambda conversation, rng: "u", 3))
+    items = sample_items(policy, policy, RECORDS, Protocol(lambda record: reward, MAX_NEW, SAMPLES, 0))
+    assert any("‹u›" in x["response"] for x in items)
+    for x in items:
+        assert x.get("answer", x["response"]) == x["response"].rpartition("‹u› ")[2]
+        assert ("answer" in x) == ("‹u›" in x["response"])
+
+
 def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsable_is_kept():
     """Half a review may well parse."""
     (record,) = TASKS["reviews"].records("test", 1, 0)

@@ -67,6 +67,27 @@ def text(i: int, confidence: list[float], correct: list[int], n_bytes: int = 3) 
             "correct": correct}  # fmt: skip
 
 
+def test_of_a_conversation_the_last_answer_is_compared_with_references_and_labels():
+    records = [r | {"label": r["response"]} for r in PAIRS]
+    last, talk = view(records, SAID), view(records, {m: [f"what? ‹that› {x}" for x in xs] for m, xs in SAID.items()})
+    for model, items in talk.sampled.items():
+        for x, answer in zip(items, SAID[model]):
+            x["answer"] = answer
+    names = "accuracy", "f1", "exact", "bleu", "chrf", "rouge"
+    assert str(measured(talk, *names)) == str(measured(last, *names))  # as text, for NaN is not NaN
+
+
+def test_only_what_can_lie_nowhere_else_is_taken_for_a_share():
+    """Neither a count, nor what a user's reward gives, though all of it may lie in [0, 1]."""
+    v = view(PAIRS, SAID, rewards={m: [0.5] * 4 for m in SAID})
+    for items in v.sampled.values():
+        for x in items:
+            x["scores"] |= {"a.py:f": 0.5, "model:out/rm:0.5": 0.5, "needless": 0.5, "gold": 0.5}
+    bounded = {m.name: m.bounded for m in metric_table(replace(v, reward="gold", greedy=v.sampled), ["reward"])}
+    assert {name for name, share in bounded.items() if share} == {"reward = gold", "reward, greedy", "gold", "gold, greedy"}
+    assert not metric_table(replace(v, greedy=v.sampled), ["reward"])[0].bounded
+
+
 NO_TEXT = {"index": 1, "nll": None, "tokens": 0, "bytes": 0, "confidence": [], "correct": []}
 
 # Answers beside references and labels

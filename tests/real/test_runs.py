@@ -82,6 +82,23 @@ def test_one_step_can_be_made_alone(scripts):
         runs.walk("sums", "m", "", Path("out"), 5, ["four"])
 
 
+def test_another_model_or_other_records_want_another_folder(scripts, monkeypatch):
+    """What is done would be taken for theirs. The same model by another path is the same; a folder of before says nothing."""
+    (scripts / "fails").write_text("")
+    runs.walk("sums", "m", "", Path("out"), 5)
+    runs.walk("sums", str(scripts / "m"), "", Path("out"), 5)
+    with pytest.raises(UserError, match="two was begun with b.py --init m --out .*, not b.py --init n --out .*; choose another --out"):
+        runs.walk("sums", "n", "", Path("out"), 5)
+    kept = Path("out/5/steps.json")
+    steps = json.loads(kept.read_text())
+    kept.write_text(json.dumps({name: {k: x[k] for k in ("seconds", "done")} for name, x in steps.items()}))
+    runs.walk("sums", "n", "", Path("out"), 5)
+    assert len((scripts / "log").read_text().splitlines()) == 3
+    monkeypatch.setitem(runs.RUNS, "sums", (lambda _: {"d": [{"prompt": "other"}]}, runs.RUNS["sums"][1]))
+    with pytest.raises(UserError, match="d.jsonl: was begun with other records; choose another --out"):
+        runs.walk("sums", "m", "", Path("out"), 6)
+
+
 def test_an_interrupt_is_the_steps_own_affair_whose_work_is_kept_and_whose_time_counts(scripts, monkeypatch):
     """Were the walk to raise at once, the step would be killed while it saves."""
     (scripts / "a.py").write_text("""

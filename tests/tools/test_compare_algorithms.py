@@ -21,7 +21,7 @@ WORDS = ["ab", "cd", "ef", "gh", "ij", "kl", "mn", "op", "qr", "st"]
 def command(make_policy, tokenizer, tmp_path, monkeypatch):
     """A function that runs the tool on a small model, whose reward is the length of the answer, with more words."""
     checkpoint.save(tmp_path / "sft", make_policy(0, context=64), tokenizer, {})
-    (tmp_path / "mine.py").write_text("def long(prompt, response, record):\n    return float(len(response))\n")
+    (tmp_path / "mine.py").write_text("def long(prompt, response, record):\n    return float(len(response))\ndef reply(conversation, rng):\n    return 'u'\n")
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": w}) + "\n" for w in WORDS + WORDS[:3]))
     (tmp_path / "q.jsonl").write_text("".join(json.dumps({"prompt": w}) + "\n" for w in ["ab", "ab", "uv", "wx"]))
     monkeypatch.chdir(tmp_path)
@@ -107,7 +107,7 @@ def test_a_reward_that_fails_in_a_run_ends_it_in_one_line_and_the_runs_done_stay
 @pytest.mark.parametrize("words, changed", [
     ("--iterations 2", "iterations"), ("--batch 16", "batch"), ("--samples 3", "samples"), ("--beta 6", "beta"),
     ("--held-out 9", "held_out"), ("--cpu-seconds 3", "cpu_seconds"), ("--max-new 9", "max_new"),
-    ("--reward mine.py:long:2", "reward"), ("--eval-prompts q.jsonl", "prompts"), ("--dtype bfloat16", "dtype"),
+    ("--environment mine.py:reply", "conversations"), ("--turns 2", "conversations"), ("--reward mine.py:long:2", "reward"), ("--eval-prompts q.jsonl", "prompts"), ("--dtype bfloat16", "dtype"),
 ])  # fmt: skip
 def test_other_settings_want_another_folder(command, words, changed, tmp_path, monkeypatch):
     seen = []
@@ -117,7 +117,7 @@ def test_other_settings_want_another_folder(command, words, changed, tmp_path, m
             command(f"--dtype float32 {more}", own=True)
     plain, other = seen
     assert plain["init"] == checkpoint.fingerprint(checkpoint.load(tmp_path / "sft")[0])
-    assert [k for k in plain if plain[k] != other[k]] == [changed]
+    assert [k for k in other if plain.get(k) != other[k]] == [changed]
 
 
 @pytest.mark.parametrize("words, message", [

@@ -184,6 +184,13 @@ def test_an_unknown_task_is_refused(experiment):
         experiment("--task", "poems")
 
 
+def test_a_task_of_conversations_is_refused_before_any_work(experiment, tmp_path):
+    """Its samples would be of one answer, its policies' of several."""
+    with pytest.raises(UserError, match="--task booking: is of conversations"):
+        experiment("--task", "booking")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_gold_and_the_proxy_are_of_the_same_answers(experiment, tmp_path):
     """What the table calls the reference's gold is the mean of the samples kept."""
     said, _ = experiment("--pairs", "8", "--betas", "1")
