@@ -380,7 +380,7 @@ MUTANTS = [
     ),
     Mutant(
         "environment-of-another-seed", "A resumed run hears the same: an environment draws by the row's seed", "common slip",
-        "rl/turns.py", 'Random(f"{seeds[i]} {turn}")', "Random()",
+        "rl/turns.py", "Random(seed)", "Random()",
         "tests/rl/test_turns.py::test_an_environment_hears_the_same_after_a_resume",
     ),
     # Supervised fine-tuning

@@ -81,7 +81,7 @@ def same_answers(title: str, models: Mapping[str, Mapping], greedy: Mapping[str,
     for a, b in combinations(greedy, 2):
         pairs = [(greedy[a][p], greedy[b][p]) for p in greedy[a] if p in greedy[b]]
         equal = sum(x["response"] == y["response"] for x, y in pairs)
-        wrong = sum(x["response"].strip() != (x.get("reference") or "").strip() for x, _ in pairs)
+        wrong = sum(x.get("answer", x["response"]).strip() != (x.get("reference") or "").strip() for x, _ in pairs)
         if models[a]["sha256"] != models[b]["sha256"] and wrong >= LEAST and equal > SAME * len(pairs):
             yield {"what": f"same answers: {a} and {b}, of different weights, give the same greedy "
                            f"answer to {equal} of {len(pairs)} prompts of {title}",

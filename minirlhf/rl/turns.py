@@ -19,6 +19,7 @@ from random import Random
 import numpy as np
 import torch
 
+from minirlhf.harness import ranks
 from minirlhf.harness.loop import Unharmed
 from minirlhf.harness.user_code import place_of, shown, undisturbed
 from minirlhf.lm.chat import encode_format
@@ -59,6 +60,11 @@ def answer(reply: Reply, conversation: dict, rng: Random) -> str | None:
     return said
 
 
+def answers(talks: Sequence[tuple[Reply | None, dict, str]]) -> list[str | None]:
+    """`answer` of each (environment, conversation, seed). In shares each is asked once, and all processes hear the same."""
+    return [reply and answer(reply, talk, Random(seed)) for reply, talk, seed in talks]
+
+
 @dataclass(frozen=True)
 class Conversations:
     """The `speak` of `rollout.Models` where an environment may reply.
@@ -91,16 +97,17 @@ class Conversations:
         parts = [[said] for said in spoken(g)]  # of each row: an answer, a reply, an answer, ...
         records, rows, ended = list(records), list(range(len(prompts))), g.ended.tolist()
         for turn in range(1, self.turns):
-            texts, going = [tokenizer.decode(ids) for ids in responses_of(g)], []
+            texts, talks, going = [tokenizer.decode(ids) for ids in responses_of(g)], [], []
             for i, text, whole in zip(rows, texts, g.ended.tolist()):
-                reply = self.reply_of(records[i]) if whole else None
                 messages = [*question_of(records[i]), {"role": "assistant", "content": text}]
-                said = reply and answer(reply, records[i] | {"messages": messages}, Random(f"{seeds[i]} {turn}"))
+                reply = self.reply_of(records[i]) if whole else None
+                talks.append((reply, records[i] | {"messages": messages}, f"{seeds[i]} {turn}"))
+            for i, (_, talk, _), said in zip(rows, talks, ranks.in_shares(answers, talks)):
                 ids = heard_ids(said, tokenizer) if said is not None else []
                 used = len(prompts[i]) + sum(len(x) for x, _ in parts[i]) + len(ids)
                 if said is not None and used < model.config.context:
                     parts[i].append((ids, [0.0] * len(ids)))
-                    records[i] = records[i] | {"messages": [*messages, {"role": "user", "content": said}]}
+                    records[i] = talk | {"messages": [*talk["messages"], {"role": "user", "content": said}]}
                     going.append(i)
             if not (rows := going):
                 break

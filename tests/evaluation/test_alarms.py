@@ -92,6 +92,9 @@ def test_models_that_agree_because_they_are_right_are_no_alarm():
     for x in (x for of in items["task"].values() for x in of if x["sample"] < 0):
         x["response"] = x["reference"]
     assert heard(items) == []
+    for x in (x for of in items["task"].values() for x in of if x["sample"] < 0):  # conversations with right last answers
+        x |= {"answer": x["response"], "response": f"what? ‹that› {x['response']}"}
+    assert heard(items) == []
 
 
 def test_few_prompts_on_which_all_agree_are_no_alarm():

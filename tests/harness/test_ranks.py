@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -18,14 +19,15 @@ from minirlhf.harness.loop import Loop, Run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import run_script
 from minirlhf.lm import generation, sft
-from minirlhf.lm.chat import Example
-from minirlhf.lm.generation import Generation, row_uniforms
+from minirlhf.lm.chat import Example, render_prompt
+from minirlhf.lm.generation import Generation, Sampling, row_uniforms
 from minirlhf.rl import ppo
 from minirlhf.rl.config import PPOConfig
 from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.critic import start_critic
 from minirlhf.rl.reward_files import Rewards
 from minirlhf.rl.rollout import parts_of
+from minirlhf.rl.turns import Conversations
 from minirlhf.rl.watch import Description, Optimum
 
 N = 2
@@ -269,3 +271,16 @@ def test_one_process_goes_on_where_two_stopped(make_gpt, tmp_path):
     first, second = (one_fit(make_gpt(2), tmp_path / out, 4, resume=True)["weights"] for out in ("two", "one"))
     for ours, wanted in zip(first, second, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_an_environment_is_asked_once_and_all_processes_hear_the_same_of_it(make_policy, tokenizer, tmp_path):
+    """Also of one that says what it likes: or the processes would go on with other conversations, and break."""
+    policy, asked = make_policy(0, context=160), []
+    policy.ln_f.bias.data += 0.8 * policy.wte.weight.data[tokenizer.eos_id]
+    moody = lambda conversation, rng: asked.append(1) or "u" * random.SystemRandom().randint(0, 5)
+    prompts, speak = [render_prompt(r, tokenizer) for r in RECORDS], Conversations(lambda record: moody, 3)
+    found = in_processes(lambda: join() or (
+        speak(policy, tokenizer, prompts, RECORDS, Sampling(6), range(8))[1], len(asked)), tmp_path)  # fmt: skip
+    (first, n), (second, m) = found
+    replies = sum(message["role"] == "user" for record in first for message in record.get("messages", [])[1:])
+    assert first == second and n + m == replies > 4 and n and m

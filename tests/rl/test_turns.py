@@ -210,6 +210,11 @@ def test_an_environment_hears_the_same_after_a_resume(policies, tokenizer):
     assert torch.equal(first.ids, rolled(*policies, tokenizer).ids)
 
 
+def test_the_turns_are_among_what_a_resume_must_share_where_there_is_an_environment():
+    assert speak(turns=4).about({"data": RECORDS}) == [4]
+    assert Conversations(lambda record: None, 4).about({"data": RECORDS}) == []  # as the runs of before
+
+
 @pytest.mark.parametrize("reply, said", [
     (lambda c, rng: 1 / 0, "the environment raised ZeroDivisionError: division by zero"),
     (lambda c, rng: 7, "the environment gave 7, no text and not None"),
