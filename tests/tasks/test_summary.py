@@ -119,3 +119,9 @@ def test_words_are_free_up_to_three_fifths_of_the_report_and_a_copy_of_it_earns_
     for record in summary.records("train", 500, 0):
         assert 2 * len(record["reference"].split()) <= len(record["report"].split())
         assert earned(record["report"], record["report"]) == 0.0
+
+
+def test_a_report_copied_without_the_spaces_between_its_sentences_is_as_long_as_with_them():
+    for record in summary.records("test", 50, 0):
+        for copied in (record["report"], record["report"].replace(". ", "."), record["report"].replace(". ", ",")):
+            assert summary.reward(record["prompt"], copied, record) == 0
