@@ -95,7 +95,8 @@ def questions(
     """Those of the generated tasks in `words`, or of the user's own prompts. Raises UserError."""
     reward = load_rewards(judged, start.model.wte.weight.device)
     about = {"reward": list(map(reward_hash, judged.reward))}
-    about |= {"conversations": [talk.environment and reward_hash(talk.environment), talk.turns]} if talk != Turns() else {}
+    if talk != Turns():
+        about["conversations"] = [talk.environment and reward_hash(talk.environment), talk.turns]
     if not own.prompts:
         tasks = {name: TASKS[name] for name in parse_tasks(words)}
         return [Questions(name, t.MAX_NEW, reward or t.reward, partial(prompts, t), about) for name, t in tasks.items()]

@@ -61,7 +61,7 @@ def answer(reply: Reply, conversation: dict, rng: Random) -> str | None:
 
 
 def answers(talks: Sequence[tuple[Reply | None, dict, str]]) -> list[str | None]:
-    """`answer` of each (environment, conversation, seed). In shares each is asked once, and all processes hear the same."""
+    """`answer` of each (environment, conversation, seed). In shares each is asked once; all processes hear the same."""
     return [reply and answer(reply, talk, Random(seed)) for reply, talk, seed in talks]
 
 

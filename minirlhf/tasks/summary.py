@@ -70,7 +70,7 @@ def fact_scores(response: str, report: str) -> tuple[float, float]:
 def reward(prompt: str, response: str, record: dict) -> float:
     """The formula above, in [0, 1]."""
     P, R = fact_scores(response, record["report"])
-    words, whole = (len(re.findall(r"[^\s.,]+", text)) for text in (response, record["report"]))  # also without spaces
+    words, whole = (len(re.findall(r"[^\s.,]+", x)) for x in (response, record["report"]))  # spaces or not
     saved = 1 - words / whole
     return P and R and (1 + BETA**2) * P * R / (BETA**2 * P + R) * max(0.0, min(1.0, saved / SAVED))
 
