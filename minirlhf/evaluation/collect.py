@@ -1,11 +1,9 @@
 """Collect the items: load the models, put every test set to each, and add what training knew of it.
 
-`collect_items` gives what `items.py` stores and `report.py` judges. A conversation is asked turn by turn, each turn
-with what stands before it. Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
+`collect_items` gives what `items.py` stores and `report.py` judges. `questions.py` says what is asked. Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from minirlhf.evaluation.long_texts import document_ids
 from minirlhf.evaluation.metric import units, view_of
 from minirlhf.evaluation.optimum import reference_optimum
 from minirlhf.evaluation.panels import choose_examples, read_curves
+from minirlhf.evaluation.questions import answered, behind_examples, left_out, prompts_that_fit, test_sets
 from minirlhf.evaluation.table import one_line
 from minirlhf.harness.device import autocast, environment
 from minirlhf.harness.files import UserError
@@ -28,16 +27,16 @@ from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.chat_formats import missing_specials
 from minirlhf.lm.generation import Sampling, generate, responses_of
 from minirlhf.lm.reading import read_again, read_records
-from minirlhf.lm.records import label_of, messages_of, prompt_of, references_of
+from minirlhf.lm.records import prompt_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.ngram import fit_ngram
 from minirlhf.rl.config import ALGORITHMS
 from minirlhf.rl.options import RewardOptions
 from minirlhf.rl.reward_files import load_rewards
-from minirlhf.rl.rewards import Reward, prompt_text
-from minirlhf.tasks import TASKS, prompts, reward_of_task, task_of
+from minirlhf.rl.rewards import prompt_text
+from minirlhf.tasks import TASKS, task_of
 from minirlhf.tasks.check import check_data
-from minirlhf.tasks.sources import OWN, parse_tasks, with_room
+from minirlhf.tasks.sources import OWN
 
 ORDER, NGRAM_ANSWERS = 4, 5000  # of the n-gram model that a transformer must beat
 VALIDATION = 200  # records that each model's temperature is fitted on
@@ -89,70 +88,6 @@ def kl_references(given: str, against: str, runs: dict[str, dict], weights: dict
     return {m: given or known or last for m, known in own.items()} | {last: last}
 
 
-def turn_records(records: Sequence[dict]) -> list[dict]:
-    """A record for each assistant turn of a conversation, asked after the true turns before it.
-
-    They share a `conversation`, for they are no independent evidence, and so do equal conversations.
-    """
-    out: list[dict] = []
-    first: dict[str, int] = {}  # conversation -> where it stands first
-    for i, record in enumerate(records):
-        messages = messages_of(record)
-        ends = [t + 1 for t, message in enumerate(messages) if message["role"] == "assistant"]
-        if len(ends) < 2:
-            out.append(record)
-        else:
-            ends += [len(messages)] if messages[-1]["role"] == "user" else []
-            known = {"conversation": first.setdefault(str(messages), i)}
-            out += [known | record | {"messages": messages[:end]} for end in ends]
-    return out
-
-
-def test_sets(options: Evaluation, reward: Reward | None, runs: dict[str, dict], seed: int) -> list[tuple]:
-    """(title, records, reward_of or None, its name, max_new) of each set of held-out prompts. Raises UserError."""
-    of = (lambda record: reward) if reward else None
-    if options.data:
-        records = turn_records(read_records(options.data, options.map, "left to the reward" if reward else "unused"))
-        if all("text" in record for record in records):
-            raise UserError(f"--data {' '.join(options.data)}: no prompts in it")
-        return [("data", records, of, "", options.max_new)]
-    trained = [name for run in runs.values() for name in run.get("tasks", {})]
-    names = parse_tasks(options.task or ",".join(dict.fromkeys(trained))) if options.task or trained else {}
-    if not names:
-        raise UserError("the models were not trained on a generated task: give --task, or --data")
-    return [
-        (name if split == "test" else f"{name}, {split[5:]}", prompts(TASKS[name], split, options.prompts, seed),
-         of or reward_of_task, "" if of else TASKS[name].REWARD, TASKS[name].MAX_NEW)
-        for name in names for split in TASKS[name].EVAL_SPLITS if split.startswith("test")
-    ]  # fmt: skip
-
-
-def prompts_that_fit(records: list[dict], models: dict[str, Policy], title: str) -> list[dict]:
-    """The records whose prompt leaves every model room for an answer. Raises UserError if none does."""
-    context = min(policy.model.config.context for policy in models.values())
-    return with_room(records, [policy.prompt for policy in models.values()], context, title)
-
-
-def answered(record: dict) -> bool:
-    """Whether the record ends in an answer."""
-    return messages_of(record)[-1]["role"] == "assistant"
-
-
-def left_out(records: list[dict], scored: int) -> list[str]:
-    """What some of the records lack, and which metrics do without them. scored: how many texts have a loss."""
-    n, answers = len(records), sum(map(answered, records))
-    known, lines = sum(any(references_of(r)) for r in records), []
-    labelled = sum(label_of(r) is not None for r in records)
-    if 0 < labelled < n:
-        lines.append(f"{n - labelled} of {n} records have no label: accuracy and F1 leave them out")
-    if 0 < known < n:
-        lines.append(f"{n - known} of {n} records have no answer to compare with: no BLEU, chrF, ROUGE, exact match")
-    if scored < answers:
-        unfit = f"{answers - scored} of {answers} answers fit no context"
-        lines.append(f"{unfit}: perplexity and calibration leave them out")
-    return lines
-
-
 def check_sets(options: Evaluation, seed: int, policy: Policy, runs: dict[str, dict]) -> None:
     """--check-data: `check_data` of the test sets beside what the models were trained on."""
     sets = test_sets(options, None, runs, seed)
@@ -194,8 +129,13 @@ def collect_items(
     trained = {prompt_of(r) for records in seen.values() for r in records}
     sets, fitted = [], {}  # fitted: task -> model -> temperature
     reward = load_rewards(judged, device)
-    wanted = [(TestSet(title, prompts_that_fit(records, models, title), about={"reward": name}), reward_of, max_new)
-              for title, records, reward_of, name, max_new in test_sets(options, reward, runs, seed)]
+    wanted = []
+    for title, records, reward_of, name, max_new in test_sets(options, reward, runs, seed):
+        if options.shots:
+            task = "" if options.data else task_of(records[0]).NAME
+            examples = read_records(options.shots_from) if options.shots_from else seen.get(task or OWN, [])
+            records = behind_examples(records, examples, options.shots, seed)
+        wanted.append((TestSet(title, prompts_that_fit(records, models, title), about={"reward": name}), reward_of, max_new))
     answers = sum(len(s.records) for s, *_ in wanted) * len(models) * (1 + options.samples)
     with bar(answers, "asking", unit=" answers", leave=False) as progress:
         for s, reward_of, max_new in wanted:

@@ -15,7 +15,7 @@ from minirlhf.evaluation.ask import (
     Policy, Protocol, answer_logits, fitted_temperature, pieces_of, sample_items, scores_of, text_items,
     token_statistics,
 )
-from minirlhf.evaluation.collect import turn_records
+from minirlhf.evaluation.questions import turn_records
 from minirlhf.lm.batches import collate
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.generation import Generation

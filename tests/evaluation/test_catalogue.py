@@ -10,7 +10,7 @@ from minirlhf.evaluation.ask import Policy, text_items
 from minirlhf.evaluation.catalogue import DEFAULT, METRICS, metric_names, metric_table
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, View, view_of
-from minirlhf.evaluation.collect import turn_records
+from minirlhf.evaluation.questions import turn_records
 from minirlhf.harness.files import UserError
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import references_of

@@ -11,8 +11,7 @@ import torch
 from minirlhf.evaluation import collect
 from minirlhf.evaluation.ask import Policy, Protocol, fitted_temperature, sample_items, text_items
 from minirlhf.evaluation.collect import (
-    collect_items, left_out, load_models, ngram_baseline, optimum_of_training, prompts_that_fit, temperatures,
-    training_records, turn_records,
+    collect_items, load_models, ngram_baseline, optimum_of_training, temperatures, training_records,
 )
 from minirlhf.evaluation.config import Evaluation
 from minirlhf.evaluation.items import read_items, write_items
@@ -22,7 +21,7 @@ from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.gguf_models import write_gguf
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.records import prompt_of
+from minirlhf.lm.records import messages_of, prompt_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics import ngram
 from minirlhf.rl.options import RewardOptions
@@ -31,8 +30,6 @@ from minirlhf.tasks.sources import OWN
 
 QA = [("system", "s"), ("user", "q"), ("assistant", "12"), ("user", "r"), ("assistant", "好")]
 CONVERSATION = {"messages": [{"role": role, "content": content} for role, content in QA]}
-SAID = [("system", "s"), ("user", "q"), ("assistant", "12"), ("user", "r"), ("assistant", "345"), ("assistant", "好")]
-TALK = {"messages": [{"role": role, "content": content} for role, content in SAID], "hint": 7}
 PAIRS = [{"prompt": "ab", "response": "x"}, {"prompt": "cd", "response": "yes"}]
 
 
@@ -100,56 +97,17 @@ def test_own_data_are_asked_turn_by_turn_and_texts_are_passed_over(ask):
     assert s.records[2:] == [{"messages": CONVERSATION["messages"][:n], "conversation": 2} for n in (3, 5)]
 
 
-def test_each_assistant_turn_is_asked_after_the_true_turns_before_it():
-    """As a record of its own, with all that the conversation's record says besides."""
-    got = turn_records([PAIRS[0], TALK])
-    assert got[0] == PAIRS[0]
-    assert [record["messages"] for record in got[1:]] == [TALK["messages"][:end] for end in (3, 5, 6)]
-    assert {record["hint"] for record in got[1:]} == {7} and "conversation" not in TALK
-
-
-def test_the_turns_of_a_conversation_say_that_they_belong_together():
-    """And so do equal conversations, but not those that only begin alike."""
-    longer = {"messages": [*TALK["messages"], {"role": "assistant", "content": "x"}]}
-    got = turn_records([TALK, PAIRS[0], TALK, longer])
-    assert [record.get("conversation") for record in got] == [0, 0, 0, None, 0, 0, 0, 3, 3, 3, 3]
-
-
-@pytest.mark.parametrize("record", [
-    *PAIRS, {"prompt": "a"}, *({"messages": TALK["messages"][:n]} for n in (2, 3, 4)),
-])
-def test_a_record_of_one_answer_stays_as_it_is(record):
-    assert turn_records([record]) == [record]
-
-
-def test_a_question_at_the_end_of_a_conversation_is_asked_too():
-    """It has no answer to be compared with."""
-    messages = [*TALK["messages"], {"role": "user", "content": "and?"}]
-    asked = turn_records([{"messages": messages}])
-    assert [record["messages"][-1]["role"] for record in asked] == ["assistant"] * 3 + ["user"]
-
-
-@pytest.mark.parametrize("answers, scored, said", [
-    (["a", "b"], 2, []), ([None, None], 0, []),
-    (["a", None], 1, ["1 of 2 records have no answer to compare with"]),
-    (["a", ""], 2, ["1 of 2 records have no answer to compare with"]),
-    (["a", "b"], 1, ["1 of 2 answers fit no context"]),
-    (["a", "b", None], 0, ["1 of 3 records have no answer", "2 of 2 answers fit no context"]),
-], ids=str)
-def test_records_that_some_metrics_leave_out_are_counted(answers, scored, said):
-    records = [{"prompt": "p"} | ({} if a is None else {"response": a}) for a in answers]
-    lines = left_out(records, scored)
-    assert len(lines) == len(said) and all(line.startswith(start) for line, start in zip(lines, said))
-
-
-def test_prompts_that_leave_a_model_no_room_are_left_out_for_all_and_counted(make_policy, tokenizer, capsys):
-    """The prompt, its two roles, and one token more must fit the shortest context."""
-    models = {name: Policy(make_policy(0, context=context), tokenizer) for name, context in (("a", 64), ("b", 8))}
-    records = [{"prompt": "x" * n} for n in (1, 5, 6, 7, 40)]
-    assert prompts_that_fit(records, models, "mine") == records[:2]
-    assert capsys.readouterr().out == "mine: 3 of 5 prompts left out, longer than the context of 8 tokens\n"
-    with pytest.raises(UserError, match="mine: no prompt of 3 records fits the model's context of 8 tokens"):
-        prompts_that_fit(records[2:], models, "mine")
+def test_shots_come_from_files_or_from_what_the_models_were_trained_on(ask, files):
+    runs = {"ppo": {"tasks": {"arithmetic": 1.0}, "seed": 0, "data": {"examples": 50}}}
+    _, (s, *_) = ask(runs, task="arithmetic", shots=2)
+    assert [len(messages_of(r)) for r in s.records] == [6, 6, 6]
+    trained = {(r["prompt"], r["response"]) for r in TASKS["arithmetic"].records("train", 50, 0)}
+    said = messages_of(s.records[0])
+    assert {(said[i]["content"], said[i + 1]["content"]) for i in (0, 2)} <= trained
+    assert {x["scores"]["reward"] for x in s.items["ppo"]} <= {0.0, 1.0}  # of the last question
+    (files / "shots.jsonl").write_text('{"prompt": "1?", "response": "one"}')
+    _, (s,) = ask(**MINE, shots=1, shots_from=("shots.jsonl",))
+    assert all({"role": "user", "content": "1?"} in messages_of(r)[:2] for r in s.records)
 
 
 def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, make_policy, tokenizer):

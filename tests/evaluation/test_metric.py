@@ -9,7 +9,7 @@ import torch
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import Metric, or_none, per_unit, ratio, units, view_of
 from minirlhf.evaluation.optimum import reference_optimum, regret_metrics
-from minirlhf.evaluation.collect import turn_records
+from minirlhf.evaluation.questions import turn_records
 from minirlhf.metrics.intervals import corpus_interval
 from minirlhf.theory.oracle import TokenMDP, kl, objective, optimum, response_logprobs
 

@@ -10,7 +10,7 @@ import torch
 
 from minirlhf.evaluation.ask import Policy, Protocol, sample_items, scores_of, text_items
 from minirlhf.evaluation.catalogue import metric_table
-from minirlhf.evaluation.collect import left_out, turn_records
+from minirlhf.evaluation.questions import left_out, turn_records
 from minirlhf.evaluation.items import TestSet
 from minirlhf.evaluation.metric import view_of
 from minirlhf.harness.files import UserError
