@@ -35,7 +35,7 @@ BEGUN = {"people": "for {}", "day": "on {}", "time": "at {}"}  # and in a reques
 HELLO = ("", "hi, ", "hello, ", "good evening, ")
 WISHES = "a table|i need a table|i would like a table|can i have a table|please book a table|a table please".split("|")
 MORE, REPEAT, GUESS = 0.3, 0.15, 0.6  # how often a guest says more, and the clerk asks again, or does not ask
-DRAWS = 1000  # for each record of a held-out split, before it is said that there are no more
+DRAWS = 10_000  # in a row that find no other request of a held-out split: there are no more
 NEEDLESS = 0.1  # what a question costs whose answer was known
 
 
@@ -52,7 +52,7 @@ def records(split: str, n: int, seed: int) -> list[dict]:
     rng, out, seen, draws = random.Random(f"{NAME} {split} {seed}"), [], set(), 0
     while len(out) < n:
         slots, draws = wanted(rng), draws + 1
-        if draws > DRAWS * n:
+        if draws > DRAWS:
             raise UserError(f"asked for {n} distinct prompts of {NAME}'s {split} split, which has fewer; ask for fewer")
         given = [BEGUN[slot].format(slots[slot]) for slot in slots["given"].split()]
         words = rng.choice(HELLO) + " ".join([rng.choice(WISHES), *given])
@@ -60,6 +60,7 @@ def records(split: str, n: int, seed: int) -> list[dict]:
         if sides != {split} or (split != "train" and words in seen):
             continue
         seen.add(words)
+        draws = 0
         record = {"task": NAME, "prompt": words, **slots}
         messages = clerk(record, rng)
         out.append(record | {"response": messages[-1]["content"], "messages": messages})
