@@ -7,6 +7,7 @@ An environment is a function reply(conversation, rng) -> text or None, where Non
 user, a game, a tool. A turn of it is a transition, drawn and not chosen. conversation is the record with all "messages"
 so far. rng is a random.Random of the row and turn, so that a resumed run hears the same. Ids are joined, and never
 made anew from text, which could give other ids than those that were sampled.
+Source: Sutton et al. 2000, theorem 1: the gradient of the policy alone, whatever the transitions.
 Proved by tests/rl/test_turns.py and, against an exact solution, tests/theory/test_two_turns.py.
 """
 
@@ -15,6 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +135,9 @@ def spoken(g: Generation) -> list[tuple[list[int], list[float]]]:
     return [(ids[mask].tolist(), logp[mask].tolist()) for ids, mask, logp in zip(g.ids, g.mask, g.logprobs)]
 
 
-def joined(prompts: Sequence[list[int]], parts: list[list[tuple]], ended: list[bool], pad: int, device) -> Generation:
+def joined(
+    prompts: Sequence[list[int]], parts: list[list[tuple]], ended: list[bool], pad: int, device: torch.device
+) -> Generation:  # fmt: skip
     """Rows of answers and replies in turn, as (ids, log-probs), as one Generation with holes in its mask."""
     R = max(sum(len(ids) for ids, _ in row) for row in parts)
     ids, logprobs = torch.full((len(parts), R), pad), torch.zeros(len(parts), R)  # (B, R) each
@@ -146,7 +150,7 @@ def joined(prompts: Sequence[list[int]], parts: list[list[tuple]], ended: list[b
     return Generation(*(x.to(device) for x in (*pad_left(prompts, pad), ids, mask, logprobs, torch.tensor(ended))))
 
 
-def transcripts(rows, tokenizer: Tokenizer) -> list[str]:
+def transcripts(rows: Any, tokenizer: Tokenizer) -> list[str]:
     """What was said in each row of a Generation or Rollout: answers, and what the environment said in ‹ ›."""
     texts, (before, after) = [], around(tokenizer.chat)
     for ids, mask, last in zip(rows.ids.tolist(), rows.mask.tolist(), responses_of(rows)):

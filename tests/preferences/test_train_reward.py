@@ -406,5 +406,8 @@ def test_labels_are_measured_by_accuracy_loss_and_the_commonest_label():
     by_hand = [log(exp(2) + 2) - 2, log(exp(1) + 2) - 1, log(exp(1) + 2), log(exp(0.5) + 2) - 0.5]
     assert figures["loss"] == pytest.approx(sum(by_hand) / 4, abs=1e-6)
     assert figures["interval"][0] < 3 / 4 < figures["interval"][1]
+    sure = [exp(2) / (exp(2) + 2), exp(1) / (exp(1) + 2), exp(0.5) / (exp(0.5) + 2)]  # the second of two texts, one wrong
+    gaps = [1 - sure[0], 2 * (sure[1] - 1 / 2), 1 - sure[2]]
+    assert figures["ece"] == pytest.approx(sum(gaps) / 4, abs=1e-6)
     assert figures["f1"] == pytest.approx((2 / 2 + 2 / 3 + 2 / 3) / 3)  # of the classes 0, 1 and 2
     assert summary(figures).startswith("4 held-out texts: accuracy 0.750 [0.301, 0.954], the commonest label 0.500, macro")

@@ -201,6 +201,16 @@ def test_a_conversation_stays_within_the_context(context, make_policy, tokenizer
     assert filled.max() <= context
 
 
+def test_a_reply_that_leaves_no_room_for_an_answer_ends_the_conversation(make_policy, tokenizer):
+    """Behind an answer that has ended: its score counts."""
+    policy = make_policy(0, context=24)
+    policy.ln_f.bias.data += 9 * policy.wte.weight.data[tokenizer.eos_id]  # it says nothing but EOS
+    asked, sampling = [render_prompt(r, tokenizer) for r in RECORDS], Sampling(6, 0.7)
+    g, records = speak(lambda c, rng: "x" * 9, turns=9)(policy, tokenizer, asked, RECORDS, sampling, SEEDS)
+    assert g.ended.all() and 0 < max(len(r.get("messages", ())) for r in records) < 6
+    assert (g.prompt_mask.sum(1) + (g.mask.flip(1).cumsum(1) > 0).sum(1)).max() <= 24
+
+
 def test_an_environment_hears_the_same_after_a_resume(policies, tokenizer):
     """Its random numbers come from the row's seed and the turn, and from nothing that a restart would change."""
     torch.manual_seed(1)
