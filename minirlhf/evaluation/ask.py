@@ -46,10 +46,17 @@ class Policy:
     dtype: torch.dtype = torch.float32  # of matrix products in sampling
     scored: torch.dtype = torch.float32  # and in all figures
     speak: Callable = Conversations(reply_of_task)  # see `rollout.Models`; without roles there is one turn
+    shots: tuple[dict, ...] = ()  # messages of examples, in front of each question
+
+    def behind_shots(self, record: dict) -> dict:
+        """The record behind the examples, and these behind what the system says."""
+        messages = messages_of(record) if self.shots else []
+        first = messages[:1] if messages and messages[0]["role"] == "system" else []
+        return record | {"messages": [*first, *self.shots, *messages[len(first) :]]} if self.shots else record
 
     def prompt(self, record: dict) -> list[int]:
         """The ids that the model is to continue."""
-        return render_prompt(record, self.tokenizer, self.chat)
+        return render_prompt(self.behind_shots(record), self.tokenizer, self.chat)
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,8 @@ def answer_logits(policy: Policy, records: Sequence[dict]) -> Iterator[tuple[lis
     """
     model, examples = policy.model, []
     for record in records:
-        example, start = render(record, policy.tokenizer, policy.chat), len(policy.prompt(record))
+        example = render(policy.behind_shots(record), policy.tokenizer, policy.chat)
+        start = len(policy.prompt(record))
         examples.append(Example(example.ids, [m and t >= start for t, m in enumerate(example.mask)]))
     keep = [i for i, e in enumerate(examples) if fit_context([e], model.config.context)[0]]
     for part in micro_batches([len(examples[i].ids) for i in keep], 32, model):

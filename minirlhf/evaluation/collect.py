@@ -17,7 +17,7 @@ from minirlhf.evaluation.long_texts import document_ids
 from minirlhf.evaluation.metric import units, view_of
 from minirlhf.evaluation.optimum import reference_optimum
 from minirlhf.evaluation.panels import choose_examples, read_curves
-from minirlhf.evaluation.questions import answered, behind_examples, left_out, prompts_that_fit, test_sets
+from minirlhf.evaluation.questions import answered, left_out, prompts_that_fit, shots_of, test_sets
 from minirlhf.evaluation.table import one_line
 from minirlhf.harness.device import autocast, environment
 from minirlhf.harness.files import UserError
@@ -101,9 +101,9 @@ def collect_items(
     folders: dict[str, str],
 ) -> tuple[dict, list[TestSet]]:
     """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
-    for name in (options.against, options.reference):
+    for name in (options.against, options.reference, *options.shots_for):
         if name not in ("", *models):
-            raise UserError(f"--against, --reference {name}: not one of {', '.join(models)}")
+            raise UserError(f"--against, --reference or --shots-for {name}: not one of {', '.join(models)}")
     against = options.against or ("sft" if "sft" in models else next(iter(models)))
     weights = {name: checkpoint.fingerprint(policy.model) for name, policy in models.items()}
     references, last = kl_references(options.reference, against, runs, weights), list(models)[-1]
@@ -131,29 +131,33 @@ def collect_items(
     reward = load_rewards(judged, device)
     wanted = []
     for title, records, reward_of, name, max_new in test_sets(options, reward, runs, seed):
+        asked = models
         if options.shots:
             task = "" if options.data else task_of(records[0]).NAME
             examples = read_records(options.shots_from) if options.shots_from else seen.get(task or OWN, [])
-            records = behind_examples(records, examples, options.shots, seed)
-        wanted.append((TestSet(title, prompts_that_fit(records, models, title), about={"reward": name}), reward_of, max_new))
+            shots = shots_of(records, examples, options.shots, seed)
+            asked = models | {name: replace(models[name], shots=shots) for name in options.shots_for or models}
+        s = TestSet(title, prompts_that_fit(records, asked, title), about={"reward": name})
+        wanted.append((s, reward_of, max_new, asked))
     answers = sum(len(s.records) for s, *_ in wanted) * len(models) * (1 + options.samples)
     with bar(answers, "asking", unit=" answers", leave=False) as progress:
-        for s, reward_of, max_new in wanted:
+        for s, reward_of, max_new, asked in wanted:
+            policy, ref = asked[last], asked[reference]
             generated = "" if options.data else task_of(s.records[0]).NAME
             if generated not in fitted:
                 fitted[generated] = temperatures(generated, models, seed)
             s.about["temperatures"] = fitted[generated]
             protocol = Protocol(reward_of, max_new, options.samples, seed, bool(judged.reward), options.missing_eos,
                                 reward.each if reward else dict, progress.update)
-            for name, asked in models.items():
+            for name, of in asked.items():
                 compared = policy.model if name in (reference, last) else None
-                s.items[name] = sample_items(asked, models[references[name]], s.records, protocol, compared)
-                s.texts[name] = text_items(asked, s.records, s.about["temperatures"].get(name))
+                s.items[name] = sample_items(of, asked[references[name]], s.records, protocol, compared)
+                s.texts[name] = text_items(of, s.records, s.about["temperatures"].get(name))
             # Asked in other ids, as a base model is, their answers are no mixture of answers to one prompt.
             alike = all(policy.prompt(r) == ref.prompt(r) for r in s.records) and not policy.speak.replies(s.records)
             if beta > 0 and reward_of is not None and last != reference and alike:
-                asked = {"beta": beta, "missing_eos": options.missing_eos}
-                known = optimum_of_training(runs[last], weights[reference], asked, judged.reward, s.title)
+                settings = {"beta": beta, "missing_eos": options.missing_eos}
+                known = optimum_of_training(runs[last], weights[reference], settings, judged.reward, s.title)
                 if known is None and options.reference_samples:
                     progress.total += len(s.records) * (1 + options.reference_samples)
                     more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))

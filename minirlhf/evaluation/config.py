@@ -28,6 +28,7 @@ class Evaluation:
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
     shots: int = option(0, "examples of training with their answers in front of each prompt, drawn by the seed", least=0)
     shots_from: tuple[str, ...] = option((), "files of these; none: what the models were trained on", needs="shots")
+    shots_for: tuple[str, ...] = option((), "names of the models that get them; none: all", needs="shots")
     missing_eos: float = option(0.0, "reward of a response that did not end with EOS", needs=SCORED)
     reference_samples: int = option(0, "more of the reference, where J* is not known", least=0, needs=SCORED)
     max_new: int = option(64, "longest response in tokens, for --data and --prompt", least=1, needs="data|prompt")

@@ -35,18 +35,16 @@ def turn_records(records: Sequence[dict]) -> list[dict]:
     return out
 
 
-def behind_examples(records: Sequence[dict], examples: Sequence[dict], k: int, seed: int) -> list[dict]:
-    """Each record behind k examples, questions with their answers, as turns of one conversation.
+def shots_of(records: Sequence[dict], examples: Sequence[dict], k: int, seed: int) -> tuple[dict, ...]:
+    """The messages of k examples, questions with their answers, which are to stand in front of each record.
 
-    The seed draws them, the same for all, and none that asks what a record asks. Raises UserError for fewer than k.
+    The seed draws them, and none that asks what a record asks. Raises UserError for fewer than k.
     """
     asked = {prompt_of(r) for r in records}
     known = [r for r in examples if "text" not in r and answered(r) and prompt_of(r) not in asked]
     if len(known) < k:
         raise UserError(f"--shots {k}: {len(known)} examples with an answer that are no test prompts: give --shots-from FILE")
-    begun = [m for r in Random(f"shots {seed}").sample(known, k) for m in messages_of(r) if m["role"] != "system"]
-    parts = [(messages := messages_of(r), messages[0]["role"] == "system") for r in records]  # what the system says is first
-    return [r | {"messages": [*x[:n], *begun, *x[n:]]} for r, (x, n) in zip(records, parts)]
+    return tuple(m for r in Random(f"shots {seed}").sample(known, k) for m in messages_of(r) if m["role"] != "system")
 
 
 def test_sets(options: Evaluation, reward: Reward | None, runs: dict[str, dict], seed: int) -> list[tuple]:

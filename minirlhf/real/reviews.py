@@ -14,7 +14,8 @@ ASK = (
     "Answer with one word, positive or negative."
 )
 HELD_OUT = 20  # percent, that of tools/train_reward.py too: the classifier is then held to the same reviews
-TEST, LABELS, FEW = 1000, 1000, 100
+TEST, SOME, LABELS, FEW = 1000, 150, 1000, 100
+SHOTS = 2, 8  # labels to read in front of each review, or to learn from: half of them positive
 
 
 def split(path: str, record_of) -> tuple[list[dict], list[dict]]:
@@ -32,11 +33,13 @@ def split(path: str, record_of) -> tuple[list[dict], list[dict]]:
 
 
 def files(path: str) -> dict[str, list[dict]]:
-    """labels, the first of them as few, and test. Raises UserError where there are fewer reviews."""
+    """labels, the first of them as few; test, the first of it as some. Raises UserError where there are fewer reviews."""
     learnt, held_out = split(path, lambda text, label: {"prompt": ASK.format(text), "response": label, "label": label})
     if len(learnt) < LABELS or len(held_out) < TEST:
         raise UserError(f"{path}: {len(learnt)} reviews to learn from and {len(held_out)} to test on are too few")
-    return {"labels": learnt[:LABELS], "few": learnt[:FEW], "test": held_out[:TEST]}
+    parts = {"labels": learnt[:LABELS], "few": learnt[:FEW], "test": held_out[:TEST], "some": held_out[:SOME]}
+    each = [[r for r in learnt if r["label"] == label] for label in ("positive", "negative")]
+    return parts | {f"few{k}": [r for of in each for r in of[: k // 2]] for k in SHOTS}
 
 
 def right(prompt: str, response: str, record: dict) -> float:

@@ -46,16 +46,16 @@ def rl(name: str, words: str) -> dict[str, str]:
     return {name: f"train_ppo.py {words} --out {{out}}/{name}"}
 
 
-def judge(name: str, words: str, models: dict[str, str], against: str = "base") -> dict[str, str]:
-    """A step of evaluation. models: name -> folder below that of the seed."""
+def judge(name: str, words: str, models: dict[str, str], against: str = "base", data: str = "") -> dict[str, str]:
+    """A step of evaluation. models: name -> folder below that of the seed.  data: where it is not called as the step."""
     given = "".join(f" {model}={{out}}/{folder}" for model, folder in models.items())
     how = f"--against {against} --reference base {ONE} --score-dtype bfloat16 --all"
-    return {name: f"evaluate.py --models base={{model}}{given} {how} {words} --data {{data}}/{name}.jsonl --out {{out}}/{name}"}
+    return {name: f"evaluate.py --models base={{model}}{given} {how} {words} --data {{data}}/{data or name}.jsonl --out {{out}}/{name}"}
 
 
 def best_of(data: str, words: str) -> dict[str, str]:
     """A step of many samples of the model as it is."""
-    return {"best": judge(data, f"{words} --samples 16", {})[data].replace(f"--out {{out}}/{data}", "--out {out}/best")}
+    return judge("best", f"{words} --samples 16", {}, data=data)
 
 
 def classifier(name: str, seed: str = "{seed}") -> dict[str, str]:
@@ -110,7 +110,13 @@ def reviews_steps() -> dict[str, str]:
     steps["head"] = classifier("head")["head"].replace("{data}/head.jsonl", "{data}/labels.jsonl {data}/test.jsonl")
     models = {"few": "few/sft", "many": "many/sft", "rl": "rl", "rl0": "rl0", "both": "both"}
     words = f"{reward} --samples 1 --metrics reward,accuracy,f1,calibration,kl,length"
-    return steps | judge("test", words, models, "few")
+    steps |= judge("test", words, models, "few")
+    for k in reviews.SHOTS:  # as many labels to learn from, or to read in front of each review
+        steps |= sft(f"sft{k}", f"few{k}", 20)
+        given = f"{reward} --samples 1 --metrics reward,accuracy,f1,length --shots {k} --shots-from {{data}}/few{k}.jsonl"
+        given += f" --shots-for base --reference sft{k}"  # whose prompts are short: no KL is asked for here
+        steps |= judge(f"shots{k}", given, {f"sft{k}": f"sft{k}/sft"}, data="some")
+    return steps
 
 
 def openings_steps() -> dict[str, str]:

@@ -98,6 +98,20 @@ def test_all_turns_together_cost_what_the_conversation_costs(make_policy, tokeni
 # Items
 
 
+def test_shots_stand_in_front_of_each_question_behind_what_the_system_says(make_policy, tokenizer):
+    """Of those models alone that have them, in what is asked as in the texts whose loss is measured."""
+    begun = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"})
+    system, asked = {"role": "system", "content": "s"}, {"role": "user", "content": "u"}
+    plain = Policy(make_policy(), tokenizer)
+    shown = replace(plain, shots=begun)
+    for first in ([], [system]):
+        record = {"messages": [*first, asked, {"role": "assistant", "content": "b"}], "hint": 1}
+        whole = record | {"messages": [*first, *begun, *record["messages"][len(first) :]]}
+        assert shown.behind_shots(record) == whole and plain.behind_shots(record) == record
+        assert shown.prompt(record) == plain.prompt(whole) != plain.prompt(record)
+        assert text_items(shown, [record]) == text_items(plain, [whole])
+
+
 def test_the_kl_of_a_model_with_itself_is_exactly_0(made):
     """And that with another is not; k1 and k3, which look at the sampled tokens alone, are 0 too."""
     _, items = made

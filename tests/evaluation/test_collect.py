@@ -15,13 +15,14 @@ from minirlhf.evaluation.collect import (
 )
 from minirlhf.evaluation.config import Evaluation
 from minirlhf.evaluation.items import read_items, write_items
+from minirlhf.evaluation.questions import shots_of
 from minirlhf.evaluation.report import build
 from minirlhf.harness.files import UserError
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat import render, render_prompt
 from minirlhf.lm.gguf_models import write_gguf
 from minirlhf.lm.model import GPT, GPTConfig
-from minirlhf.lm.records import messages_of, prompt_of
+from minirlhf.lm.records import prompt_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics import ngram
 from minirlhf.rl.options import RewardOptions
@@ -97,17 +98,23 @@ def test_own_data_are_asked_turn_by_turn_and_texts_are_passed_over(ask):
     assert s.records[2:] == [{"messages": CONVERSATION["messages"][:n], "conversation": 2} for n in (3, 5)]
 
 
-def test_shots_come_from_files_or_from_what_the_models_were_trained_on(ask, files):
+def test_shots_are_of_what_the_models_were_trained_on_or_of_files_and_for_all_or_for_some(ask, make_policy, tokenizer, files):
     runs = {"ppo": {"tasks": {"arithmetic": 1.0}, "seed": 0, "data": {"examples": 50}}}
-    _, (s, *_) = ask(runs, task="arithmetic", shots=2)
-    assert [len(messages_of(r)) for r in s.records] == [6, 6, 6]
-    trained = {(r["prompt"], r["response"]) for r in TASKS["arithmetic"].records("train", 50, 0)}
-    said = messages_of(s.records[0])
-    assert {(said[i]["content"], said[i + 1]["content"]) for i in (0, 2)} <= trained
-    assert {x["scores"]["reward"] for x in s.items["ppo"]} <= {0.0, 1.0}  # of the last question
     (files / "shots.jsonl").write_text('{"prompt": "1?", "response": "one"}')
-    _, (s,) = ask(**MINE, shots=1, shots_from=("shots.jsonl",))
-    assert all({"role": "user", "content": "1?"} in messages_of(r)[:2] for r in s.records)
+    trained = TASKS["arithmetic"].records("train", 50, 0)
+    for given, examples, shown in (
+        ({"shots": 2}, trained, ["base", "sft", "ppo"]),
+        ({"shots": 1, "shots_from": ("shots.jsonl",), "shots_for": ("sft",)}, [{"prompt": "1?", "response": "one"}], ["sft"]),
+    ):
+        _, (s, *_) = ask(runs, task="arithmetic", **given)
+        assert s.records == TASKS["arithmetic"].records("test", 3, 5)  # what a report pairs by: the questions alone
+        assert {x["scores"]["reward"] for x in s.items["ppo"]} <= {0.0, 1.0}  # of the last question
+        begun = shots_of(s.records, examples, given["shots"], 5)
+        for i, name in enumerate(s.texts):
+            policy = Policy(make_policy(i, context=320), tokenizer, shots=begun if name in shown else ())
+            assert s.texts[name] == text_items(policy, s.records, s.about["temperatures"].get(name))
+    with pytest.raises(UserError, match="--shots-for rl: not one of base, sft, ppo"):
+        ask(runs, task="arithmetic", shots=2, shots_for=("rl",))
 
 
 def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, make_policy, tokenizer):
@@ -142,7 +149,7 @@ def test_the_run_tells_the_models_apart_and_what_they_are(ask, make_policy, file
 def test_where_there_is_no_sft_the_first_model_is_the_reference(ask):
     assert ask(names=("a", "b"), **MINE)[0]["reference"] == "a"
     assert ask(names=("a", "b"), reference="b", **MINE)[0]["reference"] == "b"
-    with pytest.raises(UserError, match="--reference c: not one of a, b"):
+    with pytest.raises(UserError, match="--shots-for c: not one of a, b"):
         ask(names=("a", "b"), reference="c", **MINE)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from minirlhf.evaluation.ask import Policy
-from minirlhf.evaluation.questions import behind_examples, left_out, prompts_that_fit, turn_records
+from minirlhf.evaluation.questions import left_out, prompts_that_fit, shots_of, turn_records
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import messages_of
 
@@ -41,22 +41,19 @@ def test_a_question_at_the_end_of_a_conversation_is_asked_too():
     assert [record["messages"][-1]["role"] for record in asked] == ["assistant"] * 3 + ["user"]
 
 
-def test_shots_stand_in_front_of_each_prompt_behind_what_the_system_says():
-    """The same for all, drawn by the seed; none that is asked, or has no answer; their own system texts are left out."""
+def test_shots_are_examples_with_answers_that_are_no_test_prompts():
+    """Drawn by the seed; what the system says in them is left out."""
     system = {"role": "system", "content": "s"}
     examples = [{"prompt": f"q{i}", "response": f"a{i}"} for i in range(9)]
     others = [{"prompt": "p", "response": "known"}, {"prompt": "none"}, {"text": "t"}]
-    asked = [{"prompt": "p", "response": "r", "hint": 1}, {"messages": [system, {"role": "user", "content": "u"}]}]
+    asked = [{"prompt": "p", "response": "r"}]
     spoken = [r | {"messages": [system, *messages_of(r)]} for r in examples]
-    one, two = behind_examples(asked, others + spoken, 3, 7)
-    begun = one["messages"][:6]
-    assert one["messages"][6:] == messages_of(asked[0]) and one["hint"] == 1
-    assert two["messages"] == [system, *begun, {"role": "user", "content": "u"}]
+    begun = shots_of(asked, others + spoken, 3, 7)
     pairs = list(zip(begun[::2], begun[1::2]))
     assert all(pair in [tuple(messages_of(r)) for r in examples] for pair in pairs) and len({str(x) for x in pairs}) == 3
-    assert behind_examples(asked, others + spoken, 3, 7)[0] == one != behind_examples(asked, others + spoken, 3, 8)[0]
+    assert shots_of(asked, others + spoken, 3, 7) == begun != shots_of(asked, others + spoken, 3, 8)
     with pytest.raises(UserError, match="--shots 10: 9 examples with an answer that are no test prompts: give --shots-from"):
-        behind_examples(asked, others + spoken, 10, 7)
+        shots_of(asked, others + spoken, 10, 7)
 
 
 @pytest.mark.parametrize("answers, scored, said", [

@@ -28,6 +28,13 @@ def test_no_review_is_learnt_and_tested_on(path):
     assert made == files(path)
 
 
+def test_a_few_examples_are_of_both_labels_and_none_that_is_asked(path):
+    made = files(path)
+    for k in reviews.SHOTS:
+        assert sorted(r["label"] for r in made[f"few{k}"]) == ["negative"] * (k // 2) + ["positive"] * (k // 2)
+        assert {r["prompt"] for r in made[f"few{k}"]}.isdisjoint(r["prompt"] for r in made["some"])
+
+
 def test_the_classifier_holds_out_what_the_models_are_tested_on(path):
     made = files(path)
     sides = split_by_prompt(made["labels"] + made["test"], RewardConfig().held_out)
