@@ -383,6 +383,27 @@ MUTANTS = [
         "rl/turns.py", "Random(seed)", "Random()",
         "tests/rl/test_turns.py::test_an_environment_hears_the_same_after_a_resume",
     ),
+    # Distillation
+    Mutant(
+        "kl-the-wrong-way-round", "forward is KL(teacher, student), reverse KL(student, teacher)", "common slip",
+        "rl/distil.py", '(target, logp) if loss == "forward"', '(target, logp) if loss == "reverse"',
+        "tests/rl/test_distil.py::test_the_loss_equals_its_definition",
+    ),
+    Mutant(
+        "temperature-shrinks-the-gradient", "T² keeps the size of the gradient of softened distributions", "common slip",
+        "rl/distil.py", "return temperature**2 * (", "return (",
+        "tests/rl/test_distil.py::test_at_high_temperature_the_gradient_is_that_of_matching_logits",
+    ),
+    Mutant(
+        "padding-distilled", "Of the rows that a pass is rounded up to, none is learned", "common slip",
+        "rl/distil.py", "< batch.mask.sum()  # (N',)", "< len(wanted)  # (N',)",
+        "tests/rl/test_distil.py::test_a_step_is_that_of_one_token_at_a_time",
+    ),
+    Mutant(
+        "answers-drawn-once", "The student answers anew in each step", "common slip",
+        "rl/distil.py", "default_rng([run.seed, *key])", "default_rng([run.seed])",
+        "tests/rl/test_distil.py::test_the_teacher_answers_once_and_the_student_anew_in_each_step[own-3]",
+    ),
     # Supervised fine-tuning
     Mutant(
         "prompt-in-the-loss", "The loss stands on the assistant's turns alone", "nanochat#570",

@@ -1,4 +1,4 @@
-"""The options of reinforcement learning beside those of its algorithm: rewards, conversations, what is watched."""
+"""The options of this wing beside those of an algorithm: rewards, conversations, what is watched; distillation."""
 
 from dataclasses import dataclass
 
@@ -36,3 +36,14 @@ class Watch:
     keep_every: int = option(0, "rounds from a checkpoint in OUT/round-N to the next; 0: none", least=0)
     keep_best: bool = option(False, "keep in OUT/best what scores highest on held-out prompts, above the start",
                              needs="eval_every")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distil:
+    """Distillation."""
+
+    on: str = option("own", "whose answers: the data's, or samples of either", choices=("text", "teacher", "own"))
+    loss: str = option("reverse", "of a token: KL(teacher, student), KL(student, teacher), or its -log p",
+                       choices=("forward", "reverse", "hard"), needs="on=text|on=teacher|loss=forward|loss=reverse")
+    temperature: float = option(1.0, "of both in a KL, not of sampling", above=0, needs="loss=forward|loss=reverse")
+    max_new: int = option(64, "longest sampled answer, in tokens", least=1, needs="on=teacher|on=own")
