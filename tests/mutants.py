@@ -576,7 +576,7 @@ MUTANTS = [
     ),
     Mutant(
         "largest-weight-of-a-block-wraps", "The largest weight of a block of 8 bits is 127 steps", "common slip",
-        "lm/gguf.py", "amax(1, keepdim=True) / 127", "amax(1, keepdim=True) / 128",
+        "lm/quantize.py", "amax(1, keepdim=True) / 127", "amax(1, keepdim=True) / 128",
         "tests/lm/test_gguf.py::test_8_bits_are_written_with_halves_rounded_away_from_0",
     ),
     # Preferences
@@ -709,6 +709,25 @@ MUTANTS = [
         "share-of-nothing", "No share is said of what leaves nothing to gain", "ours, earlier",
         "rl/optimum.py", "np.where(room > beta / 10, room, nan)", "np.where(room > 0, room, nan)",
         "tests/faults/test_numbers.py::test_fault_07_no_share_is_said_of_what_leaves_nothing_to_gain",
+    ),
+    # Smaller weights
+    Mutant(
+        "halves-in-pairs", "The low halves of bytes are the first weights of a block, the high ones the others",
+        "imp#567, 1bit-MONSTER#572",
+        "lm/quantize.py", "return torch.cat([q & 15, q >> 4], 1).float()",
+        "return torch.stack([q & 15, q >> 4], 2).flatten(1).float()",
+        "tests/lm/test_gguf.py::test_4_bits_are_the_low_halves_and_then_the_high_ones",
+    ),
+    Mutant(
+        "scale-without-its-sign", "Blocks are those of ggml's reference, bit for bit", "common slip",
+        "lm/quantize.py", "d = w.gather(1, w.abs().argmax(1, keepdim=True)) / -8", "d = w.abs().amax(1, keepdim=True) / -8",
+        "tests/lm/test_quantize.py::test_blocks_are_those_of_ggml_to_the_bit",
+    ),
+    Mutant(
+        "pruned-by-a-threshold", "Pruning takes the share that was asked for, whatever ties", "SparseGPT, Wanda",
+        "lm/quantize.py", "layer.weight.view(-1)[order[: round(share * len(order))]] = 0",
+        "layer.weight[layer.weight.abs() <= layer.weight.abs().view(-1)[order[min(int(share * len(order)), len(order) - 1)]]] = 0",
+        "tests/lm/test_quantize.py::test_pruning_takes_the_share_of_least_magnitude_from_each_matrix_and_nothing_else",
     ),
 ]
 

@@ -5,20 +5,14 @@
     tensors   name, number of sizes, sizes (the fastest first: the reverse of torch's), kind, offset
     numbers   each tensor at a multiple of the alignment
 
-Weights may stand in blocks of 32 along a row, with a scale d for each block (and in Q4_1 a least value m):
-
-    Q8_0   d, 32 bytes q                  w = d q             34 bytes
-    Q4_0   d, 32 halves of bytes q        w = d (q − 8)       18 bytes
-    Q4_1   d, m, 32 halves of bytes q     w = d q + m         20 bytes
-
-The low halves of the 16 bytes are the first 16 weights, the high halves the other 16. Numbers are read where they
-are asked for, out of a map of the file. Proved by tests/lm/test_gguf.py, against another implementation's values.
+Weights may stand in the blocks of `quantize.py`. Numbers are read where they are asked for, out of a map of the file.
+Proved by tests/lm/test_gguf.py, against another implementation's values.
 Source: the GGUF specification of ggml, version 3.
 """
 
 import mmap
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -27,33 +21,12 @@ import torch
 from torch import Tensor
 
 from minirlhf.harness.files import UserError, naming, open_bytes, write_atomic
-from minirlhf.lm.safetensors import raw_bytes
+from minirlhf.lm.quantize import BLOCK, KINDS, WRITTEN, encode
 
-MAGIC, VERSION, ALIGNMENT, BLOCK = b"GGUF", 3, 32, 32
+MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 SCALARS = dict(enumerate("BbHhIif?", 0)) | {10: "Q", 11: "q", 12: "d"}  # value type -> struct's letter
 STRING, LIST = 8, 9
 MOST = 100_000_000  # entries of a list, and bytes of a string: more is damage
-
-
-def _halves(q: Tensor) -> Tensor:
-    """(n, 16) bytes -> (n, 32): the low halves, then the high ones."""
-    return torch.cat([q & 15, q >> 4], 1).float()
-
-
-def _scale(raw: Tensor, at: int) -> Tensor:
-    """(n, 1) float32: the float16 number at byte `at` of each block."""
-    return raw[:, at : at + 2].contiguous().view(torch.float16).float()
-
-
-# Kind -> (name, numbers per block, bytes per block, (n, bytes) uint8 -> (n, numbers) float32)
-KINDS: dict[int, tuple[str, int, int, Callable[[Tensor], Tensor]]] = {
-    0: ("F32", 1, 4, lambda raw: raw.view(torch.float32)),
-    1: ("F16", 1, 2, lambda raw: raw.view(torch.float16).float()),
-    30: ("BF16", 1, 2, lambda raw: raw.view(torch.bfloat16).float()),
-    8: ("Q8_0", BLOCK, 34, lambda raw: raw[:, 2:].contiguous().view(torch.int8).float().mul_(_scale(raw, 0))),
-    2: ("Q4_0", BLOCK, 18, lambda raw: _halves(raw[:, 2:]).sub_(8).mul_(_scale(raw, 0))),
-    3: ("Q4_1", BLOCK, 20, lambda raw: _halves(raw[:, 4:]).mul_(_scale(raw, 0)).add_(_scale(raw, 2))),
-}
 
 
 class _Reader:
@@ -119,9 +92,9 @@ class Gguf(Mapping):
             name, n = reader.string(), reader.number("I")
             sizes, kind, start = [reader.number("Q") for _ in range(min(n, 9))], reader.number("I"), reader.number("Q")
             if kind not in KINDS:
-                known = ", ".join(name for name, *_ in KINDS.values())
+                known = ", ".join(kind.name for kind in KINDS.values())
                 raise UserError(f"{path}: tensor {name!r} is of kind {kind}; this code reads {known}")
-            _, numbers, size, _ = KINDS[kind]
+            _, numbers, size, *_ = KINDS[kind]
             if not 1 <= n <= 8 or 0 in sizes or sizes[0] % numbers or prod(sizes) > 2**48:
                 raise reader.refuse(f"tensor {name!r} has sizes {sizes}")
             self._places[name] = tuple(reversed(sizes)), kind, start, prod(sizes) // numbers * size
@@ -141,7 +114,7 @@ class Gguf(Mapping):
 
     def __getitem__(self, name: str) -> Tensor:
         shape, kind, start, size = self._places[name]
-        _, _, per_block, decode = KINDS[kind]
+        _, _, per_block, decode, _ = KINDS[kind]
         raw = torch.frombuffer(self._map, dtype=torch.uint8, count=size, offset=self._begin + start)
         # A copy of the part: views of the map need an aligned start, which a damaged file may not have.
         return decode(raw.clone().view(-1, per_block)).reshape(shape)
@@ -153,19 +126,18 @@ class Gguf(Mapping):
         return len(self._places)
 
 
-def encode_q8(x: Tensor) -> bytes:
-    """Blocks of Q8_0 of x, whose rows are multiples of 32: d = max |w| / 127, q = w / d rounded. Raises UserError."""
-    blocks = x.detach().float().cpu().reshape(-1, BLOCK)
-    d = blocks.abs().amax(1, keepdim=True) / 127  # (n, 1)
-    if d.half().isinf().any():
-        raise UserError("a weight is beyond 8.3 million, the most that Q8_0 can hold: write F32")
-    q = blocks * torch.where(d > 0, 1 / d, 0.0)
-    q = torch.trunc(q + 0.5 * q.sign()).to(torch.int8)  # halves away from 0, as C's roundf
-    return torch.cat([d.half().view(torch.uint8), q.view(torch.uint8)], 1).numpy().tobytes()
+def kind_of(name: str, shape: Sequence[int], kind: str) -> int:
+    """The number of the kind that a tensor is written in where `kind` is asked for, as llama.cpp's quantiser chooses.
+
+    Vectors, positions, and matrices whose rows are no whole blocks stay in F32. Embedding and head have 8 bits or more.
+    """
+    if len(shape) != 2 or shape[1] % BLOCK or name == "position_embd.weight":
+        return WRITTEN["F32"]
+    return WRITTEN["Q8_0" if kind != "F32" and name in ("token_embd.weight", "output.weight") else kind]
 
 
 def write(path: str | Path, metadata: Mapping, tensors: Mapping[str, Tensor], kind: str = "F32") -> None:
-    """Write a GGUF file. kind: F32, or Q8_0 for matrices whose rows are multiples of 32, the rest in F32.
+    """Write a GGUF file. kind: of the matrices, one of WRITTEN; see `kind_of`. Raises UserError for what is too large.
 
     metadata: text, bool, int (of 32 bits), float, or a list of one of them.  tensors: asked for twice, each held alone.
     """
@@ -186,23 +158,22 @@ def write(path: str | Path, metadata: Mapping, tensors: Mapping[str, Tensor], ki
         return number, struct.pack("<" + letter, value)
 
     shapes = {name: tuple(tensors[name].shape) for name in tensors}
-    q8 = {name for name, shape in shapes.items() if kind == "Q8_0" and len(shape) == 2 and shape[1] % BLOCK == 0}
+    numbers = {name: kind_of(name, shape, kind) for name, shape in shapes.items()}
     head = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
         number, raw = entry(value)
         head += [text(key), struct.pack("<I", number), raw]
     offset = 0
     for name, shape in shapes.items():
-        sizes, size = list(reversed(shape)), prod(shape) // BLOCK * 34 if name in q8 else prod(shape) * 4
-        head += [text(name), struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, 8 if name in q8 else 0, offset)]
-        offset += size + -size % ALIGNMENT
+        _, per_block, size, *_ = KINDS[numbers[name]]
+        head += [text(name), struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), numbers[name], offset)]
+        offset += -(-prod(shape) // per_block * size // ALIGNMENT) * ALIGNMENT
 
     def put(out: IO[bytes]) -> None:
         out.writelines(head)
         for name in shapes:
             out.write(bytes(-out.tell() % ALIGNMENT))
-            whole = name not in q8
-            out.writelines([raw_bytes(tensors[name].float())] if whole else map(encode_q8, tensors[name].split(1024)))
+            out.writelines(encode(x, KINDS[numbers[name]]).numpy() for x in tensors[name].split(1024))
         out.write(bytes(-out.tell() % ALIGNMENT))
 
     write_atomic(path, put)

@@ -207,7 +207,7 @@ def write_gguf(
 ) -> None:  # fmt: skip
     """Write a model: the keys of its config.json, its tensors under Hugging Face's names, its tokenizer.
 
-    kind: F32 or Q8_0, of the matrices. Raises UserError for a tokenizer that the format cannot name.
+    kind: of the matrices, see `gguf.write`. Raises UserError for a tokenizer that the format cannot name.
     """
     arch = raw["model_type"]
     family = FAMILIES[arch]

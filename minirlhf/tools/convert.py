@@ -1,6 +1,7 @@
 """Write a model for other programs: a Hugging Face folder with any adapter merged, or one GGUF file.
 
     python -m minirlhf.tools.convert out/ppo ppo.gguf --kind Q8_0
+    python -m minirlhf.tools.convert out/ppo pruned --prune 0.5
     python -m minirlhf.tools.convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2/
 
 Proved by tests/tools/test_convert.py.
@@ -20,7 +21,8 @@ class Options:
 
     model: str = option("", "a folder, or a GGUF file", bare=True)
     out: str = option("", "what to write, and not to replace: a FILE.gguf, or else a folder", bare=True)
-    kind: str = option("F32", "of the matrices in a GGUF file", choices=("F32", "Q8_0"))
+    kind: str = option("F32", "of the matrices in a GGUF file", choices=("F32", "Q8_0", "Q4_0", "Q4_1"))
+    prune: float = option(0.0, "share of the weights in each matrix of a block that become 0", least=0, most=1)
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
     from minirlhf.lm import checkpoint  # here: --help does not wait for torch
     from minirlhf.lm.families import config_to_json
     from minirlhf.lm.gguf_models import write_gguf
+    from minirlhf.lm.quantize import prune
 
     if not options.out:
         raise UserError("give MODEL and OUT: what to convert, and what to write")
@@ -38,11 +41,13 @@ def main() -> None:
     if (gguf := options.out.endswith(".gguf")) < (options.kind != "F32"):
         raise UserError(f"--kind {options.kind}: is of a GGUF file, and {options.out} is a folder; leave it out")
     model, tokenizer = checkpoint.load(options.model)
+    prune(model, options.prune)
     if gguf:
         config = config_to_json(model.config, tokenizer.eos_id)
         write_gguf(options.out, config, checkpoint.to_huggingface(model), tokenizer, options.kind)
     else:
-        checkpoint.save(options.out, model, tokenizer, checkpoint.read_run(options.model))
+        run = checkpoint.read_run(options.model) | ({"pruned": options.prune} if options.prune else {})
+        checkpoint.save(options.out, model, tokenizer, run)
     if gguf and getattr(tokenizer, "pattern", "") == "gpt2-digits":
         print("llama.cpp cuts white space before a digit in its own way: several spaces there can be other tokens")
     print(f"{options.out}: {sum(p.numel() for p in model.parameters()):,} parameters")

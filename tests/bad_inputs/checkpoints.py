@@ -393,6 +393,7 @@ LORA = [
     bad("a copy that is there already", "convert llama.gguf out", "out", "exists"),
     bad("a copy of a model to nowhere", "convert llama.gguf", "out"),
     bad("a kind of numbers for a folder", "convert llama.gguf new --kind Q8_0", "--kind"),
+    bad("a share of more than all", "convert llama.gguf new --prune 1.5", "--prune", "at most 1"),
     bad("a copy of a reward model", "convert out/rm new", "score.weight"),
 ]
 CHECKPOINTS = [*LLAMAS, *GGUFS, *LORA, *FOLDERS, *WEIGHTS, *CONFIG, *TOKENIZERS, *RUNS, *REWARD_MODELS]

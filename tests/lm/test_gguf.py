@@ -9,7 +9,8 @@ import torch
 from memory import MB, OneAtATime, peak_of
 
 from minirlhf.harness.files import UserError
-from minirlhf.lm.gguf import KINDS, Gguf, encode_q8, write
+from minirlhf.lm.gguf import Gguf, kind_of, write
+from minirlhf.lm.quantize import KINDS, encode
 
 METADATA = {"general.architecture": "llama", "n": 3, "minus": -3, "x": 1.5, "yes": True, "names": ["a", "你好"], "ids": [1, 2]}
 TENSORS = {"b.weight": torch.arange(64.0).view(2, 32) - 20, "a.bias": torch.tensor([1.0, -2, 3])}
@@ -46,7 +47,7 @@ def test_half_and_brain_floats_are_read():
 def test_8_bits_are_written_with_halves_rounded_away_from_0():
     """d = max |w| / 127; a block of zeros has the scale 0."""
     x = torch.tensor([[127.0, 0.5, -0.5, 1.5, -1.5] + [0.0] * 27, [0.0] * 32])
-    raw = encode_q8(x)
+    raw = encode(x, KINDS[8]).numpy().tobytes()
     assert len(raw) == 68 and raw[:2] == half(1.0) and struct.unpack("<5b", raw[2:7]) == (127, 1, -1, 2, -2)
     assert raw[34:] == bytes(34)
 
@@ -73,6 +74,13 @@ def test_only_whole_blocks_are_written_in_8_bits(tmp_path):
     file = Gguf(tmp_path / "m.gguf")
     assert torch.equal(file["a.bias"], TENSORS["a.bias"]) and torch.equal(file["c"], torch.ones(2, 5))
     assert 0 < float((file["b.weight"] - TENSORS["b.weight"]).abs().max()) < 0.2
+
+
+def test_kinds_are_those_that_llama_cpp_chooses(tmp_path):
+    """4 bits for what is multiplied in blocks, 8 for embedding and head, 32 for positions."""
+    names = ["token_embd.weight", "output.weight", "position_embd.weight", "blk.0.ffn_up.weight"]
+    for kind, chosen in (("F32", [0, 0, 0, 0]), ("Q8_0", [8, 8, 0, 8]), ("Q4_0", [8, 8, 0, 2]), ("Q4_1", [8, 8, 0, 3])):
+        assert [kind_of(name, (2, 64), kind) for name in names] == chosen
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_named(tmp_path):
             Gguf(f"{tmp_path}/{name}")
 
 
-@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
 def test_tensors_that_are_made_when_asked_for_are_written_one_at_a_time(tmp_path, kind):
     tensors = OneAtATime(TENSORS | {"c": torch.ones(33, 2).t(), "d": torch.ones(2500, 64)})
     write(tmp_path / "lazy.gguf", {}, tensors, kind)
@@ -135,6 +143,6 @@ def test_writing_and_reading_hold_one_tensor(tmp_path, kind):
 
 def test_a_scale_that_float16_cannot_hold_is_refused_and_no_file_is_left(tmp_path):
     """It would be infinity, and each weight of its block NaN."""
-    with pytest.raises(UserError, match="8.3 million"):
+    with pytest.raises(UserError, match="too large for the scale"):
         write(tmp_path / "m.gguf", {}, {"a": torch.full((1, 32), 9e6)}, "Q8_0")
     assert not os.listdir(tmp_path)

@@ -9,6 +9,7 @@ from llamas import CASES, by_formula
 from minirlhf.lm import checkpoint
 from minirlhf.lm.chat_formats import choose_format
 from minirlhf.lm.lora import adapt, layers_of
+from minirlhf.lm.quantize import prune
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 from minirlhf.tools.convert import main
@@ -85,20 +86,31 @@ def test_adapters_are_merged(convert):
     assert not same(checkpoint.load("base")[0], merged)
 
 
-def test_8_bits_make_a_quarter_of_the_file_and_are_near(convert):
+@pytest.mark.parametrize("kind, least", [("Q8_0", 220), ("Q4_0", 7.9), ("Q4_1", 14.5)])
+def test_fewer_bits_are_near(kind, least, convert):
+    """Half a step of the largest weight, or in Q4_0 a whole one; the embedding has 8 bits in every kind."""
     model = by_formula(replace(CASES["llama"], vocab_size=266, width=64, inner=128))
     checkpoint.save("a", model, foreign("smollm"), {})
-    convert("a", "whole.gguf")
-    assert convert("a", "small.gguf", "--kind", "Q8_0")[0] == 0
+    assert convert("a", "small.gguf", "--kind", kind)[0] == 0
     again = checkpoint.load("small.gguf")[0].state_dict()
     for name, x in model.state_dict().items():
-        assert (again[name] - x).abs().max() <= x.abs().max() / 220, name
+        assert (again[name] - x).abs().max() <= x.abs().max() / (220 if name == "wte.weight" else least), name
+
+
+def test_a_folder_and_a_file_are_pruned_alike_and_the_folder_says_so(convert, make_gpt):
+    tokenizer = TOKENIZERS["ours"]()
+    model = make_gpt(vocab_size=tokenizer.vocab_size)
+    checkpoint.save("a", model, tokenizer, {"stage": "sft"})
+    assert convert("a", "b", "--prune", "0.5")[0] == 0 and convert("a", "b.gguf", "--prune", "0.5")[0] == 0
+    pruned = checkpoint.load("b")[0]
+    assert same(checkpoint.load("b.gguf")[0], pruned) and same(pruned, prune(model, 0.5))
+    assert checkpoint.read_run("b") == {"stage": "sft", "pruned": 0.5} and checkpoint.read_run("a") == {"stage": "sft"}
 
 
 @pytest.mark.parametrize("argv, said", [
     ("a a", "a: exists already; choose another name"),
     ("a b --kind Q8_0", "--kind Q8_0: is of a GGUF file, and b is a folder; leave it out"),
-    ("a b.gguf --kind Q4_0", "--kind Q4_0: not one of F32, Q8_0"), ("nowhere b", "nowhere: no such checkpoint folder or GGUF file"), ("a", "give MODEL and OUT"),
+    ("a b.gguf --kind Q4_K", "--kind Q4_K: not one of F32, Q8_0, Q4_0, Q4_1"), ("nowhere b", "nowhere: no such checkpoint folder or GGUF file"), ("a", "give MODEL and OUT"),
 ])  # fmt: skip
 def test_wrong_use_ends_in_one_line(argv, said, convert, model, tokenizer):
     checkpoint.save("a", model, tokenizer, {})
