@@ -114,7 +114,7 @@ class BlockLinear(nn.Module):
 
 
 def in_blocks(model: nn.Module, kind: str) -> nn.Module:
-    """Hold the linear layers of `model.h` whose rows are whole blocks as `kind` says, in place; the model."""
+    """The model, its linear layers held in blocks of `kind`, in place; those whose rows are no whole blocks stay."""
     whole = lambda x: isinstance(x, nn.Linear) and x.in_features % BLOCK == 0
     for path in [path for path, x in model.h.named_modules() if whole(x)]:  # each is freed before the next is encoded
         model.h.set_submodule(path, BlockLinear(model.h.get_submodule(path), KINDS[WRITTEN[kind]]))

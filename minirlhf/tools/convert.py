@@ -22,7 +22,7 @@ class Options:
     model: str = option("", "a folder, or a GGUF file", bare=True)
     out: str = option("", "what to write, and not to replace: a FILE.gguf, or else a folder", bare=True)
     kind: str = option("F32", "of the matrices in a GGUF file", choices=("F32", "Q8_0", "Q4_0", "Q4_1"))
-    prune: float = option(0.0, "share of the weights in each matrix of a block that become 0", least=0, most=1)
+    prune: float = option(0.0, "share of each matrix of the blocks that becomes 0, the least weights first", least=0, most=1)
 
 
 def main() -> None:
