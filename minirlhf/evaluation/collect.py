@@ -49,9 +49,10 @@ def rl_runs(start: str) -> list[str]:
     whole = [p for name in ("config.json", "adapter_config.json") for p in Path(start).parent.glob(f"*/{name}")]
     for folder in dict.fromkeys(p.parent for p in sorted(whole, key=lambda path: (path.stat().st_mtime, path))):
         run = checkpoint.read_run(folder)
-        if run.get("stage") in ALGORITHMS and run.get("reference") == weights:
+        trained = run.get("stage") in ALGORITHMS and "pruned" not in run  # a pruned copy of a run is asked for by name
+        if trained and run.get("reference") == weights:
             found.append(str(folder))
-        elif run.get("stage") in ALGORITHMS:
+        elif trained:
             print(f"{folder} is left out: it was trained against other weights than those of {start} now")
     return found
 

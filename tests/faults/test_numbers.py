@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import os
 from itertools import product
 from math import inf, isnan, nan
@@ -287,6 +288,9 @@ def test_without_models_the_rl_that_began_at_the_sft_model_is_taken_and_the_rest
     (tmp_path / "out/ppo/adapter_config.json").write_text("{}")  # a folder with both is one model
     assert rl_runs("out/sft") == ["out/old", "out/ppo"]
     (tmp_path / "out/ppo/adapter_config.json").unlink()
+    run = json.loads((tmp_path / "out/ppo/run.json").read_text())
+    shutil.copytree(tmp_path / "out/ppo", tmp_path / "out/p50")
+    (tmp_path / "out/p50/run.json").write_text(json.dumps(run | {"pruned": 0.5}))  # a copy is no run
     models, _, folders = load_models(Evaluation(), torch.device("cpu"))
     assert list(models) == ["sft", "old", "ppo"] and "sft=out/sft old=out/old ppo=out/ppo" in capsys.readouterr().out
     folder("sft", "sft")  # trained anew
