@@ -3,8 +3,8 @@
 import dataclasses
 import importlib
 import json
-import shutil
 import os
+import shutil
 from itertools import product
 from math import inf, isnan, nan
 from pathlib import Path
