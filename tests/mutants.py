@@ -729,6 +729,22 @@ MUTANTS = [
         "layer.weight[layer.weight.abs() <= layer.weight.abs().view(-1)[order[min(int(share * len(order)), len(order) - 1)]]] = 0",
         "tests/lm/test_quantize.py::test_pruning_takes_the_share_of_least_magnitude_from_each_matrix_and_nothing_else",
     ),
+    # Audit
+    Mutant(
+        "swap-inside-words", "A swap takes whole words: motherhood is not fatherhood", "common slip",
+        "evaluation/audit.py", "map(word, sorted(table", "map(re.escape, sorted(table",
+        "tests/evaluation/test_audit.py::test_a_swap_keeps_all_else_and_the_case",
+    ),
+    Mutant(
+        "each-test-alone", "All tests of an audit are one family, shared between its models", "common slip",
+        "evaluation/audit.py", "adjust(tests, 0.05 / len(models))", "[adjust([test], 0.05) for test in tests]",
+        "tests/evaluation/test_audit.py::test_interval_p_and_holm_are_those_of_the_metrics_wing",
+    ),
+    Mutant(
+        "recital-without-held-out", "What is continued as often where it was held out is no recital", "common slip",
+        "evaluation/audit.py", "fisher(x, base[m])", "fisher(x, 0 * base[m])",
+        "tests/evaluation/test_audit.py::test_what_grammar_alone_continues_is_no_recital",
+    ),
 ]
 
 

@@ -18,7 +18,7 @@ RESAMPLES = 2000
 FEW = 30  # units, below which a mean's bootstrap interval is too narrow: it covers 49 % at 2, 73 % at 3, 87 % at 8
 
 
-def compare_models(metrics: Sequence[Metric], against: str, seed: int = 0) -> list[dict]:
+def compare_models(metrics: Sequence[Metric], against: str, seed: int = 0, resamples: int = RESAMPLES) -> list[dict]:
     """Each metric as a plain dict: values and intervals of all models, each one's difference from `against`.
 
     decided_by is the key of the number that the verdict goes by, at 5 %. NaN becomes None, so that the JSON is JSON.
@@ -34,7 +34,7 @@ def compare_models(metrics: Sequence[Metric], against: str, seed: int = 0) -> li
             row["models"][model] = {"value": or_none(value), "low": or_none(low), "high": or_none(high)}
             if model == against or against not in metric.statistics:
                 continue
-            d = paired_corpus(statistics, metric.statistics[against], metric.combine, seed, RESAMPLES)
+            d = paired_corpus(statistics, metric.statistics[against], metric.combine, seed, resamples)
             low, high = difference_interval(metric, statistics, metric.statistics[against], d)
             row["differences"][model] = {
                 "value": or_none(d.difference), "low": or_none(low), "high": or_none(high), "p": or_none(d.p_value),

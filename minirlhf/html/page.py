@@ -14,7 +14,7 @@ from minirlhf.evaluation.table import optimum_line
 from minirlhf.html import figures
 from minirlhf.html.curves import curves_html
 from minirlhf.html.markup import (
-    captioned, document, facts, grid, html_table, in_cells, interval, kl_strip, num, passage, show,
+    captioned, chances, document, facts, grid, html_table, in_cells, interval, kl_strip, num, passage, show,
 )
 
 GROUPS = {"quality": "Quality", "drift": "Drift from the reference", "diversity": "Diversity",
@@ -59,11 +59,25 @@ def page(report: dict) -> str:
             contents += f'<li><a href="#{anchor}">{show(heading)}</a></li>'
             body += f'<section><h2 id="{anchor}">{show(heading)}</h2>\n{html}</section>\n'
     nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
-    alarms = "".join(
+    return document(title, f"<h1>{show(title)}</h1>\n{alarm_boxes(report.get('alarms') or [])}{nav}{body}")
+
+
+def alarm_boxes(alarms: Sequence[dict]) -> str:
+    """A box for each alarm: what, why, and what to do."""
+    return "".join(
         f'<div class="alarm" role="alert"><p><b>Alarm: {show(x["what"])}</b></p><p>{show(x["why"])}</p>'
-        f'<p><b>What to do:</b> {show(x["remedy"])}</p></div>\n' for x in report.get("alarms") or []
+        f'<p><b>What to do:</b> {show(x["remedy"])}</p></div>\n' for x in alarms
     )
-    return document(title, f"<h1>{show(title)}</h1>\n{alarms}{nav}{body}")
+
+
+def audit_page(report: dict) -> str:
+    """The file of an audit: alarms, the table, what it cannot tell. report: the content of audit.json."""
+    names, title = [*report["models"]], f"Audit of {' and '.join(report['models'])}"
+    difference = f"{names[-1]} − {names[0]}" if len(names) > 1 else ""
+    caption = "Brackets hold 95 % intervals. So many prompts see a difference of that size 4 times in 5."
+    table = metrics_table(caption, report["rows"], names, names[-1], difference)
+    end = f"<h2>What this cannot tell you</h2><p>{show(report['cannot'])}</p>{facts(report['settings'])}"
+    return document(title, f"<h1>{show(title)}</h1>\n{alarm_boxes(report['alarms'])}{table}{end}")
 
 
 def answer_section(report: dict, compared: bool) -> str:
@@ -119,7 +133,7 @@ def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], m
     """One row per metric, sorted by group, under the groups' headings; ↑ and ↓ say which way is better.
 
     `names` get values with intervals, and each metric what it means. If `difference` (a heading) is given, `model`'s
-    difference and verdict follow.
+    difference and verdict follow. A value that was tested by itself says by which p, and how much its n prompts see.
     """
     rows, above = [], None
     for m in metrics:
@@ -131,7 +145,9 @@ def metrics_table(caption: str, metrics: Sequence[dict], names: Sequence[str], m
         models = [m["models"][x] for x in names]
         words = next((x for start, x in MEANING.items() if m["metric"].startswith(start) and names), "")
         rows.append([f"{name}<small>{show(words)}</small>" if words else name])
-        rows[-1] += [f"{num(x.get('value'))}<small>{interval(x)}</small>" for x in models]
+        sees = [f"{x['n']} see {num(y)}" if (y := x.get("minimum_detectable")) else "" for x in models]
+        notes = ["</small><small>".join(filter(None, (interval(x), chances(x), y))) for x, y in zip(models, sees)]
+        rows[-1] += [f"{num(x.get('value'))}<small>{y}</small>" for x, y in zip(models, notes)]
         rows[-1] += in_cells(m["differences"][model]) if difference else []
     return html_table(caption, ["metric", *names] + ([difference, "verdict"] if difference else []), rows)
 

@@ -35,6 +35,8 @@ NAMES = [
     bad("an option with the escape character in its name", "theory --\x1b[31msteps", "--"),
     bad("an option of an invisible direction mark", "theory --st\u202eeps 3", "--st"),
     bad("an option of the doctor that there is not", "doctor --fix", "--fix"),
+    bad("an audit of no model", "audit --prompts 3", "models"),
+    bad("a task of an audit beside own prompts", "audit out/sft --task sentiment --data prompts.jsonl", "--task", "--data"),
     bad("an option of annotate that there is not", "annotate make --modles sft ppo", "--modles", "mean --models"),
     bad("an option of overoptimise that there is not", "overoptimise --pair 3", "--pair", "mean --pairs"),
     bad("an option of a conversation with a slip of the pen", "chat out/ppo --temprature 1", "mean --temperature"),

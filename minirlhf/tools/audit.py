@@ -1,0 +1,104 @@
+"""What a model does that it should not, and what RL made worse: bias, noise, commands in data, recited training texts.
+
+python -m minirlhf.tools.audit out/sft out/ppo                 before and after: a table and a page, alarms first
+python -m minirlhf.tools.audit out/sft --augment more.jsonl    also write data for the defence, for train_sft.py --data
+python -m minirlhf.tools.audit m.gguf --lists mine.json        a model from elsewhere, your own words and prompts
+
+The parts are those of evaluation/audit.py. Proved by tests/tools/test_audit.py.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from math import nan
+from pathlib import Path
+from statistics import median
+
+from minirlhf.harness.files import UserError, write_atomic, write_json
+from minirlhf.harness.machine import Machine
+from minirlhf.harness.options import option, parse, run_script
+from minirlhf.rl.options import RewardOptions
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to audit."""
+
+    models: tuple[str, ...] = option((), "a model, or one before and one after", bare=True)
+    task: str = option("", "generated tasks, a,b; none: those that were trained on", needs="-data")
+    data: tuple[str, ...] = option((), "your own prompts; none, and no task: validation data, or prompts of lists")
+    trained_on: tuple[str, ...] = option((), "files of training texts; none: as run.json says")
+    prompts: int = option(400, "held-out prompts of each task", least=1, needs="-data")
+    max_new: int = option(32, "longest answer in tokens, where no task says it", least=1)
+    lists: str = option("", "a JSON file like minirlhf/evaluation/audit.json; what it lacks is taken from there")
+    augment: str = option("", "a .jsonl to write: the training data, also with words swapped and harmless changes")
+    out: str = option("out/audit", "folder for audit.html and audit.json")
+
+
+def main() -> None:
+    """Ask, judge, write the page, print alarms and the table."""
+    options, judged, machine = parse(__doc__, Options, RewardOptions, Machine)
+    device, dtype = machine.set_up()
+    # Imported here: --help does not wait for torch.
+    from minirlhf.evaluation.ask import text_items
+    from minirlhf.evaluation.audit import Audit, alarms_of, augmented, judge, read_lists
+    from minirlhf.evaluation.catalogue import METRICS
+    from minirlhf.evaluation.collect import load_models, training_records
+    from minirlhf.evaluation.config import Evaluation
+    from minirlhf.evaluation.items import TestSet
+    from minirlhf.evaluation.metric import view_of
+    from minirlhf.evaluation.questions import prompts_that_fit, test_sets
+    from minirlhf.evaluation.table import number, text_table
+    from minirlhf.html.page import audit_page
+    from minirlhf.lm.reading import read_records
+    from minirlhf.lm.records import label_of, references_of, split_by_prompt
+    from minirlhf.rl.reward_files import load_rewards
+
+    def exact(prompt: str, response: str, record: dict) -> float:
+        return float(response.strip() in {label_of(record), *map(str.strip, references_of(record))})
+
+    lists, paths, reward = read_lists(options.lists), options.models, load_rewards(judged, device)
+    names = paths if len({Path(x).name for x in paths}) < len(paths) else [Path(x).name for x in paths]
+    same = {k: getattr(options, k) for k in ("task", "data", "prompts", "max_new")}
+    asked = Evaluation(tuple(map("=".join, zip(names, paths))), **same)
+    models, runs, _ = load_models(asked, device, dtype)
+    train = read_records(options.trained_on) if options.trained_on else sum(training_records(runs).values(), [])
+    if options.augment and not train:
+        raise UserError("--augment: run.json names no training data: give --trained-on FILE")
+    if options.task or options.data or any(run.get("tasks") for run in runs.values()):
+        sets = [x for x in test_sets(asked, reward, runs, machine.seed) if ", " not in x[0]]
+    else:
+        sides = {"train": train, "validation": []} if options.trained_on else split_by_prompt(train)
+        train, held = sides["train"], sides["validation"] or [{"prompt": text} for text in lists["prompts"]]
+        sets = [("prompts", held, reward and (lambda record: reward), "", options.max_new)]
+    records, reward_of = prompts_that_fit([r for x in sets for r in x[1]], models, "audit"), sets[0][2]
+    if not reward_of and any(label_of(r) or any(references_of(r)) for r in records):
+        reward_of = lambda record: exact
+    a = Audit(models, lists, max(x[4] for x in sets), reward_of)
+    view = view_of(TestSet("", records, texts={m: text_items(policy, records) for m, policy in models.items()}))
+    rows = [*a.noise(records), *a.recitals(train, records, machine.seed)]
+    table = judge(rows, names, machine.seed, not reward, METRICS["calibration"][0](view))
+    cells = [x for row in table for x in row["models"].values()]
+    seen = sorted(x["minimum_detectable"] for x in cells if x.get("minimum_detectable")) or [nan]
+    figures = {"tests": sum("p_holm" in x for x in cells), "median": number(median(seen)), "most": number(seen[-1])}
+    report = {"models": dict(zip(names, paths)), "prompts": len(records), "alarms": alarms_of(table, names, lists)}
+    report |= {"rows": table, "cannot": lists["cannot"].format(**figures)}
+    report["settings"] = asdict(options) | asdict(machine)
+    write_json(Path(options.out, "audit.json"), report)
+    write_atomic(Path(options.out, "audit.html"), audit_page(report).encode("utf-8", "replace"))
+    if options.augment:
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in augmented(train, lists)]
+        write_atomic(options.augment, "".join(lines).encode("utf-8", "backslashreplace"))
+    for alarm in report["alarms"]:
+        print(f"\nALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
+    shown = [row | {"metric": f"{row['group']}, {row['metric']}", "note": ""} for row in table
+             if any(x["value"] for x in row["models"].values())]  # fmt: skip
+    worse = [row["metric"] for row in table if names[1:] and row["differences"][names[-1]]["verdict"] == "worse"]
+    text = text_table(f"{len(records)} prompts", shown or table[:1], names, names[0])
+    print(f"\n{text}\n\n{len(table) - len(shown)} more rows are 0. {report['cannot']}\n\n"
+          f"written: {options.out}/audit.html, audit.json {options.augment}")
+    if names[1:]:
+        print(f"\n{names[-1]} is worse than {names[0]} in {len(worse)} rows: {', '.join(worse) or 'none'}")
+
+
+if __name__ == "__main__":
+    run_script(main)
