@@ -10,10 +10,12 @@ import pytest
 
 from minirlhf.evaluation.answer import MEANING
 from minirlhf.html.figures import WIDTH
-from minirlhf.html.markup import STYLE, document, facts, in_cells, kl_strip, num, power, show
+from minirlhf.html.markup import STYLE as FILE
+from minirlhf.html.markup import document, facts, in_cells, kl_strip, num, power, show
 from minirlhf.html.page import page
 from minirlhf.html.svg import visible
 
+STYLE = FILE.read_text("utf-8")
 HOSTILE = '</script><script>alert(1)</script>"\' onload=x><img src=//x.y/z>--></style>]]>&lt;\u202e\x00\ud800\u2028'
 VOID = {"meta", "br"}
 ELEMENTS = {
