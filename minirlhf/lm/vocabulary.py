@@ -6,7 +6,7 @@ The interface is that of `Tokenizer`. Proved by tests/lm/test_vocabulary.py, aga
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from minirlhf.lm.bpe import FIRST_MERGE_ID, apply_merges, split
 from minirlhf.lm.records import ChatFormat
@@ -110,16 +110,3 @@ class VocabularyTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
-
-
-def merges_by_rank(tokens: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The merges of a vocabulary that has ids alone (tiktoken's files): every way to join two tokens to a third.
-
-    The rank of a merge is the id of what it makes. Source: the reference encoder of tiktoken.
-    """
-    merges: list[tuple[bytes, bytes]] = []
-    for token in sorted(tokens, key=tokens.__getitem__):
-        cuts = ((token[:i], token[i:]) for i in range(1, len(token)))
-        pairs: Sequence[tuple[bytes, bytes]] = [(a, b) for a, b in cuts if a in tokens and b in tokens]
-        merges += sorted(pairs, key=lambda pair: (tokens[pair[0]], tokens[pair[1]]))
-    return merges

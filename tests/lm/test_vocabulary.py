@@ -7,7 +7,7 @@ import pytest
 
 from minirlhf.lm.bpe import split
 from minirlhf.lm.tokenizer import BYTE_ORDER, Tokenizer
-from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer, merges_by_rank
+from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden.json").read_text(encoding="utf-8"))["cuts"]
 TEXTS = ["low lower lowest, the newest low", "new low lower 12 122 1222", "aaaa aaaa aaa aaa aa   aaaaa aaaaaaa aaaaaaa lowlow lowlow"]
@@ -57,6 +57,15 @@ def test_ranks_alone_make_the_merges():
     assert len(theirs.merges) == 11  # low is lo + w and l + ow, aaa is two ways, aaaa three
     for text in TEXTS:
         assert theirs.encode(text) == slow_ranks(text, tokens)
+
+
+def merges_by_rank(tokens: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The merges of a vocabulary that has ids alone: every way to join two tokens to a third, whose id is its rank."""
+    merges = []
+    for token in sorted(tokens, key=tokens.__getitem__):
+        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+        merges += sorted((x for x in cuts if tokens.keys() >= {*x}), key=lambda pair: [tokens[part] for part in pair])
+    return merges
 
 
 def slow_ranks(text: str, tokens: dict[bytes, int]) -> list[int]:
