@@ -102,9 +102,10 @@ def collect_items(
     folders: dict[str, str],
 ) -> tuple[dict, list[TestSet]]:
     """(run, sets) of `items.py`: everything for which the models are needed. Raises UserError."""
-    for name in (options.against, options.reference, *options.shots_for):
+    named = {"--against": [options.against], "--reference": [options.reference], "--shots-for": options.shots_for}
+    for option, name in [(option, name) for option, names in named.items() for name in names]:
         if name not in ("", *models):
-            raise UserError(f"--against, --reference or --shots-for {name}: not one of {', '.join(models)}")
+            raise UserError(f"{option} {name}: not one of {', '.join(models)}")
     against = options.against or ("sft" if "sft" in models else next(iter(models)))
     weights = {name: checkpoint.fingerprint(policy.model) for name, policy in models.items()}
     references, last = kl_references(options.reference, against, runs, weights), list(models)[-1]

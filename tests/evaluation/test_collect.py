@@ -149,7 +149,7 @@ def test_the_run_tells_the_models_apart_and_what_they_are(ask, make_policy, file
 def test_where_there_is_no_sft_the_first_model_is_the_reference(ask):
     assert ask(names=("a", "b"), **MINE)[0]["reference"] == "a"
     assert ask(names=("a", "b"), reference="b", **MINE)[0]["reference"] == "b"
-    with pytest.raises(UserError, match="--shots-for c: not one of a, b"):
+    with pytest.raises(UserError, match="--reference c: not one of a, b"):
         ask(names=("a", "b"), reference="c", **MINE)
 
 
