@@ -386,7 +386,7 @@ MUTANTS = [
     # Distillation
     Mutant(
         "kl-the-wrong-way-round", "forward is KL(teacher, student), reverse KL(student, teacher)", "common slip",
-        "rl/distil.py", '(target, logp) if loss == "forward"', '(target, logp) if loss == "reverse"',
+        "rl/distil.py", '{"forward": (target, logp), "reverse"', '{"reverse": (target, logp), "forward"',
         "tests/rl/test_distil.py::test_the_loss_equals_its_definition",
     ),
     Mutant(
