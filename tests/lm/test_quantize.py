@@ -26,7 +26,7 @@ FEW = torch.tensor([
     [(i - 11) / 8 for i in range(32)], [((i * 37) % 32 - 16) / 16 for i in range(32)],
     [((i * 7) % 16 - 7.5) / 4 for i in range(32)],
 ])  # fmt: skip
-MODELS = {"gpt2": GPTConfig(260, 97, 2, 2, 64), "llama": replace(CASES["llama"], width=64, inner=96)}
+MODELS = {"gpt2": GPTConfig(260, 97, 2, 2, 64), "llama": replace(CASES["llama"], width=64, inner=96, tied=False)}
 
 
 def kind_named(name):
