@@ -105,7 +105,7 @@ def test_shots_are_of_what_the_models_were_trained_on_or_of_files_and_for_all_or
     monkeypatch.setattr(collect, "fitted_temperature", lambda policy, records: 1.0 + len(policy.shots))
     runs = {"ppo": {"tasks": {"arithmetic": 1.0}, "seed": 0, "data": {"examples": 50}}}
     trained, asked = TASKS["arithmetic"].records("train", 50, 0), TASKS["arithmetic"].records("test", 3, 5)
-    lines = [*({k: r[k] for k in ("prompt", "response")} for r in asked), {"prompt": "1?", "response": "one"}]
+    lines = [{"prompt": "1?", "response": "one"}, *({k: r[k] for k in ("prompt", "response")} for r in asked)]
     (files / "shots.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
     protocol = Protocol(reward_of_task, TASKS["arithmetic"].MAX_NEW, samples=2, seed=5)
     for given, examples, shown in (
