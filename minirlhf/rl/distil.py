@@ -5,8 +5,8 @@
     hard      L_t = − log π(y_t)                         SFT on the answer y
 
 Softening by T shrinks the gradient by T², which the factor undoes. The answers y are given ones (Hinton et al. 2015),
-the teacher's, drawn once (`hard`: Kim & Rush 2016), or the student's own, drawn anew in each step (Agarwal et al. 2024:
-GKD; Gu et al. 2024: MiniLLM). At T = 1, with KL between whole answers on the right:
+the teacher's, drawn once (`hard`: Kim & Rush 2016, who take what beam search finds), or the student's own, drawn anew
+in each step (Agarwal et al. 2024: GKD; Gu et al. 2024: MiniLLM). At T = 1, with KL between whole answers on the right:
 
     y ~ p    E Σ_t forward_t = KL(p ‖ π), gradient included; the gradient of `hard` has the same mean and more noise
     y ~ π    E Σ_t reverse_t = KL(π ‖ p), but ∇KL(π ‖ p) = E Σ_t [ ∇reverse_t + ∇log π(y_t) Σ_{u>t} reverse_u ]
@@ -78,7 +78,7 @@ def accumulate(
 def train(
     student: GPT, teacher: GPT, sets: dict[str, tuple], eos_id: int, how: Distil, config: FitConfig, run: Run
 ) -> dict:  # fmt: skip
-    """Train the student in place; the teacher is frozen. Returns the cost.
+    """Train the student in place; the teacher is frozen in place, and held in run.dtype. Returns the cost.
 
     sets: name -> (examples, or the prompts of sampled answers; rows per step), as of `Mixture`.
     Raises Interrupted (state saved), Diverged, and UserError for a state of other settings.
