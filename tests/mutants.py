@@ -386,7 +386,7 @@ MUTANTS = [
     # Distillation
     Mutant(
         "kl-the-wrong-way-round", "forward is KL(teacher, student), reverse KL(student, teacher)", "common slip",
-        "rl/distil.py", '(target, logp) if loss == "forward"', '(target, logp) if loss == "reverse"',
+        "rl/distil.py", '{"forward": (target, logp), "reverse"', '{"reverse": (target, logp), "forward"',
         "tests/rl/test_distil.py::test_the_loss_equals_its_definition",
     ),
     Mutant(
@@ -728,6 +728,17 @@ MUTANTS = [
         "lm/quantize.py", "layer.weight.view(-1)[order[: round(share * len(order))]] = 0",
         "layer.weight[layer.weight.abs() <= layer.weight.abs().view(-1)[order[min(int(share * len(order)), len(order) - 1)]]] = 0",
         "tests/lm/test_quantize.py::test_pruning_takes_the_share_of_least_magnitude_from_each_matrix_and_nothing_else",
+    ),
+    # Few examples
+    Mutant(
+        "test-prompts-as-examples", "No example in front of a question answers a test prompt", "common slip",
+        "evaluation/questions.py", "answered(r) and asked.isdisjoint(asked_in(r))", "answered(r)",
+        "tests/evaluation/test_questions.py::test_no_shot_answers_a_test_prompt_in_any_turn_whatever_its_system_says",
+    ),
+    Mutant(
+        "optimum-of-another-prompt", "J* is of the reference as it is asked: that of training had no examples", "ours, earlier",
+        "evaluation/collect.py", "known = None if ref.shots else known", "known = known",
+        "tests/evaluation/test_collect.py::test_behind_examples_the_optimum_of_training_is_none",
     ),
     # Audit
     Mutant(

@@ -50,9 +50,11 @@ class Policy:
 
     def behind_shots(self, record: dict) -> dict:
         """The record behind the examples, and these behind what the system says."""
-        messages = messages_of(record) if self.shots else []
-        first = messages[:1] if messages and messages[0]["role"] == "system" else []
-        return record | {"messages": [*first, *self.shots, *messages[len(first) :]]} if self.shots else record
+        if not self.shots:
+            return record
+        messages = messages_of(record)
+        start = int(messages[0]["role"] == "system")
+        return record | {"messages": [*messages[:start], *self.shots, *messages[start:]]}
 
     def prompt(self, record: dict) -> list[int]:
         """The ids that the model is to continue."""

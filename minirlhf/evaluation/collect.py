@@ -139,7 +139,8 @@ def collect_items(
             examples = read_records(options.shots_from) if options.shots_from else seen.get(task or OWN, [])
             shots = shots_of(records, examples, options.shots, seed)
             asked = models | {name: replace(models[name], shots=shots) for name in options.shots_for or models}
-        s = TestSet(title, prompts_that_fit(records, asked, title), about={"reward": name})
+        told = f"{title} behind --shots {options.shots}" if options.shots else title
+        s = TestSet(title, prompts_that_fit(records, asked, told), about={"reward": name})
         wanted.append((s, reward_of, max_new, asked))
     answers = sum(len(s.records) for s, *_ in wanted) * len(models) * (1 + options.samples)
     with bar(answers, "asking", unit=" answers", leave=False) as progress:
@@ -147,7 +148,7 @@ def collect_items(
             policy, ref = asked[last], asked[reference]
             generated = "" if options.data else task_of(s.records[0]).NAME
             if generated not in fitted:
-                fitted[generated] = temperatures(generated, models, seed)
+                fitted[generated] = temperatures(generated, asked, seed)
             s.about["temperatures"] = fitted[generated]
             protocol = Protocol(reward_of, max_new, options.samples, seed, bool(judged.reward), options.missing_eos,
                                 reward.each if reward else dict, progress.update)
@@ -160,6 +161,7 @@ def collect_items(
             if beta > 0 and reward_of is not None and last != reference and alike:
                 settings = {"beta": beta, "missing_eos": options.missing_eos}
                 known = optimum_of_training(runs[last], weights[reference], settings, judged.reward, s.title)
+                known = None if ref.shots else known  # training asked the reference without examples
                 if known is None and options.reference_samples:
                     progress.total += len(s.records) * (1 + options.reference_samples)
                     more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))

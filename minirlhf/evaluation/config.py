@@ -26,7 +26,7 @@ class Evaluation:
     beta: float = option(0.0, "KL coefficient of J; 0: that which the last was trained with", least=0, needs=SCORED)
     prompts: int = option(200, "held-out prompts of each generated test set", least=1, most=10**6, needs="-data")
     samples: int = option(4, "responses to each at temperature 1, besides the greedy one", least=1)
-    shots: int = option(0, "examples of training with their answers in front of each prompt, drawn by the seed", least=0)
+    shots: int = option(0, "examples of training, with answers, in front of each prompt; drawn by the seed", least=0)
     shots_from: tuple[str, ...] = option((), "files of these; none: what the models were trained on", needs="shots")
     shots_for: tuple[str, ...] = option((), "names of the models that get them; none: all", needs="shots")
     missing_eos: float = option(0.0, "reward of a response that did not end with EOS", needs=SCORED)

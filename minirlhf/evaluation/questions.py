@@ -35,15 +35,24 @@ def turn_records(records: Sequence[dict]) -> list[dict]:
     return out
 
 
+def asked_in(record: dict) -> list[str]:
+    """What stands before each answer of a conversation, but for what the system says."""
+    spoken = [message for message in messages_of(record) if message["role"] != "system"]
+    return [prompt_of(turn) for turn in turn_records([{"messages": spoken}])]
+
+
 def shots_of(records: Sequence[dict], examples: Sequence[dict], k: int, seed: int) -> tuple[dict, ...]:
     """The messages of k examples, questions with their answers, which are to stand in front of each record.
 
-    The seed draws them, and none that asks what a record asks. Raises UserError for fewer than k.
+    The seed draws them. No two ask the same, and none in any turn what a record asks. What their system says is left
+    out, and makes no question another. Raises UserError for fewer than k.
     """
-    asked = {prompt_of(r) for r in records}
-    known = [r for r in examples if "text" not in r and answered(r) and prompt_of(r) not in asked]
+    asked = {question for r in records for question in asked_in(r)}
+    usable = [r for r in examples if "text" not in r and answered(r) and asked.isdisjoint(asked_in(r))]
+    known = list({asked_in(r)[-1]: r for r in usable}.values())
     if len(known) < k:
-        raise UserError(f"--shots {k}: {len(known)} examples with an answer that are no test prompts: give --shots-from FILE")
+        found = f"{len(known)} different examples with an answer that are no test prompts"
+        raise UserError(f"--shots {k}: {found}: give more, with --shots-from FILE")
     return tuple(m for r in Random(f"shots {seed}").sample(known, k) for m in messages_of(r) if m["role"] != "system")
 
 

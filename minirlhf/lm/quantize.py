@@ -8,8 +8,8 @@
     Q4_1     d, m, 32 halves of q         20    d q + m      m = min w,  d = (max w − m) / 15
 
 The low halves of 16 bytes are the first 16 weights, the high halves the others. The nearest q is at most d / 2 away.
-Rounding d and m to float16 adds 2⁻¹¹ of d q and of m. In Q4_0 the levels end at −7/8 v, so a weight near −v moves by up
-to d. A weight of 0 stays 0 in Q8_0 and Q4_0, but in Q4_1 only if all of its block are 0.
+Rounding d and m to float16 adds 2⁻¹¹ of d q and of m, and more where d < 2⁻¹⁴. In Q4_0 the levels end at −7/8 v, so a weight near −v moves by up
+to d. A weight of 0 stays 0 in Q8_0 and Q4_0, but in Q4_1 for sure only if none of its block is below 0.
 
 Pruning sets the weights of least magnitude to 0: Han et al. 2015, section 3. As is usual for language models (Frantar &
 Alistarh 2023, section 4), each matrix of the blocks loses the same share. Embedding, head, norms and biases lose none.
@@ -64,7 +64,8 @@ def encode_q8_0(w: Tensor) -> Tensor:
     """w: (n, 32) -> (n, 34) bytes of Q8_0. Raises UserError, as the other two do, for weights that are too large."""
     d = w.abs().amax(1, keepdim=True) / 127  # (n, 1)
     q = w * _inverse(d)  # (n, 32)
-    return _block(torch.trunc(q + 0.5 * q.sign()).to(torch.int8).view(torch.uint8), d)  # halves away from 0: C's roundf
+    q = q.trunc() + (2 * q.frac()).trunc()  # halves away from 0: C's roundf
+    return _block(q.to(torch.int8).view(torch.uint8), d)
 
 
 def encode_q4_0(w: Tensor) -> Tensor:
@@ -110,14 +111,15 @@ class BlockLinear(nn.Module):
         self.register_buffer("blocks", encode(layer.weight, kind).to(layer.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.kind.decode(self.blocks).view(self.shape), self.bias)  # (..., out)
+        return F.linear(x, self.kind.decode(self.blocks).view(self.shape).to(x.dtype), self.bias)  # (..., out)
 
 
 def in_blocks(model: nn.Module, kind: str) -> nn.Module:
     """The model, its linear layers held in blocks of `kind`, in place; those whose rows are no whole blocks stay."""
-    whole = lambda x: isinstance(x, nn.Linear) and x.in_features % BLOCK == 0
-    for path in [path for path, x in model.h.named_modules() if whole(x)]:  # each is freed before the next is encoded
-        model.h.set_submodule(path, BlockLinear(model.h.get_submodule(path), KINDS[WRITTEN[kind]]))
+    for path in [path for path, _ in model.h.named_modules()]:  # a list of layers would keep each from being freed
+        layer = model.h.get_submodule(path)
+        if isinstance(layer, nn.Linear) and layer.in_features % BLOCK == 0:
+            model.h.set_submodule(path, BlockLinear(layer, KINDS[WRITTEN[kind]]))
     return model
 
 

@@ -5,8 +5,8 @@
     hard      L_t = − log π(y_t)                         SFT on the answer y
 
 Softening by T shrinks the gradient by T², which the factor undoes. The answers y are given ones (Hinton et al. 2015),
-the teacher's, drawn once (`hard`: Kim & Rush 2016), or the student's own, drawn anew in each step (Agarwal et al. 2024:
-GKD; Gu et al. 2024: MiniLLM). At T = 1, with KL between whole answers on the right:
+the teacher's, drawn once (`hard`: Kim & Rush 2016, who take what beam search finds), or the student's own, drawn anew
+in each step (Agarwal et al. 2024: GKD; Gu et al. 2024: MiniLLM). At T = 1, with KL between whole answers on the right:
 
     y ~ p    E Σ_t forward_t = KL(p ‖ π), gradient included; the gradient of `hard` has the same mean and more noise
     y ~ π    E Σ_t reverse_t = KL(π ‖ p), but ∇KL(π ‖ p) = E Σ_t [ ∇reverse_t + ∇log π(y_t) Σ_{u>t} reverse_u ]
@@ -39,10 +39,10 @@ from minirlhf.rl.options import Distil
 def distillation_loss(student: Tensor, teacher: Tensor, mask: Tensor, loss: str, temperature: float = 1.0) -> Tensor:
     """Σ_t L_t over the tokens whose mask is True: T² KL between two softened distributions, `forward` or `reverse`.
 
-    student, teacher: logits, (..., V).  mask: (...) bool. Hinton et al. 2015, section 2; Agarwal et al. 2024.
+    student, teacher: finite logits, (..., V).  mask: (...) bool. Hinton et al. 2015, section 2; Agarwal et al. 2024.
     """
     logp, target = (log_softmax(x[mask] / temperature) for x in (student, teacher))  # (N, V) each
-    a, b = (target, logp) if loss == "forward" else (logp, target)
+    a, b = {"forward": (target, logp), "reverse": (logp, target)}[loss]
     return temperature**2 * (a.exp() * (a - b)).sum()  # KL(a ‖ b)
 
 
@@ -62,12 +62,12 @@ def accumulate(
     n_tokens, loss, device = max(sum(sum(e.mask[1:]) for e in examples), 1), 0.0, student.wte.weight.device
     for part in micro_batches([len(e.ids) for e in examples], micro_rows, student):
         batch = collate([examples[i] for i in part], device, min(student.config.context, teacher.config.context))
-        logits_of = lambda model: model.logits(gather_true(model(batch.inputs), batch.mask)[0])  # (N', V)
         with autocast(device, dtype):
             if how.loss == "hard":
                 share = negative_log_likelihood(student, batch).sum() / n_tokens
             else:
-                z, wanted = logits_of(student), logits_of(teacher).detach()  # (N', V) each
+                hidden = [gather_true(m(batch.inputs), batch.mask)[0] for m in (student, teacher)]  # (N', C) each
+                z, wanted = student.logits(hidden[0]), teacher.logits(hidden[1]).detach()  # (N', V) each
                 real = torch.arange(len(z), device=device) < batch.mask.sum()  # (N',)
                 share = distillation_loss(z, wanted, real, how.loss, how.temperature) / n_tokens
         share.backward()
@@ -78,7 +78,7 @@ def accumulate(
 def train(
     student: GPT, teacher: GPT, sets: dict[str, tuple], eos_id: int, how: Distil, config: FitConfig, run: Run
 ) -> dict:  # fmt: skip
-    """Train the student in place; the teacher is frozen. Returns the cost.
+    """Train the student in place; the teacher is frozen in place, and held in run.dtype. Returns the cost.
 
     sets: name -> (examples, or the prompts of sampled answers; rows per step), as of `Mixture`.
     Raises Interrupted (state saved), Diverged, and UserError for a state of other settings.

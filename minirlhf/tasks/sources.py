@@ -108,13 +108,13 @@ def sft_sets(
     for source in sources:
         examples, left_out = fit_context((render(r, tokenizer) for r in source.train), context)
         if left_out:
-            print(f"{source.name}: {left_out} of {len(source.train)} records left out, longer than --context")
+            print(f"{source.name}: {left_out} of {len(source.train)} records left out, longer than the context")
         if examples:
             sets[source.name] = (examples, batch * source.weight)
             validation += fit_context((render(r, tokenizer) for r in source.validation), context)[0]
     n = sum(len(source.train) for source in sources)
     if n and not sets:
-        raise UserError(f"none of {n} records fits the context of {context} tokens; raise --context")
+        raise UserError(f"none of {n} records fits the context of {context} tokens: shorten them, or raise it (--context of train_sft.py)")
     return sets, validation
 
 

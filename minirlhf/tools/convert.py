@@ -22,7 +22,7 @@ class Options:
     model: str = option("", "a folder, or a GGUF file", bare=True)
     out: str = option("", "what to write, and not to replace: a FILE.gguf, or else a folder", bare=True)
     kind: str = option("F32", "of the matrices in a GGUF file", choices=("F32", "Q8_0", "Q4_0", "Q4_1"))
-    prune: float = option(0.0, "share of each matrix of the blocks that becomes 0, the least weights first", least=0, most=1)
+    prune: float = option(0.0, "share of each matrix of the blocks to set to 0, the least weights", least=0, most=1)
 
 
 def main() -> None:
@@ -38,7 +38,8 @@ def main() -> None:
         raise UserError("give MODEL and OUT: what to convert, and what to write")
     if Path(options.out).exists():
         raise UserError(f"{options.out}: exists already; choose another name")
-    if (gguf := options.out.endswith(".gguf")) < (options.kind != "F32"):
+    gguf = options.out.endswith(".gguf")
+    if options.kind != "F32" and not gguf:
         raise UserError(f"--kind {options.kind}: is of a GGUF file, and {options.out} is a folder; leave it out")
     model, tokenizer = checkpoint.load(options.model)
     prune(model, options.prune)
@@ -46,8 +47,9 @@ def main() -> None:
         config = config_to_json(model.config, tokenizer.eos_id)
         write_gguf(options.out, config, checkpoint.to_huggingface(model), tokenizer, options.kind)
     else:
-        run = checkpoint.read_run(options.model) | ({"pruned": options.prune} if options.prune else {})
-        checkpoint.save(options.out, model, tokenizer, run)
+        run = checkpoint.read_run(options.model)
+        share = max(options.prune, run.get("pruned", 0.0))  # zeros are the least weights: pruning again adds to none
+        checkpoint.save(options.out, model, tokenizer, run | ({"pruned": share} if share else {}))
     if gguf and getattr(tokenizer, "pattern", "") == "gpt2-digits":
         print("llama.cpp cuts white space before a digit in its own way: several spaces there can be other tokens")
     print(f"{options.out}: {sum(p.numel() for p in model.parameters()):,} parameters")

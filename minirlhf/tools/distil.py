@@ -10,6 +10,7 @@ Proved by tests/tools/test_distil.py.
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from minirlhf.harness.files import UserError
@@ -47,19 +48,30 @@ def main() -> None:
     from minirlhf.lm.chat import render_prompt
     from minirlhf.lm.reading import read_records
     from minirlhf.rl.distil import train
-    from minirlhf.tasks.sources import Source, data_hash, file_source, parse_tasks, sft_sets, task_sources, with_room
+    from minirlhf.tasks.sources import (
+        OWN, Source, data_hash, file_source, parse_tasks, sft_sets, task_sources, with_room,
+    )
 
     teacher, tokenizer = checkpoint.load_chat(data.teacher)
     student, own = checkpoint.load_with_roles(data.init)
     if (own.token_bytes, own.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
         raise UserError(f"--init {data.init}: its tokenizer is not that of {data.teacher}; take one that shares it")
-    context, asked = min(m.config.context for m in (teacher, student)), lambda record: render_prompt(record, tokenizer)
-    tasks, text = {} if data.data else parse_tasks(data.task), how.on == "text"
-    read = file_source if text else lambda *files: Source("data", 1.0, [], read_records(*files), [])
-    sources = task_sources(tasks, data.examples, machine.seed) if tasks else [read(data.data, data.map)]
-    fit = [] if text else [(s, with_room(s.train, [asked], context, s.name)) for s in sources]
-    sets = {s.name: ([*map(asked, some)], data.batch * s.weight) for s, some in fit}
-    if not (sets := sets or sft_sets(sources, tokenizer, context, data.batch)[0]):
+    if Path(data.teacher).resolve().is_relative_to(Path(data.out).resolve()):
+        raise UserError(f"--out {data.out}: holds --teacher {data.teacher}, which a run would replace; take another")
+    tasks, context = {} if data.data else parse_tasks(data.task), min(m.config.context for m in (teacher, student))
+    if tasks:
+        sources = task_sources(tasks, data.examples, machine.seed)
+    elif how.on == "text":
+        sources = [file_source(data.data, data.map)]
+    else:
+        sources = [Source(OWN, 1.0, [], read_records(data.data, data.map), [])]
+    if how.on == "text":
+        sets, _ = sft_sets(sources, tokenizer, context, data.batch)
+    else:
+        asked = partial(render_prompt, tokenizer=tokenizer)
+        kept = {s.name: with_room(s.train, [asked], context, s.name) for s in sources}
+        sets = {s.name: ([asked(r) for r in kept[s.name]], data.batch * s.weight) for s in sources}
+    if not sets:
         raise UserError(f"{' '.join(data.data)}: text alone, no prompts and responses: nothing to distil on")
     run = machine.record(data, how, config, lora) | {"stage": "distil", "tasks": tasks}
     run |= {"reference": checkpoint.fingerprint(teacher), "data_hash": data_hash(list(map(asdict, sources)))}

@@ -110,6 +110,11 @@ def test_shots_stand_in_front_of_each_question_behind_what_the_system_says(make_
         assert shown.behind_shots(record) == whole and plain.behind_shots(record) == record
         assert shown.prompt(record) == plain.prompt(whole) != plain.prompt(record)
         assert text_items(shown, [record]) == text_items(plain, [whole])
+    protocol, other = Protocol(lambda record: reward, MAX_NEW, SAMPLES, 0), Policy(make_policy(1), tokenizer)
+    got = sample_items(shown, replace(other, shots=begun), [record], protocol)
+    assert [x | {"prompt": ""} for x in got] == [x | {"prompt": ""} for x in sample_items(plain, other, [whole], protocol)]
+    apart = sample_items(shown, other, [record], protocol)  # and of the two models alone that has them
+    assert [x["ids"] for x in apart] == [x["ids"] for x in got] and [x["kl"] for x in apart] != [x["kl"] for x in got]
 
 
 def test_the_kl_of_a_model_with_itself_is_exactly_0(made):

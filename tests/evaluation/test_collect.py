@@ -98,23 +98,35 @@ def test_own_data_are_asked_turn_by_turn_and_texts_are_passed_over(ask):
     assert s.records[2:] == [{"messages": CONVERSATION["messages"][:n], "conversation": 2} for n in (3, 5)]
 
 
-def test_shots_are_of_what_the_models_were_trained_on_or_of_files_and_for_all_or_for_some(ask, make_policy, tokenizer, files):
+def test_shots_are_of_what_the_models_were_trained_on_or_of_files_and_for_all_or_for_some(
+    ask, make_policy, tokenizer, files, monkeypatch
+):
+    """Never a test prompt. Answers, texts and the fitted temperature are of the models as they are asked."""
+    monkeypatch.setattr(collect, "fitted_temperature", lambda policy, records: 1.0 + len(policy.shots))
     runs = {"ppo": {"tasks": {"arithmetic": 1.0}, "seed": 0, "data": {"examples": 50}}}
-    (files / "shots.jsonl").write_text('{"prompt": "1?", "response": "one"}')
-    trained = TASKS["arithmetic"].records("train", 50, 0)
+    trained, asked = TASKS["arithmetic"].records("train", 50, 0), TASKS["arithmetic"].records("test", 3, 5)
+    lines = [{"prompt": "1?", "response": "one"}, *({k: r[k] for k in ("prompt", "response")} for r in asked)]
+    (files / "shots.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    protocol = Protocol(reward_of_task, TASKS["arithmetic"].MAX_NEW, samples=2, seed=5)
     for given, examples, shown in (
         ({"shots": 2}, trained, ["base", "sft", "ppo"]),
         ({"shots": 1, "shots_from": ("shots.jsonl",), "shots_for": ("sft",)}, [{"prompt": "1?", "response": "one"}], ["sft"]),
     ):
         _, (s, *_) = ask(runs, task="arithmetic", **given)
-        assert s.records == TASKS["arithmetic"].records("test", 3, 5)  # what a report pairs by: the questions alone
+        assert s.records == asked  # what a report pairs by: the questions alone
         assert {x["scores"]["reward"] for x in s.items["ppo"]} <= {0.0, 1.0}  # of the last question
         begun = shots_of(s.records, examples, given["shots"], 5)
-        for i, name in enumerate(s.texts):
-            policy = Policy(make_policy(i, context=320), tokenizer, shots=begun if name in shown else ())
+        models = {name: Policy(make_policy(i, context=320), tokenizer) for i, name in enumerate(s.texts)}
+        models |= {name: replace(models[name], shots=begun) for name in shown}
+        assert s.about["temperatures"] == {name: 1.0 + len(policy.shots) for name, policy in models.items()}
+        for name, policy in models.items():
+            compared = models["ppo"].model if name != "base" else None
+            assert s.items[name] == sample_items(policy, models["sft"], s.records, protocol, compared)
             assert s.texts[name] == text_items(policy, s.records, s.about["temperatures"].get(name))
     with pytest.raises(UserError, match="--shots-for rl: not one of base, sft, ppo"):
         ask(runs, task="arithmetic", shots=2, shots_for=("rl",))
+    with pytest.raises(UserError, match="arithmetic behind --shots 40: no prompt of 3 records fits"):
+        ask(runs, task="arithmetic", shots=40)
 
 
 def test_every_model_is_asked_in_its_own_way_and_its_own_tokens_are_scored(ask, make_policy, tokenizer):
@@ -372,6 +384,16 @@ def test_more_samples_of_the_reference_tell_the_optimum_where_training_did_not(a
     assert known["low"] < known["value"] < known["high"]
     assert known["value"] == pytest.approx(sum(rewards) / 8, abs=0.2)
     assert ask(beta=1000.0, **MINE)[1][0].about["optimum"] is None
+
+
+def test_behind_examples_the_optimum_of_training_is_none(ask, files):
+    """Training asked its reference without; as here, where another model alone has them."""
+    (files / "shots.jsonl").write_text('{"prompt": "1?", "response": "one"}')
+    known = {"training": TRAINING, "data": {"reward": ["mine.py:length"]}, "optimum": {"data": {"value": 0.9}}}
+    known["reference"] = ask(**MINE)[0]["models"]["sft"]["sha256"]
+    for names, optimum in (((), None), (("base",), {"value": 0.9})):
+        given = {"shots": 1, "shots_from": ("shots.jsonl",), "shots_for": names}
+        assert ask({"ppo": known}, **MINE, **given)[1][0].about["optimum"] == optimum
 
 
 # The whole way

@@ -52,8 +52,23 @@ def test_shots_are_examples_with_answers_that_are_no_test_prompts():
     pairs = list(zip(begun[::2], begun[1::2]))
     assert all(pair in [tuple(messages_of(r)) for r in examples] for pair in pairs) and len({str(x) for x in pairs}) == 3
     assert shots_of(asked, others + spoken, 3, 7) == begun != shots_of(asked, others + spoken, 3, 8)
-    with pytest.raises(UserError, match="--shots 10: 9 examples with an answer that are no test prompts: give --shots-from"):
-        shots_of(asked, others + spoken, 10, 7)
+    with pytest.raises(UserError, match="--shots 10: 9 different examples with an answer that are no test prompts: give more"):
+        shots_of(asked, others + spoken + examples, 10, 7)
+
+
+@pytest.mark.parametrize("said, usable", [
+    ([("system", "s"), ("user", "p"), ("assistant", "a")], False),  # the system's words are left out of shots
+    ([("user", "p"), ("assistant", "a"), ("user", "more"), ("assistant", "b")], False),
+    ([("user", "more"), ("assistant", "b")], True),
+])
+def test_no_shot_answers_a_test_prompt_in_any_turn_whatever_its_system_says(said, usable):
+    example = {"messages": [{"role": role, "content": content} for role, content in said]}
+    for asked in ({"prompt": "p"}, {"messages": [{"role": "system", "content": "t"}, {"role": "user", "content": "p"}]}):
+        if usable:
+            assert shots_of([asked], [example], 1, 0) == tuple(example["messages"])
+        else:
+            with pytest.raises(UserError, match="--shots 1: 0 different examples"):
+                shots_of([asked], [example], 1, 0)
 
 
 @pytest.mark.parametrize("answers, scored, said", [

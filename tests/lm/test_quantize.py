@@ -26,7 +26,7 @@ FEW = torch.tensor([
     [(i - 11) / 8 for i in range(32)], [((i * 37) % 32 - 16) / 16 for i in range(32)],
     [((i * 7) % 16 - 7.5) / 4 for i in range(32)],
 ])  # fmt: skip
-MODELS = {"gpt2": GPTConfig(260, 97, 2, 2, 64), "llama": replace(CASES["llama"], width=64, inner=96)}
+MODELS = {"gpt2": GPTConfig(260, 97, 2, 2, 64), "llama": replace(CASES["llama"], width=64, inner=96, tied=False)}
 
 
 def kind_named(name):
@@ -84,11 +84,18 @@ def test_a_file_holds_what_memory_would(name, tmp_path):
     assert torch.equal(file["w"], decoded(w, name)) and torch.equal(file["x"], decoded(weights(2, 4), name))
 
 
+def test_what_is_just_below_a_half_is_rounded_down():
+    """Adding a half in float32 would make it 1."""
+    w, below = torch.zeros(1, 32), torch.nextafter(torch.tensor(0.5), torch.tensor(0.0))
+    w[0, :6] = torch.stack([torch.tensor(127.0), below, -below, torch.tensor(0.5), torch.tensor(-0.5), torch.tensor(2.5)])
+    assert decoded(w, "Q8_0")[0, :6].tolist() == [127, 0, 0, 1, -1, 3]
+
+
 def test_zeros_stay_zeros_but_in_blocks_with_a_least_value():
     w = weights(3, 50)
     w[:, ::3], w[7] = 0, 0
     assert all(not decoded(w, name)[w == 0].any() for name in ("Q8_0", "Q4_0"))
-    assert decoded(w, "Q4_1")[w == 0].any() and not decoded(w, "Q4_1")[7].any()
+    assert decoded(w, "Q4_1")[w == 0].any() and not decoded(w, "Q4_1")[7].any() and not decoded(w.abs(), "Q4_1")[w == 0].any()
 
 
 @pytest.mark.parametrize("name, most", [("Q8_0", 8.3e6), ("Q4_0", 5.2e5), ("Q4_1", 6.5e4)])
@@ -123,6 +130,11 @@ def test_blocks_are_all_that_is_held_of_a_matrix(name, size):
     held = [layer for layer in model.modules() if isinstance(layer, BlockLinear)]
     assert sum(x.nbytes for layer in held for x in layer.state_dict().values()) == n // 32 * size
     assert model.wte.weight is rest
+
+
+def test_a_layer_in_blocks_answers_in_the_type_that_it_is_asked_in():
+    layer, x = nn.Linear(32, 3).bfloat16(), torch.randn(2, 32).bfloat16()
+    assert BlockLinear(layer, kind_named("Q8_0"))(x).dtype == torch.bfloat16
 
 
 def test_rows_that_are_no_whole_blocks_stay_as_they_are():

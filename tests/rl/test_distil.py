@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -197,6 +198,12 @@ def test_an_answer_is_learned_with_its_eos_and_cut_at_the_context(make_policy, t
     assert {e.ids[-1] == tokenizer.eos_id for e in said} == {True, False}
 
 
+def test_the_temperature_of_the_loss_is_not_that_of_sampling(make_policy, tokenizer, tmp_path):
+    told = tokenizer.eos_id, 32, Run(tmp_path), 1
+    said = [answers(make_policy(0), PROMPTS, Distil(max_new=8, temperature=t), *told) for t in (1.0, 5.0)]
+    assert said[0] == said[1]
+
+
 # The loop
 
 
@@ -206,6 +213,15 @@ def run(student, out, how=Distil(max_new=8), prompts=PROMPTS, rows=5.0, config=C
 
 def logged(out, name):
     return [json.loads(line)[name] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_an_epoch_has_each_example_once_in_steps_of_so_many_rows(make_gpt, make_policy, tmp_path):
+    still = FitConfig(steps=3, lr=0.0)
+    run(make_gpt(0), tmp_path / "text", Distil("text"), EXAMPLES, 1.0, still, make_gpt(1))
+    want = [accumulate(make_gpt(0), make_gpt(1), [e], Distil("text"), 1, torch.float32)[0] for e in EXAMPLES]
+    assert sorted(logged(tmp_path / "text", "loss")) == pytest.approx(sorted(want), rel=1e-5)
+    run(make_policy(0), tmp_path / "teacher", Distil("teacher", max_new=1), rows=2.0, config=still, teacher=make_policy(1))
+    assert logged(tmp_path / "teacher", "tokens") == [2, 2, 2]
 
 
 @pytest.mark.parametrize("on, times", [("teacher", 1), ("own", 3)])
@@ -270,5 +286,7 @@ def test_a_run_that_is_interrupted_and_resumed_gives_the_same_bits(on, make_poli
         run(cut, tmp_path / "cut", how, teacher=make_policy(1))
     with pytest.raises(UserError, match="saved with teacher = "):
         run(again, tmp_path / "cut", how, teacher=make_policy(2), resume=True)
+    with pytest.raises(UserError, match="saved with temperature = "):
+        run(again, tmp_path / "cut", replace(how, temperature=2.0), teacher=make_policy(1), resume=True)
     run(again, tmp_path / "cut", how, teacher=make_policy(1), resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))

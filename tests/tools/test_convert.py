@@ -105,12 +105,15 @@ def test_a_folder_and_a_file_are_pruned_alike_and_the_folder_says_so(convert, ma
     pruned = checkpoint.load("b")[0]
     assert same(checkpoint.load("b.gguf")[0], pruned) and same(pruned, prune(model, 0.5))
     assert checkpoint.read_run("b") == {"stage": "sft", "pruned": 0.5} and checkpoint.read_run("a") == {"stage": "sft"}
+    for name, share, known in (("c", 0.3, 0.5), ("d", 0.7, 0.7)):  # a smaller share finds the zeros that are there
+        assert convert("b", name, "--prune", share)[0] == 0 and checkpoint.read_run(name)["pruned"] == known
 
 
 @pytest.mark.parametrize("argv, said", [
     ("a a", "a: exists already; choose another name"),
     ("a b --kind Q8_0", "--kind Q8_0: is of a GGUF file, and b is a folder; leave it out"),
-    ("a b.gguf --kind Q4_K", "--kind Q4_K: not one of F32, Q8_0, Q4_0, Q4_1"), ("nowhere b", "nowhere: no such checkpoint folder or GGUF file"), ("a", "give MODEL and OUT"),
+    ("a b.gguf --kind Q4_K", "--kind Q4_K: not one of F32, Q8_0, Q4_0, Q4_1"), ("a b --prune nan", "--prune nan: must be a finite number"),
+    ("nowhere b", "nowhere: no such checkpoint folder or GGUF file"), ("a", "give MODEL and OUT"),
 ])  # fmt: skip
 def test_wrong_use_ends_in_one_line(argv, said, convert, model, tokenizer):
     checkpoint.save("a", model, tokenizer, {})

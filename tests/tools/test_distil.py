@@ -20,7 +20,8 @@ def call(run_main, monkeypatch, tmp_path, make_gpt, make_policy, tokenizer):
     checkpoint.save("other", make_gpt(1, vocab_size=other.vocab_size), other, {})
     files = {"pairs": [{"prompt": f"p{i}", "response": "yes" * (1 + i % 2)} for i in range(40)],
              "asked": [{"prompt": f"p{i}"} for i in range(40)], "texts": [{"text": "a text"}],
-             "long": [{"prompt": "p" * 30, "response": "yes"}, {"prompt": "p", "response": "no"}]}  # fmt: skip
+             "long": [{"prompt": "p" * 30, "response": "yes"}, {"prompt": "p", "response": "no"}],
+             "longer": [{"prompt": "p" * 30, "response": "yes"}]}  # fmt: skip
     for name, rows in files.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = "--teacher teacher --init student --out out --steps 2 --batch 4 --dtype float32 --threads 1"
@@ -52,6 +53,13 @@ def test_what_the_student_cannot_read_is_left_out(call):
     assert "data: 1 of" in call("--data long.jsonl --on text --overwrite")[1]
 
 
+def test_no_run_replaces_the_teacher(call):
+    for argv in ("--out teacher", "--out teacher --overwrite"):
+        status, _, error = call(f"--data asked.jsonl {argv}")
+        assert status == 2 and "--out teacher: holds --teacher teacher" in error
+    assert checkpoint.read_run("teacher") == {"stage": "sft"}
+
+
 def test_a_run_is_extended_and_another_teacher_refused(call):
     assert call("--data asked.jsonl")[0] == 0
     assert call("--resume --steps 3")[0] == 0 and read_run("out")["cost"]["steps"] == 3
@@ -62,6 +70,7 @@ def test_a_run_is_extended_and_another_teacher_refused(call):
     ("--data asked.jsonl --init other", "--init other: its tokenizer is not that of teacher"),
     ("--data texts.jsonl --on text", "texts.jsonl: text alone"),
     ("--data asked.jsonl --on text", "prompts without responses"),
+    ("--data longer.jsonl --on text", "none of 1 records fits the context of 24 tokens: shorten them"),
     ("--data pairs.jsonl --loss hard", "--loss can do nothing where --on is own and where --loss is hard"),
     ("--data pairs.jsonl --on text --loss hard --temperature 2", "--temperature can do nothing where --loss is hard"),
     ("--data pairs.jsonl --on text --max-new 8", "--max-new can do nothing where --on is text"),
