@@ -52,7 +52,8 @@ def main() -> None:
         checkpoint.save(options.out, model, tokenizer, run | ({"pruned": share} if share else {}))
     if gguf and getattr(tokenizer, "pattern", "") == "gpt2-digits":
         print("llama.cpp cuts white space before a digit in its own way: several spaces there can be other tokens")
-    print(f"{options.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    size = sum(file.stat().st_size for file in ([Path(options.out)] if gguf else Path(options.out).iterdir())) / 1e6
+    print(f"{options.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {size:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from pathlib import Path
+
 import pytest
 import torch
 from llamas import CASES, by_formula
@@ -64,7 +66,9 @@ def test_a_folder_a_gguf_file_and_a_folder_again_are_one_model(family, name, con
     checkpoint.save("a", model, tokenizer, {"stage": "sft"})
     for words in (("a", "b.gguf"), ("b.gguf", "c"), ("c", "d.gguf")):
         status, out, err = convert(*words)
-        assert status == 0 and out.endswith(f"{words[1]}: {sum(p.numel() for p in model.parameters()):,} parameters\n"), err
+        files = [Path(words[1])] if words[1].endswith(".gguf") else Path(words[1]).iterdir()
+        told = f"{sum(p.numel() for p in model.parameters()):,} parameters, {sum(f.stat().st_size for f in files) / 1e6:.2f} MB"
+        assert status == 0 and out.endswith(f"{words[1]}: {told}\n"), err
         assert ("llama.cpp cuts white space" in out) == (name == "ours" and words[1].endswith(".gguf"))
     for path in ("a", "b.gguf", "c", "d.gguf"):
         again, read = checkpoint.load(path)
