@@ -1,7 +1,6 @@
 """Models for other programs: a folder, a GGUF file and a folder again are one model."""
 
 from dataclasses import replace
-
 from pathlib import Path
 
 import pytest
