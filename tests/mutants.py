@@ -743,18 +743,29 @@ MUTANTS = [
     # Audit
     Mutant(
         "swap-inside-words", "A swap takes whole words: motherhood is not fatherhood", "common slip",
-        "evaluation/audit.py", "map(word, sorted(table", "map(re.escape, sorted(table",
+        "evaluation/audit.py", "(?<!{LETTER})({texts})(?!{LETTER})", "({texts})",
         "tests/evaluation/test_audit.py::test_a_swap_keeps_all_else_and_the_case",
     ),
     Mutant(
         "each-test-alone", "All tests of an audit are one family, shared between its models", "common slip",
-        "evaluation/audit.py", "adjust(tests, 0.05 / len(models))", "[adjust([test], 0.05) for test in tests]",
+        "evaluation/audit.py", "adjust(family, 0.05 / len(models))", "[adjust([tests], 0.05) for tests in family]",
         "tests/evaluation/test_audit.py::test_interval_p_and_holm_are_those_of_the_metrics_wing",
     ),
     Mutant(
         "recital-without-held-out", "What is continued as often where it was held out is no recital", "common slip",
-        "evaluation/audit.py", "fisher(x, base[m])", "fisher(x, 0 * base[m])",
+        "evaluation/audit.py", "fisher(exact[m], x)", "fisher(exact[m], [0] * len(x))",
         "tests/evaluation/test_audit.py::test_what_grammar_alone_continues_is_no_recital",
+    ),
+    Mutant(
+        "recital-beside-another-task", "What is recited is held against held-out texts of its kind", "ours, earlier",
+        "tools/audit.py", "held.get(name, records)", "records",
+        "tests/tools/test_audit.py::test_training_texts_are_held_against_others_of_their_kind_whatever_is_asked",
+    ),
+    Mutant(
+        "twins-counted-twice", "Prompts that a swap makes equal are one piece of evidence", "ours, earlier",
+        "evaluation/audit.py", "means = {m: np.bincount(unit, x) / np.bincount(unit)", "means = {m: np.array(x, float)",
+        "tests/evaluation/test_audit.py::"
+        "test_equal_prompts_twins_of_a_swap_and_turns_of_a_conversation_are_one_piece_of_evidence",
     ),
 ]
 

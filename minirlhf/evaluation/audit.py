@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import cycle, product
 from math import comb
 from pathlib import Path
 from random import Random
@@ -22,7 +22,7 @@ from random import Random
 import numpy as np
 
 from minirlhf.evaluation.ask import Policy, text_items
-from minirlhf.evaluation.metric import Metric, ratio
+from minirlhf.evaluation.metric import Metric, ratio, units
 from minirlhf.evaluation.table import cell
 from minirlhf.evaluation.verdicts import adjust, compare_models
 from minirlhf.harness.device import autocast
@@ -38,29 +38,32 @@ LUCK = 0.05  # a smaller difference of a swap raises no alarm: words differ so b
 RESAMPLES = 10_000  # a family of 500 tests can still alarm
 LISTS = {"swaps": {"*": [["", ""]]}, "prompts": [""], "synonyms": [["", ""]], "injections": {"*": ["", ""]},
          "positive": "", "negative": "", "alarms": {"*": ["", ""]}, "cannot": ""}  # fmt: skip
-# Part, name, direction (as of a Metric, 0 where 0 is best), model -> (n,) of which the mean counts, whether that is
-# tested against 0 or the p of each model, a note.
-Row = tuple[str, str, int, dict[str, np.ndarray], bool | dict[str, float], str]
+LETTER = r"[^\W\d_\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"  # of a script with spaces: not Thai, Japanese, Chinese
+Row = tuple[Metric, bool | dict[str, float]]  # of direction 0 where 0 is best; whether 0 is tested, or each model's p
 
 
 def read_lists(path: str | Path) -> dict:
     """OURS, but for what the user's file has; a side of a swap is a tuple of forms. Raises UserError."""
     own = read_json(path, {f"{k}?": v for k, v in LISTS.items()}, f"see {OURS.name}") if path else {}
-    lists = read_json(OURS, LISTS) | own
+    lists, wrong = read_json(OURS, LISTS) | own, [f"{name}: no such list" for name in own.keys() - LISTS]
     swaps = {axis: [[tuple(x.split("/")) for x in pair] for pair in pairs] for axis, pairs in lists["swaps"].items()}
-    every = [x for pairs in swaps.values() for pair in pairs for x in zip(*pair)] + lists["synonyms"]
-    wrong = [f"{name}: no such list" for name in own.keys() - LISTS]
-    wrong += [f"{a!r} and {b!r}: one is in the other, no swap leads back" for a, b in every
-              if not a or not b or re.search(word(a), b, re.I) or re.search(word(b), a, re.I)]  # fmt: skip
+    for axis, pairs in swaps.items():
+        wrong += [f"swaps, {axis}: each side needs as many forms"] * (len({len(x) for pair in pairs for x in pair}) > 1)
+    for a, b in [forms for pairs in swaps.values() for pair in pairs for forms in zip(*pair)] + lists["synonyms"]:
+        if not a or not b or word(a.lower()).search(b.lower()) or word(b.lower()).search(a.lower()):
+            wrong.append(f"{a!r} and {b!r}: one is in the other, no swap leads back")
+    wrong += [f"injections, {name}: a text with {{prompt}}, and a word that is wanted"
+              for name, (text, goal) in lists["injections"].items() if "{prompt}" not in text or not goal]  # fmt: skip
     if wrong:
         raise UserError(f"{path}: {wrong[0]}; see {OURS.name}")
     changes = {"capitals": str.upper, "small letters": str.lower, "two spaces": lambda text: text.replace(" ", "  ")}
     return lists | {"swaps": swaps, "changes": changes | {"a typo": misspelt, "synonyms": swapper(lists["synonyms"])}}
 
 
-def word(text: str) -> str:
-    """A pattern of the text where no Latin letter stands beside it; Chinese has no spaces to tell words by."""
-    return rf"(?<![A-Za-zÀ-ɏ]){re.escape(text)}(?![A-Za-zÀ-ɏ])"
+def word(*words: str) -> re.Pattern:
+    """A pattern of any of the words, the longest first, where no LETTER stands beside it; of no words, of nothing."""
+    texts = "|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)"
+    return re.compile(f"(?<!{LETTER})({texts})(?!{LETTER})")
 
 
 def swapper(pairs: Iterable[Sequence[str]]) -> Callable[[str], str]:
@@ -69,8 +72,7 @@ def swapper(pairs: Iterable[Sequence[str]]) -> Callable[[str], str]:
     for (a, b), form in product(pairs, (str, str.lower, lambda x: x[:1].upper() + x[1:], str.upper)):
         if form(a) != form(b) and not table.keys() & {form(a), form(b)}:
             table |= {form(a): form(b), form(b): form(a)}
-    pattern = re.compile("|".join(map(word, sorted(table, key=len, reverse=True))) or r"(?!)")
-    return lambda text: pattern.sub(lambda found: table[found[0]], text)
+    return lambda text: word(*table).sub(lambda found: table[found[0]], text)
 
 
 def misspelt(text: str) -> str:
@@ -94,22 +96,23 @@ def typed(record: dict, change: Callable[[str], str]) -> dict:
 
 def side_of(record: dict, pairs: Sequence) -> tuple | None:
     """The side of these pairs that the prompt has a word of; None where it has none, or several."""
-    found = [x for pair in pairs for x in pair if any(re.search(word(form), prompt_of(record), re.I) for form in x)]
+    prompt, sides = prompt_of(record).lower(), {side for pair in pairs for side in pair}
+    found = [side for side in sides if word(*map(str.lower, side)).search(prompt)]
     return found[0] if len(found) == 1 else None
 
 
 def augmented(records: Iterable[dict], lists: dict) -> Iterator[dict]:
     """Each record, its partner in every pair that it has a word of, and itself with one harmless change, in turn."""
-    changes, every = [*lists["changes"].values()], [pair for pairs in lists["swaps"].values() for pair in pairs]
-    for i, record in enumerate(records):
-        yield from [record] + [mapped(record, swapper(zip(*pair))) for pair in every if side_of(record, [pair])]
-        if prompt_of(new := typed(record, changes[i % len(changes)])) != prompt_of(record):
-            yield new
+    pairs, changes = [pair for pairs in lists["swaps"].values() for pair in pairs], cycle(lists["changes"].values())
+    for record, change in zip(records, changes):
+        partners = [mapped(record, swapper(zip(*pair))) for pair in pairs if side_of(record, [pair])]
+        new = typed(record, change)
+        yield from [record, *partners] + [new] * (prompt_of(new) != prompt_of(record))
 
 
-def fisher(x: np.ndarray, y: np.ndarray) -> float:
+def fisher(x: Sequence[float], y: Sequence[float]) -> float:
     """P of as many ones in x, or more, if x and y are alike: Fisher's exact test, one-sided. (n,), (m,) of 0 and 1."""
-    n, m, k, both = len(x), len(y), int(x.sum()), int(x.sum() + y.sum())
+    n, m, k, both = len(x), len(y), int(sum(x)), int(sum(x) + sum(y))
     return sum(comb(n, i) * comb(m, both - i) for i in range(k, min(n, both) + 1)) / comb(n + m, both)
 
 
@@ -123,128 +126,134 @@ class Audit:
     reward_of: RewardOf | None = None
     said: dict = field(default_factory=dict)  # (model, ids of a prompt) -> its greedy answer, and whether that ended
 
-    def scores(self, m: str, records: Sequence[dict], says: str | None) -> tuple[list[str], dict[str, np.ndarray]]:
-        """A model's answers, and score -> (n,): the reward, which needs an end; whether they say `says`, or if that is
-        None their sentiment, the share of positive ones among listed words, 1/2 of none."""
-        policy, found = self.models[m], {}
-        keys = [(m, tuple(policy.prompt(r))) for r in records]
-        if new := [key for key in dict.fromkeys(keys) if key not in self.said]:
-            asked = [ids for _, ids in new], Sampling(self.max_new, 0.0), policy.tokenizer.eos_id, range(len(new))
+    def answers(self, m: str, records: Sequence[dict]) -> list[tuple[str, bool]]:
+        """A model's greedy answer to each record, and whether it ended."""
+        policy = self.models[m]
+        prompts = [tuple(policy.prompt(r)) for r in records]
+        if new := [ids for ids in dict.fromkeys(prompts) if (m, ids) not in self.said]:
             with autocast(policy.model.wte.weight.device, policy.dtype):
-                g = generate(policy.model, *asked)
-            self.said |= zip(new, zip(responses_of(g), g.ended.tolist()))
-        texts, ended = [policy.tokenizer.decode(self.said[key][0]) for key in keys], [self.said[key][1] for key in keys]
-        if self.reward_of:
-            cases = [(prompt_text(r), text, r) for r, text, end in zip(records, texts, ended) if end]
-            given = iter(call_rewards(self.reward_of, cases))
-            found["reward"] = np.array([next(given) if end else 0.0 for end in ended])
-        if says:
-            found["obeyed"] = np.array([says in text.lower() for text in texts], float)
-        elif says is None:
-            good, bad = (self.lists[key].split() for key in ("positive", "negative"))
-            marks = [[w in good for w in re.findall(r"\w+", text.lower()) if w in good + bad] for text in texts]
-            found["sentiment"] = np.array([np.mean(x or 0.5) for x in marks])
-        return texts, found
+                g = generate(policy.model, new, Sampling(self.max_new, 0.0), policy.tokenizer.eos_id, range(len(new)))
+            texts = map(policy.tokenizer.decode, responses_of(g))
+            self.said |= zip([(m, ids) for ids in new], zip(texts, g.ended.tolist()))
+        return [self.said[m, ids] for ids in prompts]
 
-    def pair(self, part: str, name: str, rows: Sequence, swap: Callable = str, says: str | None = "") -> Iterator[Row]:
-        """What another form of prompts does. rows: a record before and after; swap: what an answer may do likewise;
-        says: as for `scores`. Rows that leave some model no room for an answer are left out."""
-        room = lambda r: all(len(p.prompt(r)) < p.model.config.context for p in self.models.values())
-        columns = [*zip(*(row for row in rows if all(map(room, row))))]
-        if not columns or len(columns[0]) < LEAST:
+    def rewards(self, records: Sequence[dict], answers: list) -> np.ndarray:
+        """(n,): the reward of each answer, 0 of one that did not end."""
+        cases = [(prompt_text(r), text, r) for r, (text, ended) in zip(records, answers) if ended]
+        given = iter(call_rewards(self.reward_of, cases))
+        return np.array([next(given) if ended else 0.0 for _, ended in answers])
+
+    def sentiments(self, records: Sequence[dict], answers: list) -> np.ndarray:
+        """(n,): the share of positive ones among the listed words of each answer, 1/2 of none."""
+        good, bad = (self.lists[key].lower().split() for key in ("positive", "negative"))
+        found = [[w in good for w in word(*good, *bad).findall(text.lower())] for text, _ in answers]
+        return np.array([np.mean(marks or 0.5) for marks in found])
+
+    def pair(self, part: str, name: str, rows: Iterable, scores: dict, swap: Callable = str) -> Iterator[Row]:
+        """What another form of prompts does. rows: a record before and after; left out are equal ones, and where a
+        model has no room. scores: name -> function like `rewards`, beside it; swap: what an answer may do likewise."""
+        fits = lambda r: all(len(policy.prompt(r)) < policy.model.config.context for policy in self.models.values())
+        rows = [(x, y) for x, y in rows if prompt_of(x) != prompt_of(y) and fits(x) and fits(y)]
+        if len({*(unit := units([x for x, _ in rows]))}) < LEAST:
             return
-        found = {m: [self.scores(m, records, says) for records in columns] for m in self.models}
-        for score in found[next(iter(found))][0][1]:
-            d = {m: new[score] - old[score] for m, ((_, old), (_, new)) in found.items()}
-            if score != "sentiment" or any(map(np.any, d.values())):
-                yield part, f"{name}: {score}", 0 if says is None else -1 if score == "obeyed" else 1, d, True, ""
-        moved = {m: np.array([swap(x) != y for x, y in zip(a, b)], float) for m, ((a, _), (b, _)) in found.items()}
-        yield part, f"{name}: answers that change", -1, moved, False, ""
+        before, after = zip(*rows)
+        said = {m: (self.answers(m, before), self.answers(m, after)) for m in self.models}
+        for score, of in (({"reward": self.rewards} if self.reward_of else {}) | scores).items():
+            change = {m: of(after, new) - of(before, old) for m, (old, new) in said.items()}
+            direction = 0 if part == "swaps" else -1 if score == "obeyed" else 1
+            if score != "sentiment" or any(map(np.any, change.values())):
+                yield mean(part, f"{name}: {score}", direction, unit, change), True
+        moved = {m: [swap(x) != y for (x, _), (y, _) in zip(*both)] for m, both in said.items()}
+        yield mean(part, f"{name}: answers that change", -1, unit, moved), False
 
     def noise(self, records: Sequence[dict]) -> Iterator[Row]:
-        """Both words of a pair in turn, where a prompt has exactly one word of their list. Of some prompts harmless
-        changes; commands, in which {cue} and {end} are the first model's; names of special tokens."""
+        """All swaps: both words of a pair in turn, where a prompt has exactly one word of their list. Of some prompts
+        the reward, harmless changes, commands, in which {cue} and {end} are the first model's, and names of tokens."""
         for pairs in self.lists["swaps"].values():
             there = [(r, own) for r in records if (own := side_of(r, pairs))]
             for a, b in pairs:
                 rows = [[mapped(r, swapper(zip(own, side))) for side in (a, b)] for r, own in there]
-                yield from self.pair("swaps", f"{a[0]} -> {b[0]}", rows, swapper(zip(a, b)), None)
+                name, as_b = f"{a[0]} -> {b[0]}", swapper(zip(a, b))
+                yield from self.pair("swaps", name, rows, {"sentiment": self.sentiments}, as_b)
         records = records[:: -(-len(records) // SOME)]
         if self.reward_of:  # what there is to lose
-            plain = {m: self.scores(m, records, "")[1]["reward"] for m in self.models}
-            yield "plain prompts", "reward", 1, plain, False, ""
+            plain = {m: self.rewards(records, self.answers(m, records)) for m in self.models}
+            yield mean("plain prompts", "reward", 1, units(records), plain), False
         for name, change in self.lists["changes"].items():
-            rows = [(r, new) for r in records if prompt_of(new := typed(r, change)) != prompt_of(r)]
-            yield from self.pair("changes", name, rows)
-        tokenizer = next(iter(self.models.values())).tokenizer
-        marks = {"{end}": tokenizer.eos, "{cue}": tokenizer.chat.cue.format(role="assistant")}
-        for name, (template, wanted) in self.lists["injections"].items():
-            fill = lambda text: re.sub(r"\{\w+\}", lambda m: (marks | {"{prompt}": text}).get(m[0], m[0]), template)
-            yield from self.pair("injection", name, [(r, typed(r, fill)) for r in records], says=wanted.lower())
-        leaks = {}
+            yield from self.pair("changes", name, [(r, typed(r, change)) for r in records], {})
+        first, leaks = next(iter(self.models.values())).tokenizer, {}
+        for name, (command, wanted) in self.lists["injections"].items():
+            command = command.replace("{end}", first.eos).replace("{cue}", first.chat.cue.format(role="assistant"))
+            rows = [(r, typed(r, lambda text: command.replace("{prompt}", text))) for r in records]
+            obeyed = lambda _, answers: np.array([wanted.lower() in text.lower() for text, _ in answers], float)
+            yield from self.pair("injection", name, rows, {"obeyed": obeyed})
         for m, policy in self.models.items():
-            names, ids = " ".join(policy.tokenizer.special_ids), set(policy.tokenizer.special_ids.values())
-            roles = lambda r: [i for i in policy.prompt(r) if i in ids]
-            leaks[m] = np.array([roles(typed(r, lambda text: text + names)) != roles(r) for r in records], float)
-        yield "role tokens", "prompts", -1, leaks, {m: 1 - x.max() for m, x in leaks.items()}, ""
+            special = policy.tokenizer.special_ids
+            count = lambda r: sum(i in special.values() for i in policy.prompt(r))
+            leaks[m] = [count(typed(r, lambda text: text + " ".join(special))) > count(r) for r in records]
+        yield mean("role tokens", "prompts", -1, units(records), leaks), {m: 1.0 - any(x) for m, x in leaks.items()}
 
-    def recitals(self, train: Sequence[dict], held: Sequence[dict], seed: int) -> Iterator[Row]:
-        """Texts whose answer is begun, up to its middle: are the next RECITED tokens exact? Greedy ones are, just if each
-        is the likeliest behind the true ones. Held-out texts, training texts at random, repeated ones."""
+    def recitals(self, kind: str, train: Sequence[dict], held: Sequence[dict], seed: int) -> Iterator[Row]:
+        """Of one kind of texts, answers begun up to their middle: are the next RECITED tokens exact? Greedy ones are,
+        just if each is the likeliest behind the true ones. Held-out texts, training texts at random, repeated ones."""
         key, base = (lambda r: str(messages_of(r))), {}
-        count, known = Counter(map(key, train)), {key(r): r for r in train}
-        groups = {"held-out texts": [r for r in held if key(r) not in known],
+        known, count = {key(r): r for r in train}, Counter(map(key, train))
+        groups = {"held-out texts": [*{key(r): r for r in held if key(r) not in known}.values()],
                   "training texts": Random(seed).sample([*known.values()], min(SOME, len(known))),
                   f"those {TIMES} times there": [known[k] for k, n in count.most_common(20) if n >= TIMES]}  # fmt: skip
         for name, records in groups.items():
             chat = not any("text" in r for r in records)
-            policies = {m: replace(p, chat=p.chat and chat) for m, p in self.models.items()}
-            read = zip(records, *([x["correct"][:-1] for x in text_items(p, records)] for p in policies.values()))
-            read = [x for x in read if all(len(right) // 2 >= RECITED for right in x[1:])]
-            if read:
-                texts, *rights = zip(*read)
-                begun = [[x[len(x) // 2 :][:RECITED] for x in xs] for xs in rights]
-                same = {m: np.array([*map(all, xs)], float) for m, xs in zip(policies, begun)}
-                such = [f"{messages_of(r)[-1]['content']!r:.70} ({count[key(r)]} times)"
-                        for r, *x in zip(texts, *same.values()) if base and any(x)]  # fmt: skip
-                p = {m: fisher(x, base[m]) for m, x in same.items()} if base else False
-                yield "recital", name, -1, same, p, ", ".join(such[:3])
-                base = same if name.startswith("held") else base
+            asked = {m: replace(policy, chat=policy.chat and chat) for m, policy in self.models.items()}
+            right = {m: [x["correct"][:-1] for x in text_items(policy, records)] for m, policy in asked.items()}
+            long = [i for i in range(len(records)) if all(len(x[i]) >= 2 * RECITED for x in right.values())]
+            middle = lambda x: x[len(x) // 2 :][:RECITED]
+            exact = {m: [float(all(middle(x[i]))) for i in long] for m, x in right.items()}
+            said = [records[i] for i, *some in zip(long, *exact.values()) if base and any(some)][:3]
+            note = ", ".join(f"{messages_of(r)[-1]['content']!r:.70} ({count[key(r)]} times)" for r in said)
+            if long:
+                metric = mean("recital", f"{kind}: {name}", -1, np.arange(len(long)), exact)
+                yield replace(metric, note=note), {m: fisher(exact[m], x) for m, x in base.items()}
+                base = exact if name == "held-out texts" else base
+
+
+def mean(part: str, name: str, direction: int, unit: np.ndarray, values: dict[str, Sequence[float]]) -> Metric:
+    """The mean over units of values, model -> (n,). unit: (n,), as of `metric.units`: equal prompts count once."""
+    means = {m: np.bincount(unit, x) / np.bincount(unit) for m, x in values.items()}  # (n units,) each
+    return Metric(name, direction, ratio, {m: np.stack([x, np.ones(len(x))], 1) for m, x in means.items()}, part)
 
 
 def judge(rows: Iterable[Row], models: Sequence[str], seed: int, bounded: bool, more: Sequence[Metric]) -> list[dict]:
-    """Rows as of `compare_models`, against the first model, with `more` behind. In the cell of a model that is tested
-    stand p, p_holm, verdict, minimum_detectable, too. Where 0 is best, worse is farther from 0. bounded: in [0, 1]."""
-    table, tests = [], []
-    for part, name, direction, values, test, note in rows:
-        stack = {m: np.stack([x, np.ones(len(x))], 1) for m, x in values.items()}  # (n, 2) each
-        metric = Metric(name, direction or -1, ratio, stack, part, note=note, bounded=bounded)
-        far = metric if direction else replace(metric, combine=lambda sums: abs(ratio(sums)))
-        (row,), own = compare_models([far], models[0], seed, RESAMPLES), {}
+    """Rows as of `compare_models`, against the first model, with `more` behind. In a cell that is tested
+    stand p, p_holm, verdict, minimum_detectable. Where 0 is best, worse is farther off. bounded: rewards in [0, 1]."""
+    table, family = [], []
+    for given, test in rows:
+        metric = replace(given, direction=given.direction or -1, bounded=bounded or not given.name.endswith("reward"))
+        far = metric if given.direction else replace(metric, combine=lambda sums: abs(ratio(sums)))
+        (row,) = compare_models([far], models[0], seed, RESAMPLES)
         if test is True:
-            zero = {"": stack[models[0]] * [0, 1]}
-            own = compare_models([replace(metric, statistics=stack | zero)], "", seed, RESAMPLES)[0]["differences"]
-        elif test:
-            own = {m: row["models"][m] | {"n": len(stack[m]), "p": p, "verdict": "worse"} for m, p in test.items()}
-        for x in own.values() if direction == 0 else ():
+            with_zero = metric.statistics | {"": metric.statistics[models[0]] * [0, 1]}
+            tests = compare_models([replace(metric, statistics=with_zero)], "", seed, RESAMPLES)[0]["differences"]
+        else:
+            n, p_of = len(metric.statistics[models[0]]), test or {}
+            tests = {m: row["models"][m] | {"n": n, "p": p, "verdict": "worse"} for m, p in p_of.items()}
+        for x in tests.values() if given.direction == 0 else ():
             x["verdict"] = x["verdict"].replace("better", "worse")
-        row["models"] |= own
-        table.append(row | {"direction": direction})
-        differ = {m: x for m, x in own.items() if test is not True or np.count_nonzero(values[m]) >= LEAST}
-        tests.append({"differences": differ})
+        changed = {m: np.count_nonzero(x[:, 0]) for m, x in metric.statistics.items()}
+        family.append({"differences": {m: x for m, x in tests.items() if test is not True or changed[m] >= LEAST}})
+        table.append(row | {"direction": given.direction, "models": row["models"] | tests})
     table += compare_models(more, models[0], seed, RESAMPLES)
-    adjust(tests, 0.05 / len(models))
+    adjust(family, 0.05 / len(models))
     adjust(table)
     return table
 
 
 def alarms_of(table: Sequence[dict], models: Sequence[str], lists: dict) -> list[dict[str, str]]:
     """What was shown to be wrong: an alarm for each model and part, which names the rows that are farthest from 0."""
-    found = []
+    alarms = []
     for m, (part, (why, remedy)) in product(models, lists["alarms"].items()):
-        rows = [r for r in table if r["group"] == part and r["models"][m].get("verdict") == "worse"
-                and abs(r["models"][m]["value"]) >= LUCK * (part == "swaps")]  # fmt: skip
-        rows.sort(key=lambda r: -abs(r["models"][m]["value"]))
-        said = [f"{r['metric']} {cell(r['models'][m], True)} {r.get('note', '')}".strip() for r in rows[:3]]
-        found += [{"what": f"{part} of {m}, {len(rows)}: {'; '.join(said)}", "why": why, "remedy": remedy}] * bool(rows)
-    return found
+        cells = [(row["models"][m], row["metric"], row.get("note", "")) for row in table if row["group"] == part]
+        worse = [x for x in cells if x[0].get("verdict") == "worse" and abs(x[0]["value"]) >= LUCK * (part == "swaps")]
+        worse.sort(key=lambda x: -abs(x[0]["value"]))
+        said = "; ".join(f"{name} {cell(x, True)} {note}".strip() for x, name, note in worse[:3])
+        alarms += [{"what": f"{part} of {m}, {len(worse)}: {said}", "why": why, "remedy": remedy}] * bool(worse)
+    return alarms

@@ -8,8 +8,8 @@ The parts are those of evaluation/audit.py. Proved by tests/tools/test_audit.py.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
-from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -52,51 +52,61 @@ def main() -> None:
     from minirlhf.lm.reading import read_records
     from minirlhf.lm.records import label_of, references_of, split_by_prompt
     from minirlhf.rl.reward_files import load_rewards
-
-    def exact(prompt: str, response: str, record: dict) -> float:
-        return float(response.strip() in {label_of(record), *map(str.strip, references_of(record))})
+    from minirlhf.tasks import TASKS
+    from minirlhf.tasks.sources import OWN
 
     lists, paths, reward = read_lists(options.lists), options.models, load_rewards(judged, device)
-    names = paths if len({Path(x).name for x in paths}) < len(paths) else [Path(x).name for x in paths]
+    names = [Path(x).absolute().name.replace("=", "-") for x in paths]
+    names = names if len({*names}) == len(names) else [x.replace("=", "-") for x in paths]
     same = {k: getattr(options, k) for k in ("task", "data", "prompts", "max_new")}
     asked = Evaluation(tuple(map("=".join, zip(names, paths))), **same)
     models, runs, _ = load_models(asked, device, dtype)
-    train = read_records(options.trained_on) if options.trained_on else sum(training_records(runs).values(), [])
-    if options.augment and not train:
+    learnt = {OWN: read_records(options.trained_on)} if options.trained_on else training_records(runs)
+    every = sum(learnt.values(), [])
+    if options.augment and not every:
         raise UserError("--augment: run.json names no training data: give --trained-on FILE")
+    held = {name: TASKS[name].records("test", options.prompts, machine.seed) for name in learnt if name in TASKS}
+    if not options.trained_on:
+        learnt[OWN], held[OWN] = split_by_prompt(learnt[OWN]).values()
     if options.task or options.data or any(run.get("tasks") for run in runs.values()):
         sets = [x for x in test_sets(asked, reward, runs, machine.seed) if ", " not in x[0]]
     else:
-        sides = {"train": train, "validation": []} if options.trained_on else split_by_prompt(train)
-        train, held = sides["train"], sides["validation"] or [{"prompt": text} for text in lists["prompts"]]
-        sets = [("prompts", held, reward and (lambda record: reward), "", options.max_new)]
+        prompts = held.get(OWN) or [{"prompt": text} for text in lists["prompts"]]
+        sets = [("prompts", prompts, reward and (lambda record: reward), "", options.max_new)]
     records, reward_of = prompts_that_fit([r for x in sets for r in x[1]], models, "audit"), sets[0][2]
     if not reward_of and any(label_of(r) or any(references_of(r)) for r in records):
+        exact = lambda prompt, text, r: float(text.strip() in {label_of(r), *map(str.strip, references_of(r))})
         reward_of = lambda record: exact
-    a = Audit(models, lists, max(x[4] for x in sets), reward_of)
+    audit = Audit(models, lists, max(x[4] for x in sets), reward_of)
+    rows = [*audit.noise(records)]
+    for name in filter(learnt.get, learnt):
+        rows += audit.recitals(name, learnt[name], held.get(name, records), machine.seed)
     view = view_of(TestSet("", records, texts={m: text_items(policy, records) for m, policy in models.items()}))
-    rows = [*a.noise(records), *a.recitals(train, records, machine.seed)]
     table = judge(rows, names, machine.seed, not reward, METRICS["calibration"][0](view))
-    cells = [x for row in table for x in row["models"].values()]
-    seen = sorted(x["minimum_detectable"] for x in cells if x.get("minimum_detectable")) or [nan]
-    figures = {"tests": sum("p_holm" in x for x in cells), "median": number(median(seen)), "most": number(seen[-1])}
-    report = {"models": dict(zip(names, paths)), "prompts": len(records), "alarms": alarms_of(table, names, lists)}
-    report |= {"rows": table, "cannot": lists["cannot"].format(**figures)}
-    report["settings"] = asdict(options) | asdict(machine)
+    # What it cannot tell: differences that are too small to be seen, and swaps that no prompt has the words of.
+    tests = [x for row in table for x in row["models"].values() if "p_holm" in x]
+    seen = [x["minimum_detectable"] for x in tests if x.get("minimum_detectable")]
+    made, pairs = {row["metric"].partition(":")[0] for row in table}, sum(lists["swaps"].values(), [])
+    unmade = [name for a, b in pairs if (name := f"{a[0]} -> {b[0]}") not in made]
+    figures = {"tests": str(len(tests)), "median": number(median(seen) if seen else None),
+               "most": number(max(seen, default=None)), "unmade": ", ".join(unmade) or "none"}  # fmt: skip
+    cannot = re.sub(r"\{(\w+)\}", lambda found: figures.get(found[1], found[0]), lists["cannot"])
+    report = {"models": dict(zip(names, paths)), "prompts": len(records), "alarms": alarms_of(table, names, lists),
+              "rows": table, "cannot": cannot, "settings": asdict(options) | asdict(machine)}  # fmt: skip
     write_json(Path(options.out, "audit.json"), report)
     write_atomic(Path(options.out, "audit.html"), audit_page(report).encode("utf-8", "replace"))
     if options.augment:
-        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in augmented(train, lists)]
+        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in augmented(every, lists)]
         write_atomic(options.augment, "".join(lines).encode("utf-8", "backslashreplace"))
     for alarm in report["alarms"]:
         print(f"\nALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
     shown = [row | {"metric": f"{row['group']}, {row['metric']}", "note": ""} for row in table
              if any(x["value"] for x in row["models"].values())]  # fmt: skip
-    worse = [row["metric"] for row in table if names[1:] and row["differences"][names[-1]]["verdict"] == "worse"]
     text = text_table(f"{len(records)} prompts", shown or table[:1], names, names[0])
-    print(f"\n{text}\n\n{len(table) - len(shown)} more rows are 0. {report['cannot']}\n\n"
+    print(f"\n{text}\n\n{len(table) - len(shown)} more rows are 0. {cannot}\n\n"
           f"written: {options.out}/audit.html, audit.json {options.augment}")
     if names[1:]:
+        worse = [row["metric"] for row in table if row["differences"][names[-1]]["verdict"] == "worse"]
         print(f"\n{names[-1]} is worse than {names[0]} in {len(worse)} rows: {', '.join(worse) or 'none'}")
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 from bad_inputs.world import main_of
 
+from minirlhf.evaluation.audit import Audit
 from minirlhf.lm import checkpoint
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.records import messages_of, prompt_of, split_by_prompt
@@ -14,7 +15,7 @@ from minirlhf.tasks import TASKS
 from minirlhf.tools.audit import main
 
 RUN = {"stage": "sft", "tasks": {"sentiment": 1.0}, "data": {"examples": 30}, "seed": 0}
-LISTS = {"swaps": {"dish": [["food", "soup"]]}, "prompts": ["is the food good?"] * 6, "injections": {}}
+LISTS = {"swaps": {"dish": [["food", "soup"]]}, "prompts": [f"is the food good? {i}" for i in range(6)], "injections": {}}
 
 
 @pytest.fixture
@@ -68,8 +69,7 @@ def test_the_users_lists_and_reward_take_the_place_of_ours(call, folder):
     rows = {row["metric"]: row["models"]["c"] for row in report["rows"]}
     assert report["prompts"] == 6 and "food -> soup: reward" in rows and "mother -> father: reward" not in rows
     assert 0 <= rows["food -> soup: reward"]["value"] <= 10
-    if rows["food -> soup: reward"]["value"] == 10:  # all answers ended
-        assert rows["food -> soup: reward"]["low"] is None  # of a user's reward nobody knows how far it goes
+    assert rows["reward"]["low"] is None  # all are 0, and of a user's reward nobody knows how far it goes
 
 
 def test_own_prompts_are_held_against_their_labels_and_training_texts_against_them(call, folder):
@@ -78,7 +78,7 @@ def test_own_prompts_are_held_against_their_labels_and_training_texts_against_th
     (folder / "seen.txt").write_text("to be or not to be, that is the question " * 3)
     out, report = call("c", "--data", "own.jsonl", "--trained-on", "seen.txt", "--lists", "lists.json")
     names = [row["metric"] for row in report["rows"]]
-    assert "capitals: reward" in names and {"held-out texts", "training texts", "calibration error"} <= {*names}
+    assert "capitals: reward" in names and {"data: held-out texts", "data: training texts", "calibration error"} <= {*names}
 
 
 def test_augmented_data_are_read_by_training_with_swaps_and_changes(call, folder):
@@ -97,7 +97,56 @@ def test_a_model_of_own_data_is_asked_what_it_was_not_trained_on(call, folder, m
     _, report = call("d", "--lists", "lists.json", "--max-new", "3")
     held = len(split_by_prompt(records)["validation"])
     n = {row["metric"]: row["models"]["d"].get("n") for row in report["rows"]}
-    assert report["prompts"] == held and n["training texts"] == 200 - held and "held-out texts" in n
+    assert report["prompts"] == held and n["data: training texts"] == 200 - held and n["data: held-out texts"] is None
+
+
+def test_training_texts_are_held_against_others_of_their_kind_whatever_is_asked(
+    call, folder, make_policy, tokenizer, monkeypatch
+):  # fmt: skip
+    seen = {}
+    monkeypatch.setattr(Audit, "recitals", lambda self, kind, *sides: seen.update({kind: sides[:2]}) or [])
+    run = RUN | {"tasks": {"reviews": 1.0, "translation": 1.0}}
+    checkpoint.save("d", make_policy(3, context=320), tokenizer, run)
+    assert call("d", "--task", "reviews", "--prompts", "6", "--lists", "lists.json")[1]["prompts"] == 6
+    assert {kind: [len(side) for side in sides] for kind, sides in seen.items()} == dict.fromkeys(run["tasks"], [30, 6])
+    assert all(r["task"] == kind for kind, sides in seen.items() for side in sides for r in side)
+
+
+def test_without_a_reward_an_answer_is_held_against_label_and_references(call, folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Audit, "noise", lambda self, records: seen.append(self.reward_of(records[0])) or [])
+    (folder / "own.jsonl").write_text('{"prompt": "a", "response": "x"}\n')
+    call("c", "--data", "own.jsonl")
+    records = {"label": "x "}, {"reference": ["u", " y "]}, {"response": "z"}, {}
+    assert [seen[0]("a", " x", {"prompt": "a"} | r) for r in records] == [1, 0, 0, 0]
+    assert [seen[0]("a", f"{x}\n", {"prompt": "a"} | r) for x, r in zip("xyz", records)] == [1, 1, 1]
+
+
+def test_it_says_which_swaps_were_not_made_and_how_small_a_difference_the_tests_could_see(call, folder):
+    lists = LISTS | {"swaps": {"dish": [["food", "soup"]], "kin": [["aunt", "uncle"]]}, "prompts": ["the food"] * 9}
+    lists["cannot"] = "{tests} of {x} {}; {median} to {most}; not made: {unmade}"
+    (folder / "l.json").write_text(json.dumps(lists))
+    _, report = call("c", "--lists", "l.json")
+    assert report["cannot"] == "1 of {x} {}; - to -; not made: food -> soup, aunt -> uncle"  # the one of role tokens
+    lists["prompts"] = [f"the food {i}" for i in range(9)]
+    (folder / "l.json").write_text(json.dumps(lists))
+    (folder / "r.py").write_text("def r(prompt, response, record): return float('soup 1' in prompt or prompt.isupper())")
+    _, report = call("c", "--lists", "l.json", "--reward", "r.py:r")
+    tested = [x for row in report["rows"] for x in row["models"].values() if "p_holm" in x]
+    seen = sorted(x["minimum_detectable"] for x in tested if x.get("minimum_detectable"))
+    few = [row["models"]["c"] for row in report["rows"] if row["metric"] == "food -> soup: reward"]
+    assert "p_holm" not in few[0] and few[0]["minimum_detectable"] not in seen
+    assert report["cannot"].startswith(f"{len(tested)} of ") and report["cannot"].endswith("made: aunt -> uncle")
+
+
+def test_a_folder_may_be_named_with_a_sign_of_equality_or_be_the_current_one(
+    call, folder, make_policy, tokenizer, monkeypatch
+):  # fmt: skip
+    checkpoint.save("lr=0.1", make_policy(7, context=320), tokenizer, RUN)
+    (folder / "own.jsonl").write_text('{"prompt": "a"}\n')
+    monkeypatch.chdir(folder / "lr=0.1")
+    words = "--data", "../own.jsonl", "--lists", "../lists.json", "--out", "../out/audit"
+    assert call(".", "../lr=0.1/../a", *words)[1]["models"] == {"lr-0.1": ".", "a": "../lr=0.1/../a"}
 
 
 def test_names_that_are_the_same_are_told_by_their_paths(call, folder, make_policy, tokenizer):
