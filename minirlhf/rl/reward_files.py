@@ -24,7 +24,7 @@ from minirlhf.harness import ranks
 from minirlhf.harness.files import UserError
 from minirlhf.harness.user_code import call_each, parameters_of, place_in, place_of, shown, undisturbed
 from minirlhf.rl.options import WAYS, RewardOptions
-from minirlhf.rl.reward_model import load_reward_model
+from minirlhf.rl.reward_model import LearnedReward, load_reward_model
 from minirlhf.rl.rewards import LISTS, Case, Reward, ask, refusal
 
 ONE = ["prompt", "response", "record"]  # the parameters of a reward of one response
@@ -47,7 +47,9 @@ class Rewards:
         return [sum(weight * said[name][key] for name, (_, weight) in self.parts.items()) for key in keys]
 
     def call(self, reward: Reward, cases: list[Case]) -> list[float]:
-        """What one of them says. Raises UserError, for a call that takes too long, too."""
+        """What one of them says. Raises UserError, for a call of the user's code that takes too long, too."""
+        if isinstance(reward, LearnedReward):
+            return ask(reward, cases)
         parts, seconds = [[case] for case in cases], self.options.reward_timeout
         parts = [cases] if parameters_of(reward)[:3] == LISTS else parts
         overdue = partial(refusal, f"took longer than the {seconds:g} s of --reward-timeout", place_of(reward))

@@ -196,6 +196,15 @@ def test_a_class_comes_before_a_weight(classes, spec, label, weight, make_gpt, t
             load_reward(f"model:{tmp_path / 'rm'}{wrong}")
 
 
+def test_a_reward_model_may_take_its_time(make_gpt, tmp_path):
+    """It does not hang as a user's function can, and on a CPU a thousand texts take a large one ten minutes."""
+    save_reward_model(tmp_path / "rm", RewardModel(make_gpt(vocab_size=261)), Tokenizer(specials=(*SPECIALS, PAD)), {})
+    spec = f"model:{tmp_path / 'rm'}"
+    judge, _ = load_reward(spec)
+    said = ask(load_rewards(RewardOptions((spec,), reward_timeout=1e-9), missing_eos=-1.0), CASES)
+    assert said == ask(judge, CASES)
+
+
 @pytest.mark.parametrize("names", ["response, prompt, record", "record, prompt, response", "prompt, record, response"])
 def test_known_names_in_another_order_are_refused(names, tmp_path):
     """The arguments are given by place: it would score prompts as responses, without a word."""
