@@ -1,12 +1,14 @@
 """Rewards by name: found in a file or a folder, or refused with the reason."""
 
+import time
+
 import pytest
 
 from minirlhf.harness.files import UserError
 from minirlhf.lm.tokenizer import PAD, SPECIALS, Tokenizer
 from minirlhf.rl.options import RewardOptions
-from minirlhf.rl.reward_files import load_reward, load_rewards, reward_hash, split_weight
-from minirlhf.rl.reward_model import RewardModel, save_reward_model
+from minirlhf.rl.reward_files import Rewards, load_reward, load_rewards, reward_hash, split_weight
+from minirlhf.rl.reward_model import LearnedReward, RewardModel, save_reward_model
 from minirlhf.rl.rewards import ask
 
 
@@ -196,13 +198,15 @@ def test_a_class_comes_before_a_weight(classes, spec, label, weight, make_gpt, t
             load_reward(f"model:{tmp_path / 'rm'}{wrong}")
 
 
-def test_a_reward_model_may_take_its_time(make_gpt, tmp_path):
+def test_a_reward_model_may_take_its_time(make_gpt):
     """It does not hang as a user's function can, and on a CPU a thousand texts take a large one ten minutes."""
-    save_reward_model(tmp_path / "rm", RewardModel(make_gpt(vocab_size=261)), Tokenizer(specials=(*SPECIALS, PAD)), {})
-    spec = f"model:{tmp_path / 'rm'}"
-    judge, _ = load_reward(spec)
-    said = ask(load_rewards(RewardOptions((spec,), reward_timeout=1e-9), missing_eos=-1.0), CASES)
-    assert said == ask(judge, CASES)
+    class Slow(LearnedReward):
+        def __call__(self, prompts, responses, records):
+            time.sleep(0.3)
+            return [1.0] * len(prompts)
+
+    judge = Slow(RewardModel(make_gpt()), Tokenizer())
+    assert ask(Rewards({"model:rm": (judge, 1.0)}, RewardOptions(reward_timeout=0.1)), CASES) == [1.0] * len(CASES)
 
 
 @pytest.mark.parametrize("names", ["response, prompt, record", "record, prompt, response", "prompt, record, response"])
