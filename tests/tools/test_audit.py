@@ -46,12 +46,25 @@ def test_two_models_of_a_task_get_every_part_a_difference_and_a_page(call, folde
     assert {row["group"] for row in report["rows"]} == parts
     assert all(set(row["models"]) == {"a", "b"} and set(row["differences"]) == {"b"} for row in report["rows"])
     assert re.search(r"^8 prompts +a +b +b - a by verdict$", out, re.MULTILINE) and report["cannot"] in out
-    worse = [row["metric"] for row in report["rows"] if row["differences"]["b"]["verdict"] == "worse"]
-    assert out.endswith(f" worse than a in {len(worse)} rows: {', '.join(worse) or 'none'}\n")
     page = (folder / "out/audit/audit.html").read_text("utf-8")
     assert "<script" not in page and "What this cannot tell you" in page and "b − a" in page
     for row in report["rows"]:
         assert f"<b>{row['metric']}" in page or row["metric"].split(":")[0] in page
+
+
+def test_the_last_line_names_what_became_worse_and_nothing_else(call, folder, monkeypatch):
+    audit = importlib.import_module("minirlhf.evaluation.audit")
+
+    def judged(*given):
+        rows = judge(*given)
+        for row, verdict in zip(rows, ("better", "worse", "worse", "higher")):
+            row["differences"]["b"]["verdict"] = verdict
+        return rows
+
+    judge = audit.judge
+    monkeypatch.setattr(audit, "judge", judged)
+    out, report = call("a", "b", "--prompts", "6")
+    assert out.endswith(f"b is worse than a in 2 rows: {', '.join(row['metric'] for row in report['rows'][1:3])}\n")
 
 
 def test_alarms_come_first_in_the_terminal_and_on_the_page(call, folder, monkeypatch):
