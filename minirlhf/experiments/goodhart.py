@@ -232,6 +232,6 @@ def law_figure(models: Sequence[Proxy], start: float) -> str:
         x = Axis(0.0, 1.05 * max(p.d for p in every), i * width + 44, (i + 1) * width - 10)
         shapes += column(model, start, x, gold, proxy)
     for i, way in enumerate(models[0].points):
-        shapes += [dot(50 + 110 * i, 522, COLOURS[way]), text(58 + 110 * i, 526, way)]
+        shapes += [dot(50 + 85 * i, 522, COLOURS[way]), text(58 + 85 * i, 526, way)]
     shapes += [text(44, 548 + 16 * i, note, colour=MUTED, size=11) for i, note in enumerate(NOTES)]
     return figure(width * len(models), 576, "gold and learned reward against √KL", shapes)
