@@ -1,6 +1,7 @@
 """Collect the items: load the models, put every test set to each, and add what training knew of it.
 
-`collect_items` gives what `items.py` stores and `report.py` judges. `questions.py` says what is asked. Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
+`collect_items` gives what `items.py` stores and `report.py` judges. `questions.py` says what is asked.
+Proved by tests/evaluation/test_collect.py and tests/test_scripts.py.
 """
 
 import math

@@ -8,8 +8,9 @@
     Q4_1     d, m, 32 halves of q         20    d q + m      m = min w,  d = (max w − m) / 15
 
 The low halves of 16 bytes are the first 16 weights, the high halves the others. The nearest q is at most d / 2 away.
-Rounding d and m to float16 adds 2⁻¹¹ of d q and of m, and more where d < 2⁻¹⁴. In Q4_0 the levels end at −7/8 v, so a weight near −v moves by up
-to d. A weight of 0 stays 0 in Q8_0 and Q4_0, but in Q4_1 for sure only if none of its block is below 0.
+Rounding d and m to float16 adds 2⁻¹¹ of d q and of m, and more where d < 2⁻¹⁴. In Q4_0 the levels end at −7/8 v, so a
+weight near −v moves by up to d. A weight of 0 stays 0 in Q8_0 and Q4_0, but in Q4_1 for sure only if none of its block
+is below 0.
 
 Pruning sets the weights of least magnitude to 0: Han et al. 2015, section 3. As is usual for language models (Frantar &
 Alistarh 2023, section 4), each matrix of the blocks loses the same share. Embedding, head, norms and biases lose none.

@@ -13,7 +13,8 @@ class RewardOptions:
 
     reward: tuple[str, ...] = option((), f"your own instead of the task's: {WAYS}; several are summed")
     reward_threads: int = option(1, "calls of a reward of one response at once", least=1, most=1000, needs="reward")
-    reward_timeout: float = option(600.0, "seconds; a longer call of a function ends the run", least=0.01, most=1e6, needs="reward")
+    reward_timeout: float = option(
+        600.0, "seconds; a longer call of a function ends the run", least=0.01, most=1e6, needs="reward")
     reward_once: bool = option(True, "equal answers are asked once per round; not for a random reward", needs="reward")
 
 

@@ -107,7 +107,8 @@ def main() -> None:
           f"written: {options.out}/audit.html, audit.json {options.augment}")
     if names[1:]:
         worse = [row["metric"] for row in table if row["differences"][names[-1]]["verdict"] == "worse"]
-        print(f"\n{names[-1]} is worse than {names[0]} in {len(worse)} row{'s' * (len(worse) != 1)}: {', '.join(worse) or 'none'}")
+        rows = f"{len(worse)} row{'s' * (len(worse) != 1)}"
+        print(f"\n{names[-1]} is worse than {names[0]} in {rows}: {', '.join(worse) or 'none'}")
 
 
 if __name__ == "__main__":
