@@ -157,7 +157,7 @@ def test_pruning_takes_the_share_of_least_magnitude_from_each_matrix_and_nothing
         if name in pruned:
             for i in sorted(range(len(flat)), key=lambda i: (abs(flat[i]), i))[: round(share * len(flat))]:
                 flat[i] = 0.0
-        assert x.flatten().tolist() == flat, name
+        assert torch.equal(x.flatten(), torch.tensor(flat)), name
 
 
 def test_pruning_again_changes_nothing_and_pruning_more_is_as_if_at_once():
