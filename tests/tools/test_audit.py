@@ -125,6 +125,14 @@ def test_training_texts_are_held_against_others_of_their_kind_whatever_is_asked(
     assert all(r["task"] == kind for kind, sides in seen.items() for side in sides for r in side)
 
 
+def test_of_a_task_the_plain_test_prompts_are_asked_and_no_further_set(call, folder, monkeypatch):
+    """Sums of operands that training never had would count as what a change did."""
+    asked = []
+    monkeypatch.setattr(Audit, "noise", lambda self, records: asked.extend(records) or [])
+    _, report = call("a", "--task", "arithmetic", "--prompts", "6")
+    assert asked == TASKS["arithmetic"].records("test", 6, 0) and report["prompts"] == 6
+
+
 def test_without_a_reward_an_answer_is_held_against_label_and_references(call, folder, monkeypatch):
     seen = []
     monkeypatch.setattr(Audit, "noise", lambda self, records: seen.append(self.reward_of(records[0])) or [])
