@@ -241,3 +241,12 @@ def test_the_summary_is_the_mean_of_the_seeds():
         of_task = [row for row in seeds if row[0] == task]
         means = [sum(number(row[i]) for row in of_task) / 3 for i in (2, 3, 8)]  # SFT, PPO, SFT continued
         assert said == [f"{mean:.3f}" for mean in means], task
+
+
+def test_the_chinese_page_has_no_figure_that_no_english_readme_has():
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in READMES}
+    ours = re.findall(r"(?<![\w.])\d+(?:[.,]\d+)+", texts.pop("minirlhf/README.zh.md"))
+    english = "\n".join(texts.values())
+    assert len(ours) > 60
+    known = lambda x: re.search(rf"(?<![\d.])0?{re.escape(x.removeprefix('0'))}(?!\d)", english)
+    assert [x for x in ours if not known(x)] == []
