@@ -124,10 +124,17 @@ def test_ctrl_c_comes_through():
             each(interrupted, threads=threads)
 
 
-def test_a_call_that_catches_everything_for_ever_ends_the_process_with_the_line(tmp_path):
+def test_a_call_that_catches_everything_for_ever_ends_the_process_with_one_line_however_slow_stderr_is(tmp_path):
     (tmp_path / "forever.py").write_text(textwrap.dedent("""
-        import time
+        import sys, time
         from minirlhf.harness.user_code import call_each
+        class Slow:
+            def write(self, text):
+                time.sleep(0.1)
+                sys.__stderr__.write(text)
+            def flush(self):
+                sys.__stderr__.flush()
+        sys.stderr = Slow()
         def call(part):
             while True:
                 try:
