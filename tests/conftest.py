@@ -21,7 +21,7 @@ from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.rl.rollout import Rollout
 
-
+SYNC = os.fsync
 ALONE = {"--mutants": "mutant", "--fuzz": "at_length"}  # option -> the argument of the tests that it runs
 
 
@@ -69,6 +69,18 @@ def float64():
 def plain_memory():
     """A script in this process would change how memory is measured in the tests behind it."""
     device.keep_memory = lambda: None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cuts():
+    """Waiting for the disk, thousands of times, took more time than all that is computed in some modules."""
+    os.fsync = lambda file: None
+
+
+@pytest.fixture
+def real_sync(monkeypatch):
+    """A test that kills has what users have."""
+    monkeypatch.setattr(os, "fsync", SYNC)
 
 
 @pytest.fixture(scope="session")

@@ -237,7 +237,7 @@ def test_kill_9_after_each_judgement_loses_none(tmp_path):
     assert said(study) == ["tie"] * 8
 
 
-def test_kill_9_at_any_moment_loses_no_judgement_that_was_acknowledged(tmp_path):
+def test_kill_9_at_any_moment_loses_no_judgement_that_was_acknowledged(tmp_path, real_sync):
     study, rng = make_study(tmp_path / "study", 5000), random.Random(0)
     for _ in range(6):
         process = start_judge(study)
