@@ -72,14 +72,14 @@ def plain_memory():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_power_cuts():
-    """Waiting for the disk, thousands of times, took more time than all that is computed in some modules."""
+def no_waiting_for_disks():
+    """It took half of the time of some modules. A kill of a process, unlike one of the machine, loses nothing by it."""
     os.fsync = lambda file: None
 
 
 @pytest.fixture
 def real_sync(monkeypatch):
-    """A test that kills has what users have."""
+    """For a test that counts on the time it takes."""
     monkeypatch.setattr(os, "fsync", SYNC)
 
 

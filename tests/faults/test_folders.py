@@ -55,12 +55,6 @@ def fails(prompt, response, record): raise KeyError("label")
 """
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_disks(monkeypatch):
-    """A kill of a process, unlike one of the machine, loses nothing that was written."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-
-
 @pytest.fixture
 def call(run_main, monkeypatch, tmp_path):
     """A function that runs a script or a tool's main here, among files: (status, stdout, stderr)."""
