@@ -73,7 +73,7 @@ def main() -> None:
             print(f"reference perplexity of a {said}: {number(ngram['perplexity'])}")
         if options.show:
             print(f"\n{side_by_side(s.items, options.show, run['seed'])}")
-    trained = [f"{name} {m['cost']['seconds']:.0f} s" for name, m in report["models"].items() if m["cost"]]
+    trained = [f"{name} {m['cost']['seconds']:.0f} s" for name, m in report["models"].items() if m.get("cost")]
     print("\n±: the longer side of a 95 % interval over prompts. By p, or H: Holm's p over the rewards of all sets. n: "
           f"prompts\nthat would show the difference. Training took {', '.join(trained) or 'unknown time'}."
           f"{'' if options.all else ' All rows, and J*: --all'}\n\nWritten: {out}/report.html, report.json, items.jsonl"

@@ -51,8 +51,8 @@ def main() -> None:
     from minirlhf.rl.critic import start_critic
     from minirlhf.rl.ppo import models_of, train
     from minirlhf.rl.reward_files import load_rewards, reward_hash
-    from minirlhf.rl.watch import Description, Gold, Optimum, Progress
     from minirlhf.rl.turns import speaking
+    from minirlhf.rl.watch import Description, Gold, Optimum, Progress
     from minirlhf.tasks import reply_of_task, reward_of_task
     from minirlhf.tasks.check import check_data
     from minirlhf.tasks.sources import data_hash, held_out_of, prompts_of, with_room
@@ -83,7 +83,7 @@ def main() -> None:
     records_of, reward_of = Mixture(sets, machine.seed).step, (lambda record: reward) if reward else reward_of_task
     judge_of = lambda record, own=reward and replace(reward): own or reward_of_task(record)  # it notes what it said
     watchers = [Progress(watch, models, config, told, held_out, judge_of), Description(config.algorithm)]
-    watchers += [reward.watch] + [Gold(reward_of_task, tokenizer)] * bool(weights) if reward else []
+    watchers += [reward.watch] + [Gold(reward_of_task, tokenizer, speak.replies)] * bool(weights) if reward else []
     watchers += [optimum] * (config.beta > 0 and config.kl_target == 0 and not speak.replies(*records.values()))
     start_critic(models, records_of, reward_of, config, told)
     cost = train(models, records_of, reward_of, config, told, watchers)

@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant(
         "temperature-left-out", "Log-probs are of the distribution sampled from, temperature included",
         "rlhf-book, PaLM-rlhf-pytorch, minimind; trl#3029, NeMo-RL#935",
-        "rl/rollout.py", "model.logits(hidden)[:n] / temperature", "model.logits(hidden)[:n]",
+        "rl/rollout.py", "model.logits(hidden)[:n], temperature", "model.logits(hidden)[:n]",
         "tests/rl/test_rollout.py::test_the_sampler_and_the_scorer_agree",
     ),
     Mutant(
@@ -737,7 +737,7 @@ MUTANTS = [
     ),
     Mutant(
         "optimum-of-another-prompt", "J* is of the reference as it is asked: that of training had no examples", "ours, earlier",
-        "evaluation/collect.py", "known = None if ref.shots else known", "known = known",
+        "evaluation/collect.py", "if ref.shots or runs[last]", "if runs[last]",
         "tests/evaluation/test_collect.py::test_behind_examples_the_optimum_of_training_is_none",
     ),
     # Audit

@@ -55,5 +55,5 @@ def write_train_and_test(path: str | Path, records: Sequence[dict]) -> tuple[Pat
         raise UserError(f"{path}: nothing to train on: {why}; nothing is written")
     for place, part in zip((path, test), sides):
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in part)
-        write_atomic(place, "".join(lines).encode("utf-8", "surrogatepass"))
+        write_atomic(place, "".join(lines).encode("utf-8", "backslashreplace"))
     return test, *map(len, sides)

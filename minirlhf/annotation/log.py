@@ -24,12 +24,12 @@ from pathlib import Path
 
 from minirlhf.harness.files import UserError, lock, misfit, parse_object, read_bytes, read_json, write_atomic
 
-VERSION = 2  # of study.json and key.json
+VERSION = 3  # of study.json and key.json
 # What each file or line must have, by an example.
 TURN = {"role": "", "content": ""}
 STUDY = {"question": "", "rubric?": "", "places": [{"prompt": "", "left": "", "right": "", "messages?": [TURN]}]}
 PLACE = {"item": "", "kind": "", "left": "", "good?": ("", None)}
-KEY = {"study": "", "models": [""], "identical": [""], "source?": "", "places": [PLACE]}
+KEY = {"study": "", "models": [""], "identical": {"*": ""}, "source?": "", "places": [PLACE]}
 FIRST = {"study": "", "token": ""}
 EVENT = {"event": "", "do": "", "place": 0, "seconds": 0.0}
 ACTIONS = ("left", "right", "tie", "bad", "skip")
@@ -47,7 +47,8 @@ class Closed(UserError):
 def create(folder: str | Path, study: dict, key: dict) -> None:
     """Write a new study. study.json comes last: a folder without it and without judgements can be written again.
 
-    study: as STUDY.  key: as KEY; models: names of a and b; left, good: "a" or "b"; identical: items.
+    study: as STUDY.  key: as KEY; models: names of a and b; left, good: "a" or "b"; identical: item ->
+    prompt.
     Raises UserError if the folder holds a study or judgements already.
     """
     folder = Path(folder)

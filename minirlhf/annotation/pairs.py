@@ -149,4 +149,4 @@ def make_places(
         asked = {"messages": turns[pair.prompt]} if len(turns[pair.prompt]) > 1 else {}
         places.append({"prompt": pair.prompt, "left": first, "right": second} | asked)
         secrets.append({"item": item_id(pair), "kind": kind, "left": left, "good": good})
-    return places, {"identical": [item_id(pair) for pair in pairs if pair.a == pair.b], "places": secrets}
+    return places, {"identical": {item_id(pair): pair.prompt for pair in pairs if pair.a == pair.b}, "places": secrets}

@@ -94,11 +94,11 @@ def win_counts(scores: Sequence[float]) -> dict:
     return counts | asdict(Measure(counts["rate"], counts["low"], counts["high"], len(signs)))
 
 
-def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
-    """Everything about model 1 against model 0.  rows: of kind "pair".  identical: how many pairs nobody saw."""
+def contest(rows: Sequence[Row], identical: dict[str, str], seed: int) -> dict:
+    """Everything about model 1 against model 0.  rows: of kind "pair".  identical: item -> prompt, unseen."""
     scores, prompts = [row.score for row in rows], [row.prompt for row in rows]
-    of_prompt = by_prompt(prompts, scores)  # (P, 2)
-    means = np.append(of_prompt[:, 0] / of_prompt[:, 1], [0.5] * identical)  # (P + identical,)
+    of_prompt = by_prompt([*prompts, *identical.values()], [*scores, *[0.5] * len(identical)])  # (P, 2)
+    means = of_prompt[:, 0] / of_prompt[:, 1]  # (P,)
     lengths = [len(b) - len(a) for a, b in (row.answers for row in rows)]
     n, sd = len(means), standard_error(means) * len(means) ** 0.5
     effects = {"the rate seen": float(means.mean() - 0.5), "60 %": EFFECT}
@@ -110,7 +110,7 @@ def contest(rows: Sequence[Row], identical: int, seed: int) -> dict:
         "all": win_counts(means),
         "pooled": mean_by_prompt(prompts, scores, seed),
         "length_controlled": length_controlled(lengths, scores, prompts, seed),
-        "identical": identical,
+        "identical": len(identical),
         "power": {"prompts": n, "minimum_detectable": minimum_detectable_effect(sd, n), "needed": needed},
     }
 
@@ -152,8 +152,10 @@ def outcome(rows: Sequence[Row], studies: Sequence[dict], rewards: dict[str, Sco
     pairs = of_kind(rows, "pair")
     contests = []
     for models, own in grouped(pairs, lambda row: row.models).items():
-        unseen = [study["identical"] for study in studies if set(study["models"]) == set(models)]
-        contests.append(contest(own, len(set().union(*unseen)), seed))
+        unseen: dict[str, str] = {}
+        for study in studies:
+            unseen |= study["identical"] if set(study["models"]) == set(models) else {}
+        contests.append(contest(own, unseen, seed))
     return {
         "contests": contests,
         "strengths": strengths(*zip(*[(row.models, row.score, row.prompt) for row in pairs]), seed),

@@ -53,16 +53,21 @@ def read_rows(folder: str | Path, known: list[str]) -> tuple[list[Row], dict]:
 
 
 def read_studies(folders: Sequence[str]) -> tuple[list[Row], list[dict]]:
-    """The rows of all studies, and what else is known about each study. Raises UserError."""
-    rows, studies, seen, known = [], [], {}, []
+    """The rows of all studies, and what else is known about each study. Raises UserError.
+
+    Who saw the same item in two of them counts once, by the first.
+    """
+    rows, studies, seen, known = {}, [], {}, []
     for folder in folders:
         own, key = read_rows(folder, known)
         if key["study"] in seen:
             raise UserError(f"{folder}: the same study as {seen[key['study']]}")
         seen[key["study"]] = folder
-        rows += own
+        for row in own:
+            rows.setdefault((row.annotator, row.kind, row.item, row.models), row)
         about = {"folder": str(folder), "models": key["models"], "source": key.get("source", "")}
         studies.append(about | {"identical": key["identical"]})  # pairs that nobody saw; another study may hold them
+    rows = list(rows.values())
     if not of_kind(rows, "pair"):
         raise UserError(f"{', '.join(folders)}: no pair was judged")
     return rows, studies

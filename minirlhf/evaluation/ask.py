@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minirlhf.evaluation.metric import LOWER
 from minirlhf.harness.device import autocast
 from minirlhf.lm.batches import collate, gather_true, micro_batches, spread
 from minirlhf.lm.chat import Example, render, render_prompt
@@ -20,7 +21,7 @@ from minirlhf.lm.examples import fit_context
 from minirlhf.lm.generation import Generation, Sampling, filled, pad_left, responses_of
 from minirlhf.lm.logits import entropy, log_softmax
 from minirlhf.lm.model import GPT
-from minirlhf.lm.records import messages_of, reference_of
+from minirlhf.lm.records import label_of, messages_of, reference_of
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.calibration import fit_temperature
 from minirlhf.rl.losses import kl_estimate
@@ -186,7 +187,7 @@ def sample_items(
     for row, ((i, k), shown) in enumerate(zip(wanted, transcripts(g, tokenizer))):
         record, said = records[i], g.ids[row][g.mask[row]].tolist()
         item = {"index": i, "sample": k, "prompt": prompt_text(record), "response": shown}
-        item |= {"reference": reference_of(record), "stop": reasons[row]}
+        item |= {"reference": reference_of(record) or label_of(record) or "", "stop": reasons[row]}
         item |= {"tokens": len(said), "ids": said[: len(said) - (reasons[row] == "eos")]}
         item |= {name: values[row] for name, values in statistics.items()}
         if k == 0 and model is not reference.model:
@@ -202,12 +203,12 @@ def sample_items(
 
 
 def scores_of(record: dict, text: str, ended: bool, gold: bool = False) -> dict[str, float]:
-    """The task's own quantities of a response; 0 where it never ended. gold: the task's reward, too."""
+    """The task's own quantities of a response; 0 where it never ended, but for LOWER. gold: the task's reward, too."""
     scores = {}
     if (task := task_of(record)) is not None:
         own = {"gold": task.reward(prompt_text(record), text, record)} if gold else {}
         own |= task.score(prompt_text(record), text, record)
-        scores |= {k: v if ended or k == "unparsable" else 0.0 for k, v in own.items()}
+        scores |= {k: v if ended or k in LOWER else 0.0 for k, v in own.items()}
     return scores
 
 
@@ -260,7 +261,7 @@ def text_items(policy: Policy, records: Sequence[dict], temperature: float | Non
         best, likeliest = logp.max(-1)  # (n,)
         said = [-logp.gather(-1, targets[:, None]).squeeze(-1), best.exp(), likeliest == targets]  # (n,) each
         if temperature is not None:
-            said.append(log_softmax(logits / temperature).amax(-1).exp())
+            said.append(log_softmax(logits, temperature).amax(-1).exp())
         for item, nll, *numbers in zip((items[i] for i in who), *(x.tolist() for x in said)):
             item |= {"nll": (item["nll"] or 0.0) + nll, "tokens": item["tokens"] + 1}
             for key, x in zip(lists, numbers):

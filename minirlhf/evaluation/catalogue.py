@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from minirlhf.evaluation.metric import Items, Metric, View, ratio
+from minirlhf.evaluation.metric import LOWER, Items, Metric, View, ratio
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import label_of, references_of
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
@@ -37,7 +37,7 @@ def score_metrics(view: View) -> list[Metric]:
     """The reward and the task's own quantities, sampled and greedy."""
     metrics = []
     for name in next(iter(view.sampled.values()))[0]["scores"]:
-        lower, own = name in ("unparsable", "needless"), ":" in name or name == "reward" and not view.reward
+        lower, own = name in LOWER, ":" in name or name == "reward" and not view.reward
         bounded = not own and name != "needless"  # that is a count; own is a reward of the user's, and has a colon
         shown = f"reward = {view.reward}" if name == "reward" and bounded else name
         value = lambda x, name=name: x["scores"][name]  # noqa: E731
@@ -88,7 +88,7 @@ def predicted(item: dict, names: Sequence[str]) -> str | None:
 
 
 def accuracy(view: View, right: list[str | None]) -> list[Metric]:
-    """How many answers are the right label, and how many are no label at all."""
+    """How many answers are the right label, and how many are none of the labels that the test set has."""
     view = labelled(view, right)
     return [
         view.mean("accuracy", 1, lambda x: predicted(x, right) == right[x["index"]]),

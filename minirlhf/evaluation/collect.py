@@ -162,7 +162,8 @@ def collect_items(
             if beta > 0 and reward_of is not None and last != reference and alike:
                 settings = {"beta": beta, "missing_eos": options.missing_eos}
                 known = optimum_of_training(runs[last], weights[reference], settings, judged.reward, s.title)
-                known = None if ref.shots else known  # training asked the reference without examples
+                if ref.shots or runs[last].get("max_new", max_new) < max_new:
+                    known = None  # training asked the reference without examples, or cut answers that go on here
                 if known is None and options.reference_samples:
                     progress.total += len(s.records) * (1 + options.reference_samples)
                     more = sample_items(ref, ref, s.records, replace(protocol, samples=options.reference_samples))
@@ -197,7 +198,8 @@ def temperatures(task: str, models: dict[str, Policy], seed: int) -> dict[str, f
 
 
 def optimum_of_training(run: dict, reference: str, wanted: dict, reward: tuple[str, ...], title: str) -> dict | None:
-    """J* of a test set as training came to know it, if that was for the same reference, reward and prompts.
+    """J* of a test set as training came to know it, if that was for the same reference and reward. It is of training's
+    prompts, which are taken to be like those of the test set of this title.
 
     wanted: what else must be the same, by option.  And for what is sampled here: at temperature 1.
     """

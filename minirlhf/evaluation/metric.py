@@ -15,6 +15,7 @@ from minirlhf.lm.records import prompt_of
 from minirlhf.metrics.scores import divide
 
 Items = dict[str, list[dict]]  # model -> what it said, or how it predicts what people said
+LOWER = "unparsable", "needless"  # scores that are better if lower, and count in an answer that never ended, too
 
 
 @dataclass(frozen=True)

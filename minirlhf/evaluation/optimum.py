@@ -82,7 +82,7 @@ def regret_metrics(
     weights = mixture_weights(log_ratio, len(sampled[reference]) / len(pooled))  # (N,)
     J = per_unit(sampled, unit, lambda x: (x["scores"]["reward"] - beta * x["kl"], 1))  # (n, 2) each
     optimum, Z, J_star = soft_optimum(pooled, weights, beta, unit)
-    if known:
+    if known and known["value"] is not None:
         optimum, J_star = dict(known), lambda sums: np.full(len(sums), known["value"])
 
     def share(sums: np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def measures(s: TestSet) -> list[Metric]:
     view = view_of(s)
     entropy = view.mean("entropy, nats/answer", 0, lambda x: x["entropy"])
     beta, J = s.about.get("beta"), []
-    if beta is not None:
+    if beta is not None and "reward" in next(iter(view.sampled.values()))[0]["scores"]:
         J = [view.mean(f"J = reward - {beta:g} KL", 1, lambda x: x["scores"]["reward"] - beta * x["kl"])]
     return [*score_metrics(view), *kl_metrics(view), *J, entropy, *length_metrics(view)]
 

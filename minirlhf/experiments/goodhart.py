@@ -194,9 +194,10 @@ def interval_of(gold: np.ndarray) -> tuple[float, float]:
 
 
 def with_interval(gold: np.ndarray) -> str:
-    """The mean over prompts, (P,), ± the longer side of its 95 % interval."""
+    """The mean over prompts, (P,), ± the longer side of its 95 % interval; alone where that is unknown."""
     mean, (low, high) = gold.mean(), interval_of(gold)
-    return f"{mean:.3f} ±{max(high - mean, mean - low):.3f}"
+    side = max(high - mean, mean - low)
+    return f"{mean:.3f} ±{side:.3f}" if np.isfinite(side) else f"{mean:.3f}"
 
 
 def column(model: Proxy, start: float, x: Axis, gold: Axis, proxy: Axis) -> list[str]:
@@ -215,7 +216,8 @@ def column(model: Proxy, start: float, x: Axis, gold: Axis, proxy: Axis) -> list
             shapes.append(line(x.place(law.stop), gold.start, x.place(law.stop), gold.end, colour, 0.7))
         for p in points:
             across, (low, high) = x.place(p.d), interval_of(p.gold)
-            shapes.append(line(across, gold.place(low), across, gold.place(high), colour))
+            if np.isfinite(high - low):
+                shapes.append(line(across, gold.place(low), across, gold.place(high), colour))
             shapes.append(dot(across, gold.place(p.gold.mean()), colour))
             shapes.append(dot(across, proxy.place(p.proxy.mean()), colour))
     return shapes
@@ -225,7 +227,7 @@ def law_figure(models: Sequence[Proxy], start: float) -> str:
     """One column per reward model, all on the same axes.  start: the reference's gold."""
     width, shapes = 300, []
     every = [p for model in models for points in model.points.values() for p in points]
-    ends = [end for p in every for end in interval_of(p.gold)]
+    ends = [end for p in every for end in (p.gold.mean(), *interval_of(p.gold)) if np.isfinite(end)]
     gold = Axis.over([start, *ends], 250, 62)
     proxy = Axis.over([0.0, *(p.proxy.mean() for p in every)], 470, 312)
     for i, model in enumerate(models):

@@ -42,7 +42,7 @@ RUN = {  # of run.json: all that anything reads of it, as an example
     },
     "training?": {"beta?": 0.0, "temperature?": 0.0, "missing_eos?": 0.0},
     "cost?": {"steps": COUNT, "tokens": COUNT, "seconds": 0.0},
-    "optimum?": {"*": {"effective_size": 0.0, "value": (0.0, None), "low?": 0.0, "high?": 0.0}},
+    "optimum?": {"*": {"effective_size": 0.0, "value": (0.0, None), "low?": (0.0, None), "high?": (0.0, None)}},
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class FitConfig:
     lr: float = option(2e-3, "peak learning rate of SFT; falls to a tenth on half a cosine", least=0)
     warmup: int = option(50, "steps of rising learning rate, at most", least=0)
     weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
-    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
+    max_norm: float = option(1.0, "the gradient is clipped to this norm", above=0)
     micro_rows: int = option(32, "rows per forward pass: memory against speed, not the result", least=1)
     eval_every: int = option(200, "steps between validations", least=1)
     save_every: int = option(500, "steps between saved states", least=1)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 
-def log_softmax(logits: Tensor) -> Tensor:
-    """log p of every token, summed in float32. logits: (..., V), any float type; float64 stays. Returns (..., V)."""
-    return (logits.float() if logits.dtype != torch.float64 else logits).log_softmax(-1)  # (..., V)
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p under logits / temperature, summed in float32. logits: (..., V), any float type; float64 stays."""
+    z = logits if logits.dtype == torch.float64 else logits.float()  # first: a quotient in bfloat16 is rounded again
+    return (z if temperature == 1 else z / temperature).log_softmax(-1)  # (..., V)
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:

@@ -70,10 +70,14 @@ class VocabularyTokenizer:
         return self.special_ids[self.eos]
 
     def add_specials(self, names: Iterable[str]) -> list[int]:
-        """Append special tokens; returns the id of each name. One that exists already keeps its id."""
-        for name in (names := list(names)):
-            if name.encode() in self.tokens:
-                raise ValueError(f"{name!r} cannot be a special token: it is an ordinary token")
+        """Append special tokens; returns the id of each name. One that exists already keeps its id.
+
+        Raises ValueError, and appends none, where a name is an ordinary token.
+        """
+        names = list(names)
+        if taken := [name for name in names if name.encode() in self.tokens]:
+            raise ValueError(f"{taken[0]!r} cannot be a special token: it is an ordinary token")
+        for name in names:
             self.special_ids.setdefault(name, len(self.tokens) + len(self.special_ids))
         spelled = {i: token for token, i in self.tokens.items()} | {i: s.encode() for s, i in self.special_ids.items()}
         self.token_bytes = [spelled[i] for i in range(len(spelled))]

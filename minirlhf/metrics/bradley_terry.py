@@ -21,6 +21,7 @@ from minirlhf.metrics.intervals import TAILS, percentiles
 STEPS = 200  # of Newton's method, each at most 2 long; a handful suffice unless it runs off to infinity
 LEAST = 1e-6  # information about any parameter; with less the likelihood rises without end
 PSEUDO = 0.5  # judgements that are then added to each outcome for each pair of models
+ADDED = "a model never lost or never won: half a judgement of each outcome is added"
 
 
 def newton(X: np.ndarray, wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,7 +101,7 @@ def strengths(
     if added[0]:
         half = NormalDist().inv_cdf(TAILS[1]) * np.sqrt(np.einsum("dp,pq,dq->d", D, np.linalg.inv(H[0]), D))  # (D,)
         low, high = values[0] - half, values[0] + half
-    note = "a model never lost or never won: half a judgement of each outcome is added" if added[0] else ""
+    note = ADDED if added[0] else ""
     return {name: Measure(*map(float, x), len(X), note) for name, *x in zip(names, values[0], low, high)}
 
 
@@ -109,7 +110,8 @@ def length_controlled(
 ) -> Measure:
     """b's win rate if both answers had the same length, with its interval by resampling prompts.
 
-    lengths: (n,) Δ, length of b's answer minus that of a's.  scores, prompts: as for `strengths`.
+    lengths: (n,) Δ, length of b's answer minus that of a's.  scores, prompts, and the interval where PSEUDO judgements
+    were added: as for `strengths`.
     Source: Dubois et al. 2024, without its term for the prompt.
     """
     delta = np.asarray(lengths, dtype=float)  # (n,)
@@ -117,6 +119,8 @@ def length_controlled(
     if sd == 0:
         return Measure(n=len(delta), note="all pairs differ in length by the same amount")
     X = np.column_stack([np.ones(len(delta)), np.tanh(delta / sd)])  # (n, 2)
-    phi, _, _ = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(delta)), 1000, seed)
-    rates = (1 + np.tanh(phi[:, 0] / 2)) / 2  # (1 + R,)
-    return Measure(float(rates[0]), *percentiles(rates[1:]), len(delta))
+    phi, H, added = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(delta)), 1000, seed)
+    half = NormalDist().inv_cdf(TAILS[1]) * np.linalg.inv(H[0])[0, 0] ** 0.5
+    ends = phi[0, 0] + half * np.array([-1, 1]) if added[0] else percentiles(phi[1:, 0])
+    rates = (1 + np.tanh(np.array([phi[0, 0], *ends]) / 2)) / 2  # value, low and high
+    return Measure(*map(float, rates), len(delta), ADDED if added[0] else "")

@@ -93,7 +93,7 @@ def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int,
     Source: Liu et al. 2022.
     """
     counts = _pooled_counts(samples, n)
-    return divide(len(counts), vocab_size * (1 - (1 - 1 / vocab_size) ** counts.total()))
+    return divide(len(counts), vocab_size * (1 - (1 - divide(1, vocab_size)) ** counts.total()))
 
 
 def self_bleu(texts: Sequence[str]) -> float:

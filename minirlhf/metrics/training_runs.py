@@ -40,9 +40,12 @@ def crossed_t(differences: np.ndarray) -> IntervalAndP:
 
         d̄ ± h        h² S n = t²_{S−1} MS_A + t²_{n−1} max(MS_P − MS_E, 0)
 
-    p is where h is |d̄|. nan where unlike runs agree in the mean by chance. differences: (S, n), 2 or more of each.
+    p is where h is |d̄|. nan where unlike runs agree in the mean by chance, and where a difference is not finite.
+    differences: (S, n), 2 or more of each.
     """
     runs, prompts = differences.shape
+    if not np.isfinite(differences).all():
+        return (math.nan, math.nan), math.nan
     a, p, e = mean_squares(differences)
     mean = float(differences.mean())
 

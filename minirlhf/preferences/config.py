@@ -18,7 +18,7 @@ class RewardConfig:
     lr: float = option(5e-4, "peak learning rate; falls to a tenth on half a cosine", least=0)
     warmup: int = option(10, "steps of rising learning rate", least=0)
     weight_decay: float = option(0.01, "AdamW's, on matrices", least=0)
-    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
+    max_norm: float = option(1.0, "the gradient is clipped to this norm", above=0)
     held_out: int = option(20, "percent of the prompts, on which the result is measured", least=0, most=99)
     micro_rows: int = option(32, "comparisons a forward pass: memory against speed, not the result", least=1)
     save_every: int = option(200, "steps between saved states", least=1)

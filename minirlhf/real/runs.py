@@ -207,19 +207,21 @@ def seeds_table(out: Path) -> str:
     tables = []
     for name in dict.fromkeys(path.parent.name for path in sorted(out.glob("*/*/report.json"))):
         reports = [read_json(path) for path in sorted(out.glob(f"*/{name}/report.json"))]
-        (found, *_), against = [list(r["tasks"].values()) for r in reports][0], reports[0]["against"]
-        rows = []
+        found = [next(iter(r["tasks"].values()))["metrics"] for r in reports]
+        by_name = [{row["metric"]: row["models"] for row in metrics} for metrics in found]
+        rows, names = [], list(dict.fromkeys(name for metrics in by_name for name in metrics))
         for model in reports[0]["models"]:
             cells = []
-            for i, _ in enumerate(found["metrics"]):
-                values = [next(iter(r["tasks"].values()))["metrics"][i]["models"][model]["value"] for r in reports]
+            for metric in names:  # J* is not known in every seed
+                values = [metrics[metric][model]["value"] for metrics in by_name if metric in metrics]
                 known = [x for x in values if x is not None]
                 ends = f" ({number(min(known))}–{number(max(known))})" if len(known) > 1 else ""
                 cells.append(number(sum(known) / len(known)) + ends if known else "–")
-            first = [next(iter(r["tasks"].values()))["metrics"][0]["differences"].get(model) for r in reports]
+            first = [metrics[0]["differences"].get(model) for metrics in found]
             said = Counter(d["verdict"] for d in first if d)
             rows.append([model, *cells, ", ".join(f"{n} {verdict}" for verdict, n in said.items())])
-        names = [re.sub("model:.*/", "", row["metric"]) for row in found["metrics"]]
-        head = [f"{name}, {len(reports)} seed{'s' * (len(reports) > 1)}", *names, f"first, against {against}"]
+        shown = [re.sub("model:.*/", "", name) for name in names]
+        title = f"{name}, {len(reports)} seed{'s' * (len(reports) > 1)}"
+        head = [title, *shown, f"first, against {reports[0]['against']}"]
         tables.append(markdown_table(head, rows))
     return "\n\n".join(tables)

@@ -88,7 +88,7 @@ class PPOConfig:
     temperature: float = option(1.0, "of sampling; log-probs are those of that distribution", above=0)
     missing_eos: float = option(0.0, "score of a response that did not end with EOS")
     max_new: int = option(0, "longest response, in tokens; 0: what the task says, or 64", least=0)
-    max_norm: float = option(1.0, "the gradient is clipped to this norm", least=0)
+    max_norm: float = option(1.0, "the gradient is clipped to this norm", above=0)
     micro_rows: int = option(64, "rows per forward pass of training: memory against speed, not the result", least=1)
     save_every: int = option(20, "rounds between saved states", least=1)
 
@@ -100,7 +100,7 @@ class PPOConfig:
     lam: float = option(None, "GAE's λ", least=0, most=1, needs=f"{GAE} gamma")
     whiten: bool = option(None, "advantages of mean 0 and variance 1 over a round")
     clip: float = option(None, "PPO's ε for the probability ratio", least=0, needs="algorithm.ratio=clipped")
-    clip_high: float = option(None, "ε above 1", least=0, needs="algorithm.ratio=clipped")
+    clip_high: float = option(None, "ε above 1 (--clip; dapo .28)", least=0, needs="algorithm.ratio=clipped")
     value_clip: float = option(None, f"ε of the value loss (default: {Algorithm.value_clip})", least=0, needs=CRITIC)
     value_coefficient: float = option(None, f"weight (default: {Algorithm.value_coefficient})", least=0, needs=CRITIC)
     group: int = option(None, "responses to each prompt", least=1)
@@ -116,7 +116,7 @@ class PPOConfig:
             raise UserError(f"--group {group}: baseline {baseline} compares at least 2 responses")
 
     def next_beta(self, beta: float, kl: float, n: int) -> float:
-        """β after a round of n responses with mean KL `kl`. Raises UserError for a round beyond the horizon."""
+        """β after a round of n responses with mean KL `kl`. Raises UserError for one of five horizons or more."""
         try:
             return adapt_beta(beta, kl, self.kl_target, self.kl_horizon, n) if self.kl_target > 0 else beta
         except ValueError as error:
@@ -124,12 +124,11 @@ class PPOConfig:
 
     @property
     def algorithm(self) -> Algorithm:
-        """--algo with the choices made here instead of its own.
-
-        A KL that moves gets the estimator that is right in its new place: k1 in the reward, k3 in the loss.
-        """
-        names = [f.name for f in dataclasses.fields(Algorithm)]
-        chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if chosen.get("kl_in") in ("reward", "loss") and chosen["kl_in"] != ALGORITHMS[self.algo].kl_in:
+        """--algo with the choices made here instead of its own. A KL that moves gets the estimator that is right in its
+        new place, k1 in the reward, k3 in the loss. An algorithm with one ε keeps one: --clip is --clip-high, too."""
+        own = ALGORITHMS[self.algo]
+        chosen = {f.name: x for f in dataclasses.fields(own) if (x := getattr(self, f.name)) is not None}
+        if chosen.get("kl_in") in ("reward", "loss") and chosen["kl_in"] != own.kl_in:
             chosen = {"kl": {"reward": "k1", "loss": "k3"}[chosen["kl_in"]]} | chosen
-        return dataclasses.replace(ALGORITHMS[self.algo], **chosen)
+        same = {"clip_high": self.clip} if self.clip is not None and own.clip == own.clip_high else {}
+        return dataclasses.replace(own, **same | chosen)

@@ -41,7 +41,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, mask: Tensor, loss: str,
 
     student, teacher: finite logits, (..., V).  mask: (...) bool. Hinton et al. 2015, section 2; Agarwal et al. 2024.
     """
-    logp, target = (log_softmax(x[mask] / temperature) for x in (student, teacher))  # (N, V) each
+    logp, target = (log_softmax(x[mask], temperature) for x in (student, teacher))  # (N, V) each
     a, b = {"forward": (target, logp), "reverse": (logp, target)}[loss]
     return temperature**2 * (a.exp() * (a - b)).sum()  # KL(a ‖ b)
 

@@ -87,7 +87,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 def leave_one_out(returns: Tensor, group: int) -> Tensor:
     """A_i = R_i − mean of the other R_j of the group = K / (K − 1) (R_i − mean of all K).
 
-    returns: (B,), the K = `group` responses to a prompt one after the other.  Returns (B,).
+    returns: (B,), the K = `group` responses to a prompt one after the other.  Returns (B,), nan where K is 1.
     The baseline of a response does not depend on it: no bias.
     Source: Kool et al. 2019; Ahmadian et al. 2024, eq. 8.
     """
@@ -117,7 +117,7 @@ def token_weights(mask: Tensor, aggregate: str, longest: int) -> Tensor:
         constant  1 / (B longest)    `sum`, over the longest length       Dr. GRPO
 
     mask: (B, R) of *all* rows of the step; micro-batches take their rows of the result.
-    longest: the most tokens a response may have. Raises ValueError for another name.
+    longest: the most tokens a response may have, or in a conversation one of its turns. Raises ValueError for another name.
     Source: Yu et al. 2025 (DAPO), eq. 8; Liu et al. 2025 (Dr. GRPO), section 3.2.
     """
     B, lengths = mask.shape[0], mask.sum(1, keepdim=True)  # (B, 1)

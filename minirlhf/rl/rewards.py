@@ -38,7 +38,7 @@ def call_rewards(reward_of: RewardOf, cases: Sequence[Case]) -> list[float]:
 def ask(reward: Reward, cases: Sequence[Case]) -> list[float]:
     """The reward of each case, with a copy of its record. Raises UserError for anything but finite float32 numbers."""
     many = parameters_of(reward)[:3] == LISTS
-    if not many and len(cases) != 1:
+    if not cases or not many and len(cases) != 1:
         return [value for case in cases for value in ask(reward, [case])]
     try:
         copies = [(prompt, response, deepcopy(record)) for prompt, response, record in cases]

@@ -129,7 +129,7 @@ def score_tokens(
     The LM head is put on real response tokens alone.
     """
     hidden, n = response_hidden(model, rows)  # (N', C)
-    logp = log_softmax(model.logits(hidden)[:n] / temperature)  # (N, V)
+    logp = log_softmax(model.logits(hidden)[:n], temperature)  # (N, V)
     logprobs = logp.gather(-1, rows.ids[rows.mask][:, None]).squeeze(-1)  # (N,)
     H = entropy(logp.detach()) if with_entropy else torch.zeros_like(logprobs)  # (N,)
     values = head(hidden)[:n].float() if head is not None else torch.zeros_like(logprobs)  # (N,)

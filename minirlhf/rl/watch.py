@@ -4,6 +4,7 @@ Each watcher is handed to `ppo.train`, which calls it with (rollout, records, be
 from the round. None of them has an influence on the training. Proved by tests/rl/test_watch.py.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,12 +57,16 @@ class Description:
 
 @dataclass
 class Gold:
-    """gold/TASK: the mean of a reward that is not trained on, 0 for what did not end."""
+    """gold/TASK: the mean of a reward that is not trained on, 0 for what did not end; nothing where talks(records) is
+    true, as of conversations: the records do not hold what was said in between."""
 
     gold_of: RewardOf
     tokenizer: Tokenizer
+    talks: Callable[[list[dict]], bool] = lambda records: False
 
     def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict[str, float]:
+        if self.talks(records):
+            return {}
         return by_task("gold", score_responses(self.gold_of, self.tokenizer, records, rollout, 0.0), records)
 
 

@@ -40,7 +40,9 @@ def check_data(parts: Mapping[str, Sequence[dict]], tokenizer: Tokenizer, contex
         long = sum(length > context for length in lengths)
         print(f"{name}: {n:,} records; {figures}; {long:,} exceed the context of {context:,}")
         print(*(f"|  {shown(text, tokenizer)}" for text in some), sep="\n")
-        if name != first:
+        if name != first and not known:
+            print(f"{name}: {first} is not known, so no overlap can be told")
+        elif name != first:
             again = sum(key_of(record) in known for record in records)
             print(f"{name}: {again:,} of {n:,} prompts also stand in {first}, but for case and white space")
 

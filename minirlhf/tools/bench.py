@@ -55,10 +55,11 @@ def main() -> None:
     if options.json:
         return print(json.dumps(where | {"rows": list(rows)}))
     print("{device}, {threads} threads, {dtype}: a large product makes {peak:.3g} FLOP/s".format(**where))
-    text = "{size:<9} {row:<12} {median:>9,.{d}f} {unit:<8} ({min:,.{d}f} to {max:,.{d}f}), {share:.0%} of the peak"
+    text = "{size:<9} {row:<12} {median:>9,.{d}f} {unit:<8} ({min:,.{d}f} to {max:,.{d}f})"
     law = "; time x {time:.2f}, law {time_law:.2f}; memory x {memory:.2f}, law {memory_law:.2f}" * options.scaling
     for row in rows:
-        print((text + ", {peak_gb:.2f} GB" + law).format(d=3 * (row["unit"] != "tokens/s"), **row), flush=True)
+        beside = ", {share:.0%} of the peak" * bool(row["flops"])  # a tokenizer has no products
+        print((text + beside + ", {peak_gb:.2f} GB" + law).format(d=3 * (row["unit"] != "tokens/s"), **row), flush=True)
 
 
 if __name__ == "__main__":

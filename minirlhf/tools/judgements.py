@@ -48,8 +48,8 @@ def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) 
         judges["reward"] = lambda record: reward
     if options.gold:
         judges["gold"] = lambda record: TASKS[options.gold].reward
-    items = dict.fromkeys([options.items] if options.items else sources) if judges else ()
-    records = records_by_prompt([s for path in items if Path(path).is_file() for s in read_sets(path)])
+    there = [options.items] if options.items else dict.fromkeys(path for path in sources if Path(path).is_file())
+    records = records_by_prompt([s for path in (there if judges else ()) for s in read_sets(path)])
     for row in rows:
         if options.gold and task_named(records.get(row.prompt, {})) != options.gold:
             where = "give --items, the items.jsonl of evaluate.py that the study was made from"

@@ -41,7 +41,7 @@ def write_preferences(options: Options, labeller: Labeller, machine: Machine, ta
     (model, tokenizer), task = checkpoint.load_chat(options.init), task or TASKS[options.task]
     model.to(device)
     lines, left_out = make_pairs(model, tokenizer, task, options.pairs, options.responses, labeller, machine.seed)
-    write_atomic(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    write_atomic(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8", "backslashreplace"))
     right = [(1 + np.sign(line["gold_chosen"] - line["gold_rejected"])) / 2 for line in lines]
     share = f"{np.mean(right):.1%} as the gold reward has it, ties 1/2"
     print(f"{options.out}: {len(lines)} comparisons, {share}")

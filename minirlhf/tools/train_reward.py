@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_run
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.lm.chat_formats import CHAT, FORMATS
@@ -88,6 +88,8 @@ def make_reward_model(
         if lora.lora:
             raise UserError(f"{options.out}: finished, and its adapters are merged: train it anew, for more epochs")
         model.load_state_dict(load_reward_model(options.out).model.state_dict())
+        if not labelled:  # the scale that was learnt, and not that of rewards of deviation 1
+            model.score.weight.data *= read_run(options.out)["normalisation"]["std"]
 
     told = Run(
         Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start, options.init,

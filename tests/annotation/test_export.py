@@ -105,6 +105,12 @@ def test_every_prompt_is_on_one_side_and_the_reader_takes_the_files(tmp_path):
     assert train_records + test_records == sorted(records, key=lambda r: is_test(r["prompt"]))
 
 
+def test_half_a_character_is_written_so_that_the_reader_takes_it(tmp_path):
+    records = preferences([row("a", "half \ud800")]) + preferences([row("a", f"p{i}") for i in range(9)])
+    test, *_ = write_train_and_test(tmp_path / "prefs.jsonl", records)
+    assert "half \ud800" in {r["prompt"] for path in (tmp_path / "prefs.jsonl", test) for r in read_records([path])}
+
+
 def test_a_trainer_still_finds_validation_prompts_in_what_is_left():
     """The split of the export and that of `validation_split` of a prompt are independent."""
     left = [f"p{i}" for i in range(2000) if not is_test(f"p{i}")]

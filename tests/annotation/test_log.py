@@ -33,7 +33,7 @@ def make_study(folder, n=6, question="which?"):
     places = [{"prompt": f"p{i}", "left": f"l{i}", "right": f"r{i}"} for i in range(n)]
     secret = [{"item": f"id{i}", "kind": "pair", "left": "ab"[i % 2], "good": None} for i in range(n)]
     judgements.create(folder, {"question": question, "places": places},
-                      {"models": ["sft", "ppo"], "identical": [], "places": secret})  # fmt: skip
+                      {"models": ["sft", "ppo"], "identical": {}, "places": secret})  # fmt: skip
     return folder
 
 
@@ -387,7 +387,7 @@ def test_judgements_are_not_wiped_when_study_json_was_moved_away(study):
 
 @pytest.mark.parametrize("content, message", [
     (None, "no such file; make a study first"), ("{", "not JSON"), ("[]", "a JSON object is wanted"),
-    ('{"version": 1, "places": []}', "not a study of version 2"),
+    ('{"version": 1, "places": []}', "not a study of version 3"),
 ])  # fmt: skip
 def test_a_folder_without_a_study_is_refused(tmp_path, content, message):
     if content is not None:

@@ -36,11 +36,11 @@ def check(passed: bool, who: str = "ann", prompt: str = "check") -> Row:
 
 def whole(rows: list[Row], identical: tuple[str, ...] = (), rewards: dict | None = None) -> dict:
     """The report of one study."""
-    return analyse(rows, [{"models": ["ppo", "sft"], "identical": list(identical)}], rewards or {})
+    return analyse(rows, [{"models": ["ppo", "sft"], "identical": {item: f"of {item}" for item in identical}}], rewards or {})
 
 
 def test_the_win_rate_is_of_the_second_model_against_the_first():
-    found = contest(votes("ann", "bbbbbatt"), 0, 0)
+    found = contest(votes("ann", "bbbbbatt"), {}, 0)
     assert found["models"] == ("sft", "ppo")
     own = found["annotators"]["ann"]
     assert (own["wins"], own["ties"], own["losses"]) == (5, 2, 1) and own["value"] == pytest.approx(6 / 8)
@@ -50,26 +50,26 @@ def test_the_win_rate_is_of_the_second_model_against_the_first():
 
 def test_all_have_one_vote_a_prompt():
     """Three annotators who say the same are three judgements of as many prompts as one saw."""
-    found = contest(votes("ann", "bba") + votes("bob", "bba") + votes("cleo", "bbb"), 0, 0)
+    found = contest(votes("ann", "bba") + votes("bob", "bba") + votes("cleo", "bbb"), {}, 0)
     assert (found["all"]["wins"], found["all"]["losses"], found["all"]["n"]) == (2, 1, 3)
     assert found["pooled"].n == 9 and found["pooled"].value == pytest.approx(7 / 9)
-    assert found["all"]["p"] == contest(votes("ann", "bba"), 0, 0)["all"]["p"]
+    assert found["all"]["p"] == contest(votes("ann", "bba"), {}, 0)["all"]["p"]
 
 
 def test_a_majority_can_be_a_tie():
-    found = contest(votes("ann", "b") + votes("bob", "a"), 0, 0)
+    found = contest(votes("ann", "b") + votes("bob", "a"), {}, 0)
     assert found["all"]["ties"] == 1 and found["all"]["value"] == 0.5
 
 
 def test_two_pairs_of_one_prompt_are_one_prompt():
     rows = [row(1, "p"), row(0, "p", item="second"), row(1, "q")]
-    assert contest(rows, 0, 0)["all"]["n"] == 2 and contest(rows, 0, 0)["pooled"].n == 3
+    assert contest(rows, {}, 0)["all"]["n"] == 2 and contest(rows, {}, 0)["pooled"].n == 3
 
 
 def test_identical_answers_are_ties_of_everybody_counted_once():
     """Two studies of the same models have one of them in common; one of other models has none."""
     rows = votes("ann", "bbba")
-    studies = [{"models": list(models), "identical": ids} for models, ids in (
+    studies = [{"models": list(models), "identical": {item: f"of {item}" for item in ids}} for models, ids in (
         (("sft", "ppo"), ["x", "y"]), (("ppo", "sft"), ["y", "z"]), (("sft", "dpo"), ["v"]),
     )]  # fmt: skip
     (found,) = analyse(rows, studies, {})["everybody"]["contests"]
@@ -77,9 +77,17 @@ def test_identical_answers_are_ties_of_everybody_counted_once():
     assert found["annotators"]["ann"]["ties"] == 0
 
 
+def test_an_identical_pair_is_a_tie_of_its_prompt():
+    """Not of another prompt: a second sample may be the same where the first differed."""
+    rows = [row(1, "p"), row(1, "q")]
+    found = contest(rows, {"x": "p", "y": "p", "z": "r"}, 0)
+    assert (found["all"]["n"], found["power"]["prompts"], found["identical"]) == (3, 3, 3)
+    assert (found["all"]["wins"], found["all"]["ties"]) == (2, 1)  # p has one win and two ties
+
+
 def test_power_is_of_prompts():
     """Six wins, two losses: sd = √(3/14), MDE 2.8016 sd / √8, (2.8016 sd / 0.25)² = 26.9 for 25 points."""
-    power = contest(votes("ann", "bbbabbba"), 0, 0)["power"]
+    power = contest(votes("ann", "bbbabbba"), {}, 0)["power"]
     assert power["prompts"] == 8 and power["minimum_detectable"] == pytest.approx(0.458516, abs=1e-5)
     assert power["needed"] == {"the rate seen": 27, "60 %": 169}
     assert whole(votes("ann", "ab"))["everybody"]["contests"][0]["power"]["needed"]["the rate seen"] is None
@@ -113,9 +121,9 @@ def test_length_control_takes_the_second_models_side():
         row(SCORES[word], str(i), answers=("x", "x" * 30) if i < 7 else ("x" * 9, "x" * 10))
         for i, word in enumerate("bbbbbbabaa")
     ]
-    found = contest(rows, 0, 0)
+    found = contest(rows, {}, 0)
     assert found["length_controlled"].value < found["pooled"].value
-    assert "differ in length" in contest(votes("ann", "ab"), 0, 0)["length_controlled"].note
+    assert "differ in length" in contest(votes("ann", "ab"), {}, 0)["length_controlled"].note
 
 
 def test_attention_counts_right_answers_to_attention_items_alone():

@@ -20,7 +20,7 @@ def study(tmp_path):
         secret = [{"item": f"id{i % 5}", "kind": "pair", "left": LEFTS[i], "good": None} for i in range(6)]
         secret[4] |= {"kind": "attention", "good": "b"}
         secret[5] |= {"kind": "duplicate"}
-        key = {"models": list(models), "identical": [], "places": secret}
+        key = {"models": list(models), "identical": {}, "places": secret}
         judgements.create(tmp_path / folder, {"question": folder, "places": places}, key)
         for name, words in said.items():
             with judgements.Session(tmp_path / folder, name) as session:
@@ -59,7 +59,7 @@ def test_rows_hold_what_was_undone_last(study):
 def test_a_study_that_names_the_models_the_other_way_round_is_turned(study):
     """The same answers on the same sides, judged alike, of ppo and sft: every figure of sft is now ppo's."""
     words = "left right tie left right left"
-    rows, studies = read_studies([study(ann=words), study("other", ("ppo", "sft"), ann=words)])
+    rows, studies = read_studies([study(ann=words), study("other", ("ppo", "sft"), bob=words)])
     one, other = rows[:6], rows[6:]
     assert {r.models for r in rows} == {("sft", "ppo")} and studies[1]["models"] == ["ppo", "sft"]
     for r, s in zip(one, other):
@@ -70,6 +70,13 @@ def test_a_study_that_names_the_models_the_other_way_round_is_turned(study):
 def test_of_three_models_each_two_stand_in_the_order_of_their_studies(study):
     folders = [study(models[0], models, ann="left") for models in (("sft", "ppo"), ("dpo", "sft"), ("ppo", "dpo"))]
     assert [r.models for r in read_studies(folders)[0]] == [("sft", "ppo"), ("sft", "dpo"), ("ppo", "dpo")]
+
+
+def test_who_sees_the_same_pair_in_two_studies_counts_once(study):
+    """By the first study. Else one person would be two, who agree or not."""
+    rows, _ = read_studies([study(ann="left right"), study("other", ann="right right tie", bob="left")])
+    assert [(r.annotator, r.item, r.score) for r in rows] == [
+        ("ann", "id0", 0.0), ("ann", "id1", 0.0), ("ann", "id2", 0.5), ("bob", "id0", 0.0)]  # fmt: skip
 
 
 def test_no_study_counts_twice(study):

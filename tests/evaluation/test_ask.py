@@ -98,6 +98,14 @@ def test_all_turns_together_cost_what_the_conversation_costs(make_policy, tokeni
 # Items
 
 
+def test_what_is_expected_is_the_response_or_else_the_label(make_policy, tokenizer):
+    """So that models that agree because both are right raise no alarm on labelled records."""
+    model = Policy(make_policy(0), tokenizer)
+    for more, expected in (({"response": "b", "label": "c"}, "b"), ({"label": " c"}, "c"), ({}, "")):
+        items = sample_items(model, model, [{"prompt": "a"} | more], Protocol(None, MAX_NEW, SAMPLES, 0))
+        assert {x["reference"] for x in items} == {expected}
+
+
 def test_shots_stand_in_front_of_each_question_behind_what_the_system_says(make_policy, tokenizer):
     """Of those models alone that have them, in what is asked as in the texts whose loss is measured."""
     begun = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"})
@@ -386,14 +394,17 @@ def test_of_a_conversation_the_last_answer_is_kept_beside_what_is_shown(make_pol
         assert ("answer" in x) == ("‹u›" in x["response"])
 
 
-def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_unparsable_is_kept():
+def test_a_tasks_own_quantities_are_0_where_the_response_did_not_end_but_for_what_is_better_if_lower():
     """Half a review may well parse."""
     (record,) = TASKS["reviews"].records("test", 1, 0)
     ended, cut = (scores_of(record, record["response"], ended) for ended in (True, False))
     assert ended == {"grammatical": 1.0} and cut == {"grammatical": 0.0}
     (question,) = TASKS["sentiment"].records("test", 1, 0)
+    (booked,) = TASKS["booking"].records("test", 1, 0)
+    asked = [{"role": "assistant", "content": "who?"}, {"role": "user", "content": "me"}]
     for finished in (True, False):
         assert scores_of(question, "what", finished)["unparsable"] == 1
+        assert scores_of(booked | {"messages": asked}, "what", finished)["needless"] == 1
 
 
 def test_figures_are_computed_in_float32_unless_another_type_is_asked_for(make_policy, tokenizer):

@@ -396,6 +396,13 @@ def test_behind_examples_the_optimum_of_training_is_none(ask, files):
         assert ask({"ppo": known}, **MINE, **given)[1][0].about["optimum"] == optimum
 
 
+def test_where_training_cut_shorter_its_optimum_is_none(ask):
+    known = {"training": TRAINING, "data": {"reward": ["mine.py:length"]}, "optimum": {"data": {"value": 0.9}}}
+    known["reference"] = ask(**MINE)[0]["models"]["sft"]["sha256"]
+    for max_new, optimum in ((7, None), (8, {"value": 0.9}), (9, {"value": 0.9})):
+        assert ask({"ppo": known | {"max_new": max_new}}, **MINE, max_new=8)[1][0].about["optimum"] == optimum
+
+
 # The whole way
 
 

@@ -193,8 +193,11 @@ def test_the_optimum_from_samples_of_the_reference_alone_is_the_oracles():
     assert known["low"] < known["value"] < known["high"] and known["effective_size"] > 200
     few = reference_optimum(items["ref"][:300], 1e-3, UNIT)
     assert few["value"] is None and few["effective_size"] < 200
-    metrics, told = regret_metrics(items, "ref", "pi", 1e-3, UNIT, few)
-    assert [m.name for m in metrics] == ["J = reward - 0.001 KL"] and told["value"] is None
+    metrics, told = regret_metrics(items, "ref", "pi", 1e-3, UNIT, few)  # together with the policy they are enough
+    assert told["value"] == pytest.approx(float(optimum(ref, MDP, 1e-3)[2]), abs=0.01) and len(metrics) == 2
+    none = {"ref": items["ref"][:90], "pi": items["pi"][:90]}
+    metrics, told = regret_metrics(none, "ref", "pi", 1e-3, UNIT, few)
+    assert [m.name for m in metrics] == ["J = reward - 0.001 KL"] and told["effective_size"] < 200
 
 
 def test_the_optimum_is_uncertain_by_units_and_not_by_prompts():

@@ -10,8 +10,8 @@ import pytest
 from minirlhf.evaluation import items as items_file
 from minirlhf.evaluation.items import VERSION, TestSet
 from minirlhf.evaluation.reports import (
-    are_training_runs, compare_evaluations, compare_training_runs, lines_of_evaluations, lines_of_runs, measures,
-    paired_by_seed, print_comparison, read_report,
+    are_training_runs, changes, compare_evaluations, compare_training_runs, lines_of_evaluations, lines_of_runs,
+    measures, paired_by_seed, print_comparison, read_report,
 )
 from minirlhf.harness.files import UserError
 from minirlhf.metrics.paired_tests import holm, paired_corpus
@@ -291,6 +291,15 @@ def test_scores_of_one_run_alone_are_left_out(compare):
         x["scores"] = x["scores"] | {"other": 1.0}
     for old, new in ((answers(), more), (more, answers())):
         assert list(metrics(compare(old, new)["parts"][0])) == METRICS
+
+
+def test_without_a_reward_in_both_there_is_no_j(tmp_path):
+    """The old evaluation knew reward and beta, and the new one had no --reward."""
+    old, new = (read_report(method(tmp_path / name, "ppo", 0))[1]["task"] for name in ("old", "new"))
+    old.about["beta"] = 0.5
+    for x in new.items["ppo"]:
+        x["scores"] = {}
+    assert not any(row["metric"].startswith(("J ", "reward")) for row in changes(old, new, "ppo")["metrics"])
 
 
 def test_the_table_has_every_figure_within_100_columns(compare):

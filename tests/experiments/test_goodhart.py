@@ -139,6 +139,13 @@ def test_a_gold_of_0_or_1_on_every_prompt_is_not_known_exactly():
     assert with_interval(np.ones(100) - 2e-16) == f"1.000 ±{high:.3f}"
 
 
+def test_a_gold_outside_0_and_1_that_is_the_same_on_every_prompt_has_no_interval_and_no_bar():
+    point = Point("a", 1.0, np.full(100, 10.0), np.full(100, 9.0), np.zeros(100))
+    assert with_interval(point.gold) == "10.000"
+    picture = law_figure([Proxy(9, 0.5, {"PPO": [point]})], 1.0)
+    assert "inf" not in picture and "nan" not in picture and picture.count("<circle") == 2 + 1
+
+
 def test_of_a_skewed_gold_the_longer_side_is_given():
     gold = np.array([1.0] + [0.0] * 39)
     low, high = interval_of(gold)

@@ -41,6 +41,15 @@ def test_bfloat16_logits_are_summed_in_float32(function):
     assert got.dtype == torch.float32 and float(got.abs()) == pytest.approx(log(50_000), rel=1e-5)
 
 
+def test_bfloat16_logits_are_divided_by_the_temperature_in_float32():
+    """A quotient in bfloat16 would be rounded again, by up to 0.4 %."""
+    logits = (7 * torch.randn(3, 50, generator=torch.Generator().manual_seed(0))).bfloat16()
+    exact = (logits.double() / 0.7).log_softmax(-1)
+    torch.testing.assert_close(log_softmax(logits, 0.7).double(), exact, atol=1e-5, rtol=0)
+    assert float(((logits / 0.7).double().log_softmax(-1) - exact).abs().max()) > 1e-2
+    assert torch.equal(log_softmax(logits.double(), 0.7), exact)
+
+
 def test_entropy_lies_between_0_and_log_v():
     logits = torch.randn(1000, 7, generator=torch.Generator().manual_seed(0))
     logits *= torch.logspace(-3, 3, 1000)[:, None]

@@ -97,8 +97,9 @@ def test_special_tokens_are_added_behind_all_ids():
     n = theirs.vocab_size
     assert theirs.add_specials(["<|endoftext|>", "<|new|>"]) == [0, n] and theirs.vocab_size == n + 1
     assert theirs.decode([n]) == "<|new|>" and theirs.encode("<|new|>") != [n]
-    with pytest.raises(ValueError, match="ordinary token"):
-        theirs.add_specials(["low"])
+    with pytest.raises(ValueError, match="'low' cannot be a special token: it is an ordinary token"):
+        theirs.add_specials(["<|newer|>", "low"])
+    assert theirs.vocab_size == n + 1 and "<|newer|>" not in theirs.special_ids
 
 
 @pytest.mark.parametrize(

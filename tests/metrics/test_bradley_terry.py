@@ -166,6 +166,12 @@ def test_length_that_decides_everything_leaves_a_finite_rate():
     assert 0.3 < x.value < 0.7
 
 
+def test_ten_wins_in_ten_are_not_known_exactly_at_equal_length():
+    """As in `strengths`: resamples of wins alone have no spread. Beside it Wilson's bound for 10 of 10 is 0.72."""
+    x = length_controlled(DELTA, [1] * 10, range(10))
+    assert x.low < 0.75 and 0.99 < x.high < 1 and "half a judgement" in x.note
+
+
 @pytest.mark.parametrize("delta", [[3, 3, 3], [1]])
 def test_without_differences_in_length_there_is_no_control(delta):
     x = length_controlled(delta, [1] * len(delta), range(len(delta)))

@@ -144,6 +144,7 @@ def test_an_order_without_ngrams_is_nan_and_not_zero():
     assert math.isnan(scores[-1])
     assert np.nanmean(scores) == pytest.approx(0.7410714286)
     assert math.isnan(metrics.expectation_adjusted_distinct(KIRK, 5, 20))
+    assert math.isnan(metrics.expectation_adjusted_distinct(KIRK, 1, 0))  # the vocabulary is unknown
     assert math.isnan(metrics.self_bleu(["alone"]))
     assert math.isnan(metrics.duplicate_rate([]))
 

@@ -104,6 +104,12 @@ def test_identical_methods_differ_by_exactly_nothing_and_other_equal_differences
     assert math.isnan(low) and math.isnan(high) and math.isnan(p)
 
 
+def test_a_difference_that_is_not_finite_shows_nothing():
+    d = np.random.default_rng(0).normal(1.0, 0.1, (3, 20))
+    d[1, 2] = math.nan
+    assert str(training_runs.crossed_t(d)) == "((nan, nan), nan)"
+
+
 def test_one_run_is_undefined():
     (low, high), p = training_runs.independent_t([1.0])
     assert math.isnan(low) and math.isnan(high) and math.isnan(p)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minirlhf.harness import options
-from minirlhf.harness.files import UserError
+from minirlhf.harness.files import UserError, read_json, write_json
 from minirlhf.real import runs
 from minirlhf.tools import real_run
 
@@ -134,6 +134,17 @@ def test_the_table_has_the_mean_of_the_seeds_with_the_least_and_the_most_and_cou
     assert head == "| test, 3 seeds | rm:positive | none | first, against a |"
     assert a == "| a | 0.200 (0.100–0.300) | – |  |"
     assert b == "| b | 0.300 (0.100–0.500) | 1.000 (1.000–1.000) | 2 better, 1 worse |"
+
+
+def test_a_metric_that_one_seed_lacks_is_of_the_others(tmp_path):
+    """As the share of J*, where too few samples tell it: columns go by name."""
+    for seed in range(2):
+        report(tmp_path / str(seed) / "test", 0.1 + seed / 10, 0.5, "better")
+    lacking = read_json(tmp_path / "0" / "test" / "report.json")
+    del lacking["tasks"]["data"]["metrics"][0]
+    write_json(tmp_path / "0" / "test" / "report.json", lacking)
+    head, _, a, _ = runs.seeds_table(tmp_path).splitlines()
+    assert head == "| test, 2 seeds | none | rm:positive | first, against a |" and a == "| a | – | 0.200 |  |"
 
 
 def test_the_command_says_its_total_and_where_a_missing_model_comes_from(scripts, monkeypatch, capsys):

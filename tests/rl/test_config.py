@@ -17,7 +17,7 @@ def test_a_rows_choices_are_replaced_one_by_one():
 
 @pytest.mark.parametrize("bad", [
     {"algo": "dpo"}, {"minibatches": 0}, {"lr": -1.0}, {"temperature": 0.0}, {"clip": -0.1}, {"baseline": "mean"},
-    {"ratio": "clip"}, {"kl": "k4"}, {"max_norm": -1.0}, {"value_coefficient": -0.5}, {"kl_horizon": 0.0},
+    {"ratio": "clip"}, {"kl": "k4"}, {"max_norm": 0.0}, {"value_coefficient": -0.5}, {"kl_horizon": 0.0},
 ])
 def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
     (name,) = bad
@@ -31,6 +31,16 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(bad):
 ])
 def test_a_kl_that_moves_takes_the_estimator_that_is_right_there(algo, kl_in, kl, row):
     assert PPOConfig(algo, kl_in=kl_in, kl=kl).algorithm.kl == row
+
+
+@pytest.mark.parametrize("algo, given, both", [
+    ("ppo", {"clip": 0.1}, (0.1, 0.1)), ("grpo", {"clip": 0.3}, (0.3, 0.3)), ("ppo", {}, (0.2, 0.2)),
+    ("dapo", {"clip": 0.1}, (0.1, 0.28)), ("ppo", {"clip": 0.1, "clip_high": 0.4}, (0.1, 0.4)),
+    ("ppo", {"clip_high": 0.4}, (0.2, 0.4)),
+])
+def test_one_clip_range_bounds_the_ratio_on_both_sides_unless_the_algorithm_has_two(algo, given, both):
+    algorithm = PPOConfig(algo, **given).algorithm
+    assert (algorithm.clip, algorithm.clip_high) == both
 
 
 @pytest.mark.parametrize("bad, message", [

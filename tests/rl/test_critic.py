@@ -84,6 +84,13 @@ def test_few_answers_are_not_learnt_by_heart(seed):
     assert error(answers, (1e-3,)) > 1.5 and error(tokens, RIDGES) > 1.5
 
 
+def test_where_nothing_can_be_left_out_the_strongest_ridge_is_taken():
+    """All answers to one prompt: more numbers than answers would learn any returns by heart."""
+    X, y = (torch.randn(40, *n, generator=torch.Generator().manual_seed(0), dtype=torch.float64) for n in ((64,), ()))
+    w, b = best_fit(X, y, torch.zeros(40), RIDGES)
+    assert float(((X @ w + b - y) ** 2).mean()) > 0.9 * float(y.var(correction=0))
+
+
 def test_the_answers_to_a_prompt_are_left_out_together(made, monkeypatch):
     """Every token of a row, and every row of a prompt, is in one fold, whatever the micro-batches."""
     policy, r = made

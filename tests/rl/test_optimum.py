@@ -1,11 +1,13 @@
 """How far from the optimum: against the enumerated optimum of the oracle, and by brute force."""
 
+import json
 from math import exp, inf, log
 
 import numpy as np
 import pytest
 import torch
 
+from minirlhf.lm import checkpoint
 from minirlhf.rl.optimum import (
     LEAST, Achieved, best_of_n, effective_size, equivalent_n, mixture_weights, optimal_objective,
 )
@@ -178,6 +180,15 @@ def test_what_it_has_counted_can_be_kept_and_gone_on_with():
     first.add(*parts[0])
     assert Achieved(BETA, dict(first.state)).add(*parts[1]) == wanted
     assert all(isinstance(x, (int, float)) for x in first.state.values())
+
+
+def test_an_optimum_of_equal_rewards_has_no_interval_and_its_run_is_read(tmp_path):
+    """As where every answer is cut off, and no gradient ever moves the policy."""
+    achieved = Achieved(BETA)
+    achieved.add(np.zeros(256), np.zeros(256))
+    (tmp_path / "run.json").write_text(json.dumps({"optimum": {"data": achieved.optimum()}}))
+    known = checkpoint.read_run(tmp_path)["optimum"]["data"]
+    assert (known["value"], known["low"], known["high"]) == (0.0, None, None)
 
 
 def test_the_optimum_of_rounds_is_that_of_their_weighted_samples():

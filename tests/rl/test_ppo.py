@@ -300,9 +300,9 @@ def test_losses_and_norms_are_logged_as_means_over_steps(made, calls_of, monkeyp
 
 
 def test_the_gradient_is_clipped_to_max_norm(make_policy, tokenizer, tmp_path):
-    """To a norm of 0: nothing moves."""
+    """To one that float32 does not tell from 0: nothing moves."""
     policy = make_policy(0)
-    run(policy, tokenizer, tmp_path, dataclasses.replace(CONFIG, max_norm=0.0))
+    run(policy, tokenizer, tmp_path, dataclasses.replace(CONFIG, max_norm=1e-60))
     assert same(state(policy), state(make_policy(0)))
 
 
@@ -493,17 +493,14 @@ def test_what_is_logged_is_complete_and_finite(make_policy, tokenizer, tmp_path)
         assert record["explained_variance"] <= 1
 
 
-@pytest.mark.parametrize("dtype, least, most", [(torch.float32, 0.0, 1e-5), (torch.bfloat16, 1e-3, 1e-1)])
-def test_with_one_step_a_round_every_round_is_on_policy(make_policy, tokenizer, tmp_path, dtype, least, most):
-    """Scored and trained at one temperature, in one dtype: the ratio is 1 whenever the first step is taken.
-
-    The sampler works in float32; from a pass in bfloat16 it is as far as that rounds.
-    """
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_with_one_step_a_round_every_round_is_on_policy(make_policy, tokenizer, tmp_path, dtype):
+    """Sampled, scored and trained at one temperature, in one dtype: the ratio is 1 whenever the first step is taken."""
     config = dataclasses.replace(CONFIG, epochs=1, minibatches=1)
     run(make_policy(0), tokenizer, tmp_path, config, dtype=dtype)
     for record in logged(tmp_path):
         assert record["ratio"] == pytest.approx(1, abs=1e-6) and record["clip_frac"] == 0
-        assert record["approx_kl"] == pytest.approx(0, abs=1e-6) and least <= record["sampler_gap"] < most
+        assert record["approx_kl"] == pytest.approx(0, abs=1e-6) and record["sampler_gap"] < 1e-5
 
 
 def test_a_run_scores_what_did_not_end_as_it_is_told(make_policy, tokenizer, tmp_path):

@@ -88,7 +88,7 @@ class Judge:
     lambda prompt, response, record: 2 * len(response), lambda *case: Fraction(2 * len(case[1])),
 ])
 def test_the_names_of_the_parameters_tell_what_a_reward_is_of(reward):
-    assert ask(reward, [("p", "abc", {}), ("q", "d", {})]) == [6.0, 2.0]
+    assert ask(reward, [("p", "abc", {}), ("q", "d", {})]) == [6.0, 2.0] and ask(reward, []) == []
 
 
 @pytest.mark.parametrize("many", [False, True])

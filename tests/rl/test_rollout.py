@@ -111,7 +111,7 @@ def test_in_bfloat16_the_sampler_is_the_scorer(make_policy, tokenizer):
     with torch.no_grad():
         exact, _, H = score_tokens(policy, None, r, TEMPERATURE, False)
     rounding = float((exact - r.logprobs).abs().mean())
-    assert rounding > 1e-3 and float((r.sampled_logprobs - r.logprobs).abs().mean()) < 0.5 * rounding
+    assert rounding > 1e-3 and float((r.sampled_logprobs - r.logprobs).abs().max()) < 1e-5
     assert not H.any()  # not wanted
 
 

@@ -123,6 +123,13 @@ def test_a_gold_reward_is_a_mean_for_each_task_of_what_ended(rollout, tokenizer)
     assert figures == pytest.approx({"gold/x": shares[0], "gold/y": 2 * shares[1]}) and 0 < sum(shares) < 2
 
 
+def test_of_conversations_no_gold_is_logged(rollout, tokenizer):
+    """Their records hold the first prompt alone, and a gold reward may read what was said behind it."""
+    gold = Gold(lambda record: lambda *case: 1.0, tokenizer, lambda records: records[0].get("asks", False))
+    records = [{"prompt": "p", "task": "x"}] * 8
+    assert set(gold(rollout, records, 0.1)) == {"gold/x"} and gold(rollout, [r | {"asks": True} for r in records], 0.1) == {}
+
+
 def test_watching_changes_nothing(make_policy, tokenizer, tmp_path):
     """Neither weights nor what else is logged."""
     policies, logs = [], []

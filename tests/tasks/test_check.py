@@ -37,6 +37,11 @@ def test_prompts_on_both_sides_are_counted_whatever_their_case_and_white_space(t
     assert "prompts also stand" not in said.replace(said.splitlines()[-1], "")
 
 
+def test_where_the_training_prompts_are_unknown_no_overlap_is_counted(tokenizer, capsys):
+    check_data({"training": [], "test": [pair("a")]}, tokenizer, 32)
+    assert capsys.readouterr().out.endswith("\ntest: training is not known, so no overlap can be told\n")
+
+
 def test_of_a_comparison_both_answers_are_shown(tokenizer, capsys):
     check_data({"train": [{"prompt": "a", "chosen": "b", "rejected": "c"}]}, tokenizer, 32)
     assert capsys.readouterr().out.splitlines() == [

@@ -31,7 +31,7 @@ def make_study(folder, n=5):
     places = [{"prompt": f"p{i} 好", "left": HOSTILE, "right": f"r{i}"} for i in range(n)]
     secret = [{"item": f"id{i}", "kind": "pair", "left": "a", "good": None} for i in range(n)]
     log.create(folder, {"question": "which?", "places": places},
-                      {"models": ["model_one", "model_two"], "identical": [], "places": secret})  # fmt: skip
+                      {"models": ["model_one", "model_two"], "identical": {}, "places": secret})  # fmt: skip
     return folder
 
 

@@ -133,6 +133,7 @@ def test_a_model_in_a_folder_is_measured(tmp_path):
 def test_each_figure_has_a_line(argv, status, words, tiny_bench, capsys):
     out, err = called(argv, status, tiny_bench, capsys)
     assert all(word in out + err for word in words) and err.count("\n") == (status == 2)
+    assert not [line for line in out.splitlines() if line.startswith("tokenizer") and "peak" in line]
 
 
 def test_json_is_one_object_with_the_machine_and_the_rows(tiny_bench, capsys):

@@ -162,6 +162,13 @@ def test_items_says_where_the_records_are_now(study, tmp_path, monkeypatch, caps
     assert "gold - people         0.741" in said
 
 
+def test_items_that_are_not_there_are_named(study, tmp_path, monkeypatch, capsys):
+    """A source that has moved is passed over, a path that was given is not."""
+    folder = study()
+    with pytest.raises(UserError, match="nowhere.jsonl"):
+        report(monkeypatch, capsys, f"{folder} --gold reviews --items {tmp_path}/nowhere.jsonl")
+
+
 def test_a_reward_is_told_the_conversation_and_what_the_user_said_last(make_evaluation, tmp_path, monkeypatch):
     """Two conversations that end alike are two records; and without the items the study knows the turns."""
     def talk(first: str) -> list[dict]:

@@ -7,6 +7,7 @@ from minirlhf.lm import checkpoint
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.reading import read_records
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.preferences import simulated
 from minirlhf.preferences.comparisons import read_preferences
 from minirlhf.tools.make_preferences import main
 
@@ -30,6 +31,13 @@ def test_the_file_is_read_back_as_comparisons(call):
     assert status == 0 and "p.jsonl: 20 comparisons" in out
     lines = read_preferences(["p.jsonl"])
     assert [line | {"of_file": True} for line in lines] == read_records(["p.jsonl"]) and len(lines) == 20
+
+
+def test_half_a_character_is_written_so_that_the_reader_takes_it(call, monkeypatch):
+    line = {"prompt": "half \ud800", "chosen": "a", "rejected": "b", "gold_chosen": 1.0, "gold_rejected": 0.0}
+    monkeypatch.setattr(simulated, "make_pairs", lambda *_: ([line], {}))
+    assert call("--init", "good", "--out", "p.jsonl")[0] == 0
+    assert read_preferences(["p.jsonl"])[0]["prompt"] == "half \ud800"
 
 
 @pytest.mark.parametrize("argv, message", [

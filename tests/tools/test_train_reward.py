@@ -152,6 +152,22 @@ def test_the_command_resumes_to_the_same_bytes(call, tmp_path, monkeypatch):
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == weights
 
 
+def test_a_run_that_is_extended_goes_on_from_the_rewards_that_were_learnt(call, tmp_path, monkeypatch):
+    """Not from those of deviation 1 that were written."""
+    assert call(*GOOD)[0] == 0
+    run, written = json.loads((tmp_path / "rm" / "run.json").read_text()), load_reward_model("rm").model
+    begun = []
+
+    def caught(model, *rest):
+        begun.append(model.score.weight.detach().clone())
+        return accumulate_pairs(model, *rest)
+
+    monkeypatch.setattr(train_reward, "accumulate_pairs", caught)
+    status, _, err = call(*GOOD, "--epochs", "4", "--resume")
+    assert status == 0, err
+    torch.testing.assert_close(begun[0], written.score.weight * run["normalisation"]["std"])
+
+
 @pytest.mark.parametrize("module", [tools_train_reward, train_dpo])
 def test_a_resume_on_other_comparisons_is_refused_by_name(call, module, monkeypatch):
     monkeypatch.setattr(tools_train_reward, "main", module.main)
