@@ -214,7 +214,7 @@ def estimates(view: View) -> list[Metric]:
 
 
 def diversity(name: str, value: Callable[[list[list[int]], list[str], int], float]) -> Made:
-    """Diversity of a prompt's samples, averaged over prompts. RLHF lowers it first (Kirk et al. 2024, section 4).
+    """Diversity of a prompt's samples, averaged over prompts. RLHF lowers it (Kirk et al. 2024, section 6.2).
 
     value: a function of the ids of a prompt's samples, their texts, and the size of the vocabulary.
     """

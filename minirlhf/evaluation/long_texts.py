@@ -6,7 +6,7 @@
 s(t) is where the window that scores x_t begins. Every token is scored exactly once, behind at least context − stride
 tokens, once the text has so many. Windows side by side (stride = context) overstate perplexity. Stride 1 costs one
 pass per token. A perplexity means nothing without its window and stride, so a result names both.
-Source: Press, Smith and Lewis 2021, section 2. Proved by tests/evaluation/test_long_texts.py.
+Source: Press, Smith and Lewis 2021 (Shortformer), section 2. Proved by tests/evaluation/test_long_texts.py.
 """
 
 from collections.abc import Sequence

@@ -108,7 +108,7 @@ def nested_bootstrap(
 
     runs[seed][set of prompts] is a list of tables (prompts, d).  value: the sums (B, d) of all its tables -> (B,).
     Each resample draws S seeds with replacement. Each time that a seed is drawn, its prompts are drawn anew.
-    Source: Davison and Hinkley 1997, section 3.8.
+    Source: Davison and Hinkley 1997, section 3.8, strategy 2. They prefer the narrower one, which keeps a seed whole.
     """
     S, total = len(runs), np.zeros(n)
     for s, rows, draws in draws_of(tuple(tuple(len(tables[0]) for tables in sets) for sets in runs), n):

@@ -4,7 +4,8 @@
     best-of-n   R(d) = d (α − β d)        peak d* = α / 2β,          R* = α² / 4β
     RL          R(d) = d (α − β ln d)     peak d* = e^{α/β − 1},     R* = β d*
 
-Gold is the reward that is really wanted. The proxy is a learned reward. α is what the first steps earn, β how fast the
+Gold is the reward that is really wanted. The proxy is a learned reward. α is what the first steps earn (of RL, whose law
+is infinitely steep at 0, what d = 1 does), β how fast the
 proxy stops being worth optimising. Divided by d, both laws are linear in (α, β), so least squares fits them. A table
 and a figure show the policies that optimise each proxy: best-of-n, and PPO at several beta. The laws go through their
 gold. One should have stopped at the last policy before the better law's peak. The best policy only gold can tell.

@@ -14,7 +14,8 @@ H heads of queries share K heads of keys and values (grouped-query attention): t
 Attention, cache, masks and interface are those of `model.py`. Shapes as there, and K heads of keys, G = H / K
 queries to each. Proved by tests/lm/test_llama.py, against values of another implementation.
 Source: Touvron et al. 2023 (Llama); Zhang & Sennrich 2019 (RMSNorm); Su et al. 2021 (RoPE); Shazeer 2020 (SwiGLU);
-Ainslie et al. 2023 (grouped queries); Llama Team 2024, section 3.2 (the slower turns of long contexts).
+Ainslie et al. 2023 (grouped queries); Meta's code of Llama 3.1 (the slower turns of long contexts). Su et al. pair
+neighbours i and i + 1, Hugging Face's files the two halves.
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class LlamaConfig:
 def turning_rates(config: LlamaConfig) -> Tensor:
     """θ (D/2,) float32: by how much each plane turns per position.
 
-    Llama 3 was trained at 8,192 positions and stretched: a plane that turns fewer than `low` times within the original
+    Llama 3.1 was trained at 8,192 positions and stretched: a plane that turns fewer than `low` times within the original
     context is slowed by `factor`, one that turns more than `high` times stays, those between are mixed.
     """
     D = config.head_size

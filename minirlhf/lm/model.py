@@ -225,7 +225,7 @@ def attention_bias(T: int, past: int, key_mask: Tensor | None, like: Tensor) -> 
 
 
 class ScalarHead(nn.Linear):
-    """One number per hidden state. Zero at first, so that it biases nothing.  Source: Ziegler et al. 2019."""
+    """One number per hidden state. Zero at first, so that it biases nothing.  Source: Ziegler et al. 2019's code."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, 1)

@@ -23,7 +23,7 @@ def make_adamw(
 
     A gain that decays pulls its layer towards switching off. The parameters of `slow`, in `modules` or not, take steps
     at `share` of the rate. Those that are frozen are left out.
-    Source: Loshchilov & Hutter 2019; the two groups are GPT-2's and minGPT's practice.
+    Source: Loshchilov & Hutter 2019; the two groups: Radford et al. 2018, section 4.1; minGPT spares embeddings, too.
     """
     parameters = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}  # tied ones once
     slowed = {id(p): p for p in slow.parameters() if p.requires_grad} if slow is not None else {}

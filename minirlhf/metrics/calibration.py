@@ -68,7 +68,7 @@ def ece_if_calibrated(
 
     Their mean is the part of a measured ECE that is no miscalibration. The share of them >= the measured ECE is
     a p-value of perfect calibration, if the items are independent.  confidence: (N,).
-    Source: Bröcker and Smith 2007 (consistency resampling).
+    Source: Bröcker and Smith 2007 (consistency resampling), who draw the confidences anew, too.
     """
     confidence = np.asarray(confidence, dtype=float)
     rng = np.random.default_rng(seed)

@@ -167,6 +167,6 @@ def pivot(value: float, low: float, high: float) -> tuple[float, float]:
     """The bootstrap's interval turned round its estimate, 2 v − high to 2 v − low, kept above 0 and about v.
 
     An error that is never below 0 is estimated too high, and its resamples again as much higher: the percentile
-    interval of an ECE near 0 never covers. Source: Efron and Tibshirani 1993, section 13.4 (basic bootstrap).
+    interval of an ECE near 0 never covers. Source: Davison and Hinkley 1997, section 5.2 (basic bootstrap).
     """
     return max(2 * value - high, 0.0), max(2 * value - low, value)

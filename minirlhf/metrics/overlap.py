@@ -158,7 +158,7 @@ def chrf_from_statistics(statistics: np.ndarray) -> float | np.ndarray:
         chrF = 100 · (1 + β²) · P R / (β² P + R),  β = 2
 
     P and R are the means of the n-gram precisions and recalls, over the orders that both sides have.
-    statistics: (..., 3N).  Returns (...), a float for one row.  Source: Popović 2015, eq. 1.
+    statistics: (..., 3N).  Returns (...), a float for one row.  Source: Popović 2015, eq. 1; β: 2016.
     """
     statistics = np.asarray(statistics, dtype=float)
     triples = statistics.reshape(*statistics.shape[:-1], -1, 3)  # (..., N, 3)

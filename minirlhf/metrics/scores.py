@@ -79,18 +79,18 @@ def _pooled_counts(samples: Sequence[Sequence[Hashable]], n: int) -> Counter:
 def distinct_n(samples: Sequence[Sequence[Hashable]], n: int) -> float:
     """Unique n-grams / all n-grams, pooled over the samples (token lists); nan without any n-gram.
 
-    It falls with the amount of text, so compare at equal token budgets.  Source: Li et al. 2016.
+    It falls with the amount of text, so compare at equal token budgets.  Source: Li et al. 2016, over tokens.
     """
     counts = _pooled_counts(samples, n)
     return divide(len(counts), counts.total())
 
 
 def expectation_adjusted_distinct(samples: Sequence[Sequence[Hashable]], n: int, vocab_size: int) -> float:
-    """distinct-n divided by its expectation for uniform random tokens, so that length matters less.
+    """distinct-n, divided for n = 1 by its expectation for uniform random tokens, so that length matters less.
 
         EAD = N / (V (1 − ((V − 1) / V)^C))    with N unique n-grams, C all n-grams, V = vocab_size
 
-    Source: Liu et al. 2022.
+    Source: Liu et al. 2022, of n = 1; Kirk et al. 2024 divide by the same for every n, which is no expectation there.
     """
     counts = _pooled_counts(samples, n)
     return divide(len(counts), vocab_size * (1 - (1 - divide(1, vocab_size)) ** counts.total()))
@@ -129,5 +129,5 @@ def expected_best_of_n(proxy: Sequence[float], gold: Sequence[float], n: int) ->
 
 def best_of_n_kl_bound(n: int) -> float:
     """ln n − (n − 1)/n nats: an upper bound on KL(best-of-n ‖ reference), and not the KL itself. The KL is
-    smaller where rewards are tied or discrete.  Source: Stiennon et al. 2020, app. G; Beirami et al. 2024."""
+    smaller where rewards are tied or discrete.  Source: Stiennon et al. 2020, app. G; Beirami et al. 2025."""
     return math.log(n) - (n - 1) / n

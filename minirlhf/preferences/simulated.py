@@ -3,7 +3,8 @@
     P(a is chosen) = σ((gold_a − gold_b) / temperature + length_bias (len_a − len_b) + position_bias)
 
 is the law of a person who sees a first: the Bradley-Terry law of a gold reward, and what people are known to get wrong.
-Source: Bradley and Terry 1952; labels of a gold reward: Gao et al. 2022, section 2.
+Source: Bradley and Terry 1952; labels of a gold reward: Gao et al. 2022, section 2.1, where
+the better one always wins.
 Proved by tests/preferences/test_simulated.py.
 """
 

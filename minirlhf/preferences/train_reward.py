@@ -6,7 +6,8 @@
 
 averaged over the comparisons or texts of a step. All those of a prompt are in one step, so that an epoch is one pass
 over each response (Ouyang et al. 2022, section 3.5). Comparisons fix r up to a constant, and PPO wants a
-scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with. How well r tells
+scale: at the end r becomes (r − mean) / std over responses of the checkpoint that training began with (Ziegler et al.
+2019, section 2). How well r tells
 what was chosen is measured before that, on comparisons held out. Command: tools/train_reward.py.
 Proved by tests/preferences/test_train_reward.py.
 """
@@ -43,7 +44,7 @@ def preference_loss(delta: Tensor, p: Tensor | float = 1.0) -> Tensor:
 
     delta: (B,) Δ = r(chosen) − r(rejected); log 2 at 0.  p: probability that the chosen one is the better, in [0, 1];
     its logit is where the loss is least.
-    Source: Christiano et al. 2017, eq. 1; Ouyang et al. 2022, eq. 1.
+    Source: Christiano et al. 2017, eq. 1; Ouyang et al. 2022, eq. 1, where prompts weigh alike, and here comparisons.
     """
     return -(p * F.logsigmoid(delta) + (1 - p) * F.logsigmoid(-delta)).mean()
 

@@ -3,7 +3,7 @@
 A critic that starts at zero calls every answer to an easy prompt good and every answer to a hard one bad. The first
 rounds would teach the policy just that. `ppo.train` runs without this step, too, and then learns the critic in its
 first rounds. Proved by tests/rl/test_critic.py.
-Source: critic warm-up, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form, the ridge by cross-validation.
+Source: value pretraining, Yuan et al. 2025 (VC-PPO), section 3.2; here in closed form, the ridge by cross-validation.
 """
 
 import dataclasses

@@ -43,7 +43,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
         k3 = e^−l − 1 + l   unbiased, never negative
 
     These are values; k1 belongs in the reward. As losses, their gradients differ: E ∇k1 = 0, E ∇k2 = ∇ KL(π ‖ ref),
-    E ∇k3 = ∇ KL(ref ‖ π). Source: Schulman 2020, "Approximating KL divergence".
+    E ∇k3 = ∇ KL(ref ‖ π). Source: Schulman 2020, "Approximating KL divergence"; gradients: Tang and Munos 2025.
     """
     log_ratio = logprobs - ref_logprobs
     if kind not in (known := {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": torch.expm1(-log_ratio) + log_ratio}):
@@ -89,7 +89,7 @@ def leave_one_out(returns: Tensor, group: int) -> Tensor:
 
     returns: (B,), the K = `group` responses to a prompt one after the other.  Returns (B,), nan where K is 1.
     The baseline of a response does not depend on it: no bias.
-    Source: Kool et al. 2019; Ahmadian et al. 2024, eq. 8.
+    Source: Kool et al. 2019; Ahmadian et al. 2024, section 2.3.
     """
     R = returns.view(-1, group)  # (B / K, K)
     return ((R - R.mean(1, keepdim=True)) * group / (group - 1)).view(-1)  # (B,)
@@ -118,7 +118,7 @@ def token_weights(mask: Tensor, aggregate: str, longest: int) -> Tensor:
 
     mask: (B, R) of *all* rows of the step; micro-batches take their rows of the result.
     longest: the most tokens a response may have, or in a conversation one of its turns. Raises ValueError for another name.
-    Source: Yu et al. 2025 (DAPO), eq. 8; Liu et al. 2025 (Dr. GRPO), section 3.2.
+    Source: Yu et al. 2025 (DAPO), eq. 8, whose Σ is over one prompt's group; Liu et al. 2025 (Dr. GRPO), section 3.2.
     """
     B, lengths = mask.shape[0], mask.sum(1, keepdim=True)  # (B, 1)
     counts = {"sum": B, "token": lengths.sum(), "sequence": B * lengths, "constant": B * longest}
@@ -183,7 +183,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, weights: Ten
     """½ Σ_t w_t max((V_t − G_t)², (V_t^clip − G_t)²), with V^clip within ε of the old value.
 
     Shapes as in `policy_loss`. clip: ε; infinity gives the plain squared error.
-    Source: Schulman et al. 2017's code; Ziegler et al. 2019's code.
+    Source: the code of OpenAI Baselines' ppo2 and of Ziegler et al. 2019; Schulman et al. 2017, eq. 9, does not clip.
     """
     mask = weights > 0  # (B, R)
     values, old_values, returns = (torch.where(mask, x, 0.0) for x in (values, old_values, returns))  # (B, R)

@@ -6,7 +6,7 @@
 In a folder it is Hugging Face's GPT2- or LlamaForSequenceClassification, with one label or one for each class. It
 reads the last token that is not padding. With the EOS as padding, as GPT-2 has it, that would be the token before: so
 padding is a token of its own. It is a reward like any other. Trained by preferences/train_reward.py.
-Source: Ziegler et al. 2019, section 2.1. Proved by tests/rl/test_reward_model.py.
+Source: Ziegler et al. 2019, section 2. Proved by tests/rl/test_reward_model.py.
 """
 
 import re

@@ -10,7 +10,8 @@ all its matrix products, counted in the warm-up. They come to the usual law:
     a trained token   6 N + 12 L C T        a sampled token   2 N + 4 L C S
 
 with N parameters in products (the head where it is applied), L layers, width C, T columns, and S columns so far.
-Weights that LoRA freezes have no gradient: 4 N. Source: Kaplan et al. 2020, 2.1; Chowdhery et al. 2022, appendix B.
+Weights that LoRA freezes have no gradient: 4 N. Source: Kaplan et al. 2020, 2.1, who count half of attention, its
+causal mean; Chowdhery et al. 2022, appendix B, who count all of it.
 """
 
 import json
