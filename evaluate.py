@@ -74,8 +74,8 @@ def main() -> None:
         if options.show:
             print(f"\n{side_by_side(s.items, options.show, run['seed'])}")
     trained = [f"{name} {m['cost']['seconds']:.0f} s" for name, m in report["models"].items() if m.get("cost")]
-    print("\n±: the longer side of a 95 % interval over prompts. By p, or H: Holm's p over the rewards of all sets. n: "
-          f"prompts\nthat would show the difference. Training took {', '.join(trained) or 'unknown time'}."
+    print("\n±: the longer side of a 95 % interval over prompts. By p, or H: Holm's p over a model's rewards of all sets."
+          f"\nn: prompts that would show the difference. Training took {', '.join(trained) or 'unknown time'}."
           f"{'' if options.all else ' All rows, and J*: --all'}\n\nWritten: {out}/report.html, report.json, items.jsonl"
           f"{f', {path.name}' if options.format else ''}")
     for alarm in report["alarms"]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 
-from minirlhf.metrics.intervals import standard_error, wilson
+from minirlhf.metrics.intervals import standard_error, t_quantile, wilson
 
 Alarm = dict[str, str]  # what, why, remedy
 ItemList = Sequence[dict]
@@ -22,7 +22,7 @@ ENDED = 0.95  # of responses: with more of them cut off, the limit and not the t
 UNPARSABLE = 0.05  # of responses: beyond it, a difference in score can be one of format alone
 ALIKE = 0.5  # of the way from how often the right answers repeat each other to all answers being one
 ROUNDING = 1e-3  # nats a response that float32 may be off
-ERRORS = 4  # standard errors: by chance less than once in ten thousand
+CHANCE = 1e-4  # of a gap that raises an alarm though nothing is wrong: 4.05 standard errors of 100 prompts
 
 
 def alarms(
@@ -123,7 +123,7 @@ def wrong_kl(title: str, model: str, rows: ItemList) -> Iterator[Alarm]:
              "remedy": "the same temperature, prompt and mask for both; no top-k or top-p, no dropout"}
     if kl < -ROUNDING:
         yield {"what": f"negative KL: {kl:.3f} nats a response, {model} to the reference on {title}"} | cause
-    elif len(means) >= LEAST and abs(gap) > ERRORS * error + ROUNDING:
+    elif len(means) >= LEAST and abs(gap) > t_quantile(1 - CHANCE / 2, len(means) - 1) * error + ROUNDING:
         yield {"what": f"wrong KL: {kl:.3f} nats a response exactly, {k1:.3f} by k1, of {model} on {title}: "
                        f"they differ by {gap:.3f}, with a standard error of {error:.3f}"} | cause
 

@@ -5,8 +5,9 @@
     injection  the same of a command in the prompt; share of answers that obey − share that say so anyway
     recital    share of training texts continued word by word, against held-out texts (Carlini et al. 2023)
 
-Answers are greedy. All tests are a family: Holm's p of a model alarms at 5 %, shared between models. A swap test takes
-the |differences| as given: rows where fewer than LEAST prompts differ can be left out of the family (Tarone 1990).
+Answers are greedy. All tests of 0 are a family: Holm's p of a model alarms at 5 %, shared between models. All tests of
+a model against the first are another, at 5 %. A permutation test takes the |differences| as given: rows where fewer than
+LEAST prompts differ can be left out of the family (Tarone 1990).
 Proved by tests/evaluation/test_audit.py.
 """
 
@@ -35,7 +36,7 @@ from minirlhf.rl.rewards import RewardOf, call_rewards, prompt_text
 OURS, SOME = Path(__file__).with_suffix(".json"), 400  # our lists; most prompts of a part but the swaps
 RECITED, TIMES = 8, 10  # tokens in a row that are a recital; from so many on, a training text counts as repeated
 LUCK = 0.05  # a smaller difference of a swap raises no alarm: words differ so by the luck of training, and it is shown
-RESAMPLES = 10_000  # a family of 500 tests can still alarm
+RESAMPLES = 10_000  # a family of 500 tests can still alarm, of 250 for each of two models
 LISTS = {"swaps": {"*": [["", ""]]}, "prompts": [""], "synonyms": [["", ""]], "injections": {"*": ["", ""]},
          "positive": "", "negative": "", "alarms": {"*": ["", ""]}, "cannot": ""}  # fmt: skip
 LETTER = r"[^\W\d_\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]"  # of a script with spaces: not Thai, Japanese, Chinese
@@ -225,7 +226,7 @@ def mean(part: str, name: str, direction: int, unit: np.ndarray, values: dict[st
 def judge(rows: Iterable[Row], models: Sequence[str], seed: int, bounded: bool, more: Sequence[Metric]) -> list[dict]:
     """Rows as of `compare_models`, against the first model, with `more` behind. In a cell that is tested
     stand p, p_holm, verdict, minimum_detectable. Where 0 is best, worse is farther off. bounded: rewards in [0, 1]."""
-    table, family = [], []
+    table, family, between = [], [], []
     for given, test in rows:
         metric = replace(given, direction=given.direction or -1, bounded=bounded or not given.name.endswith("reward"))
         far = metric if given.direction else replace(metric, combine=lambda sums: abs(ratio(sums)))
@@ -238,12 +239,15 @@ def judge(rows: Iterable[Row], models: Sequence[str], seed: int, bounded: bool, 
             tests = {m: row["models"][m] | {"n": n, "p": p, "verdict": "worse"} for m, p in p_of.items()}
         for x in tests.values() if given.direction == 0 else ():
             x["verdict"] = x["verdict"].replace("better", "worse")
+        first = metric.statistics[models[0]][:, 0]  # (n,)
         changed = {m: np.count_nonzero(x[:, 0]) for m, x in metric.statistics.items()}
+        apart = {m: np.count_nonzero(x[:, 0] != first) for m, x in metric.statistics.items()}
+        between.append({"differences": {m: x for m, x in row["differences"].items() if apart[m] >= LEAST}})
         family.append({"differences": {m: x for m, x in tests.items() if test is not True or changed[m] >= LEAST}})
         table.append(row | {"direction": given.direction, "models": row["models"] | tests})
-    table += compare_models(more, models[0], seed, RESAMPLES)
+    table += (rest := compare_models(more, models[0], seed, RESAMPLES))
     adjust(family, 0.05 / len(models))
-    adjust(table)
+    adjust(between + rest)
     return table
 
 

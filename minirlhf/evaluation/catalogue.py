@@ -14,7 +14,7 @@ import numpy as np
 from minirlhf.evaluation.metric import LOWER, Items, Metric, View, ratio
 from minirlhf.harness.files import UserError
 from minirlhf.lm.records import label_of, references_of
-from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics
+from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics, ece_if_calibrated
 from minirlhf.metrics.overlap import (
     bleu_from_statistics, bleu_signature, bleu_statistics, chrf_from_statistics, chrf_statistics, default_tokenizer,
     rouge,
@@ -180,7 +180,9 @@ def calibration_metrics(view: View, rows: Items) -> list[Metric]:
     temperature T per model, which was fitted on other texts."""
     def error(name: str, confidence: str, note: str = "") -> Metric:
         tables = view.sums(lambda x: calibration_statistics(x[confidence], x["correct"]), rows)
-        return Metric(name, -1, ece_from_statistics, tables, "calibration", note=note)
+        floor = {m: float(ece_if_calibrated([p for x in texts for p in x[confidence]], n_simulations=200).mean())
+                 for m, texts in rows.items()}  # fmt: skip
+        return Metric(name, -1, ece_from_statistics, tables, "calibration", note=note, floor=floor)
 
     metrics = [error("calibration error", "confidence")]
     if view.temperatures:

@@ -30,7 +30,7 @@ def cite(report: dict, kind: str, chosen: Callable[[Sequence[dict]], Sequence[di
         head, *body = cells(report, chosen(task["metrics"]))
         note = (f"{title}: {task['prompts']} prompts (n = {task['units']} independent), {task['samples']} answers to "
                 f"each at temperature 1, seed {report['seed']}. Brackets hold 95 % intervals over prompts. p: a paired "
-                "randomisation test; Holm: p adjusted for the primary metrics of all sets; verdicts at 5 %. KL and J "
+                "permutation test; Holm: p adjusted for a model's primary metrics of all sets; verdicts at 5 %. KL and J "
                 f"are to {report['reference']}. Weights, sha256: {prints}.")  # fmt: skip
         *head, note = (one_line(x).translate(escapes) for x in (*head, note))
         body = [[one_line(name).translate(escapes), *row] for name, *row in body]  # the other cells are numbers

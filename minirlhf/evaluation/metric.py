@@ -6,7 +6,7 @@ A unit is one prompt, or all turns of one conversation. Proved by tests/evaluati
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Metric:
     primary: bool = False  # one of the few that the evaluation was made for
     note: str = ""  # what its value depends on
     fixed: str = ""  # the model whose value is so by definition: it has an interval of no width
+    floor: dict[str, float] = field(default_factory=dict)  # model -> what chance makes of it where nothing is wrong
     bounded: bool = True  # whether what lies in [0, 1] can lie nowhere else: not so what a reward of the user's gives
 
 

@@ -1,7 +1,8 @@
 """One metric of several models: each value with its 95 % interval, each difference with its interval, p and verdict.
 
-The unit of resampling is the prompt, or the conversation. A verdict goes by p alone, that of the swap test; primary
-metrics, one a set, are a family, and theirs go by Holm's adjusted p. Proved by tests/evaluation/test_verdicts.py.
+The unit of resampling is the prompt, or the conversation. A verdict goes by p alone, that of the permutation test;
+primary metrics, one a set, are a family, and theirs go by Holm's adjusted p, each model's by itself. Proved by
+tests/evaluation/test_verdicts.py.
 """
 
 import math
@@ -11,8 +12,8 @@ from math import inf
 import numpy as np
 
 from minirlhf.evaluation.metric import Metric, or_none, ratio
-from minirlhf.metrics.intervals import corpus_interval, pivot, t_interval, unseen, varies
-from minirlhf.metrics.paired_tests import Difference, holm, paired_corpus, verdict
+from minirlhf.metrics.intervals import corpus_interval, pivot, pseudo_values, t_interval, unseen, varies, wilson
+from minirlhf.metrics.paired_tests import Difference, holm, paired_corpus, power_factor, verdict
 
 RESAMPLES = 2000
 FEW = 30  # units, below which a mean's bootstrap interval is too narrow: it covers 49 % at 2, 73 % at 3, 87 % at 8
@@ -34,7 +35,8 @@ def compare_models(metrics: Sequence[Metric], against: str, seed: int = 0, resam
             row["models"][model] = {"value": or_none(value), "low": or_none(low), "high": or_none(high)}
             if model == against or against not in metric.statistics:
                 continue
-            d = paired_corpus(statistics, metric.statistics[against], metric.combine, seed, resamples)
+            chance = metric.floor.get(model, 0.0) - metric.floor.get(against, 0.0)
+            d = paired_corpus(statistics, metric.statistics[against], metric.combine, seed, resamples, chance)
             low, high = difference_interval(metric, statistics, metric.statistics[against], d)
             row["differences"][model] = {
                 "value": or_none(d.difference), "low": or_none(low), "high": or_none(high), "p": or_none(d.p_value),
@@ -49,7 +51,7 @@ def compare_models(metrics: Sequence[Metric], against: str, seed: int = 0, resam
 def metric_interval(metric: Metric, statistics: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % interval of one model's metric: `interval_of_means` or the bootstrap over units. statistics: (n, d)."""
     means = unit_means(metric, statistics)
-    if known := interval_of_means(means, (0.0, 1.0) if is_share(metric, means) else (-inf, inf)):
+    if known := interval_of_means(means, (0.0, 1.0) if is_share(metric, statistics) else (-inf, inf)):
         return known
     value = metric.combine(statistics.sum(0, keepdims=True))[0]
     low, high = corpus_interval(statistics, metric.combine, RESAMPLES, seed)
@@ -61,7 +63,7 @@ def difference_interval(metric: Metric, a: np.ndarray, b: np.ndarray, d: Differe
     first, second = unit_means(metric, a), unit_means(metric, b)
     if d.undefined or first is None or second is None:
         return d.bootstrap_interval
-    ends = (-1.0, 1.0) if is_share(metric, first) and is_share(metric, second) else (-inf, inf)
+    ends = (-1.0, 1.0) if is_share(metric, a) and is_share(metric, b) else (-inf, inf)
     return interval_of_means(first - second, ends, np.abs(first).max()) or d.bootstrap_interval
 
 
@@ -70,34 +72,48 @@ def interval_of_means(
 ) -> tuple[float, float] | None:
     """95 % interval of the mean of units, (n,), where the bootstrap is known not to cover; else None.
 
-    Of fewer than FEW units it is Student's. Of units that all say the same it is what they cannot exclude, for a
-    resample of equal values has no width. ends: between which a unit must lie, ±∞ where that is not known; scale: as
-    for `intervals.varies`.
+    Of fewer than FEW units it is Student's. Of units that are 0 or 1 it is Wilson's: a bootstrap of few ones covers 85 %.
+    Of units that all say the same it is what they cannot exclude, for a resample of equal values has no width. ends:
+    between which a unit must lie, ±∞ where that is not known; scale: as for `intervals.varies`.
     """
+    if means is not None and len(means) > 1 and ends == (0.0, 1.0) and set(np.unique(means)) == {0.0, 1.0}:
+        return wilson(float(means.sum()), len(means))
     if means is None or len(means) < 2 or (len(means) >= FEW and varies(means, scale)):
         return None
     low, high = t_interval(means) if varies(means, scale) else unseen(float(means[0]), len(means), *ends)
     return max(low, ends[0]), min(high, ends[1])
 
 
-def is_share(metric: Metric, means: np.ndarray | None) -> bool:
+def is_share(metric: Metric, statistics: np.ndarray) -> bool:
     """Whether each unit's mean is a good or bad thing that lies in [0, 1]."""
-    return metric.bounded and metric.direction != 0 and means is not None and bool(((0 <= means) & (means <= 1)).all())
+    if metric.combine is not ratio or not metric.bounded or metric.direction == 0:
+        return False
+    means = ratio(statistics)
+    return bool(((0 <= means) & (means <= 1)).all())
 
 
 def unit_means(metric: Metric, statistics: np.ndarray) -> np.ndarray | None:
-    """The metric of each unit, (n,), where it is a mean over units of equal size; else None."""
-    if metric.combine is not ratio or (statistics[:, 1] != statistics[0, 1]).any() or not statistics[0, 1]:
+    """The metric of each unit, (n,), where it is a mean over units of equal size. Of few units of unequal size, what
+    each adds to it. Else None."""
+    if metric.combine is not ratio or not statistics[:, 1].all():
         return None
-    return ratio(statistics)
+    if (statistics[:, 1] == statistics[0, 1]).all():
+        return ratio(statistics)
+    return pseudo_values(statistics, ratio) if 1 < len(statistics) < FEW else None
 
 
 def adjust(rows: Sequence[dict], alpha: float = 0.05) -> None:
-    """Give each difference Holm's p over these rows, model by model, which decides; take back what does not survive."""
+    """Give each difference Holm's p over these rows, model by model, which decides; take back what does not survive.
+    What could be seen, and how many prompts it takes, are those of Holm's first step, which asks the most."""
     for model in {model for row in rows for model in row["differences"]}:
         family = [row["differences"][model] for row in rows if model in row["differences"]]
         adjusted = holm([math.nan if d["p"] is None else d["p"] for d in family])
+        more = power_factor(alpha / len(family)) / power_factor()
         for d, p in zip(family, adjusted):
             d |= {"p_holm": or_none(p), "decided_by": "p_holm"}
+            if d.get("minimum_detectable"):
+                d["minimum_detectable"] *= more
+            if d.get("prompts_needed"):
+                d["prompts_needed"] = math.ceil(d["prompts_needed"] * more**2)
             if p > alpha:
                 d["verdict"] = "no difference shown"

@@ -84,6 +84,7 @@ def fit_law(kind: str, d: Sequence[float], R: Sequence[float], errors: Sequence[
     (d_peak,) = peak(kind, np.array([alpha]), np.array([beta]))
     found = LawFit(kind, float(alpha), float(beta), float(d_peak), float(d.max()))
     misfit = sqrt(float((weights * (R / d - found.value(d) / d) ** 2).sum()) / (len(d) - 2))
+    # Points are drawn apart. Those of best-of-n are of the same samples: their interval covers three times in four.
     noise = np.random.default_rng(0).standard_normal((RESAMPLES, len(R)))  # (B, n)
     peaks = peak(kind, *least_squares(kind, d, R + max(1.0, misfit) * sigma * noise, weights))  # (B,)
     low, high = np.quantile(peaks, [0.025, 0.975], method="nearest")  # infinities have no mean

@@ -163,6 +163,19 @@ def corpus_interval(
     return percentiles(np.concatenate(values))
 
 
+def pseudo_values(statistics: np.ndarray, metric: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """What each prompt adds to a metric of summed statistics: the jackknife's pseudo-values, (n,).
+
+        p_i = n f(Σ s) − (n − 1) f(Σ s − s_i)
+
+    Of a mean they are the prompts' own values; of other metrics their mean is the metric, less its bias to first order.
+    statistics: (n, d), n of 2 or more.  metric: (B, d) sums -> (B,). Source: Tukey 1958; Efron and Tibshirani 1993,
+    section 11.5.
+    """
+    n, total = len(statistics), statistics.sum(axis=0, keepdims=True)  # (1, d)
+    return n * metric(total) - (n - 1) * metric(total - statistics)
+
+
 def pivot(value: float, low: float, high: float) -> tuple[float, float]:
     """The bootstrap's interval turned round its estimate, 2 v − high to 2 v − low, kept above 0 and about v.
 

@@ -5,7 +5,8 @@
 J* wants no training, only rewards of samples of the reference; but few of those are good, so the weights
 exp(r / β) rest on a handful. A trained policy is where they are large: samples y ~ π, each counted
 ref(y) / π(y) times, say the same with less noise. `effective_size` tells on how many equal ones a figure rests;
-on few, J* comes out too low: E log of a mean <= log E.
+on few, J* comes out too low: E log of a mean <= log E. It tells nothing of rewards that were never sampled, and J* is
+then too low on many, too.
 
 Both figures here are taken over all prompts together, as if the best of them could be had for any: where prompts
 differ, or replies of an environment that is random, their limits are upper bounds (Jensen), and what is said of a

@@ -235,6 +235,13 @@ def test_k1_more_than_4_standard_errors_from_the_exact_kl_rings(errors, rings):
     assert heard(with_gap([errors * 0.10050378 + side for side in [1, -1] * 50])) == ["wrong KL"] * rings
 
 
+def test_of_few_prompts_the_error_itself_is_uncertain():
+    """Of 20 the limit is 4.90 of their standard errors."""
+    for errors, rings in ((4.5, False), (5.1, True)):
+        noise = [errors * 0.22941573 + side for side in [1, -1] * 10]
+        assert heard(with_gap(noise)) == ["wrong KL"] * rings
+
+
 def test_samples_of_one_prompt_count_as_one():
     """25 samples that share their prompt's error would make a standard error five times too small."""
     rng = random.Random(0)

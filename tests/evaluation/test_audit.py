@@ -26,7 +26,7 @@ from minirlhf.lm.records import messages_of, prompt_of
 from minirlhf.lm.sft import accumulate
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.metrics.intervals import t_interval
-from minirlhf.metrics.paired_tests import holm, paired_corpus
+from minirlhf.metrics.paired_tests import holm, paired_corpus, power_factor
 from minirlhf.tasks import TASKS
 
 LISTS = read_lists("")
@@ -153,7 +153,8 @@ def test_interval_p_and_holm_are_those_of_the_metrics_wing():
             assert (found["low"], found["high"]) == t_interval(x[m]) and found["n"] == 12
             assert (found["value"], found["p"]) == (d.difference, d.p_value) and found["p_holm"] == p
             assert (found["verdict"] == "worse") == (p <= 0.05 / 2)
-            assert found["minimum_detectable"] == d.minimum_detectable_effect
+            more = power_factor(0.05 / 2 / 4) / power_factor()  # four tests at 2.5 %
+            assert found["minimum_detectable"] == pytest.approx(d.minimum_detectable_effect * more)
     between = [row["differences"]["ppo"] for row in table]
     assert [d["p_holm"] for d in between] == pytest.approx(holm([d["p"] for d in between]))
 
@@ -164,6 +165,27 @@ def test_a_row_in_which_few_prompts_differ_is_no_test_and_takes_no_level():
     table = judge(rows, ["m"], 0, True, ())
     assert "p_holm" not in table[0]["models"]["m"] and table[0]["models"]["m"]["verdict"] == "no difference shown"
     assert table[-1]["models"]["m"]["p_holm"] == table[-1]["models"]["m"]["p"] < 0.001
+
+
+def test_a_row_in_which_few_prompts_differ_between_the_models_takes_no_level_there():
+    same = {"a": np.ones(20), "b": np.array([0.0] * 5 + [1.0] * 15)}
+    other = {"a": np.ones(20), "b": np.zeros(20)}
+    table = judge([row_of("few", same)] * 25 + [row_of("many", other)], ["a", "b"], 0, True, ())
+    few, many = (table[i]["differences"]["b"] for i in (0, -1))
+    assert "p_holm" not in few and few["verdict"] == "no difference shown"
+    assert many["p_holm"] == many["p"] < 0.001
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.8])
+def test_equal_biases_of_opposite_signs_are_told_apart_in_5_percent(shared):
+    """Also where a prompt moves both models alike, as it does where one was trained from the other."""
+    alarms, rng = 0, np.random.default_rng(0)
+    for _ in range(100):
+        prompt = rng.normal(0, 0.5 * shared**0.5, 60)
+        a, b = (bias + prompt + rng.normal(0, 0.5 * (1 - shared) ** 0.5, 60) for bias in (0.3, -0.3))
+        (row,) = judge([row_of("x", {"a": a, "b": b})], ["a", "b"], 0, False, ())
+        alarms += row["differences"]["b"]["p"] <= 0.05
+    assert alarms <= 11  # P(more) < 1 % at 5 in 100
 
 
 def test_without_any_difference_at_most_1_of_20_audits_alarms():

@@ -63,7 +63,7 @@ def test_a_table_has_values_intervals_difference_p_rule_and_verdict_and_says_wha
         for key in ("value", "low", "high"):
             assert x[key] is None or number(x[key]) in text.replace("$-$", "-"), (key, x)
     for words in ("base", "sft", "ppo", row["differences"]["ppo"]["verdict"], "Holm", "6 prompts (n = 6 independent)",
-                  "seed 0", "95", "intervals over prompts", "randomisation test"):  # fmt: skip
+                  "seed 0", "95", "intervals over prompts", "permutation test"):  # fmt: skip
         assert words in text, words
     assert all(m["sha256"][:12] in text for m in report["models"].values())
 

@@ -2,9 +2,13 @@
 
 from math import nan
 
+import numpy as np
 import pytest
 
-from minirlhf.evaluation.verdicts import adjust
+from minirlhf.evaluation.metric import Metric, ratio
+from minirlhf.evaluation.verdicts import adjust, compare_models, metric_interval
+from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics, ece_if_calibrated
+from minirlhf.metrics.intervals import unseen, wilson
 from minirlhf.metrics.paired_tests import Difference, verdict
 
 
@@ -40,6 +44,48 @@ def test_one_primary_metric_keeps_its_p_and_each_model_is_a_family_of_its_own():
     assert {m: (d["p_holm"], d["verdict"]) for m, d in rows[0]["differences"].items()} == {
         "ppo": (0.04, "better"), "base": (0.03, "worse")
     }
+
+
+def test_what_could_be_seen_is_of_a_test_among_several():
+    """Six tests ask 3.48 standard errors, where one asks 2.80."""
+    rows = differences(*[0.3] * 6)
+    rows[0]["differences"]["ppo"] |= {"minimum_detectable": 0.1, "prompts_needed": 200}
+    rows[1]["differences"]["ppo"] |= {"minimum_detectable": None, "prompts_needed": None}
+    adjust(rows)
+    found, none = (row["differences"]["ppo"] for row in rows[:2])
+    assert found["minimum_detectable"] == pytest.approx(0.1 * 3.4799 / 2.8016, rel=1e-4)
+    assert found["prompts_needed"] == 309 and none["minimum_detectable"] is none["prompts_needed"] is None
+
+
+@pytest.mark.parametrize("ones", [0, 1, 2, 5, 100, 199, 200])
+def test_the_interval_of_a_share_of_0s_and_1s_is_wilsons_or_what_was_not_seen(ones):
+    """The first that differs makes it wider. The bootstrap's would become narrower, and cover 85 %."""
+    rows = np.column_stack([[1.0] * ones + [0.0] * (200 - ones), np.ones(200)])
+    low, high = metric_interval(Metric("x", 1, ratio, {}), rows)
+    assert (low, high) == pytest.approx(wilson(ones, 200) if 0 < ones < 200 else unseen(ones / 200, 200, 0, 1))
+    assert high - low > 0.018
+
+
+def test_few_conversations_of_unequal_length_have_students_interval():
+    """The bootstrap of five covers 82 %."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        turns, level = rng.integers(2, 5, 5), 0.5 + 0.2 * rng.normal(size=5)
+        rows = np.column_stack([turns * level, turns])
+        low, high = metric_interval(Metric("x", 1, ratio, {}, bounded=False), rows)
+        covered += low <= 0.5 <= high
+    assert covered >= 184
+
+
+def test_two_models_that_are_calibrated_are_not_told_apart_by_what_chance_makes_of_their_error():
+    """The confidences of one spread over all bins, those of the other lie in one."""
+    rng = np.random.default_rng(0)
+    confidence = {"a": rng.uniform(0.05, 1, (200, 10)), "b": rng.choice([0.99, 0.999], (200, 10))}
+    tables = {m: np.array([calibration_statistics(p, rng.random(10) < p) for p in x]) for m, x in confidence.items()}
+    floor = {m: float(ece_if_calibrated(x.ravel(), n_simulations=200).mean()) for m, x in confidence.items()}
+    for known, said in (({}, "worse"), (floor, "no difference shown")):
+        (row,) = compare_models([Metric("x", -1, ece_from_statistics, tables, "calibration", floor=known)], "b")
+        assert row["differences"]["a"]["verdict"] == said
 
 
 def test_an_undefined_p_stays_undefined_and_counts_in_the_family():

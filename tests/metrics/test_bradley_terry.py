@@ -172,6 +172,12 @@ def test_ten_wins_in_ten_are_not_known_exactly_at_equal_length():
     assert x.low < 0.75 and 0.99 < x.high < 1 and "half a judgement" in x.note
 
 
+def test_the_interval_of_nearly_all_wins_does_not_end_where_added_judgements_put_it():
+    """19 of 20: resamples of wins alone, a third, would all say log 41."""
+    x = strengths([("a", "b")] * 20, [1] * 19 + [0], range(20))["b - a"]
+    assert x.value == pytest.approx(np.log(19)) and x.high > 1.2 * np.log(41)
+
+
 @pytest.mark.parametrize("delta", [[3, 3, 3], [1]])
 def test_without_differences_in_length_there_is_no_control(delta):
     x = length_controlled(delta, [1] * len(delta), range(len(delta)))

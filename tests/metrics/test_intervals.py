@@ -132,6 +132,14 @@ def test_bootstrap_interval_of_a_large_sample_is_the_normal_one():
     assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.1 * half)
 
 
+def test_pseudo_values_of_a_mean_are_its_items_and_of_a_variance_sum_to_the_unbiased_one():
+    x = np.random.default_rng(0).normal(size=9)
+    rows = np.column_stack([x, x**2, np.ones(9)])
+    mean, variance = (lambda s: s[:, 0] / s[:, 2]), (lambda s: s[:, 1] / s[:, 2] - (s[:, 0] / s[:, 2]) ** 2)
+    assert intervals.pseudo_values(rows, mean) == pytest.approx(x)
+    assert intervals.pseudo_values(rows, variance).mean() == pytest.approx(x.var(ddof=1))
+
+
 def test_bootstrap_interval_of_two_items_is_their_range():
     """Of the resamples of {0, 1} a quarter are all 0 and a quarter all 1."""
     assert bootstrap_interval([0.0, 1.0]) == (0, 1)
