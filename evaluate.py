@@ -19,7 +19,7 @@ from minirlhf.evaluation.catalogue import metric_names
 from minirlhf.evaluation.cite import ENDING, cite
 from minirlhf.evaluation.config import Evaluation
 from minirlhf.evaluation.table import number, optimum_line, side_by_side, text_table
-from minirlhf.harness.files import write_atomic, write_json
+from minirlhf.harness.files import writable, write_atomic, write_json
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import parse, run_script
 from minirlhf.rl.options import RewardOptions, Turns
@@ -39,7 +39,8 @@ def main() -> None:
 
     if options.reports:
         return reports.print_comparison(options.reports, options.against)
-    start, wanted = time.perf_counter(), metric_names(options.metrics)  # a wrong name is said before the work
+    writable(options.out)  # what is wrong is said before the work
+    start, wanted = time.perf_counter(), metric_names(options.metrics)
     if options.from_:
         run, sets = items.read_items(options.from_)
     else:

@@ -678,6 +678,12 @@ def test_check_data_shows_the_data_under_the_users_names_and_touches_nothing(com
     assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_asked(call, tmp_path):
+    (tmp_path / "taken").write_text("")
+    status, _, err = call("evaluate.py", "--models", "a=nowhere", "--out", str(tmp_path / "taken"))
+    assert status == 2 and "taken is no folder that can be written" in err
+
+
 def test_check_data_of_an_evaluation_shows_the_generated_test_sets(trained, call, monkeypatch):
     monkeypatch.chdir(trained)
     status, out, err = call("evaluate.py", "--check-data", "--prompts", "4", "--threads", "1")

@@ -40,7 +40,7 @@ class Evaluation:
     format: str = option("", "also write a table to cite", choices=("markdown", "latex", "csv"))
     prompt: str = option("", "only print what each model answers to this", only="models max_new device dtype threads")
     text: tuple[str, ...] = option(
-        (), "only perplexity and bits per byte of these .txt or .jsonl files", only="models stride device threads")
+        (), "only perplexity and bits per byte of these .txt or .jsonl files", only="models stride map device threads")
     stride: int = option(0, "tokens that the window moves over --text; 0: half the context", least=0, needs="text")
     from_: str = option("", "items.jsonl: make its report again, without the models",
                         only="metrics show all format out threads")

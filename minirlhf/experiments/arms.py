@@ -46,6 +46,7 @@ BEST_OF_SAMPLES = 16  # drawn from the SFT model on the most labels, for best-of
 HOT = 5.0
 # Tasks whose reward needs no label: it reads the prompt or the answer. Sentiment's reward is a label in disguise.
 STUDIED = ("reviews", "arithmetic")
+HEADS = 4  # of attention
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def train_base(task: str, options: StudyOptions, run: Run) -> tuple[Policy, dict
     prompts = [r["prompt"] for r in TASKS[task].records("train", 20_000, run.seed)]
     tokenizer = Tokenizer.train(documents + prompts, 1024)
     torch.manual_seed(run.seed)
-    model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=4, width=options.width))
+    model = GPT(GPTConfig(tokenizer.vocab_size, context=128, layers=2, heads=HEADS, width=options.width))
     examples = [e for text in documents for e in document_examples({"text": text}, tokenizer, 128)]
     config = FitConfig(options.base_steps, options.lr, min(50, options.base_steps // 4), save_every=10**9)
     cost = fit(model, Mixture({task: (examples, options.rows)}, run.seed).step, [], config, run)

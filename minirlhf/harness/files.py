@@ -164,6 +164,13 @@ def read_json(path: str | Path, like: dict | None = None, remedy: str = "put bac
     return found
 
 
+def writable(folder: str | Path) -> None:
+    """Raises UserError for an --out that could not be written when the work is done."""
+    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {folder}: {there} is no folder that can be written; choose another")
+
+
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, atomically."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

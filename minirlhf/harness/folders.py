@@ -19,7 +19,8 @@ import torch
 
 from minirlhf.harness import ranks
 from minirlhf.harness.files import (
-    UserError, lock, misfit, open_bytes, parse_object, read_run, read_text, write_atomic, write_json,
+    UserError, lock, misfit, open_bytes, parse_object, read_bytes, read_run, read_text, writable, write_atomic,
+    write_json,
 )
 
 MARKS = "config.json", "adapter_config.json", "run.json", "log.jsonl", "train_state.pt"  # with one of them a run stands in the folder
@@ -47,9 +48,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Raises UserError for a folder that could not be written later, or whose checkpoint must not be replaced."""
-        there = next(path for path in (self.out, *self.out.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise UserError(f"--out {self.out}: {there} is no folder that can be written; choose another")
+        writable(self.out)
         replaced = stands_in(self.out) and not self.resume
         for name, inner in (("--init", self.start), ("the working directory", os.getcwd())):
             if replaced and inner and Path(inner).resolve().is_relative_to(self.out.resolve()):
@@ -166,16 +165,19 @@ def make_room(folders: Sequence[Path], overwrite: bool) -> str:
 
 def save_state(path: str | Path, state: dict) -> None:
     """Write what a loop needs to go on: tensors and plain types, in one file, atomically."""
-    write_atomic(path, lambda file: torch.save(state, file))
+    try:
+        write_atomic(path, lambda file: torch.save(state, file))
+    except RuntimeError as error:  # torch's, of a disk that is full
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load_state(path: str | Path, what: str = "a train_state.pt of ours; train without --resume") -> dict:
     """Read what `save_state` wrote; code in it is refused. The tensors lie in the file: copy them. Raises UserError."""
     try:
-        open_bytes(path).close()
-        with warnings.catch_warnings():  # of torch, of a pickle that it goes on to refuse
+        with open_bytes(path) as file, warnings.catch_warnings():  # of torch, of a pickle that it goes on to refuse
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            named = str(path).isprintable()  # torch maps files of such names alone: lone surrogates are none
+            state = torch.load(path if named else file, map_location="cpu", mmap=named, weights_only=True)
     except UserError as error:
         raise UserError(f"{error}; there is nothing to resume") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -191,8 +193,10 @@ def read_log(path: Path) -> list[tuple[int, dict]]:
     Of a last line without its end nobody knows anything: who wrote it was killed.
     """
     records, end = [], 0
-    for line in read_text(path).split("\n")[:-1]:
-        record, end = parse_object(line, f"{path}, line {len(records) + 1}"), end + len(line.encode()) + 1
+    read_text(path)  # what is no text is refused by what it is
+    for line in read_bytes(path).split(b"\n")[:-1]:
+        record = parse_object(line.decode("utf-8-sig", "replace"), f"{path}, line {len(records) + 1}")
+        end += len(line) + 1
         if misfit(record, {"step": range(2**63)}):
             raise UserError(f"{path}, line {len(records) + 1}: no step in it; not a log of ours, or damaged")
         records.append((end, record))

@@ -127,7 +127,7 @@ class Loop:
         """Have the log drawn, where the script says how: seldom if it takes long. A failure ends no training."""
         began = time.perf_counter()
         try:
-            if self.run.draw and self.folder.log and not ranks.rank() and began >= self._drawn * goes_on:
+            if self.run.draw and self.folder.log and self.done and not ranks.rank() and began >= self._drawn * goes_on:
                 self.run.draw(self.run.out, goes_on)
         except Exception as error:
             self._bar.write(f"{self.run.out}: its log cannot be drawn: {type(error).__name__}: {error}")

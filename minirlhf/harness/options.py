@@ -106,7 +106,7 @@ def parse(doc: str, *classes: type, argv: list[str] | None = None, without: Sequ
             else:
                 keywords["dest"] = f.name
             group.add_argument(flags[f.name], **keywords)
-    given, unknown = parser.parse_known_args(argv)
+    given, unknown = parser.parse_known_intermixed_args(argv)  # bare words may stand on both sides of an option
     if unknown:
         raise UserError(unknown_option(unknown[0], list(flags.values())))
     values = vars(given)
@@ -238,7 +238,7 @@ def run_script(main: Callable[[], None]) -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         sys.exit(fail(str(error) or "interrupted", 130))
     except (MemoryError, RuntimeError) as error:  # the latter is torch's
-        if isinstance(error, RuntimeError) and not re.search("memory|Storage size", str(error)):
+        if isinstance(error, RuntimeError) and not re.search("(out of|enough|allocate) memory|Storage size", str(error)):
             raise
         sys.exit(fail(f"not enough memory: smaller --batch, --width, --context or --samples take less; {error}", 2))
     except OSError as error:  # a folder that cannot be written, a full disk; or a reader that left: `| head`

@@ -214,6 +214,6 @@ def strip_plot(title: str, across: str, rows: Sequence[tuple[str, Sequence[float
     for i, (name, values) in enumerate(rows):
         y = 46 + 24 * i
         *spots, mean = (axis.place(min(max(v, axis.low), axis.high)) for v in (*values, sum(values) / len(values)))
-        shapes += [text(180, y + 4, name, "end"), *(dot(x, y) for x in spots)]
+        shapes += [text(180, y + 4, shorten(name, 172), "end"), *(dot(x, y) for x in spots)]
         shapes.append(line(mean, y - 8, mean, y + 8, INK, 2))
     return figure(640, bottom + 46, title, shapes)

@@ -190,7 +190,7 @@ def walk(run: str, model: str, source: str, out: Path, seed: int, only: Sequence
         start = time.perf_counter()
         own.mkdir(parents=True, exist_ok=True)
         with open(own / f"{name}.txt", "w", encoding="utf-8") as file, left_to_the_step():
-            status = subprocess.run(command, stdout=file).returncode
+            status = subprocess.run(command, stdout=file, env=os.environ | {"PYTHONIOENCODING": "utf-8"}).returncode
         spent[name] = {"seconds": was["seconds"] + time.perf_counter() - start, "done": int(status == 0), "words": made}
         write_json(kept, spent)
         if status == 130:

@@ -1,6 +1,7 @@
 """Sums for a chat model: what it is asked, what it must not have seen, and the reward.
 
-A pair of numbers stands on one side of the split, in both orders: who has learnt 3 + 9 knows 9 + 3. Proved by
+A pair of numbers stands on one side of the split, in both orders: who has learnt 3 + 9 knows 9 + 3. Training asks the
+smaller number first and the tests the larger, so that the order, too, is one that was never shown. Proved by
 tests/real/test_sums.py.
 """
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minirlhf.harness import ranks
-from minirlhf.harness.files import misfit
+from minirlhf.harness.files import misfit, read_run
 from minirlhf.harness.folders import Run
 from minirlhf.lm.generation import Sampling
 from minirlhf.lm.records import task_named
@@ -139,12 +139,12 @@ class Progress:
         """Keep the policy if that is asked for and its held-out reward is above all before."""
         if self.options.keep_best and score > self.best:
             self.best = score
-            self.keep("best", f", held-out reward {score:.3f}")
+            self.keep("best", f", held-out reward {score:.3f}", held_out=score)
 
-    def keep(self, name: str, words: str = "") -> None:
+    def keep(self, name: str, words: str = "", **more: float) -> None:
         """Save the policy beside the run's own checkpoint; the start is no result, and has no folder yet."""
         if self.rounds and not ranks.rank():
-            about, parts = self.run.about | {"rounds": self.rounds}, {"value_head": self.models.value_head}
+            about, parts = self.run.about | {"rounds": self.rounds} | more, {"value_head": self.models.value_head}
             self.run.save(about, parts, self.run.out / name)
             tqdm.write(f"{self.run.out / name}: kept after {self.rounds} rounds{words}")
 
@@ -178,7 +178,8 @@ class Progress:
         """Go on from what `state_dict` gave. Raises ValueError for anything else."""
         if misfit(state, {"rounds": range(2**53), "best": 0.0}):
             raise ValueError("not the state of a Progress")
-        self.rounds, self.best = state["rounds"], state["best"]
+        kept = read_run(self.run.out / "best", {"held_out?": 0.0})  # perhaps behind the last round, which saved before
+        self.rounds, self.best = state["rounds"], max(state["best"], kept.get("held_out", state["best"]))
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

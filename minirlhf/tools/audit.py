@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from minirlhf.harness.files import UserError, write_atomic, write_json
+from minirlhf.harness.files import UserError, writable, write_atomic, write_json
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.rl.options import RewardOptions
@@ -55,6 +55,7 @@ def main() -> None:
     from minirlhf.tasks import TASKS
     from minirlhf.tasks.sources import OWN
 
+    writable(options.out)
     lists, paths, reward = read_lists(options.lists), options.models, load_rewards(judged, device)
     names = [Path(x).absolute().name.replace("=", "-") for x in paths]
     names = names if len({*names}) == len(names) else [x.replace("=", "-") for x in paths]
@@ -101,8 +102,8 @@ def main() -> None:
     for alarm in report["alarms"]:
         print(f"\nALARM {alarm['what']}\n      {alarm['why']}\n      {alarm['remedy']}")
     shown = [row | {"metric": f"{row['group']}, {row['metric']}", "note": ""} for row in table
-             if any(x["value"] for x in row["models"].values())]  # fmt: skip
-    text = text_table(f"{len(records)} prompts", shown or table[:1], names, names[0])
+             if any(x["value"] for x in row["models"].values())] or table[:1]  # fmt: skip
+    text = text_table(f"{len(records)} prompts", shown, names, names[0])
     print(f"\n{text}\n\n{len(table) - len(shown)} more rows are 0. {cannot}\n\n"
           f"written: {options.out}/audit.html, audit.json {options.augment}")
     if names[1:]:

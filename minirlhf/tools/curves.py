@@ -35,7 +35,9 @@ def alike(folders: tuple[str, ...]) -> dict[str, list[Path]]:
     for folder in dict.fromkeys(relpath(folder, above) for folder in folders):
         run = read_run(Path(above, folder), {"data?": {}, "training?": {}})
         told = [{k: x for k, x in run.get(key, {}).items() if k not in APART} for key in ("data", "training")]
-        found.setdefault(json.dumps([run.get("stage"), told] if run else folder), []).append(folder)
+        own = run.get("data_hash") if run.get("data", {}).get("data") else ""  # of generated tasks it is the seed's
+        key = [run.get("stage"), run.get("dtype"), own, told] if run else folder
+        found.setdefault(json.dumps(key), []).append(folder)
     for names in found.values():
         short = commonprefix(names) + "*" * (len(names) > 1)
         named[", ".join(names) if short in (*named, "*") else short] = [Path(above, name) for name in names]

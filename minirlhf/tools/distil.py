@@ -42,7 +42,8 @@ def main() -> None:
     kinds = Data, Distil, FitConfig, LoRAOptions, Machine
     data, how, config, lora, machine = parse(__doc__, *kinds, without=["eval_every"])
     device, dtype = machine.set_up()
-    from minirlhf.harness.loop import Run  # here: --help does not wait for torch
+    from minirlhf.harness.folders import stands_in  # here: --help does not wait for torch
+    from minirlhf.harness.loop import Run
     from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.chat import render_prompt
@@ -56,7 +57,8 @@ def main() -> None:
     student, own = checkpoint.load_with_roles(data.init)
     if (own.token_bytes, own.special_ids) != (tokenizer.token_bytes, tokenizer.special_ids):
         raise UserError(f"--init {data.init}: its tokenizer is not that of {data.teacher}; take one that shares it")
-    if Path(data.teacher).resolve().is_relative_to(Path(data.out).resolve()):
+    replaced = stands_in(Path(data.out)) and not data.resume
+    if replaced and Path(data.teacher).resolve().is_relative_to(Path(data.out).resolve()):
         raise UserError(f"--out {data.out}: holds --teacher {data.teacher}, which a run would replace; take another")
     tasks, context = {} if data.data else parse_tasks(data.task), min(m.config.context for m in (teacher, student))
     if tasks:

@@ -30,7 +30,8 @@ class Doctor:
     map: str = option("", MAP, needs="prompts")
     explain: bool = option(
         False, "print one response token by token, and examine nothing",
-        only="checkpoint task prompts map reward seed device threads")
+        only="checkpoint task prompts map reward reward_threads reward_timeout reward_once environment turns seed device "
+             "threads")
 
 
 def main() -> None:

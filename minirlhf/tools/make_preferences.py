@@ -6,10 +6,11 @@ tests/tools/test_make_preferences.py.
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from minirlhf.harness.files import write_atomic
+from minirlhf.harness.files import writable, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.preferences.config import Labeller
@@ -40,8 +41,10 @@ def write_preferences(options: Options, labeller: Labeller, machine: Machine, ta
 
     (model, tokenizer), task = checkpoint.load_chat(options.init), task or TASKS[options.task]
     model.to(device)
+    writable(Path(options.out).parent)
     lines, left_out = make_pairs(model, tokenizer, task, options.pairs, options.responses, labeller, machine.seed)
-    write_atomic(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8", "backslashreplace"))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomic(options.out, text.encode("utf-8", "backslashreplace"))
     right = [(1 + np.sign(line["gold_chosen"] - line["gold_rejected"])) / 2 for line in lines]
     share = f"{np.mean(right):.1%} as the gold reward has it, ties 1/2"
     print(f"{options.out}: {len(lines)} comparisons, {share}")

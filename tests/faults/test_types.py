@@ -380,7 +380,7 @@ def page(tmp_path, monkeypatch):
     """A study's page, which soon gives up on a connection."""
     monkeypatch.setattr(Handler, "timeout", 0.3)
     places = [{"prompt": "p", "left": "l", "right": "r"}]
-    key = {"models": ["a", "b"], "identical": [], "places": [{"item": "i", "kind": "pair", "left": "a", "good": None}]}
+    key = {"models": ["a", "b"], "identical": {}, "places": [{"item": "i", "kind": "pair", "left": "a", "good": None}]}
     log.create(tmp_path / "study", {"question": "which?", "places": places}, key)
     with log.Session(tmp_path / "study", "ann") as session, Page(session) as page:
         thread = threading.Thread(target=page.serve_forever, kwargs={"poll_interval": 0.005})

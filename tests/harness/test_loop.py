@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minirlhf.harness.files import Diverged, Interrupted, UserError
-from minirlhf.harness.folders import load_state, save_state
+from minirlhf.harness.folders import load_state, read_log, save_state
 from minirlhf.harness.loop import Loop, Run, Unharmed
 from minirlhf.lm.batches import Mixture
 from minirlhf.lm.chat import render
@@ -206,6 +206,42 @@ def test_a_half_written_line_and_steps_after_the_last_save_leave_the_log(tmp_pat
         file.write('{"step": 6, "los')
     count(tmp_path, save_every=3, resume=True)
     assert [x["step"] for x in logged(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_log_that_an_editor_wrote_again_is_cut_at_the_ends_of_its_lines(tmp_path):
+    """Windows puts two bytes at the end of a line, and three in front of all."""
+    lines = [json.dumps({"step": i}) for i in (1, 2)]
+    (tmp_path / "log.jsonl").write_bytes(b"\xef\xbb\xbf" + "".join(line + "\r\n" for line in lines).encode())
+    ends = [end for end, _ in read_log(tmp_path / "log.jsonl")]
+    assert ends == [3 + len(lines[0]) + 2, (tmp_path / "log.jsonl").stat().st_size]
+
+
+def test_a_state_for_which_the_disk_has_no_room_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    """torch makes a RuntimeError of it, which would end in a traceback."""
+    def full(state, file):
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc:672]")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_state(tmp_path / "train_state.pt", {})
+
+
+def test_a_state_in_a_folder_whose_name_is_no_text_is_read(tmp_path):
+    folder = tmp_path / os.fsdecode(b"x\xff")
+    save_state(folder / "train_state.pt", {"step": 3, "x": torch.ones(2)})
+    assert load_state(folder / "train_state.pt")["step"] == 3
+
+
+def test_of_no_step_nothing_is_drawn_and_nothing_said(tmp_path, capsys):
+    def refuse(out, goes_on):
+        raise UserError("no log.jsonl with a step in it")
+
+    with Loop(Run(tmp_path, draw=refuse), 0, 1, {}) as loop:
+        assert not list(loop)
+    assert "cannot be drawn" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

@@ -111,6 +111,19 @@ class Plate:
     size: int = option(1, "of each", least=1)
 
 
+def test_bare_words_may_stand_on_both_sides_of_an_option():
+    @dataclass(frozen=True)
+    class Convert:
+        """What."""
+
+        source: str = option("", "from", bare=True)
+        to: str = option("", "to", bare=True)
+        kind: str = option("F32", "kind")
+
+    for words in ("a b --kind Q8_0", "a --kind Q8_0 b", "--kind Q8_0 a b"):
+        assert parse("A.", Convert, argv=words.split()) == [Convert("a", "b", "Q8_0")]
+
+
 def test_a_bare_tuple_is_one_or_more_words(capsys):
     def plate(*argv):
         return parse("Eat.", Plate, argv=list(argv))[0]
@@ -362,7 +375,11 @@ def test_too_little_memory_is_said_with_what_takes_less(work, capsys):
     assert stop.value.code == 2 and err.count("\n") == 1 and "not enough memory: smaller --batch, --width" in err
 
 
-@pytest.mark.parametrize("work", [lambda: 1 / 0, lambda: torch.ones(2) @ torch.ones(3)])
+def illegal_access():
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("work", [lambda: 1 / 0, lambda: torch.ones(2) @ torch.ones(3), illegal_access])
 def test_our_own_mistakes_keep_their_traceback(work):
     with pytest.raises((ZeroDivisionError, RuntimeError)):
         run_script(work)

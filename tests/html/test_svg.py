@@ -20,6 +20,13 @@ def test_a_plot_is_well_formed_whatever_the_names():
     assert texts.count(name) == 3 and not list(root.iter("{http://www.w3.org/2000/svg}script"))
 
 
+def test_a_long_name_of_a_row_stays_within_the_plot():
+    name = "reinforce-baseline:gamma=0.99,value-clip=0.5"
+    root = ElementTree.fromstring(strip_plot("t", "x", [(name, [0.5])]))
+    (shown,) = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text") if (e.text or "").startswith("reinforce")]
+    assert shown.endswith("…") and breadth(shown) <= 180
+
+
 def test_values_stand_to_scale_and_the_bar_at_their_mean():
     plot = strip_plot("t", "x", [("a", [0.0, 1.0, 0.5]), ("b", [0.25])])
     xs = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', plot)]

@@ -75,6 +75,20 @@ def test_a_run_goes_on_where_it_stopped_and_says_what_it_took(scripts, capsys):
     assert len((scripts / "log").read_text().splitlines()) == 7
 
 
+def test_what_a_step_says_is_utf_8_whatever_the_locale(scripts, monkeypatch, capsys):
+    (scripts / "fails").write_text("")
+    (scripts / "a.py").write_text("print('x\\n\\n±1')")
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    runs.walk("sums", "m", "", Path("out"), 5, ["one"])
+    assert capsys.readouterr().out.endswith("±1\n")
+
+
+def test_reviews_are_given_where_they_are_read(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["real_run", "sums", "--data", "own.jsonl"])
+    with pytest.raises(UserError, match="--data can do nothing where --run is sums"):
+        real_run.main()
+
+
 def test_one_step_can_be_made_alone(scripts):
     runs.walk("sums", "m", "", Path("out"), 5, ["three"])
     assert (scripts / "log").read_text().splitlines() == ["--out out/5/three"]

@@ -22,6 +22,11 @@ def test_no_pair_of_a_test_set_is_learnt_in_either_order(made):
     assert held_out(12, 34) == held_out(34, 12)
 
 
+def test_training_asks_the_smaller_number_first_and_the_tests_the_larger(made):
+    asked = {name: [tuple(map(int, re.findall(r"\d+", r["prompt"]))) for r in made[name]] for name in (*SETS, "labels")}
+    assert all(a <= b for a, b in asked["labels"]) and all(a >= b for name in SETS for a, b in asked[name])
+
+
 @pytest.mark.parametrize("name", [*SETS, "labels"])
 def test_each_prompt_stands_once_and_its_answer_is_right(made, name):
     records = made[name]

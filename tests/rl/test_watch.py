@@ -236,6 +236,18 @@ def test_the_best_on_held_out_prompts_is_kept_and_the_start_is_none(make_policy,
     assert not (tmp_path / "flat" / "best").exists()  # never above the start
 
 
+def test_an_extended_run_knows_the_best_that_was_found_behind_the_last_round(make_policy, tokenizer, tmp_path):
+    """It was kept when the run's own state had been written."""
+    model = make_policy(0)
+    save = lambda about, parts, folder: checkpoint.save(folder, model, tokenizer, about)
+    progress = Progress(Watch(keep_best=True), SimpleNamespace(value_head=None), PPOConfig(), Run(tmp_path, save=save), [], None)
+    progress.rounds = 4
+    progress.keep_best(0.9)
+    again = Progress(Watch(keep_best=True), None, PPOConfig(), Run(tmp_path), [], None)
+    again.load_state_dict({"rounds": 4, "best": 0.6})
+    assert (again.rounds, again.best) == (4, 0.9)
+
+
 def test_some_answers_are_shown_a_line_each_and_logged(make_policy, tokenizer, tmp_path, capsys):
     log = learn(make_policy(0), tokenizer, tmp_path / "run", Watch(show_every=2))
     shown = [x["samples"] for x in log if "samples" in x]

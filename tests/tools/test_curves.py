@@ -30,6 +30,16 @@ def test_runs_that_differ_in_the_seed_and_the_folder_are_one_line(tmp_path):
     assert labels(seeds[0], seeds[0] + "/", other) == {"grpo-seed0": 1, "grpo-low": 1}  # the same run, once
 
 
+def test_runs_of_another_type_or_of_a_file_that_was_changed_are_apart(tmp_path):
+    """The data of generated tasks are the seed's: their hash tells nothing apart."""
+    about = lambda **more: {"stage": "sft", "data": {"data": ["a.jsonl"]}, "training": {}, "data_hash": "x", "dtype": "float32"} | more
+    folders = {"a": about(), "b": about(dtype="bfloat16"), "c": about(data_hash="y"), "d": about(data={}), "e": about(data={}, data_hash="y")}
+    for name, run in folders.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
+    assert labels(*(str(tmp_path / name) for name in folders)) == {"a": 1, "b": 1, "c": 1, "d, e": 2}
+
+
 @pytest.mark.parametrize("more", [{"stage": "ppo"}, {"beta": 0.2}, {"init": "out/other"}], ids=str)
 def test_what_else_differs_tells_runs_apart(more, tmp_path):
     folders = [make_run(tmp_path / "a", 0), make_run(tmp_path / "b", 1, **more)]

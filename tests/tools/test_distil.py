@@ -1,6 +1,7 @@
 """The command that distils."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +59,12 @@ def test_no_run_replaces_the_teacher(call):
         status, _, error = call(f"--data asked.jsonl {argv}")
         assert status == 2 and "--out teacher: holds --teacher teacher" in error
     assert checkpoint.read_run("teacher") == {"stage": "sft"}
+
+
+def test_a_folder_that_only_contains_the_teachers_is_no_run_that_is_replaced(call):
+    Path("models").mkdir()
+    Path("teacher").rename("models/teacher")
+    assert call("--data asked.jsonl --teacher models/teacher --out models")[0] == 0 and Path("models/teacher/run.json").exists()
 
 
 def test_a_run_is_extended_and_another_teacher_refused(call):

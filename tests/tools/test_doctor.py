@@ -566,6 +566,13 @@ WRONG = [
 ]
 
 
+def test_explain_takes_all_that_it_uses(call, folders):
+    """The environment of a conversation, say."""
+    given = "--environment mine.py:none --turns 2 --reward mine.py:length --reward-timeout 60 --reward-threads 2"
+    status, _, err = call("out/sft", "--explain", *given.split())
+    assert "can do nothing" not in err
+
+
 @pytest.mark.parametrize("command, message", WRONG, ids=[command for command, _ in WRONG])
 def test_wrong_use_ends_in_one_line_and_status_2(command, message, call, folders):
     status, out, err = call(*command.split())

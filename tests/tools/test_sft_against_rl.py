@@ -409,6 +409,18 @@ def test_labels_rise_and_stand_once():
     assert experiment.label_counts(StudyOptions(labels=("30", "4", "30"))) == [4, 30]
 
 
+@pytest.mark.parametrize("argv, message", [
+    ("--width 7", "--width 7: cannot be split among 4 heads"), ("--lr -1", "--lr -1.0: must be above 0"),
+    ("--ppo-lr 0", "--ppo-lr 0.0: must be above 0"),
+])  # fmt: skip
+def test_what_no_model_can_be_trained_with_is_refused_before_the_folder_is_begun(argv, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["study", *argv.split()])
+    with pytest.raises(UserError, match=message):
+        sft_against_rl.main()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_task_whose_reward_is_a_label_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["study", "--task", "sentiment"])
     with pytest.raises(UserError, match="sentiment: not one of reviews, arithmetic"):
