@@ -48,6 +48,8 @@ def answer_scores(options: Judged, rows: Sequence[Row], sources: Sequence[str]) 
         judges["reward"] = lambda record: reward
     if options.gold:
         judges["gold"] = lambda record: TASKS[options.gold].reward
+    if options.items and not Path(options.items).is_file():
+        raise UserError(f"--items {options.items}: no such file")
     there = [options.items] if options.items else dict.fromkeys(path for path in sources if Path(path).is_file())
     records = records_by_prompt([s for path in (there if judges else ()) for s in read_sets(path)])
     for row in rows:

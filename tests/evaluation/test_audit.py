@@ -177,8 +177,9 @@ def test_a_row_in_which_few_prompts_differ_between_the_models_takes_no_level_the
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.8])
-def test_equal_biases_of_opposite_signs_are_told_apart_in_5_percent(shared):
+def test_equal_biases_of_opposite_signs_are_told_apart_in_5_percent(shared, monkeypatch):
     """Also where a prompt moves both models alike, as it does where one was trained from the other."""
+    monkeypatch.setattr("minirlhf.evaluation.audit.RESAMPLES", 199)
     alarms, rng = 0, np.random.default_rng(0)
     for _ in range(100):
         prompt = rng.normal(0, 0.5 * shared**0.5, 60)
