@@ -39,7 +39,8 @@ def main() -> None:
 
     if options.reports:
         return reports.print_comparison(options.reports, options.against)
-    writable(options.out)  # what is wrong is said before the work
+    if not (options.text or options.prompt or options.check_data):  # they write nothing
+        writable(options.out)  # what is wrong is said before the work
     start, wanted = time.perf_counter(), metric_names(options.metrics)
     if options.from_:
         run, sets = items.read_items(options.from_)

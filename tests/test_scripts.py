@@ -682,6 +682,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_asked(cal
     (tmp_path / "taken").write_text("")
     status, _, err = call("evaluate.py", "--models", "a=nowhere", "--out", str(tmp_path / "taken"))
     assert status == 2 and "taken is no folder that can be written" in err
+    (tmp_path / "out").write_text("")  # what only prints needs none
+    status, _, err = call("evaluate.py", "--models", "a=nowhere", "--prompt", "a")
+    assert status == 2 and "nowhere" in err and "can be written" not in err
+
+
+def test_a_map_is_taken_beside_a_text(call, tmp_path):
+    status, _, err = call("evaluate.py", "--models", "a=nowhere", "--text", "t.jsonl", "--map", "text=body")
+    assert status == 2 and "can do nothing" not in err and "nowhere" in err
 
 
 def test_check_data_of_an_evaluation_shows_the_generated_test_sets(trained, call, monkeypatch):
