@@ -99,7 +99,7 @@ def strengths(
     D = np.array([unit[b] - unit[a] for a, b in two])  # (D, M − 1)
     values = phi @ D.T  # (1 + R, D)
     low, high = np.array([percentiles(x) for x in values[1:].T]).T  # (D,)
-    if added[0] or added.mean() > TAILS[0]:  # else an end would be that of the judgements that were added
+    if added.mean() > TAILS[0]:  # else an end would be that of the judgements that were added
         half = NormalDist().inv_cdf(TAILS[1]) * np.sqrt(np.einsum("dp,pq,dq->d", D, np.linalg.inv(H[0]), D))  # (D,)
         low, high = values[0] - half, values[0] + half
     note = ADDED if added[0] else ""
@@ -122,6 +122,6 @@ def length_controlled(
     X = np.column_stack([np.ones(len(delta)), np.tanh(delta / sd)])  # (n, 2)
     phi, H, added = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(delta)), 1000, seed)
     half = NormalDist().inv_cdf(TAILS[1]) * np.linalg.inv(H[0])[0, 0] ** 0.5
-    ends = phi[0, 0] + half * np.array([-1, 1]) if added[0] or added.mean() > TAILS[0] else percentiles(phi[1:, 0])
+    ends = phi[0, 0] + half * np.array([-1, 1]) if added.mean() > TAILS[0] else percentiles(phi[1:, 0])
     rates = (1 + np.tanh(np.array([phi[0, 0], *ends]) / 2)) / 2  # value, low and high
     return Measure(*map(float, rates), len(delta), ADDED if added[0] else "")

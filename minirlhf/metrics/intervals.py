@@ -170,7 +170,7 @@ def pseudo_values(statistics: np.ndarray, metric: Callable[[np.ndarray], np.ndar
 
     Of a mean they are the prompts' own values; of other metrics their mean is the metric, less its bias to first order.
     statistics: (n, d), n of 2 or more.  metric: (B, d) sums -> (B,). Source: Tukey 1958; Efron and Tibshirani 1993,
-    section 11.5.
+    section 11.4.
     """
     n, total = len(statistics), statistics.sum(axis=0, keepdims=True)  # (1, d)
     return n * metric(total) - (n - 1) * metric(total - statistics)

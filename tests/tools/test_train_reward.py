@@ -78,6 +78,7 @@ def test_the_command_trains_measures_normalises_and_saves(call, tmp_path, monkey
     run = json.loads((tmp_path / "rm" / "run.json").read_text())
     held_out = run["held_out"]
     assert run["stage"] == "reward" and set(run["normalisation"]) == {"mean", "std"}
+    assert "loss" in (tmp_path / "rm" / "log.html").read_text()  # as every training
     assert held_out["accuracy"] > 0.9 and held_out["interval"][0] < held_out["accuracy"]
     assert f"{held_out['pairs']} held-out comparisons: accuracy {held_out['accuracy']:.3f}" in out
     assert f"the longer one {held_out['longer']:.3f}" in out and "ECE" in out
