@@ -57,17 +57,15 @@ def read_studies(folders: Sequence[str]) -> tuple[list[Row], list[dict]]:
 
     Who saw the same item in two of them counts once, by the first.
     """
-    rows, studies, seen, known = {}, [], {}, []
+    rows, studies, seen, known, first = [], [], {}, [], {}
     for folder in folders:
         own, key = read_rows(folder, known)
         if key["study"] in seen:
             raise UserError(f"{folder}: the same study as {seen[key['study']]}")
         seen[key["study"]] = folder
-        for row in own:
-            rows.setdefault((row.annotator, row.kind, row.item, row.models), row)
+        rows += [r for r in own if first.setdefault((r.annotator, r.item, r.models), folder) == folder]
         about = {"folder": str(folder), "models": key["models"], "source": key.get("source", "")}
         studies.append(about | {"identical": key["identical"]})  # pairs that nobody saw; another study may hold them
-    rows = list(rows.values())
     if not of_kind(rows, "pair"):
         raise UserError(f"{', '.join(folders)}: no pair was judged")
     return rows, studies

@@ -231,6 +231,13 @@ def judge(rows: Iterable[Row], models: Sequence[str], seed: int, bounded: bool, 
         metric = replace(given, direction=given.direction or -1, bounded=bounded or not given.name.endswith("reward"))
         far = metric if given.direction else replace(metric, combine=lambda sums: abs(ratio(sums)))
         (row,) = compare_models([far], models[0], seed, RESAMPLES)
+        signs = (1, -1) if given.direction == 0 else ()
+        for sign in signs:  # |a| differs from |b| if a does from b and from −b: both must be shown
+            turned = {m: x * [1 if m == models[0] else sign, 1] for m, x in metric.statistics.items()}
+            both = compare_models([replace(metric, statistics=turned)], models[0], seed, RESAMPLES)[0]["differences"]
+            for d, other in ((d, both[m]) for m, d in row["differences"].items() if d["p"] is not None):
+                d["p"] = max(d["p"], other["p"])
+                d["verdict"] = d["verdict"] if d["p"] <= 0.05 else "no difference shown"
         if test is True:
             with_zero = metric.statistics | {"": metric.statistics[models[0]] * [0, 1]}
             tests = compare_models([replace(metric, statistics=with_zero)], "", seed, RESAMPLES)[0]["differences"]
@@ -241,7 +248,8 @@ def judge(rows: Iterable[Row], models: Sequence[str], seed: int, bounded: bool, 
             x["verdict"] = x["verdict"].replace("better", "worse")
         first = metric.statistics[models[0]][:, 0]  # (n,)
         changed = {m: np.count_nonzero(x[:, 0]) for m, x in metric.statistics.items()}
-        apart = {m: np.count_nonzero(x[:, 0] != first) for m, x in metric.statistics.items()}
+        unlike = lambda x: min(np.count_nonzero(x[:, 0] != sign * first) for sign in signs or (1,))
+        apart = {m: unlike(x) for m, x in metric.statistics.items()}
         between.append({"differences": {m: x for m, x in row["differences"].items() if apart[m] >= LEAST}})
         family.append({"differences": {m: x for m, x in tests.items() if test is not True or changed[m] >= LEAST}})
         table.append(row | {"direction": given.direction, "models": row["models"] | tests})

@@ -93,27 +93,29 @@ def is_share(metric: Metric, statistics: np.ndarray) -> bool:
 
 
 def unit_means(metric: Metric, statistics: np.ndarray) -> np.ndarray | None:
-    """The metric of each unit, (n,), where it is a mean over units of equal size. Of few units of unequal size, what
-    each adds to it. Else None."""
+    """The metric of each unit, (n,), where it is a mean over units. Of units of unequal size, what each adds to it.
+    Else None."""
     if metric.combine is not ratio or not statistics[:, 1].all():
         return None
     if (statistics[:, 1] == statistics[0, 1]).all():
         return ratio(statistics)
-    return pseudo_values(statistics, ratio) if 1 < len(statistics) < FEW else None
+    return pseudo_values(statistics, ratio) if len(statistics) > 1 else None
 
 
 def adjust(rows: Sequence[dict], alpha: float = 0.05) -> None:
     """Give each difference Holm's p over these rows, model by model, which decides; take back what does not survive.
-    What could be seen, and how many prompts it takes, are those of Holm's first step, which asks the most."""
+    What could be seen, and how many prompts it takes, are those of Holm's first step, which asks the most: of n prompts
+    that all say the same, p is 2^(1 − n)."""
     for model in {model for row in rows for model in row["differences"]}:
         family = [row["differences"][model] for row in rows if model in row["differences"]]
         adjusted = holm([math.nan if d["p"] is None else d["p"] for d in family])
         more = power_factor(alpha / len(family)) / power_factor()
+        least = math.ceil(1 - math.log2(alpha / len(family)))
         for d, p in zip(family, adjusted):
             d |= {"p_holm": or_none(p), "decided_by": "p_holm"}
             if d.get("minimum_detectable"):
-                d["minimum_detectable"] *= more
+                d["minimum_detectable"] = d["minimum_detectable"] * more if d["n"] >= least else None
             if d.get("prompts_needed"):
-                d["prompts_needed"] = math.ceil(d["prompts_needed"] * more**2)
+                d["prompts_needed"] = max(math.ceil(d["prompts_needed"] * more**2), least)
             if p > alpha:
                 d["verdict"] = "no difference shown"

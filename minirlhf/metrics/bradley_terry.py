@@ -4,7 +4,7 @@
     P(b beats a) = σ(b0 + b1 tanh(Δ / sd(Δ)))          Δ: difference in length.  σ(b0): the win rate at Δ = 0
 
 A tie is half a win for each side. Newton's method finds the likelihood's one maximum, for all resamples of the
-prompts at once. A model that never lost, for example, has no finite maximum: PSEUDO judgements are then added.
+prompts at once. A model that never lost, for example, has no finite maximum: PSEUDO prompts are then added.
 Source: Bradley and Terry 1952; Dubois et al. 2024. Proved by tests/metrics/test_bradley_terry.py.
 """
 
@@ -20,8 +20,8 @@ from minirlhf.metrics.intervals import TAILS, percentiles
 
 STEPS = 200  # of Newton's method, each at most 2 long; a handful suffice unless it runs off to infinity
 LEAST = 1e-6  # information about any parameter; with less the likelihood rises without end
-PSEUDO = 0.5  # judgements that are then added to each outcome for each pair of models
-ADDED = "a model never lost or never won: half a judgement of each outcome is added"
+PSEUDO = 0.5  # prompts, as often judged as others, that are then added to each outcome for each pair of models
+ADDED = "a model never lost or never won: half a prompt of each outcome is added"
 
 
 def newton(X: np.ndarray, wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -75,14 +75,19 @@ def fits(
     return [phi, H, added]
 
 
+def spread(prompts: Sequence[Hashable]) -> float:
+    """z of a 95 % interval, times √(judgements / prompts): what n judgements of P prompts know is that of P."""
+    return NormalDist().inv_cdf(TAILS[1]) * (len(prompts) / len(set(prompts))) ** 0.5
+
+
 def strengths(
     pairs: Sequence[tuple[str, str]], scores: Sequence[float], prompts: Sequence[Hashable], seed: int = 0
 ) -> dict[str, Measure]:
     """"b - a" -> θ_b − θ_a, log-odds, for each pair of models, with intervals by resampling prompts.
 
     pairs: (n,) of (a, b).  scores: (n,) of b: 1, 0.5 for a tie, or 0.  prompts: (n,). Ten wins in ten have no
-    spread to resample. So where PSEUDO judgements were added, or in 2.5 % of the resamples, intervals are ± z standard
-    errors.
+    spread to resample. So where PSEUDO prompts were added, or in 2.5 % of the resamples, intervals are ± z standard
+    errors, as if the judges of a prompt all said the same.
     """
     models, place = places([name for pair in pairs for name in pair])
     X = np.zeros((len(pairs), len(models)))  # (n, M)
@@ -92,15 +97,15 @@ def strengths(
     names = [f"{models[b]} - {models[a]}" for a, b in two]
     if np.linalg.matrix_rank(X) < len(models) - 1:
         return dict.fromkeys(names, Measure(n=len(X), note="no chain of comparisons joins all models"))
-    judged = Counter(map(frozenset, pairs))
-    pseudo = np.array([PSEUDO / judged[frozenset(pair)] for pair in pairs])  # (n,)
+    asked = Counter(pair for pair, _ in {(frozenset(pair), prompt) for pair, prompt in zip(pairs, prompts)})
+    pseudo = np.array([PSEUDO / asked[frozenset(pair)] for pair in pairs])  # (n,)
     phi, H, added = fits(X, scores, prompts, pseudo, 2000, seed)
     unit = np.eye(len(models))[:, 1:]  # (M, M − 1)
     D = np.array([unit[b] - unit[a] for a, b in two])  # (D, M − 1)
     values = phi @ D.T  # (1 + R, D)
     low, high = np.array([percentiles(x) for x in values[1:].T]).T  # (D,)
-    if added.mean() > TAILS[0]:  # else an end would be that of the judgements that were added
-        half = NormalDist().inv_cdf(TAILS[1]) * np.sqrt(np.einsum("dp,pq,dq->d", D, np.linalg.inv(H[0]), D))  # (D,)
+    if added.mean() > TAILS[0]:  # else an end would be that of what was added
+        half = spread(prompts) * np.sqrt(np.einsum("dp,pq,dq->d", D, np.linalg.inv(H[0]), D))  # (D,)
         low, high = values[0] - half, values[0] + half
     note = ADDED if added[0] else ""
     return {name: Measure(*map(float, x), len(X), note) for name, *x in zip(names, values[0], low, high)}
@@ -111,7 +116,7 @@ def length_controlled(
 ) -> Measure:
     """b's win rate if both answers had the same length, with its interval by resampling prompts.
 
-    lengths: (n,) Δ, length of b's answer minus that of a's.  scores, prompts, and the interval where PSEUDO judgements
+    lengths: (n,) Δ, length of b's answer minus that of a's.  scores, prompts, and the interval where PSEUDO prompts
     were added: as for `strengths`.
     Source: Dubois et al. 2024, without its term for the prompt.
     """
@@ -120,8 +125,8 @@ def length_controlled(
     if sd == 0:
         return Measure(n=len(delta), note="all pairs differ in length by the same amount")
     X = np.column_stack([np.ones(len(delta)), np.tanh(delta / sd)])  # (n, 2)
-    phi, H, added = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(delta)), 1000, seed)
-    half = NormalDist().inv_cdf(TAILS[1]) * np.linalg.inv(H[0])[0, 0] ** 0.5
+    phi, H, added = fits(X, scores, prompts, np.full(len(delta), PSEUDO / len(set(prompts))), 1000, seed)
+    half = spread(prompts) * np.linalg.inv(H[0])[0, 0] ** 0.5
     ends = phi[0, 0] + half * np.array([-1, 1]) if added.mean() > TAILS[0] else percentiles(phi[1:, 0])
     rates = (1 + np.tanh(np.array([phi[0, 0], *ends]) / 2)) / 2  # value, low and high
-    return Measure(*map(float, rates), len(delta), ADDED if added[0] else "")
+    return Measure(*map(float, rates), len(delta), f"length alone decides, or {ADDED}" if added[0] else "")

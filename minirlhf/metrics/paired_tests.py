@@ -83,7 +83,8 @@ def paired_corpus(
     are alike in all: of two equal means per token, of answers of 4 and of 23 tokens, it rejects 16 % at 5 %. The
     bootstrap's |Δ*| less its mean is no substitute: tests built on it reject 10 %.
     stats_a, stats_b: (n, d), a row per prompt, the same prompts.  metric: (B, d) sums -> (B,) scores.
-    chance: what Δ would be of two faultless systems. p is then the larger of those of Δ and of Δ − chance.
+    chance: what Δ would be of two faultless systems. Δ and Δ − chance must both be shown, in one direction: p is the
+    larger of theirs, and so is what it takes to see a difference.
     Source: Koehn 2004 (bootstrap); Fisher 1935, section 21 (signs); Tukey 1958 (pseudo-values).
     """
     a, b = np.asarray(stats_a, dtype=float), np.asarray(stats_b, dtype=float)
@@ -93,6 +94,8 @@ def paired_corpus(
     bad = int((~np.isfinite(a) | ~np.isfinite(b)).any(axis=1).sum())
     if n < 2:
         return Difference(n, undefined="fewer than 2 prompts")
+    if not np.isfinite(chance):
+        return Difference(n, undefined="what chance makes of the difference is not finite")
     if bad:
         return Difference(n, undefined=f"{bad} of {n} prompts have a value that is not finite")
     rng = np.random.default_rng(seed)
@@ -107,12 +110,15 @@ def paired_corpus(
     beside = np.stack([added, added - chance], 1)  # (n, 2)
     flipped = np.abs(np.concatenate([signs @ beside for signs in _signs(n, n_resamples, rng)]))  # (B, 2)
     # Equal differences reached by another order of summation differ in the last bits: they must count.
-    tolerance = 1e-9 * max(np.abs(beside).sum(), n * scale)
+    tolerance = 1e-9 * np.abs(beside).sum() + 1e-12 * n * scale
     difference = difference if abs(difference) > 1e-12 * scale else 0.0
     extreme = int((flipped >= np.abs(beside.sum(0)) - tolerance).sum(0).max())
     p_value = extreme / len(flipped) if n <= EXACT_LIMIT else (1 + extreme) / (1 + len(flipped))
+    if difference * (difference - chance) < 0:
+        p_value = 1.0
     sd = standard_error(added) * math.sqrt(n) * varies(bootstrap, scale)
-    power = minimum_detectable_effect(sd, n), prompts_needed(sd, difference)
+    smaller = min(difference, difference - chance, key=abs)
+    power = minimum_detectable_effect(sd, n) + abs(chance), prompts_needed(sd, smaller)
     return Difference(n, difference, percentiles(bootstrap, scale), p_value, *power)
 
 

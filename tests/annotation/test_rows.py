@@ -79,6 +79,12 @@ def test_who_sees_the_same_pair_in_two_studies_counts_once(study):
         ("ann", "id0", 0.0), ("ann", "id1", 0.0), ("ann", "id2", 0.5), ("bob", "id0", 0.0)]  # fmt: skip
 
 
+def test_a_duplicate_stays_with_its_pair(study):
+    """A judge of two studies who always says left is not consistent with what was seen in the other."""
+    rows, _ = read_studies([study(ann="left"), study("other", ann="skip skip skip skip skip left", bob="left")])
+    assert [(r.annotator, r.kind, r.item) for r in rows] == [("ann", "pair", "id0"), ("bob", "pair", "id0")]
+
+
 def test_no_study_counts_twice(study):
     folder = study(ann="left")
     with pytest.raises(UserError, match="the same study as"):

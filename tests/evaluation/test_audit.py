@@ -143,7 +143,8 @@ def spread(seed: int, n: int, shift: float = 0.0, models=("sft", "ppo")) -> dict
 
 def test_interval_p_and_holm_are_those_of_the_metrics_wing():
     values = [spread(i, 12, i / 2) for i in range(4)]
-    table = judge([row_of(f"row {i}", x) for i, x in enumerate(values)], ["sft", "ppo"], 3, True, ())
+    more = mean("calibration", "more", -1, np.arange(12), spread(9, 12))
+    *table, last = judge([row_of(f"row {i}", x) for i, x in enumerate(values)], ["sft", "ppo"], 3, True, [more])
     for m in ("sft", "ppo"):
         pairs = [np.stack([x[m], np.ones(12)], 1) for x in values]
         right = [paired_corpus(x, x * [0, 1], ratio, 3, RESAMPLES) for x in pairs]
@@ -155,7 +156,7 @@ def test_interval_p_and_holm_are_those_of_the_metrics_wing():
             assert (found["verdict"] == "worse") == (p <= 0.05 / 2)
             more = power_factor(0.05 / 2 / 4) / power_factor()  # four tests at 2.5 %
             assert found["minimum_detectable"] == pytest.approx(d.minimum_detectable_effect * more)
-    between = [row["differences"]["ppo"] for row in table]
+    between = [row["differences"]["ppo"] for row in (*table, last)]
     assert [d["p_holm"] for d in between] == pytest.approx(holm([d["p"] for d in between]))
 
 
@@ -176,16 +177,27 @@ def test_a_row_in_which_few_prompts_differ_between_the_models_takes_no_level_the
     assert many["p_holm"] == many["p"] < 0.001
 
 
-@pytest.mark.parametrize("shared", [0.0, 0.8])
-def test_equal_biases_of_opposite_signs_are_told_apart_in_5_percent(shared, monkeypatch):
-    """Also where a prompt moves both models alike, as it does where one was trained from the other."""
+@pytest.mark.parametrize("sign", [1, -1])
+def test_five_prompts_that_speak_against_equal_sizes_are_no_test_between_the_models(sign):
+    """|a| = |b| where a = b, and where a = −b."""
+    same = {"a": np.array([0.1] * 15 + [1.0] * 5), "b": sign * np.array([0.1] * 15 + [-0.31] * 5)}
+    table = judge([row_of("few", same)] + [row_of("many", {"a": np.ones(20), "b": np.zeros(20)})] * 2, ["a", "b"], 0, True, ())
+    few = table[0]["differences"]["b"]
+    assert "p_holm" not in few and few["verdict"] == "no difference shown"
+
+
+@pytest.mark.parametrize("shared, bias", [(0.0, 0.3), (0.8, 0.3), (0.8, 0.1)])
+def test_equal_biases_of_opposite_signs_are_told_apart_in_5_percent(shared, bias, monkeypatch):
+    """Also where a prompt moves both models alike, as it does where one was trained from the other, and where the bias
+    is near its standard error, so that a sign is luck."""
     monkeypatch.setattr("minirlhf.evaluation.audit.RESAMPLES", 199)
     alarms, rng = 0, np.random.default_rng(0)
     for _ in range(100):
         prompt = rng.normal(0, 0.5 * shared**0.5, 60)
-        a, b = (bias + prompt + rng.normal(0, 0.5 * (1 - shared) ** 0.5, 60) for bias in (0.3, -0.3))
+        a, b = (bias + prompt + rng.normal(0, 0.5 * (1 - shared) ** 0.5, 60) for bias in (bias, -bias))
         (row,) = judge([row_of("x", {"a": a, "b": b})], ["a", "b"], 0, False, ())
         alarms += row["differences"]["b"]["p"] <= 0.05
+        assert (row["differences"]["b"]["verdict"] == "no difference shown") == (row["differences"]["b"]["p"] > 0.05)
     assert alarms <= 11  # P(more) < 1 % at 5 in 100
 
 

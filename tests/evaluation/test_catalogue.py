@@ -14,7 +14,7 @@ from minirlhf.evaluation.questions import turn_records
 from minirlhf.harness.files import UserError
 from minirlhf.lm.model import GPT, GPTConfig
 from minirlhf.lm.records import references_of
-from minirlhf.metrics.calibration import expected_calibration_error
+from minirlhf.metrics.calibration import ece_if_calibrated, expected_calibration_error
 from minirlhf.metrics.overlap import bleu_from_statistics, bleu_statistics, chrf_from_statistics, chrf_statistics, rouge
 from minirlhf.metrics.scores import (
     bits_per_byte, classification_statistics, distinct_n, duplicate_rate, expectation_adjusted_distinct,
@@ -214,6 +214,9 @@ def test_the_calibration_error_is_that_of_all_tokens_together():
     got = measured(view(PAIRS, SAID, {m: rows for m in SAID}), "calibration")["calibration error"]
     p, y = (rows[0][key] + rows[1][key] for key in ("confidence", "correct"))
     assert got["a"] == pytest.approx(expected_calibration_error(p, y)) and got["a"] > 0.1
+    (metric,) = metric_table(view(PAIRS, SAID, {m: rows for m in SAID}), ["calibration"])
+    chance = float(ece_if_calibrated(p, n_simulations=200).mean())  # of what a calibrated model would show
+    assert metric.floor == {m: chance for m in SAID} and chance > 0.05
 
 
 def test_the_calibration_error_at_a_temperature_is_that_of_the_tempered_confidences():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minirlhf.evaluation.metric import Metric, ratio
-from minirlhf.evaluation.verdicts import adjust, compare_models, metric_interval
+from minirlhf.evaluation.verdicts import RESAMPLES, adjust, compare_models, metric_interval
 from minirlhf.metrics.calibration import calibration_statistics, ece_from_statistics, ece_if_calibrated
-from minirlhf.metrics.intervals import unseen, wilson
+from minirlhf.metrics.intervals import corpus_interval, unseen, wilson
 from minirlhf.metrics.paired_tests import Difference, verdict
 
 
@@ -49,12 +49,22 @@ def test_one_primary_metric_keeps_its_p_and_each_model_is_a_family_of_its_own():
 def test_what_could_be_seen_is_of_a_test_among_several():
     """Six tests ask 3.48 standard errors, where one asks 2.80."""
     rows = differences(*[0.3] * 6)
-    rows[0]["differences"]["ppo"] |= {"minimum_detectable": 0.1, "prompts_needed": 200}
+    rows[0]["differences"]["ppo"] |= {"n": 100, "minimum_detectable": 0.1, "prompts_needed": 200}
     rows[1]["differences"]["ppo"] |= {"minimum_detectable": None, "prompts_needed": None}
     adjust(rows)
     found, none = (row["differences"]["ppo"] for row in rows[:2])
     assert found["minimum_detectable"] == pytest.approx(0.1 * 3.4799 / 2.8016, rel=1e-4)
     assert found["prompts_needed"] == 309 and none["minimum_detectable"] is none["prompts_needed"] is None
+
+
+@pytest.mark.parametrize("n, seen", [(7, None), (8, 0.1)])
+def test_among_several_tests_few_prompts_can_show_nothing(n, seen):
+    """At best p is 2 / 2^n, and six tests ask it to be 0.05 / 6."""
+    rows = differences(*[0.3] * 6)
+    rows[0]["differences"]["ppo"] |= {"n": n, "minimum_detectable": 0.08052, "prompts_needed": 2}
+    adjust(rows)
+    d = rows[0]["differences"]["ppo"]
+    assert d["minimum_detectable"] == (seen and pytest.approx(seen, rel=1e-3)) and d["prompts_needed"] == 8
 
 
 @pytest.mark.parametrize("ones", [0, 1, 2, 5, 100, 199, 200])
@@ -83,9 +93,31 @@ def test_two_models_that_are_calibrated_are_not_told_apart_by_what_chance_makes_
     confidence = {"a": rng.uniform(0.05, 1, (200, 10)), "b": rng.choice([0.99, 0.999], (200, 10))}
     tables = {m: np.array([calibration_statistics(p, rng.random(10) < p) for p in x]) for m, x in confidence.items()}
     floor = {m: float(ece_if_calibrated(x.ravel(), n_simulations=200).mean()) for m, x in confidence.items()}
+    got = []
     for known, said in (({}, "worse"), (floor, "no difference shown")):
         (row,) = compare_models([Metric("x", -1, ece_from_statistics, tables, "calibration", floor=known)], "b")
-        assert row["differences"]["a"]["verdict"] == said
+        got.append(row["differences"]["a"])
+        assert got[-1]["verdict"] == said
+    chance = floor["a"] - floor["b"]
+    assert got[1]["minimum_detectable"] == pytest.approx(got[0]["minimum_detectable"] + chance)
+    assert got[1]["prompts_needed"] > 200 > got[0]["prompts_needed"]
+
+
+def test_two_models_of_equal_errors_are_not_told_apart_though_chance_makes_one_of_them():
+    """The one is calibrated and its confidences spread; the other is off by as much."""
+    rng = np.random.default_rng(0)
+    rows = {m: np.column_stack([rng.normal(0.1, 0.02, 60), np.ones(60)]) for m in "ab"}
+    rows["a"][:, 0] += rows["b"][:, 0].mean() - rows["a"][:, 0].mean()
+    (row,) = compare_models([Metric("x", -1, ratio, rows, "calibration", floor={"a": 0.1, "b": 0.02})], "b")
+    assert row["differences"]["a"]["verdict"] == "no difference shown" and row["differences"]["a"]["p"] > 0.9
+
+
+def test_of_many_conversations_of_unequal_length_a_share_has_a_bound_or_the_bootstraps_interval():
+    rng = np.random.default_rng(0)
+    turns, metric = rng.integers(2, 5, 40), Metric("x", 1, ratio, {})
+    rows = np.column_stack([turns * rng.random(40), turns])
+    assert metric_interval(metric, rows) == corpus_interval(rows, ratio, RESAMPLES)
+    assert metric_interval(metric, np.column_stack([turns, turns])) == pytest.approx(unseen(1, 40, 0, 1))
 
 
 def test_an_undefined_p_stays_undefined_and_counts_in_the_family():

@@ -163,19 +163,39 @@ def test_a_tie_is_half_a_win_at_its_length():
 
 def test_length_that_decides_everything_leaves_a_finite_rate():
     x = length_controlled([5, 9, -4, -7], [1, 1, 0, 0], range(4))
-    assert 0.3 < x.value < 0.7
+    assert 0.3 < x.value < 0.7 and x.note.startswith("length alone decides, or a model never lost")
 
 
 def test_ten_wins_in_ten_are_not_known_exactly_at_equal_length():
     """As in `strengths`: resamples of wins alone have no spread. Beside it Wilson's bound for 10 of 10 is 0.72."""
     x = length_controlled(DELTA, [1] * 10, range(10))
-    assert x.low < 0.75 and 0.99 < x.high < 1 and "half a judgement" in x.note
+    assert x.low < 0.75 and 0.99 < x.high < 1 and "half a prompt" in x.note
 
 
 def test_the_interval_of_nearly_all_wins_does_not_end_where_added_judgements_put_it():
     """19 of 20: resamples of wins alone, a third, would all say log 41."""
     x = strengths([("a", "b")] * 20, [1] * 19 + [0], range(20))["b - a"]
     assert x.value == pytest.approx(np.log(19)) and x.high > 1.2 * np.log(41)
+
+
+def test_an_interval_by_the_standard_error_takes_the_place_of_a_tail_that_was_added():
+    """17 of 20: of the resamples 4 % have wins alone, more than the tail of 2.5 %. In log-odds both sides are equal."""
+    scores = [1] * 17 + [0] * 3
+    x = strengths([("a", "b")] * 20, scores, range(20))["b - a"]
+    assert x.high - x.value == pytest.approx(x.value - x.low) and not x.note
+    rate = length_controlled(DELTA * 2, [1] * 9 + [0] + [1] * 8 + [0, 0], range(20))
+    low, value, high = (np.log(p / (1 - p)) for p in (rate.low, rate.value, rate.high))
+    assert high - value == pytest.approx(value - low) and not rate.note
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_five_judges_who_agree_are_one_where_nearly_all_was_won(lost):
+    """5 x 20 judgements of 20 prompts end where 20 do."""
+    scores = [1] * (20 - lost) + [0] * lost
+    one, five = (strengths([("a", "b")] * 20 * k, scores * k, [*range(20)] * k)["b - a"] for k in (1, 5))
+    assert (five.value, five.low, five.high) == pytest.approx((one.value, one.low, one.high))
+    one, five = (length_controlled(DELTA * 2 * k, scores * k, [*range(20)] * k) for k in (1, 5))
+    assert (five.value, five.low, five.high) == pytest.approx((one.value, one.low, one.high), abs=0.01)
 
 
 @pytest.mark.parametrize("delta", [[3, 3, 3], [1]])

@@ -135,6 +135,28 @@ def test_swapping_the_systems_mirrors_the_result(n):
         assert back.minimum_detectable_effect == pytest.approx(there.minimum_detectable_effect)
 
 
+def test_what_differs_by_rounding_alone_is_no_difference():
+    x = np.random.default_rng(0).normal(size=40)
+    result = paired_means(x * 3, x + x + x * (1 + 2e-16))
+    assert result.p_value > 0.9 and paired_tests.verdict(result) == "no difference shown"
+    one = np.ones(40)
+    assert paired_means(one / 3 + 1e-16 * np.arange(40), one / 3).p_value == 1
+
+
+def test_a_difference_of_large_values_is_seen():
+    x = 1e9 + np.random.default_rng(0).normal(size=30) / 3
+    assert paired_means(x + 0.8 + np.arange(30) % 2 / 10, x).p_value == pytest.approx(1e-4, rel=0.01)
+
+
+@pytest.mark.parametrize("chance, undefined", [(0.5, False), (1.0, False), (math.nan, True)])
+def test_what_lies_on_different_sides_of_0_and_of_chance_is_not_shown(chance, undefined):
+    """0.56 is more than 0 and more than 0.5, but less than 1, though each is far from it."""
+    rows = np.column_stack([0.56 + np.random.default_rng(0).normal(0, 0.02, 40), np.ones(40)])
+    result = paired_tests.paired_corpus(rows, rows * [0, 1], lambda s: s[:, 0] / s[:, 1], 0, 999, chance)
+    assert result.p_value == pytest.approx({0.5: 0.001, 1.0: 1}.get(chance, math.nan), nan_ok=True)
+    assert bool(result.undefined) == undefined
+
+
 def test_order_of_prompts_and_common_offset_have_no_influence():
     order = np.array([3, 1, 7, 0, 5, 2, 6, 4])
     result = paired_means(PAIRED_A, PAIRED_B)
