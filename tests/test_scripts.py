@@ -682,6 +682,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_asked(cal
     (tmp_path / "taken").write_text("")
     status, _, err = call("evaluate.py", "--models", "a=nowhere", "--out", str(tmp_path / "taken"))
     assert status == 2 and "taken is no folder that can be written" in err
+    (tmp_path / "unmounted").symlink_to(tmp_path / "nowhere")
+    status, _, err = call("evaluate.py", "--models", "a=nowhere", "--out", str(tmp_path / "unmounted"))
+    assert status == 2 and "unmounted is no folder that can be written" in err
     (tmp_path / "out").write_text("")  # what only prints needs none
     status, _, err = call("evaluate.py", "--models", "a=nowhere", "--prompt", "a")
     assert status == 2 and "nowhere" in err and "can be written" not in err

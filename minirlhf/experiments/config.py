@@ -29,7 +29,7 @@ class StudyOptions:
     ppo_lr: float = option(6e-4, "learning rate of PPO", above=0)
     prompts: int = option(200, "prompts in each test set", least=2)
     samples: int = option(8, "responses to each test prompt that is like those of training", least=2)
-    width: int = option(128, "size of the model's embedding")
+    width: int = option(128, "size of the model's embedding", least=1)
     workers: int = option(2, "worker processes, with one thread each", least=1)
     out: str = option("out/study", "folder for checkpoints with their results, study.md and figures")
 

@@ -166,7 +166,7 @@ def read_json(path: str | Path, like: dict | None = None, remedy: str = "put bac
 
 def writable(folder: str | Path) -> None:
     """Raises UserError for an --out that could not be written when the work is done."""
-    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(path))
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"--out {folder}: {there} is no folder that can be written; choose another")
 

@@ -139,7 +139,10 @@ def idle(name: str, given: Mapping, fields: Mapping, made: Sequence) -> str:
     def why(need: str) -> str:
         key, _, word = need.removeprefix("-").partition("=")
         owner = next((x for x in made if hasattr(x, key.partition(".")[0])), None)
-        found, flag = owner and attrgetter(key)(owner), f"--{key.rpartition('.')[2].rstrip('_').replace('_', '-')}"
+        flag = f"--{key.rpartition('.')[2].rstrip('_').replace('_', '-')}"
+        if key in fields and fields[key].metadata.get("bare"):
+            flag = key.upper()  # as --help names it
+        found = owner and attrgetter(key)(owner)
         if owner is None:
             return ""  # this script has no such option, and cannot ask for it
         if word:

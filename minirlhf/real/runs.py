@@ -208,7 +208,8 @@ def seeds_table(out: Path) -> str:
     for name in dict.fromkeys(path.parent.name for path in sorted(out.glob("*/*/report.json"))):
         reports = [read_json(path) for path in sorted(out.glob(f"*/{name}/report.json"))]
         found = [next(iter(r["tasks"].values()))["metrics"] for r in reports]
-        by_name = [{row["metric"]: row["models"] for row in metrics} for metrics in found]
+        # The name of a learnt reward holds its folder, and that the seed.
+        by_name = [{re.sub("model:.*/", "", row["metric"]): row["models"] for row in metrics} for metrics in found]
         rows, names = [], list(dict.fromkeys(name for metrics in by_name for name in metrics))
         for model in reports[0]["models"]:
             cells = []
@@ -220,8 +221,7 @@ def seeds_table(out: Path) -> str:
             first = [metrics[0]["differences"].get(model) for metrics in found]
             said = Counter(d["verdict"] for d in first if d)
             rows.append([model, *cells, ", ".join(f"{n} {verdict}" for verdict, n in said.items())])
-        shown = [re.sub("model:.*/", "", name) for name in names]
         title = f"{name}, {len(reports)} seed{'s' * (len(reports) > 1)}"
-        head = [title, *shown, f"first, against {reports[0]['against']}"]
+        head = [title, *names, f"first, against {reports[0]['against']}"]
         tables.append(markdown_table(head, rows))
     return "\n\n".join(tables)

@@ -57,17 +57,19 @@ class Description:
 
 @dataclass
 class Gold:
-    """gold/TASK: the mean of a reward that is not trained on, 0 for what did not end; nothing where talks(records) is
-    true, as of conversations: the records do not hold what was said in between."""
+    """gold/TASK: the mean of a reward that is not trained on, 0 for what did not end, over the records of which
+    talks([record]) is false: those of conversations do not hold what was said in between."""
 
     gold_of: RewardOf
     tokenizer: Tokenizer
     talks: Callable[[list[dict]], bool] = lambda records: False
 
     def __call__(self, rollout: Rollout, records: list[dict], beta: float) -> dict[str, float]:
-        if self.talks(records):
+        rows = [i for i, record in enumerate(records) if not self.talks([record])]
+        if not rows:
             return {}
-        return by_task("gold", score_responses(self.gold_of, self.tokenizer, records, rollout, 0.0), records)
+        told, said = [records[i] for i in rows], rollout.rows(rows)
+        return by_task("gold", score_responses(self.gold_of, self.tokenizer, told, said, 0.0), told)
 
 
 class Optimum:
@@ -178,7 +180,9 @@ class Progress:
         """Go on from what `state_dict` gave. Raises ValueError for anything else."""
         if misfit(state, {"rounds": range(2**53), "best": 0.0}):
             raise ValueError("not the state of a Progress")
-        kept = read_run(self.run.out / "best", {"held_out?": 0.0})  # perhaps behind the last round, which saved before
+        best = self.run.out / "best"  # perhaps behind the last round, which saved before; perhaps half of it, by a kill
+        whole = (best / "config.json").exists() or (best / "adapter_config.json").exists()
+        kept = read_run(best, {"held_out?": 0.0}) if whole else {}
         self.rounds, self.best = state["rounds"], max(state["best"], kept.get("held_out", state["best"]))
 
 

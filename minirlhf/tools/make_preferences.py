@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minirlhf.harness.files import writable, write_atomic
+from minirlhf.harness.files import UserError, writable, write_atomic
 from minirlhf.harness.machine import Machine
 from minirlhf.harness.options import option, parse, run_script
 from minirlhf.preferences.config import Labeller
@@ -41,6 +41,8 @@ def write_preferences(options: Options, labeller: Labeller, machine: Machine, ta
 
     (model, tokenizer), task = checkpoint.load_chat(options.init), task or TASKS[options.task]
     model.to(device)
+    if Path(options.out).is_dir():
+        raise UserError(f"--out {options.out}: a folder; give a file's name")
     writable(Path(options.out).parent)
     lines, left_out = make_pairs(model, tokenizer, task, options.pairs, options.responses, labeller, machine.seed)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -85,7 +85,7 @@ def test_what_a_step_says_is_utf_8_whatever_the_locale(scripts, monkeypatch, cap
 
 def test_reviews_are_given_where_they_are_read(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["real_run", "sums", "--data", "own.jsonl"])
-    with pytest.raises(UserError, match="--data can do nothing where --run is sums"):
+    with pytest.raises(UserError, match="--data can do nothing where RUN is sums"):
         real_run.main()
 
 
@@ -135,7 +135,7 @@ time.sleep(0.1)
 
 def report(folder: Path, a: float, b: float, verdict: str) -> None:
     folder.mkdir(parents=True)
-    rows = [{"metric": "model:out/rm:positive", "models": {"a": {"value": a}, "b": {"value": b}}, "differences": {"b": {"verdict": verdict}}},
+    rows = [{"metric": f"model:{folder.parent}/rm:positive", "models": {"a": {"value": a}, "b": {"value": b}}, "differences": {"b": {"verdict": verdict}}},
             {"metric": "none", "models": {"a": {"value": None}, "b": {"value": 1.0}}, "differences": {}}]  # fmt: skip
     (folder / "report.json").write_text(json.dumps(REPORT | {"tasks": {"data": {"metrics": rows}}}))
 

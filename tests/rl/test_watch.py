@@ -124,10 +124,12 @@ def test_a_gold_reward_is_a_mean_for_each_task_of_what_ended(rollout, tokenizer)
 
 
 def test_of_conversations_no_gold_is_logged(rollout, tokenizer):
-    """Their records hold the first prompt alone, and a gold reward may read what was said behind it."""
-    gold = Gold(lambda record: lambda *case: 1.0, tokenizer, lambda records: records[0].get("asks", False))
-    records = [{"prompt": "p", "task": "x"}] * 8
-    assert set(gold(rollout, records, 0.1)) == {"gold/x"} and gold(rollout, [r | {"asks": True} for r in records], 0.1) == {}
+    """Their records hold the first prompt alone, and a gold reward may read what was said behind it. Other tasks have it."""
+    gold = Gold(lambda record: lambda *case: 1.0, tokenizer, lambda records: any("asks" in r for r in records))
+    plain, talk = {"prompt": "p", "task": "x"}, {"prompt": "p", "task": "y", "asks": 1}
+    mixed = [talk, plain] * 4
+    assert gold(rollout, mixed, 0.1) == {"gold/x": pytest.approx(float(rollout.ended[1::2].float().mean()))}
+    assert gold(rollout, [talk] * 8, 0.1) == {}
 
 
 def test_watching_changes_nothing(make_policy, tokenizer, tmp_path):
@@ -237,7 +239,7 @@ def test_the_best_on_held_out_prompts_is_kept_and_the_start_is_none(make_policy,
 
 
 def test_an_extended_run_knows_the_best_that_was_found_behind_the_last_round(make_policy, tokenizer, tmp_path):
-    """It was kept when the run's own state had been written."""
+    """It was kept when the run's own state had been written. Of half a checkpoint, as a kill leaves it, nothing is known."""
     model = make_policy(0)
     save = lambda about, parts, folder: checkpoint.save(folder, model, tokenizer, about)
     progress = Progress(Watch(keep_best=True), SimpleNamespace(value_head=None), PPOConfig(), Run(tmp_path, save=save), [], None)
@@ -246,6 +248,9 @@ def test_an_extended_run_knows_the_best_that_was_found_behind_the_last_round(mak
     again = Progress(Watch(keep_best=True), None, PPOConfig(), Run(tmp_path), [], None)
     again.load_state_dict({"rounds": 4, "best": 0.6})
     assert (again.rounds, again.best) == (4, 0.9)
+    (tmp_path / "best" / "config.json").unlink()
+    again.load_state_dict({"rounds": 4, "best": 0.6})
+    assert again.best == 0.6
 
 
 def test_some_answers_are_shown_a_line_each_and_logged(make_policy, tokenizer, tmp_path, capsys):

@@ -45,6 +45,7 @@ def test_half_a_character_is_written_so_that_the_reader_takes_it(call, monkeypat
     ("--init base", "base: its tokenizer has no <|user|>"),
     ("--init good --task revews", "--task revews: not one of reviews"),
     ("--init good --temperature 0", "--temperature 0.0: must be above 0"),
+    ("--init good --out good", "--out good: a folder; give a file's name"),
     ("--init good --pairs 0", "--pairs 0: must be at least 1"),
     ("--init good --responses 1", "--responses 1: must be at least 2"),
 ])  # fmt: skip
