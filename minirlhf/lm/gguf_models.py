@@ -22,7 +22,7 @@ from minirlhf.lm.llama import LlamaConfig, turning_rates
 from minirlhf.lm.llama_files import TURNS, config_from_json
 from minirlhf.lm.tokenizer import Tokenizer
 from minirlhf.lm.tokenizer_files import Parts, merges_of, symbols_of, tokenizer_of
-from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
+from minirlhf.lm.vocabulary import CUTS
 
 OUTER = {
     "llama": {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
@@ -111,7 +111,7 @@ def rope_of(file: Gguf, get: Callable, shape: LlamaConfig) -> dict | None:
     return {"rope_type": "llama3", **dict(zip(TURNS, scaling))}
 
 
-def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer | VocabularyTokenizer]:
+def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer]:
     """(The keys of a config.json, the tensors, the tokenizer) of a GGUF file. Raises UserError."""
     file = Gguf(path)
     kind = file.metadata.get("general.architecture")
@@ -144,7 +144,7 @@ def read_gguf(path: str | Path) -> tuple[dict, Lazy, Tokenizer | VocabularyToken
     return raw | {"rope_scaling": rope_of(file, get, shape)}, renamed(file, heads), tokenizer
 
 
-def read_tokenizer(file: Gguf) -> Tokenizer | VocabularyTokenizer:
+def read_tokenizer(file: Gguf) -> Tokenizer:
     """The tokenizer in a GGUF file. Raises UserError for a kind that is not byte-level BPE, or cut in an unknown way."""
     get = lambda key, default=None: file.metadata.get(f"tokenizer.ggml.{key}", default)
     pre = get("pre", "gpt-2" if file.metadata["general.architecture"] == "gpt2" else None)
@@ -182,7 +182,7 @@ def metadata_of(raw: dict) -> dict:
     return {"general.architecture": kind, "general.name": "minirlhf"} | {f"{kind}.{k}": v for k, v in keys.items()}
 
 
-def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
+def tokenizer_metadata(tokenizer: Tokenizer) -> dict:
     """The keys of a tokenizer. Raises UserError for a cut that llama.cpp has no name for."""
     cut = getattr(tokenizer, "cut", None) or {"gpt2-digits": CUTS["smollm"]}.get(tokenizer.pattern, PATTERNS["gpt2"])
     if cut not in PRE.values():
@@ -197,12 +197,12 @@ def tokenizer_metadata(tokenizer: Tokenizer | VocabularyTokenizer) -> dict:
         "tokenizer.chat_template": template_of(tokenizer.chat),
         "tokenizer.ggml.eos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": False,  # the template writes it
         "tokenizer.ggml.bos_token_id": tokenizer.special_ids.get(tokenizer.chat.begin, tokenizer.eos_id),
-        "minirlhf.pattern": getattr(tokenizer, "pattern", ""),
+        "minirlhf.pattern": "" if hasattr(tokenizer, "cut") else tokenizer.pattern,
     }  # fmt: skip
 
 
 def write_gguf(
-    path: str | Path, raw: dict, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | VocabularyTokenizer,
+    path: str | Path, raw: dict, tensors: Mapping[str, Tensor], tokenizer: Tokenizer,
     kind: str = "F32",
 ) -> None:  # fmt: skip
     """Write a model: the keys of its config.json, its tensors under Hugging Face's names, its tokenizer.

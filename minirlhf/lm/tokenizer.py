@@ -36,7 +36,7 @@ _BYTE_TO_ID = bytes(BYTE_ORDER.index(byte) for byte in range(256))
 _CACHE_WORDS = 100_000  # pieces whose ids are remembered; more than the distinct words of most corpora
 
 
-def _replace_surrogates(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """`text` as UTF-8 can hold it: a surrogate pair joined to its character, a lone surrogate U+FFFD."""
     try:
         text.encode()
@@ -103,7 +103,7 @@ class Tokenizer:
         cls((), pattern, specials)  # refuses a wrong pattern or special before the work, not after it
         pieces: Counter[str] = Counter()
         for text in texts:
-            pieces.update(split(_replace_surrogates(text), pattern))
+            pieces.update(split(replace_surrogates(text), pattern))
         words = {piece.encode().translate(_BYTE_TO_ID): count for piece, count in pieces.items()}
         merges = learn_merges(words, vocab_size - smallest)
         if 2 * len(merges) < vocab_size - smallest:  # a few fewer need no remedy
@@ -139,21 +139,21 @@ class Tokenizer:
         return [self.special_ids[name] for name in names]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`: never a special id, whatever the text says.
-
-        A lone surrogate, which UTF-8 cannot hold, is read as U+FFFD (as tiktoken does).
-        """
+        """The ids of `text`: never a special id, whatever the text says. A lone surrogate, which UTF-8 cannot hold, is
+        read as U+FFFD (as tiktoken does)."""
         cache, ids = self._cache, []
-        for piece in split(_replace_surrogates(text), self.pattern):
+        for piece in split(replace_surrogates(text), self.pattern):
             # Words repeat, so nearly all of the time goes into this lookup and not into merging.
             piece_ids = cache.get(piece)
             if piece_ids is None:
                 if len(cache) >= _CACHE_WORDS:
                     cache.clear()
-                byte_ids = list(piece.encode().translate(_BYTE_TO_ID))
-                piece_ids = cache[piece] = apply_merges(byte_ids, self._merge_ids)
+                piece_ids = cache[piece] = self._encode_piece(piece.encode())
             ids += piece_ids
         return ids
+
+    def _encode_piece(self, piece: bytes) -> list[int]:
+        return apply_merges(list(piece.translate(_BYTE_TO_ID)), self._merge_ids)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that `ids` spell; specials as their names. Raises ValueError for an id outside the vocabulary."""

@@ -34,7 +34,7 @@ class Parts:
     whole: bool = False
 
 
-def save(tokenizer: Tokenizer | VocabularyTokenizer, folder: str | Path) -> None:
+def save(tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, which Hugging Face's AutoTokenizer reads too.
 
     There, `tokenizer(text)` gives what `encode` gives here, but for names of specials, which it parses.
@@ -64,7 +64,7 @@ def save(tokenizer: Tokenizer | VocabularyTokenizer, folder: str | Path) -> None
         write_atomic(Path(folder) / name, json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8"))
 
 
-def load(folder: str | Path) -> Tokenizer | VocabularyTokenizer:
+def load(folder: str | Path) -> Tokenizer:
     """Read what `save` wrote, a Hugging Face `tokenizer.json` of byte-level BPE, or GPT-2's own `vocab.json` with
     `merges.txt`.
 
@@ -171,7 +171,7 @@ def _from_hugging_face(content: dict) -> Parts:
     return Parts({**model["vocab"], **specials}, merges, regex, list(specials), nfc, whole)
 
 
-def tokenizer_of(parts: Parts, eos: str) -> Tokenizer | VocabularyTokenizer:
+def tokenizer_of(parts: Parts, eos: str) -> Tokenizer:
     """The tokenizer that files describe; eos: the name of its EOS. Raises ValueError, KeyError."""
     ours = parts.cut in PATTERNS.values() and not parts.nfc and not parts.whole
     if ours and all(parts.vocabulary.get(symbol) == i for i, symbol in enumerate(SYMBOLS)):
@@ -205,13 +205,13 @@ def _from_symbols(parts: Parts, eos: str) -> Tokenizer:
     return tokenizer
 
 
-def _vocabulary(tokenizer: Tokenizer | VocabularyTokenizer) -> dict[str, int]:
+def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     """Every token as vocabulary files write it, with its id."""
     tokens = getattr(tokenizer, "tokens", None) or {token: i for i, token in enumerate(tokenizer.token_bytes)}
     return {symbols_of(token): i for token, i in tokens.items()} | tokenizer.special_ids
 
 
-def merges_of(tokenizer: Tokenizer | VocabularyTokenizer) -> list[tuple[bytes, bytes]]:
+def merges_of(tokenizer: Tokenizer) -> list[tuple[bytes, bytes]]:
     """The merges in rank order, each as the two tokens that it joins."""
     if isinstance(tokenizer, VocabularyTokenizer):
         return tokenizer.merges

@@ -2,14 +2,15 @@
 
 `tokenizer.py` numbers its tokens itself. Here ids, bytes and special tokens come from a file, in any order, and some
 bytes may have no token. Text is cut by the vocabulary's own pattern, and merged by the functions of bpe.py.
-The interface is that of `Tokenizer`. Proved by tests/lm/test_vocabulary.py, against `tokenizers` and tiktoken.
+All else is that of `Tokenizer`. Proved by tests/lm/test_vocabulary.py, against `tokenizers` and tiktoken.
 """
 
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from minirlhf.lm.bpe import FIRST_MERGE_ID, apply_merges, split
+from minirlhf.lm.bpe import FIRST_MERGE_ID, apply_merges
 from minirlhf.lm.records import ChatFormat
+from minirlhf.lm.tokenizer import Tokenizer, replace_surrogates
 
 # A white space before a digit stays whole where digits are cut off first, as SmolLM2 does.
 _LATER = r"[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -19,10 +20,9 @@ CUTS = {
     "llama3": _LATER % r"\p{N}{1,3}",
     "qwen2": _LATER % r"\p{N}",
 }
-_CACHE_WORDS = 100_000
 
 
-class VocabularyTokenizer:
+class VocabularyTokenizer(Tokenizer):
     """A tokenizer whose ids come from a file.
 
     tokens: the bytes of each ordinary token -> its id.  merges: pairs of tokens in rank order.
@@ -30,7 +30,7 @@ class VocabularyTokenizer:
     eos: the special token that ends a response.  nfc: text is normalised first (Qwen).
     whole: a piece that is a token is not merged but taken whole (Llama 3).
 
-    token_bytes: list[bytes], the spelling of each token, by id, a special's name included.
+    token_bytes: list[bytes], the spelling of each token, by id, here with the names of specials.
 
     Raises ValueError for ids that are not 0 .. n − 1, each once, and for merges that make what is no token.
     """
@@ -39,7 +39,8 @@ class VocabularyTokenizer:
         self, tokens: Mapping[bytes, int], merges: Iterable[tuple[bytes, bytes]], specials: Mapping[str, int], cut: str,
         eos: str, nfc: bool = False, whole: bool = False,
     ) -> None:  # fmt: skip
-        self.tokens, self.merges, self.cut, self.nfc, self.whole = dict(tokens), list(merges), cut, nfc, whole
+        self.tokens, self.merges, self.nfc, self.whole = dict(tokens), list(merges), nfc, whole
+        self.cut = self.pattern = cut
         self.special_ids, self.eos, self.chat = dict(specials), eos, ChatFormat()
         ids = sorted([*self.tokens.values(), *self.special_ids.values()])
         if ids != list(range(len(ids))):
@@ -64,11 +65,6 @@ class VocabularyTokenizer:
         """The number of ids."""
         return len(self.token_bytes)
 
-    @property
-    def eos_id(self) -> int:
-        """The id of the token that ends a response."""
-        return self.special_ids[self.eos]
-
     def add_specials(self, names: Iterable[str]) -> list[int]:
         """Append special tokens; returns the id of each name. One that exists already keeps its id.
 
@@ -80,37 +76,14 @@ class VocabularyTokenizer:
         for name in names:
             self.special_ids.setdefault(name, len(self.tokens) + len(self.special_ids))
         spelled = {i: token for token, i in self.tokens.items()} | {i: s.encode() for s, i in self.special_ids.items()}
-        self.token_bytes = [spelled[i] for i in range(len(spelled))]
+        self.token_bytes = self._spelled = [spelled[i] for i in range(len(spelled))]
         return [self.special_ids[name] for name in names]
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`: never a special id, whatever the text says. Bytes without a token are left out."""
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # a lone surrogate is U+FFFD
-        text = unicodedata.normalize("NFC", text) if self.nfc else text
-        ids = []
-        for piece in split(text, self.cut):
-            found = self._cache.get(piece)
-            if found is None:
-                if len(self._cache) >= _CACHE_WORDS:
-                    self._cache.clear()
-                found = self._cache[piece] = self._encode_piece(piece.encode())
-            ids += found
-        return ids
+        return super().encode(unicodedata.normalize("NFC", replace_surrogates(text)) if self.nfc else text)
 
     def _encode_piece(self, piece: bytes) -> list[int]:
         if self.whole and piece in self.tokens:
             return [self.tokens[piece]]
         return [i for n in apply_merges(list(piece), self._merge_ids) if (i := self._ids[n]) >= 0]
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that `ids` spell; specials are written as their names. Raises ValueError for an id outside."""
-        spelled = []
-        for i in ids:
-            if not 0 <= i < len(self.token_bytes):  # a negative one would count from the end, silently
-                raise ValueError(f"id {i} is outside the vocabulary of {self.vocab_size} tokens")
-            spelled.append(self.token_bytes[i])
-        return b"".join(spelled)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
