@@ -195,7 +195,7 @@ def test_the_set_that_is_named_is_taken():
     (f"{NEW} --pair 5", "no option --pair; did you mean --pairs?"),
     ("make --items study --study new", "study: Is a directory"),
     (f"{NEW} --rubric nothing.txt", "nothing.txt: No such file or directory"),
-    ("judge --study study --rubric rubric.txt", "--rubric can do nothing where --action is judge: leave it out"),
+    ("judge --study study --rubric rubric.txt", "--rubric can do nothing where ACTION is judge: leave it out"),
     ("make --items items.jsonl --study items.jsonl", "items.jsonl: File exists"),
     ("judge --study study --annotator a/b", "--annotator a/b: at most 40 letters"),
     ("judge --study study --port 70000", "--port 70000: bind(): port must be 0-65535.; --port 0 takes any"),
