@@ -16,6 +16,7 @@ from minirlhf.lm.gguf_models import interleave, read_gguf, separate, tokenizer_m
 from minirlhf.lm.llama_files import config_from_json, config_to_json, their_name
 from minirlhf.lm.llama import Llama
 from minirlhf.lm.tokenizer import Tokenizer
+from minirlhf.lm.vocabulary import CUTS, VocabularyTokenizer
 
 TOKENIZER = Tokenizer.train(["low lower lowest 12 low lower"], 264, "gpt2")
 
@@ -79,6 +80,13 @@ def test_the_file_has_a_llamas_rows_in_llama_cpps_order_and_those_of_others_as_t
         heads = ours.weight.view(-1, D, model.config.width)
         wanted = heads if theirs == "attn_v" else heads[:, rows]
         assert torch.equal(file[f"blk.1.{theirs}.weight"].view_as(heads), wanted)
+
+
+def test_the_cut_of_another_vocabulary_is_no_pattern_of_ours():
+    tokens = {bytes([b]): b for b in range(256)}
+    other = VocabularyTokenizer(tokens, [], {"<eos>": 256}, CUTS["smollm"], "<eos>")
+    patterns = [tokenizer_metadata(x)["minirlhf.pattern"] for x in (Tokenizer(), other)]
+    assert patterns == ["gpt2-digits", ""]
 
 
 def test_rows_that_fill_up_a_vocabulary_are_no_text(tmp_path):

@@ -90,6 +90,7 @@ def test_a_piece_that_is_a_token_is_taken_whole_where_merges_do_not_reach_it():
 def test_text_is_normalised_where_the_vocabulary_wants_it():
     plain, normal = (moved(learnt(), nfc=nfc)[0] for nfc in (False, True))
     assert normal.encode("e\u0301") == normal.encode("\u00e9") != plain.encode("e\u0301")
+    assert normal.encode("\ud834\udd5e") == normal.encode("\U0001d15e")  # joined first: NFC takes the note apart
 
 
 def test_special_tokens_are_added_behind_all_ids():

@@ -410,8 +410,8 @@ def test_labels_rise_and_stand_once():
 
 
 @pytest.mark.parametrize("argv, message", [
-    ("--width 7", "--width 7: cannot be split among 4 heads"), ("--width 0", "--width 0: must be at least 1"), ("--lr -1", "--lr -1.0: must be above 0"),
-    ("--ppo-lr 0", "--ppo-lr 0.0: must be above 0"),
+    ("--width 7", "--width 7: cannot be split among 4 heads"), ("--width 0", "--width 0: must be at least 1"),
+    ("--lr -1", "--lr -1.0: must be above 0"), ("--ppo-lr 0", "--ppo-lr 0.0: must be above 0"),
 ])  # fmt: skip
 def test_what_no_model_can_be_trained_with_is_refused_before_the_folder_is_begun(argv, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
