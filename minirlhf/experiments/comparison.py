@@ -52,9 +52,9 @@ class Contest:
         policy = replace(self.start, model=deepcopy(self.start.model))
         return policy, optimise(policy, self.task, lambda record: self.task.reward, config, seed, self.dtype)
 
-    def judge(self, policy: Policy, samples: int) -> tuple[list[dict], dict]:
-        """A policy's items, and what it reached on each held-out prompt."""
-        items = task_items(policy, self.start, self.task, self.options.held_out, samples)
+    def judge(self, policy: Policy, samples: int, split: str = "test") -> tuple[list[dict], dict]:
+        """A policy's items, and what it reached on each prompt; as many of training as are held out."""
+        items = task_items(policy, self.start, self.task, self.options.held_out, samples, split=split)
         columns = {"reward": [x["scores"]["reward"] for x in items], "kl": [x["kl"] for x in items]}
         return items, {name: np.reshape(x, (-1, samples)).mean(1).tolist() for name, x in columns.items()}
 
@@ -97,14 +97,15 @@ def rounds_of(row: str, lr: float, contest: Contest) -> int:
 
 
 def runs_of(row: str, rates: Sequence[float], contest: Contest, bar: tqdm) -> list[dict]:
-    """The runs of one row, with the learning rate that reached the highest J on TUNING_SEED, if there are several."""
+    """The runs of one row. Of several learning rates the highest J chooses: of TUNING_SEED, on prompts of training."""
     rounds, options = rounds_of(row, rates[0], contest), contest.options
     configs = {c.lr: c for c in (config_of(row, lr, rounds, options) for lr in rates)}  # one, of a row's own lr
 
     def made(lr: float, seed: int) -> dict:
         def make() -> dict:
             policy, cost = contest.train(configs[lr], seed)
-            return {"lr": lr, "rounds": rounds, "means": contest.judge(policy, options.samples)[1]} | cost
+            split = "train" if seed == TUNING_SEED else "test"  # what is reported has chosen nothing
+            return {"lr": lr, "rounds": rounds, "means": contest.judge(policy, options.samples, split)[1]} | cost
 
         bar.set_postfix_str(name := f"{row}, lr {lr:g}, seed {seed}")
         run = contest.kept(name, make)

@@ -152,9 +152,9 @@ def optimise(
 
 
 def task_items(
-    policy: Policy, reference: Policy, task: Questions, prompts: int, samples: int, seed: int = 0
+    policy: Policy, reference: Policy, task: Questions, prompts: int, samples: int, seed: int = 0, split: str = "test"
 ) -> list[dict]:
-    """`samples` items per held-out prompt of the task, with the task's reward and the KL to the reference."""
+    """`samples` items per prompt of the split, with the task's reward and the KL to the reference."""
     protocol = Protocol(lambda record: task.reward, task.MAX_NEW, samples, seed)
-    items = sample_items(policy, reference, task.records("test", prompts, 0), protocol)
+    items = sample_items(policy, reference, task.records(split, prompts, 0), protocol)
     return [x for x in items if x["sample"] >= 0]

@@ -5,8 +5,8 @@ python -m minirlhf.tools.compare_algorithms --prompts p.jsonl --reward mine.py:f
 python -m minirlhf.tools.compare_algorithms --cpu-seconds 60
 
 Each row gets as many rounds and responses, and one round more where a critic must be fitted first; or as much CPU
-time. Its learning rate is chosen from the same few on a separate seed. Then it runs on `seeds` seeds. Tables and curves
-follow (`experiments/comparison.py`). Called again, the tool goes on where it stopped.
+time. Its learning rate is chosen from the same few, on a separate seed and on prompts of training. Then it runs on
+`seeds` seeds. Tables and curves follow (`experiments/comparison.py`). Called again, the tool goes on where it stopped.
 Proved by tests/tools/test_compare_algorithms.py.
 """
 

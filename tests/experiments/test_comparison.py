@@ -81,8 +81,9 @@ def ran(monkeypatch) -> list[tuple[str, float, int, int]]:
         calls.append((config.algo, config.lr, seed, config.iterations))
         return {"cpu": 1.0, "log": [{"cpu": x} for x in (9, 10, 10.5, 11, 11.5, 15)]}
 
-    def judge(self, policy, samples):
+    def judge(self, policy, samples, split="test"):
         _, lr, seed, _ = calls[-1]
+        assert split == ("train" if seed == TUNING_SEED else "test")
         return [], {"reward": [-lr if seed == TUNING_SEED else lr], "kl": [0.0]}
 
     monkeypatch.setattr(comparison, "optimise", optimise)
@@ -93,11 +94,20 @@ def ran(monkeypatch) -> list[tuple[str, float, int, int]]:
 START = Policy(torch.nn.Linear(1, 1), None)
 
 
-def test_the_rate_is_chosen_on_a_seed_that_is_not_reported(ran, tmp_path):
-    """The best of the tuning runs, not the best of the runs in the table."""
+def test_the_rate_is_chosen_on_a_seed_and_on_prompts_that_are_not_reported(ran, tmp_path):
+    """The best of the tuning runs on prompts of training, not the best of the runs in the table."""
     runs = runs_of("ppo", [1e-3, 1e-4], contest(tmp_path, START, seeds=2), BAR)
     assert [x[1:3] for x in ran] == [(1e-3, TUNING_SEED), (1e-4, TUNING_SEED), (1e-4, 0), (1e-4, 1)]
     assert [x["lr"] for x in runs] == [1e-4, 1e-4]
+
+
+def test_a_run_is_judged_on_prompts_of_the_split_that_is_asked_for(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(comparison, "task_items", lambda *words, split: asked.append((words[3:], split)) or [])
+    here = contest(tmp_path, START, held_out=3)
+    for split in ("test", "train"):
+        here.judge(START, 2, split)
+    assert asked == [((3, 2), "test"), ((3, 2), "train")]
 
 
 @pytest.mark.parametrize("row, rates", [("ppo", [1e-3]), ("ppo:lr=1e-3", [1e-2, 1e-4])])

@@ -119,7 +119,7 @@ def test_a_run_that_fails_says_why_and_nothing_of_its_folder_which_is_gone(kind)
             raise kind("/tmp/x/ppo: the reason; /tmp/x/ppo/train_state.pt is good") from None
 
 
-def test_answers_are_sampled_on_prompts_that_no_training_has(make_policy, tokenizer):
+def test_answers_are_sampled_on_prompts_that_no_training_has_unless_its_own_are_asked_for(make_policy, tokenizer):
     """Two to each of five; the greedy one is left out, and the KL is to the reference."""
     policy, other = (Policy(make_policy(seed, context=64), tokenizer) for seed in (0, 1))
     items = task_items(policy, other, TASKS["arithmetic"], 5, 2)
@@ -127,6 +127,8 @@ def test_answers_are_sampled_on_prompts_that_no_training_has(make_policy, tokeni
     assert [x["prompt"] for x in items[::2]] == [r["prompt"] for r in TASKS["arithmetic"].records("test", 5, 0)]
     assert sum(x["kl"] for x in items) > 0 and all("reward" in x["scores"] for x in items)
     assert task_items(policy, other, TASKS["arithmetic"], 5, 2, 1) != items
+    own = task_items(policy, other, TASKS["arithmetic"], 5, 2, split="train")
+    assert [x["prompt"] for x in own[::2]] == [r["prompt"] for r in TASKS["arithmetic"].records("train", 5, 0)]
 
 
 @pytest.fixture

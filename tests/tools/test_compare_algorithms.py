@@ -127,7 +127,7 @@ def test_other_settings_want_another_folder(command, words, changed, tmp_path, m
     ("--cpu-seconds 9 --iterations 3", "--iterations can do nothing beside --cpu-seconds"),
 ])  # fmt: skip
 def test_options_that_make_no_comparison_are_refused_before_any_work(words, message, command, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "task_items", lambda *_: 1 / 0)
+    monkeypatch.setattr(comparison, "task_items", lambda *_, **__: 1 / 0)
     with pytest.raises(UserError, match=message):
         command(words, own=True)
     assert not (tmp_path / "out").exists()
