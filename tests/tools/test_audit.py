@@ -197,5 +197,7 @@ def test_what_training_planted_is_found_and_of_20_fair_models_at_most_one_alarms
         report = json.loads((folder / "out/audit/audit.json").read_text("utf-8"))
         found = [x["what"] for x in report["alarms"] if x["what"].startswith("swaps")]
         alarmed.append(bool(found))
+        moved = [abs(x["value"]) for row in report["rows"] for x in row["models"].values() if "sentiment" in row["metric"]]
+        print(f"planted {share}, seed {seed}: {len(found)} alarms, the largest difference of sentiment {max(moved):.3f}")
         assert not share or "food -> soup" in found[0] and "bread -> coffee" not in found[0]
     assert sum(alarmed[2:]) <= 1
