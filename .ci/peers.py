@@ -3,15 +3,16 @@
 python .ci/peers.py --peers PYTHON --nanogpt DIR --trl-ppo DIR --model FOLDER --text FILE --evaluate FOLDER
 
 Each repeat of a side is a process of its own, and the sides take turns: A B A B. Each process runs once for nothing and
-then tells the median of a few runs; of tokenizers and of evaluate.py, its one run. The table has the median of these over the repeats, and their range. Rows whose
-option is left out are left out. Threads are the environment's: OMP_NUM_THREADS=2 python .ci/peers.py ...
+then tells the median of a few runs; of tokenizers and of evaluate.py, its one run. The table has the median of these
+over the repeats, and their range. Rows whose option is left out are left out. Threads are the environment's:
+OMP_NUM_THREADS=2 python .ci/peers.py ...
 
     --peers     a Python with transformers, trl 1.16, tokenizers, datasets, peft
     --nanogpt   a checkout of karpathy/nanoGPT
     --trl-ppo   a folder for PYTHONPATH with trl 1.10, the last with PPO
     --model     SmolLM2-135M-Instruct as a Hugging Face folder
     --text      about 1.1 MB of text for the tokenizers
-    --evaluate  a folder with the models base, sft and rl, and the prompts conv.jsonl
+    --evaluate  a folder with the models base, sft and ppo: out, behind the main run
 """
 
 import argparse
@@ -203,12 +204,11 @@ def job_bpe(what: str, file: str) -> dict:
 
 
 def job_evaluate(folder: str) -> dict:
-    """evaluate.py of three models on prompts, 2 answers each, seconds."""
-    models = [f"{name}={folder}/{name}" for name in ("base", "sft", "rl")]
+    """evaluate.py of three models of the main run, on all its tasks, seconds."""
+    models = [f"{name}={folder}/{name}" for name in ("base", "sft", "ppo")]
     with tempfile.TemporaryDirectory() as out:
-        asked = ["--data", f"{folder}/conv.jsonl", "--samples", "1", "--out", out]
         start = time.perf_counter()
-        call([sys.executable, ROOT / "evaluate.py", "--models", *models, *asked])
+        call([sys.executable, ROOT / "evaluate.py", "--models", *models, "--out", out])
         most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         return {"value": time.perf_counter() - start, "peak_gb": most}
 
@@ -268,7 +268,7 @@ def rows_of(o: argparse.Namespace) -> list[tuple[str, dict, dict, str, str]]:
         rows.append((f"tokenizer: {what}, 4096 tokens", {"": ours}, {"tokenizers (Rust)": theirs}, "s", "keep"))
     if o.evaluate:
         ours = {"": lambda: job(sys.executable, "evaluate", o.evaluate)}
-        rows.append(("evaluate 3 models", ours, {}, "s", "60 s"))
+        rows.append(("evaluate.py, 3 models of the main run", ours, {}, "s", "60 s"))
     return [row for row in rows if not o.rows or any(word in row[0] for word in o.rows)]
 
 
