@@ -293,7 +293,7 @@ def cell(side: dict, unit: str) -> str:
 
 def main() -> None:
     """Run every row, both sides in turn, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("peers", "nanogpt", "trl-ppo", "model", "text", "evaluate"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--rows", nargs="+", default=[], help="words of the names of the rows that are wanted")
