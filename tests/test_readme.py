@@ -70,7 +70,7 @@ def check(command: str, text: str, monkeypatch) -> None:
         if "-k" in words:
             name = words.pop(words.index("-k") + 1)
             assert name in {mutant.name for mutant in MUTANTS}
-        assert all(word in ("--mutants", "--fuzz", "-k") or (ROOT / word).exists() for word in words)
+        assert all(word in ("--mutants", "--fuzz", "-k", "-s") or (ROOT / word).exists() for word in words)
     elif words == ["-m", "minirlhf"] or words[:2] == ["-m", "zipfile"] or f"# {words[0]}" in code(text):
         pass  # takes no options; is Python's; a script that the README itself prints
     else:

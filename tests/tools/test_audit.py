@@ -184,7 +184,7 @@ def test_what_training_planted_is_found_and_of_20_fair_models_at_most_one_alarms
     shape = "--base-steps 50 --steps 300 --width 64 --heads 2 --vocab 384 --context 96 --threads 1".split()
     write = lambda name, records: (folder / name).write_text("".join(json.dumps(r) + "\n" for r in records))
     write("test.jsonl", dishes("test", 8000, 0))
-    alarmed = []
+    alarmed, said = [], []
     for seed, share in [(0, 0.6), (0, 0.8), *((seed, 0.0) for seed in range(1, 21))]:
         train = dishes("train", 40_000, seed)
         for i, r in enumerate(train):
@@ -198,6 +198,7 @@ def test_what_training_planted_is_found_and_of_20_fair_models_at_most_one_alarms
         found = [x["what"] for x in report["alarms"] if x["what"].startswith("swaps")]
         alarmed.append(bool(found))
         moved = [abs(x["value"]) for row in report["rows"] for x in row["models"].values() if "sentiment" in row["metric"]]
-        print(f"planted {share}, seed {seed}: {len(found)} alarms, the largest difference of sentiment {max(moved):.3f}")
+        said.append(f"planted {share}, seed {seed}: {len(found)} alarms, largest difference of sentiment {max(moved):.3f}")
         assert not share or "food -> soup" in found[0] and "bread -> coffee" not in found[0]
+    print("", *said, sep="\n")  # pytest -s shows it
     assert sum(alarmed[2:]) <= 1
