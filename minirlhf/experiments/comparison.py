@@ -102,12 +102,14 @@ def runs_of(row: str, rates: Sequence[float], contest: Contest, bar: tqdm) -> li
     configs = {c.lr: c for c in (config_of(row, lr, rounds, options) for lr in rates)}  # one, of a row's own lr
 
     def made(lr: float, seed: int) -> dict:
+        # What is reported has chosen nothing.
+        split, called = ("train", "tuning") if seed == TUNING_SEED else ("test", f"seed {seed}")
+
         def make() -> dict:
             policy, cost = contest.train(configs[lr], seed)
-            split = "train" if seed == TUNING_SEED else "test"  # what is reported has chosen nothing
             return {"lr": lr, "rounds": rounds, "means": contest.judge(policy, options.samples, split)[1]} | cost
 
-        bar.set_postfix_str(name := f"{row}, lr {lr:g}, seed {seed}")
+        bar.set_postfix_str(name := f"{row}, lr {lr:g}, {called}")
         run = contest.kept(name, make)
         bar.update()
         return run

@@ -99,6 +99,7 @@ def test_the_rate_is_chosen_on_a_seed_and_on_prompts_that_are_not_reported(ran, 
     runs = runs_of("ppo", [1e-3, 1e-4], contest(tmp_path, START, seeds=2), BAR)
     assert [x[1:3] for x in ran] == [(1e-3, TUNING_SEED), (1e-4, TUNING_SEED), (1e-4, 0), (1e-4, 1)]
     assert [x["lr"] for x in runs] == [1e-4, 1e-4]
+    assert len(list((tmp_path / "arithmetic").glob("*, tuning.json"))) == 2  # an older version's `seed 1000` is not read
 
 
 def test_a_run_is_judged_on_prompts_of_the_split_that_is_asked_for(monkeypatch, tmp_path):
