@@ -55,9 +55,9 @@ def inline(text: str) -> list[str]:
 
 def commands(text: str) -> list[str]:
     """Every command of a README; what stands two spaces behind one is its comment."""
-    begun = re.compile(r"(python|pytest|pip)\b")
-    parts = [re.split(r"\s{2,}", part.strip())[0]
-             for line in [*code(text), *inline(text)] if begun.match(line) for part in line.split("&&")]  # fmt: skip
+    begun = re.compile(r"(\w+=\S+ )?(?=(python|pytest|pip)\b)")
+    lines = [begun.sub("", line, count=1) for line in [*code(text), *inline(text)] if begun.match(line)]
+    parts = [re.split(r"\s{2,}", part.strip())[0] for line in lines for part in line.split("&&")]
     return [part.replace("$s", "0") for part in parts]
 
 
@@ -71,6 +71,9 @@ def check(command: str, text: str, monkeypatch) -> None:
             name = words.pop(words.index("-k") + 1)
             assert name in {mutant.name for mutant in MUTANTS}
         assert all(word in ("--mutants", "--fuzz", "-k", "-s") or (ROOT / word).exists() for word in words)
+    elif words[0].startswith(".ci/"):
+        text = (ROOT / words[0]).read_text(encoding="utf-8")  # its own parser: argparse's
+        assert all(f'"{word}"' in text or f"    {word} " in text for word in words if word.startswith("--"))
     elif words == ["-m", "minirlhf"] or words[:2] == ["-m", "zipfile"] or f"# {words[0]}" in code(text):
         pass  # takes no options; is Python's; a script that the README itself prints
     else:
