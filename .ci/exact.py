@@ -1,8 +1,8 @@
 """How exact: SmolLM2 beside transformers, and our GGUF files beside llama.cpp. One line per figure.
 
-PYTHON .ci/exact.py --model SmolLM2-135M-Instruct.Q4_1.gguf --ours out/ppo
+python .ci/exact.py --model SmolLM2-135M-Instruct.Q4_1.gguf --ours out/ppo 2> log
 
-PYTHON has the packages of requirements.txt, transformers and llama-cpp-python.
+It wants the packages of requirements.txt, transformers and llama-cpp-python, which says a lot to stderr.
 """
 
 import argparse
@@ -57,8 +57,6 @@ def quantised(source: Path, kind: str) -> Path:
     """The file that llama.cpp's own quantiser makes of an F32 file."""
     import llama_cpp
 
-    quiet = llama_cpp.llama_log_callback(lambda *_: None)
-    llama_cpp.llama_log_set(quiet, None)
     out, params = source.with_suffix(f".{kind}.theirs"), llama_cpp.llama_model_quantize_default_params()
     params.ftype = FTYPES[kind]
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
@@ -109,6 +107,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="SmolLM2's GGUF file")
     parser.add_argument("--ours", required=True, help="a checkpoint of the main run")
     options = parser.parse_args()
+    options.model, options.ours = (str(Path(path).resolve()) for path in (options.model, options.ours))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         hf = convert(options.model, work / "hf")

@@ -2,9 +2,10 @@
 
 python .ci/ladder.py --init out/sft
 
-A rung takes one trick out of a copy of the package, by a patch, and names a command that feels it. The two copies take
-turns, each in a process of its own. The table has the median seconds and peak memory of both: of `bench` those of its
-row, of another command the CPU seconds and peak of all of it, its start included. Ratios are without / with.
+A rung takes one trick out of a copy of the package, by a patch, and names commands that feel it. The two copies take
+turns, each in a process of its own. The table has the median seconds and peak memory of both. For `bench` these are of
+its row. For other commands they are CPU seconds and the peak of the whole command. Ratios are without / with. In the
+commands, INIT stands for --init, and OUT for a new folder. Let nothing else run beside it.
 """
 
 import argparse
@@ -39,13 +40,13 @@ LADDER = [
     Rung("a cache that grows by 16 columns", (
         ("lm/model.py", "F.pad(seen, (0, -seen.shape[1] % 16))", "seen"),
     ), (f"{SAMPLING} small", f"{SAMPLING} baby")),
-    Rung("rows that ended leave in steps of 16", (
+    Rung("rows that ended leave in steps of 16, and a quarter at least", (
         ("lm/generation.py", "n = -(-left // 16) * 16", "n = left"),
         ("lm/generation.py", "n <= 0.75 * len(alive)", "n < len(alive)"),
     ), (PPO,)),
     Rung("a prompt is read once for all its answers", (
         ("lm/generation.py", "each if 2 * len(each) <= len(prompts) else ", ""),
-        ("rl/rollout.py", "if (K := answers_each(rows)) > 1:", "if (K := answers_each(rows)) < 0:"),
+        ("rl/rollout.py", "gcd(*asked.unique_consecutive(dim=0, return_counts=True)[1].tolist())", "1"),
     ), (f"{GRPO} smollm2",)),
     Rung("frozen layers in bfloat16", (
         ("lm/config.py", "hold_frozen(adapted, dtype or torch.float32)", "adapted"),
@@ -56,25 +57,30 @@ LADDER = [
     Rung("freed memory is kept", (
         ("harness/device.py", "mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)", "mallopt"),
     ), (f"{TRAINING} small", f"{TRAINING} smollm2")),
-    Rung("new weights are not drawn", (
+    Rung("what torch imports to draw new weights is not imported", (
         ("lm/checkpoint.py", 'torch.device("meta"), Undrawn():', 'torch.device("meta"):'),
     ), ("evaluate.py --models sft=INIT --prompt hello",)),
     Rung("attention by hand, not torch's kernel", (
         ("lm/model.py", 'attention: str = "manual"', 'attention: str = "sdpa"'),
     ), (f"{TRAINING} small", f"{TRAINING} baby")),
     Rung("a uniform number and a cumulative sum draw a token, not torch.multinomial", (
+        ("lm/generation.py", "uniforms = send(row_uniforms(seeds, R), device)", "uniforms = None"),
         ("lm/generation.py", "draw(probabilities, uniforms[alive, t])", "probabilities.multinomial(1).squeeze(1)"),
     ), (f"{SAMPLING} small",)),
     Rung("prompts of like length in one pass of sampling", (
         ("lm/generation.py", "sorted(range(len(prompts)), key=lambda i: lengths[i])", "range(len(prompts))"),
         ("evaluation/ask.py", "micro_batches([len(prompts[wanted[row][0]]) for row in rows], SAMPLED)",
          "micro_batches([0] * len(rows), SAMPLED)"),
-    ), ("evaluate.py --models sft=INIT --out OUT", "train_ppo.py --init INIT --batch 256 --iterations 3 --out OUT")),
+    ), ("evaluate.py --models sft=INIT --out OUT",)),
     Rung("padding of prompts removed before scoring", (
         ("rl/rollout.py", "order = (~real).byte().argsort(dim=1, stable=True)",
          "order = torch.arange(real.shape[1], device=ids.device).expand_as(ids)"),
         ("rl/rollout.py", "T = round_up(int(real.sum(1).max()) - 1, 8, model.config.context)",
          "T = round_up(real.shape[1] - 1, 8, model.config.context)"),
+        ("rl/rollout.py", "ids, spoken = (F.pad(x.gather(1, order), (0, T + 1))[:, : T + 1] for x in (ids, spoken))",
+         "ids, spoken, real = (F.pad(x.gather(1, order), (0, T + 1))[:, : T + 1] for x in (ids, spoken, real))"),
+        ("rl/rollout.py", "gather_true(model(ids[:, :-1]), spoken[:, 1:])",
+         "gather_true(model(ids[:, :-1], real[:, :-1]), spoken[:, 1:])"),
     ), (PPO,)),
     Rung("few distinct shapes", (
         ("lm/batches.py", "max(n, min(-(-n // multiple) * multiple, limit))", "n"),
@@ -102,7 +108,7 @@ def copy_of(folder: Path) -> Path:
 
 
 def measured(command: str, folder: Path, options: argparse.Namespace) -> tuple[float, float]:
-    """CPU seconds and peak GB of a command in a copy."""
+    """Seconds and peak GB of a command in a copy."""
     places = {"INIT": str(Path(options.init).resolve()), "OUT": str(folder / "out")}
     words = [next((w.replace(k, v) for k, v in places.items() if w.endswith(k)), w) for w in command.split()]
     bench = words[0] == "bench"

@@ -268,7 +268,7 @@ def rows_of(o: argparse.Namespace) -> list[tuple[str, dict, dict, str, str]]:
         rows.append((f"tokenizer: {what}, 4096 tokens", {"": ours}, {"tokenizers (Rust)": theirs}, "s", "keep"))
     if o.evaluate:
         ours = {"": lambda: job(sys.executable, "evaluate", o.evaluate)}
-        rows.append(("evaluate.py, 3 models of the main run", ours, {}, "s", "60 s"))
+        rows.append(("evaluate.py, 3 models of the main run", ours, {}, "s", ""))
     return [row for row in rows if not o.rows or any(word in row[0] for word in o.rows)]
 
 

@@ -31,7 +31,7 @@ from minirlhf.rl.turns import Conversations, transcripts
 from minirlhf.tasks import reply_of_task, task_of
 
 ROWS = 256  # most responses in one pass of scoring, which a large model cuts further
-SAMPLED = 64  # and of sampling: the cache grows with them, the speed of a CPU hardly does beyond
+SAMPLED = 64  # and of sampling: the cache grows with them
 LOGITS = 2**24  # held at once to fit a temperature
 SLICE = 2**20  # logits of a network held at once elsewhere: in a CPU's cache they take half the time
 STATISTICS = ("kl", "entropy", "k1", "k3", "log_ratio")  # the last only where a model is compared

@@ -100,7 +100,7 @@ def truncate_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tenso
 def draw(probabilities: Tensor, u: Tensor) -> Tensor:
     """The inverse of the cumulative distribution at u. probabilities: (B, V), u: (B,) in [0, 1) -> (B,).
 
-    Tokens of probability 0 are never drawn. With `torch.multinomial` sampling takes 1.2 times as long.
+    Tokens of probability 0 are never drawn. `torch.multinomial` makes sampling from a small model slower.
     """
     cumulative = probabilities.cumsum(-1)  # (B, V)
     # The largest float32 u is 1 − 2⁻²⁴, and u times the total then still rounds to less than the total.
